@@ -1,0 +1,72 @@
+# Everything runs in .venv, made on the first call; `make` lists the commands.
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+FULL   ?= 0
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet
+PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
+
+# The tests over torch tensors want a CPU build. A "+cpu" version exists only where somebody offers CPU wheels
+# (a folder in PIP_FIND_LINKS, or PyTorch's own index in PIP_EXTRA_INDEX_URL), so asking for exactly that never
+# downloads the gigabytes of the CUDA build. To test over another build: make test TORCH=torch==2.13.0
+TORCH ?= torch==2.13.0+cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help study test test-gpu lint format typecheck docs clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+study: $(VENV)/.analysis  ## all studies on real data, into results/index.html (FULL=1: the large profile)
+	$(BIN)/python -m analysis all --profile $(PROFILE)
+
+test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-gpu: $(VENV)/.test  ## only the tests that need an NVIDIA GPU (extras cuda12 or cuda13)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.test  ## ruff: rules and layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.test  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## apply ruff's fixes and layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## the site, into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:  ## remove the environment, results, caches and built files
+	rm -rf $(VENV) results docs/_build docs/reference/generated build dist *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of extras: a rerun installs nothing unless pyproject.toml has changed.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "proxlab needs Python 3.11 or newer, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.analysis: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[analysis]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[analysis,test,dev]'
+	@touch $@ $(VENV)/.analysis
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	@$(PIP) '$(TORCH)' 2>/dev/null || echo "No $(TORCH) is on offer here: the tests over torch tensors are skipped."
+	@touch $@
