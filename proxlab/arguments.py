@@ -1,0 +1,192 @@
+"""Validation of arguments, shared by every public verb: what is wrong, what it was, what it must be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from proxlab.groups import Array, Layout
+from proxlab.penalties.base import Penalty
+from proxlab.rootfinders import RootFinder
+
+__all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
+
+BACKENDS = (None, "numba", "array_api")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A validated problem.
+
+    Attributes
+    ----------
+    penalty : Penalty
+    x : array
+    step : float or array of shape (n_groups,)
+        In float64, in the namespace of ``x``.
+    metric : None, float or array
+        A scalar, or an array broadcastable to ``x`` in its namespace.
+    layout : Layout
+    xp : namespace
+    backend : str
+        "numba" or "array_api".
+    """
+
+    penalty: Penalty
+    x: Array
+    step: Any
+    metric: Any
+    layout: Layout
+    xp: Any
+    backend: str
+
+    def full_metric(self) -> Array:
+        """Return the metric in float64, of the shape of ``x``."""
+        xp = self.xp
+        device = array_api_compat.device(self.x)
+        if self.metric is None or isinstance(self.metric, float):
+            value = 1.0 if self.metric is None else self.metric
+            return xp.full(self.x.shape, value, dtype=xp.float64, device=device)
+        return xp.broadcast_to(xp.astype(self.metric, xp.float64), self.x.shape)
+
+    def group_steps(self) -> Array:
+        """Return the step of each group in float64, shape (n_groups,)."""
+        xp = self.xp
+        if isinstance(self.step, float):
+            device = array_api_compat.device(self.x)
+            return xp.full((self.layout.n_groups,), self.step, dtype=xp.float64, device=device)
+        return self.step
+
+    def group_weights(self) -> Array:
+        """Return the weight of each group in float64, shape (n_groups,), in the namespace of ``x``."""
+        weights = np.broadcast_to(self.penalty.group_weights(self.layout), (self.layout.n_groups,)).copy()
+        return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
+
+
+def float_bits(x: Array) -> int:
+    """Return the bits of precision of an array's dtype."""
+    name = str(x.dtype).rpartition(".")[2]
+    return {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[name]
+
+
+def check_array(name: str, x: object) -> Any:
+    """Return the namespace of a real floating-point array, or raise an error that names it."""
+    if not array_api_compat.is_array_api_obj(x) or isinstance(x, np.generic):
+        raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
+    dtype = str(x.dtype).rpartition(".")[2]  # type: ignore[attr-defined]
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
+    return array_api_compat.array_namespace(x)
+
+
+def check_root_finder(root_finder: object) -> RootFinder:
+    """Return the root finder, or raise an error."""
+    if not isinstance(root_finder, RootFinder) or type(root_finder) is RootFinder:
+        raise TypeError(f"root_finder: must be a root finder such as proxlab.Newton(), got {root_finder!r}")
+    return root_finder
+
+
+def check_finite(name: str, x: Array, xp: Any) -> None:
+    """Raise an error that names the first element of ``x`` that is not finite."""
+    good = xp.isfinite(x)
+    if not bool(xp.all(good)):
+        raise ValueError(f"{name}: must be finite, but {_first(x, good, xp)}")
+
+
+def check_metric_values(metric: Array, xp: Any) -> None:
+    """Raise an error that names the first element of the metric that is not finite and > 0."""
+    good = (metric > 0) & xp.isfinite(metric)
+    if not bool(xp.all(good)):
+        raise ValueError(f"metric: must be finite and > 0, but {_first(metric, good, xp)}")
+
+
+def _first(x: Array, good: Array, xp: Any) -> str:
+    flat = int(xp.argmin(xp.reshape(xp.astype(good, xp.int8), (-1,))))
+    index = tuple(int(i) for i in np.unravel_index(flat, tuple(x.shape)))
+    return f"element {index} is {float(xp.reshape(x, (-1,))[flat])}"
+
+
+def _step(step: object, layout: Layout, x: Array, xp: Any) -> Any:
+    if not array_api_compat.is_array_api_obj(step) or isinstance(step, np.generic):
+        if isinstance(step, bool) or not isinstance(step, (int, float, np.integer, np.floating)):
+            raise TypeError(f"step: must be a positive number or an array of shape (n_groups,), got {step!r}")
+        number = float(step)
+        if not math.isfinite(number) or number <= 0:
+            raise ValueError(f"step: must be finite and > 0, got {step!r}")
+        return number
+    shape = tuple(step.shape)  # type: ignore[attr-defined]
+    if shape == ():
+        return _step(float(step), layout, x, xp)  # type: ignore[arg-type]
+    if shape != (layout.n_groups,):
+        raise ValueError(f"step: must be a number or have shape (n_groups,) = ({layout.n_groups},), got {shape}")
+    check_array("step", step)
+    if array_api_compat.is_numpy_array(step) and not array_api_compat.is_numpy_array(x):
+        step = xp.asarray(step, device=array_api_compat.device(x))
+    steps = xp.astype(_same_kind("step", step, x, xp), xp.float64)
+    good = (steps > 0) & xp.isfinite(steps)
+    if not bool(xp.all(good)):
+        raise ValueError(f"step: must be finite and > 0, but {_first(steps, good, xp)}")
+    return steps
+
+
+def _same_kind(name: str, a: Any, x: Array, xp: Any) -> Array:
+    if array_api_compat.array_namespace(a) is not xp:
+        raise TypeError(f"{name}: must be an array of the kind of x, {type(x).__name__}, got {type(a).__name__}")
+    if array_api_compat.device(a) != array_api_compat.device(x):
+        here, there = array_api_compat.device(x), array_api_compat.device(a)
+        raise ValueError(f"{name}: must be on the device of x, {here}, got {there}")
+    return a
+
+
+def _metric(metric: object, x: Array, xp: Any) -> Any:
+    if metric is None:
+        return None
+    if not array_api_compat.is_array_api_obj(metric) or isinstance(metric, np.generic):
+        if isinstance(metric, bool) or not isinstance(metric, (int, float, np.integer, np.floating)):
+            raise TypeError(f"metric: must be an array broadcastable to x, a positive number or None, got {metric!r}")
+        number = float(metric)
+        if not math.isfinite(number) or number <= 0:
+            raise ValueError(f"metric: must be finite and > 0, got {metric!r}")
+        return number
+    check_array("metric", metric)
+    array = _same_kind("metric", metric, x, xp)
+    shape, target = tuple(array.shape), tuple(x.shape)
+    padded = (1,) * (len(target) - len(shape)) + shape
+    if len(shape) > len(target) or any(m not in (1, n) for m, n in zip(padded, target, strict=True)):
+        raise ValueError(f"metric: must be broadcastable to the shape of x, {target}, got {shape}")
+    return array
+
+
+def check_same(name: str, a: object, x: Array, xp: Any) -> Array:
+    """Return ``a`` if it is an array of the kind, shape and device of ``x``, or raise an error that names it."""
+    check_array(name, a)
+    array = _same_kind(name, a, x, xp)
+    if tuple(array.shape) != tuple(x.shape):
+        raise ValueError(f"{name}: must have the shape of x, {tuple(x.shape)}, got {tuple(array.shape)}")
+    return array
+
+
+def problem(penalty: object, x: object, step: object, metric: object, backend: str | None) -> Problem:
+    """Validate the arguments that all verbs share, all but the values of ``x`` and ``metric``.
+
+    Those are checked where they are read anyway: by the compiled kernel, or before the array form.
+    """
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
+    xp = check_array("x", x)
+    if backend not in BACKENDS:
+        raise ValueError(f'backend: must be None, "numba" or "array_api", got {backend!r}')
+    native = array_api_compat.is_numpy_array(x) and str(x.dtype) in ("float32", "float64")  # type: ignore[attr-defined]
+    if backend == "numba" and not native:
+        raise TypeError(
+            f"backend: the numba backend needs a NumPy array of float32 or float64, got {type(x).__name__} of "
+            f"{x.dtype}; use backend=None"  # type: ignore[attr-defined]
+        )
+    layout = penalty.groups.layout(tuple(x.shape))  # type: ignore[attr-defined]
+    penalty.group_weights(layout)
+    chosen = backend or ("numba" if native else "array_api")
+    return Problem(penalty, x, _step(step, layout, x, xp), _metric(metric, x, xp), layout, xp, chosen)

@@ -1,0 +1,514 @@
+"""The vectorised form over any array namespace: the specification that compiled kernels are tested against.
+
+Groups are rows of a matrix; every step acts on all rows at once, in float64, on data scaled by powers of two (exact) so
+that squares stay in range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from proxlab import secular
+from proxlab.backends.build import over_arrays
+from proxlab.groups import Array
+from proxlab.penalties.base import Piece
+from proxlab.rootfinders import RootFinder, Status
+
+__all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
+
+UNIT = 2.0**-53
+
+
+@dataclass
+class RowSolution:
+    """The solution of every row; see :class:`proxlab.prox.Solution`."""
+
+    z: Array
+    radius: Array
+    lower: Array
+    upper: Array
+    status: Array
+    iterations: Array
+    evaluations: Array
+
+
+def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegative: bool) -> Array:
+    """Apply the elementwise part: ``sign(x) max(|x| - step·threshold/d, 0)``, negative elements to zero if asked."""
+    if threshold > 0:
+        size = xp.abs(x) - step * threshold / d
+        x = xp.where(size > 0, xp.sign(x) * size, xp.zeros_like(x))
+    if nonnegative:
+        x = xp.where(x > 0, x, xp.zeros_like(x))
+    return x
+
+
+def power_of_two(xp: Any, v: Array) -> Array:
+    """Return a power of two near ``v > 0`` (1 for zero), within what can be divided by without loss."""
+    safe = xp.where((v > 0) & xp.isfinite(v), v, xp.ones_like(v))
+    exponent = xp.clip(xp.floor(xp.log2(safe)), -1000.0, 1000.0)
+    return xp.pow(xp.full_like(v, 2.0), exponent)
+
+
+def row_max(xp: Any, rows: Array) -> Array:
+    """Return the largest element of each row; 0 for rows without elements."""
+    return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The zero test, exact to far below rounding: sums in double-double arithmetic (Dekker 1971).
+
+
+def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    s = a + b
+    v = s - a
+    return s, (a - (s - v)) + (b - v)
+
+
+def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    p = a * b
+    ca, cb = 134217729.0 * a, 134217729.0 * b
+    ah, bh = ca - (ca - a), cb - (cb - b)
+    al, bl = a - ah, b - bh
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def _square(high: Array, low: Array) -> tuple[Array, Array]:
+    p, e = _two_product(high, high)
+    return _two_sum(p, e + 2.0 * high * low)
+
+
+def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
+    """Return ``‖D x‖² - (strength·Π factors)²`` per row, to about twice the working precision."""
+    h, e = _square(*_two_product(x, d))
+    while h.shape[1] > 1:
+        if h.shape[1] % 2:
+            zero = xp.zeros_like(h[:, :1])
+            h, e = xp.concat([h, zero], axis=1), xp.concat([e, zero], axis=1)
+        half = h.shape[1] // 2
+        s, t = _two_sum(h[:, :half], h[:, half:])
+        h, e = _two_sum(s, t + e[:, :half] + e[:, half:])
+    high, low = strength, xp.zeros_like(strength)
+    for factor in factors:
+        p, q = _two_product(high, factor)
+        high, low = _two_sum(p, q + low * factor)
+    ph, pl = _square(high, low)
+    s, t = _two_sum(h[:, 0], -ph)
+    return s + (t + (e[:, 0] - pl))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The driver.
+
+
+@dataclass
+class Equation:
+    """A scalar equation per row, as the driver needs it.
+
+    ``evaluate(r)`` returns ``(f, slope, bend, sums)``; ``enclose(r, sums, delta, far)`` encloses the root from one
+    evaluation.
+    """
+
+    evaluate: Callable[[Array], tuple[Array, Array, Array, tuple[Array, ...]]]
+    enclose: Callable[[Array, tuple[Array, ...], float, Array], tuple[Array, Array]]
+    size: int
+
+
+@dataclass
+class Root:
+    """Result of :func:`find_root`, per row."""
+
+    exists: Array
+    r: Array
+    lower: Array
+    upper: Array
+    converged: Array
+    iterations: Array
+    evaluations: Array
+
+
+def find_root(
+    xp: Any,
+    finder: RootFinder,
+    eq: Equation,
+    floor: Array,
+    at: Array,
+    far: Array,
+    sure: Array,
+    active: Array,
+    rtol: float,
+) -> Root:
+    """Find the up-crossing of ``f`` on ``[at, far]`` in the active rows.
+
+    Parameters
+    ----------
+    floor, far : array
+        Bounds of the root, if there is one, rounding included.
+    at : array
+        Where to start: a lower bound of the root up to rounding, so that ``f <= 0``.
+    sure : array of bool
+        Whether ``f(far) >= 0`` is known, so that the root exists.
+    active : array of bool
+        The rows to solve.
+    rtol : float
+        Relative tolerance.
+    """
+    propose = over_arrays(type(finder).propose, xp)
+    noise = (8.0 + 2.0 * math.sqrt(eq.size)) * UNIT
+    delta = secular_delta(eq.size)
+    nan = xp.full_like(at, math.nan)
+    zero = xp.zeros_like(at)
+    none = xp.zeros_like(active)
+    at = xp.minimum(at, far)
+
+    f, slope, bend, sums = eq.evaluate(at)
+    evaluations = xp.astype(active, xp.int64)
+    iterations = xp.zeros_like(evaluations)
+    lo, f_lo, s_lo = at, f, slope
+    hi, f_hi = far, nan
+    exists = active
+    if finder.needs_bracket:
+        f_hi, s_hi, _, _ = eq.evaluate(far)
+        evaluations = evaluations + xp.astype(active, xp.int64)
+        # Where the far end lies below zero too, look for a point above zero between the zeros of the two tangents.
+        seeking = active & (f_hi < 0) & (f < 0) & ~sure
+        for _ in range(finder.max_iterations):
+            left = lo - f_lo / xp.where(s_lo > 0, s_lo, xp.ones_like(s_lo))
+            right = hi - f_hi / xp.where(s_hi < 0, s_hi, -xp.ones_like(s_hi))
+            lost = seeking & ((s_hi >= 0) | (s_lo <= 0) | (left >= right))
+            exists = exists & ~lost
+            seeking = seeking & ~lost
+            if not xp.any(seeking):
+                break
+            mid = xp.where(seeking, 0.5 * (left + right), lo)
+            f_mid, s_mid, b_mid, sums_mid = eq.evaluate(mid)
+            evaluations = evaluations + xp.astype(seeking, xp.int64)
+            to_hi = seeking & ((f_mid >= 0) | (s_mid <= 0))
+            to_lo = seeking & ~to_hi
+            hi, f_hi, s_hi = (xp.where(to_hi, n, o) for n, o in ((mid, hi), (f_mid, f_hi), (s_mid, s_hi)))
+            lo, f_lo, s_lo = (xp.where(to_lo, n, o) for n, o in ((mid, lo), (f_mid, f_lo), (s_mid, s_lo)))
+            seeking = seeking & ~(f_mid >= 0)
+        exists = exists & ~seeking
+        f, slope, bend, sums = eq.evaluate(lo)
+    r = lo
+    best, f_best, best_sums = r, f, sums
+    sure_lo, sure_hi = floor, far
+    memory = [nan] * 5
+    running = exists
+    done = none
+    for _ in range(finder.max_iterations):
+        # Stop?
+        tolerance = xp.maximum(finder.atol + rtol * xp.abs(r), 4.0 * UNIT * xp.abs(r))
+        if finder.needs_bracket:
+            stop = (hi - lo <= tolerance) | (f == 0)
+        else:
+            near, beyond = eq.enclose(r, sums, 0.0, far)
+            step = f / xp.where(slope > 0, slope, xp.ones_like(slope))
+            lost = running & (f < 0) & ((slope <= 0) | (r - step > far)) & ~sure
+            exists = exists & ~lost
+            running = running & ~lost
+            stop = (beyond - near <= tolerance) | (xp.abs(f) <= noise) | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
+        done = done | (running & stop)
+        running = running & ~stop
+        if not xp.any(running):
+            break
+        # Propose, keep inside the bracket, evaluate.
+        safe_slope = xp.where(slope == 0, xp.ones_like(slope), slope)
+        new, *memory = propose(r, f, safe_slope, bend, lo, f_lo, hi, f_hi, *memory)
+        middle = lo + 0.5 * (hi - lo)
+        if finder.needs_bracket:
+            edge = xp.minimum(0.5 * tolerance, 0.25 * (hi - lo))
+            new = xp.where((new >= lo) & (new <= hi), xp.minimum(xp.maximum(new, lo + edge), hi - edge), middle)
+        else:
+            new = xp.where(new > hi, xp.where((f < 0) & (hi == far), hi, middle), xp.where(new >= lo, new, middle))
+        r = xp.where(running, new, r)
+        f, slope, bend, sums = eq.evaluate(r)
+        iterations = iterations + xp.astype(running, xp.int64)
+        evaluations = evaluations + xp.astype(running, xp.int64)
+        below = running & (f < 0)
+        above = running & (f >= 0)
+        lo, f_lo = xp.where(below, r, lo), xp.where(below, f, f_lo)
+        hi, f_hi = xp.where(above, r, hi), xp.where(above, f, f_hi)
+        sure_lo = xp.where(running & (f < -2.0 * delta), r, sure_lo)
+        sure_hi = xp.where(running & (f > 2.0 * delta), r, sure_hi)
+        better = running & (xp.abs(f) <= xp.abs(f_best))
+        best, f_best = xp.where(better, r, best), xp.where(better, f, f_best)
+        best_sums = tuple(xp.where(better, n, o) for n, o in zip(sums, best_sums, strict=True))
+    lower, upper = eq.enclose(best, best_sums, delta, far)
+    lower = xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT))
+    upper = xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT))
+    upper = xp.maximum(upper, lower)
+    if finder.needs_bracket:
+        root = best
+    else:
+        near, _ = eq.enclose(best, best_sums, 0.0, far)
+        root = xp.where(done, near, best)
+    root = xp.minimum(xp.maximum(root, lower), upper)
+    return Root(exists, xp.where(exists, root, zero), lower, upper, done | ~active, iterations, evaluations)
+
+
+def secular_delta(n: int) -> float:
+    """Return a bound of the relative error of a secular sum of ``n`` terms (docs: the mathematics, floating point)."""
+    k = n + 24
+    return k * UNIT / (1.0 - k * UNIT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Radial penalties.
+
+
+@dataclass
+class Scaled:
+    """One row's problem in units in which ``max|x|`` and ``max|b|`` are about 1."""
+
+    x: Array
+    d: Array
+    b: Array
+    unit_x: Array
+    unit_d: Array
+
+
+def scale(xp: Any, x: Array, d: Array) -> Scaled:
+    """Scale rows by powers of two."""
+    unit_x = power_of_two(xp, row_max(xp, xp.abs(x)))
+    x = x / unit_x[:, None]
+    first = power_of_two(xp, row_max(xp, d))
+    d = d / first[:, None]
+    second = power_of_two(xp, row_max(xp, xp.abs(x * d)))
+    d = xp.minimum(d / second[:, None], xp.full_like(d, 2.0**500))
+    return Scaled(x, d, x * d, unit_x, first * second)
+
+
+def radial_rows(
+    xp: Any,
+    x: Array,
+    d: Array,
+    step: Array,
+    weight: Array,
+    pieces: tuple[Piece, ...],
+    finder: RootFinder,
+    rtol: float,
+) -> RowSolution:
+    """Solve ``min_z weight·p(‖z‖) + ‖z - x‖²_D / (2 step)`` for every row: the global minimiser.
+
+    Parameters
+    ----------
+    x, d : array of shape (rows, n), float64
+    step, weight : array of shape (rows,), float64
+    pieces : tuple of Piece
+    finder : RootFinder
+    rtol : float
+        Relative tolerance of the radius.
+    """
+    rows, n = x.shape
+    zero = xp.sum(x, axis=1) * 0.0 if n == 0 else xp.zeros_like(step)
+    count = xp.zeros_like(xp.astype(step, xp.int64))
+    if n == 0:
+        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
+    terms, residual_ = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
+    enclose, fraction = over_arrays(secular.enclose, xp), over_arrays(secular.shrunk_fraction, xp)
+    start = over_arrays(secular.start, xp)
+    big = xp.full_like(zero, 2.0**900)
+    p = scale(xp, x, d)
+    # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out of reach).
+    eta = step * weight
+    unit_b = p.unit_x * p.unit_d
+
+    def capped(v: Array) -> Array:
+        return xp.where(v < big, v, big)
+
+    def in_slope_units(a: float) -> Array:
+        return capped(eta / p.unit_d * a / p.unit_x)
+
+    bb = xp.sum(p.b * p.b, axis=1)
+    bbd = xp.sum(p.b * p.b * p.d, axis=1)
+    xx = xp.sum(p.x * p.x, axis=1)
+    norm, reach = xp.sqrt(bb), xp.sqrt(xx)
+    nonzero = bb > 0
+    ones = xp.ones_like(zero)
+    safe_bb, safe_norm = xp.where(nonzero, bb, ones), xp.where(nonzero, norm, ones)
+    dmax = row_max(xp, p.d)
+
+    # The zero test: F'(0+) >= 0.
+    first = pieces[0]
+    tau0 = in_slope_units(first.a)
+    f0, _ = start(safe_norm, safe_bb, bbd, tau0, zero)
+    if first.value > 0:
+        f0 = ones
+    else:
+        near = nonzero & (xp.abs(f0) <= 4.0 * secular_delta(n)) & (tau0 > 1e-100)
+        if xp.any(near):
+            scaled_step = step / unit_b
+            exact = (unit_b > 1e-280) & (unit_b < 1e280) & (scaled_step > 1e-280) & (scaled_step < 1e280)
+            margin = zero_margin(xp, p.x, p.d, xp.full_like(step, first.a), (weight, scaled_step))
+            f0 = xp.where(near & exact, -margin / (safe_norm * (safe_norm + tau0)), f0)
+    zero_stable = (f0 >= 0) | ~nonzero
+
+    best_r, best_tau = zero, tau0
+    lower, upper = zero, zero
+    status = count + int(Status.ZERO)
+    iterations, evaluations = count, count
+    converged = xp.ones_like(zero_stable)
+    found = zero_stable
+    objective = xp.where(zero_stable, 0.5 * xp.sum(p.x * p.b, axis=1), xp.full_like(zero, math.inf))
+    tie = xp.zeros_like(found)
+    previous_low = xp.zeros_like(found)  # the piece before ended with f < 0
+    eta_value = eta / unit_b / p.unit_x
+
+    for k, piece in enumerate(pieces):
+        rho = piece.start / p.unit_x
+        end = pieces[k + 1].start / p.unit_x if k + 1 < len(pieces) else xp.full_like(zero, math.inf)
+        on = nonzero & (rho <= reach)
+        here = end > reach  # the group's own radius lies on this piece
+        slope_a, curve = in_slope_units(piece.a), capped(xp.abs(eta / p.unit_d * piece.c)) * math.copysign(1, piece.c)
+        if piece.a == 0.0 and piece.c == 0.0:
+            exists, r, tau = on & here, reach, zero
+            low, high, ok = reach * (1.0 - 4e-16 * n), reach * (1.0 + 4e-16 * n), xp.ones_like(on)
+            kind = int(Status.UNSHRUNK)
+            previous_low = xp.ones_like(found)
+        else:
+
+            def tau_at(r: Array, a: Array = slope_a, c: Array = curve) -> Array:
+                return xp.maximum(a - c * r, zero)
+
+            def evaluate(r: Array, c: Array = curve, tau_at: Callable[[Array], Array] = tau_at) -> Any:
+                s, s1, s2 = terms(p.b, p.d, r[:, None], tau_at(r)[:, None], c[:, None])
+                sums = (xp.sum(s, axis=1), xp.sum(s1, axis=1), xp.sum(s2, axis=1))
+                sums = (xp.where(sums[0] > 0, sums[0], ones), sums[1], sums[2])
+                return (*residual_(*sums), sums)
+
+            def enclosure(
+                r: Array,
+                sums: tuple[Array, ...],
+                delta: float,
+                far: Array,
+                c: Array = curve,
+                tau_at: Callable[[Array], Array] = tau_at,
+            ) -> tuple[Array, Array]:
+                tau = tau_at(r)
+                safe_r = xp.where(r > 0, r, ones)
+                steepest = xp.where(r > 0, 1.0 / safe_r, dmax / xp.where(tau > 0, tau, ones))
+                falling = xp.where(tau > 0, c / xp.where(tau > 0, tau, ones), big)
+                m = xp.where(c > 0, xp.maximum(steepest, falling), steepest)
+                amplified = delta * (1.0 + 2.0 * xp.where(c > 0, falling * r, zero))
+                return enclose(r, *sums, m, c, amplified, far)
+
+            eq = Equation(evaluate, enclosure, n)
+            if k == 0:
+                f_at = f0
+                slope0 = (bbd - curve * bb) / (safe_bb * safe_norm)
+                tangent = -f0 / xp.where(slope0 > 0, slope0, ones)
+                rising = slope0 > 0
+                if piece.c == 0.0 and len(pieces) == 1:
+                    # The tangent at infinity: f(r) <= r/‖x‖ + tau Σ(x²/d)/‖x‖³ - 1.
+                    spread = xp.sum(xp.where(p.b == 0, p.b, p.x * p.x / p.d), axis=1)
+                    tangent = xp.maximum(tangent, reach * (1.0 - 4e-16 * n) - tau0 * spread / xx)
+                at = xp.where(f0 < 0, tangent, zero)
+            else:
+                at = rho + zero
+                f_at, s_at, _, _ = evaluate(at)
+                evaluations = evaluations + xp.astype(on, xp.int64)
+                rising = s_at > 0
+                at = xp.where(rising & (f_at < 0), rho - f_at / xp.where(rising, s_at, ones), at)
+            knot = on & (f_at >= 0) & previous_low if k > 0 else xp.zeros_like(on)
+            sure = here & (tau_at(reach) >= 0)
+            limit = xp.minimum(end, reach) * (1.0 + (n + 8.0) * UNIT)
+            search = on & (f_at < 0) & rising & ((at <= limit) | sure)
+            root = find_root(xp, finder, eq, rho + zero, at, limit, sure, search, rtol)
+            iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
+            exists = root.exists | knot
+            r = xp.where(knot, rho + zero, root.r)
+            tau = tau_at(r)
+            low = xp.where(knot, r * (1.0 - 8.0 * UNIT), root.lower)
+            high = xp.where(knot, r * (1.0 + 8.0 * UNIT), root.upper)
+            ok = root.converged
+            kind = int(Status.CONVERGED)
+            previous_low = on & (f_at < 0) & ~exists
+        # Compare with the best so far.
+        height = piece.value + 0.0 * zero
+        rise = (r - rho) * (slope_a - 0.5 * curve * (r + rho))
+        ratio = tau[:, None] / (p.d * r[:, None] + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
+        moved = 0.5 * xp.sum(p.d * (p.x * ratio) ** 2, axis=1)
+        value = eta_value * height + rise + moved
+        value = xp.where(exists, value, xp.full_like(zero, math.inf))
+        both = exists & found
+        margin = 8.0 * UNIT * xp.where(both, value + objective, zero)
+        same = both & (xp.abs(xp.where(both, value - objective, ones)) <= margin)
+        wins = exists & (~found | ((value < objective) & ~same))
+        tie = (tie & ~wins) | same
+        best_r, best_tau = xp.where(wins, r, best_r), xp.where(wins, tau, best_tau)
+        lower, upper = xp.where(wins, low, lower), xp.where(wins, high, upper)
+        objective = xp.where(wins, value, objective)
+        status = xp.where(wins, count + kind, status)
+        converged = xp.where(wins, ok, converged)
+        found = found | exists
+    unshrunk = (status == int(Status.UNSHRUNK)) | ((status == int(Status.CONVERGED)) & (best_tau == 0))
+    status = xp.where(unshrunk, count + int(Status.UNSHRUNK), status)
+    status = xp.where(tie, count + int(Status.TIE), status)
+    status = xp.where(converged, status, count + int(Status.MAX_ITERATIONS))
+    positive = best_r > 0
+    share = fraction(p.d, xp.where(positive, best_r, ones)[:, None], best_tau[:, None])
+    z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
+    z = xp.where((status == int(Status.UNSHRUNK))[:, None], x, z)
+    unit = p.unit_x
+    return RowSolution(z, best_r * unit, lower * unit, upper * unit, status, iterations, evaluations)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ℓ∞ norm.
+
+
+def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, rtol: float) -> RowSolution:
+    """Solve ``min_z strength·‖z‖_∞ + ½‖z - x‖²_D`` for every row.
+
+    The radius solves ``f(t) = 1 - Σ d (|x| - t)₊ / strength = 0``: concave, increasing, piecewise linear.
+    """
+    n = x.shape[1]
+    count = xp.zeros_like(xp.astype(strength, xp.int64))
+    if n == 0:
+        zero = xp.zeros_like(strength)
+        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
+    zero, ones = xp.zeros_like(strength), xp.ones_like(strength)
+    p = scale(xp, x, d)
+    size = xp.abs(p.x)
+    top = row_max(xp, size)
+    tau = strength / p.unit_d / p.unit_x
+    tau = xp.where(tau < 2.0**900, tau, xp.full_like(tau, 2.0**900))
+    free = tau == 0
+    safe_tau = xp.where(free, ones, tau)
+    total = xp.sum(xp.abs(p.b), axis=1)
+
+    def evaluate(t: Array) -> Any:
+        over = size > t[:, None]
+        none = xp.zeros_like(size)
+        f = 1.0 - xp.sum(xp.where(over, p.d * (size - t[:, None]), none), axis=1) / safe_tau
+        slope = xp.sum(xp.where(over, p.d, none), axis=1) / safe_tau
+        return f, slope, zero, (f, slope)
+
+    def enclose(t: Array, sums: tuple[Array, ...], delta: float, far: Array) -> tuple[Array, Array]:
+        f, slope = sums
+        noise = delta * (2.0 + xp.abs(f))
+        rising = slope > 0
+        lower = xp.where(rising, t - (f + noise) / xp.where(rising, slope * (1 - 4 * delta), ones), zero)
+        # The chord to (max|x|, 1) lies below f.
+        chord = t + (noise - f) * (top - t) / xp.maximum(1.0 - f, xp.full_like(f, 1e-300))
+        return xp.maximum(lower, zero), xp.minimum(xp.where(f < noise, chord, t), far)
+
+    f0 = total / safe_tau
+    is_zero = (total <= tau) | (top == 0)
+    search = ~is_zero & ~free
+    slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
+    at = xp.where(search, (f0 - 1.0) / xp.where(slope0 > 0, slope0, ones), zero)
+    root = find_root(xp, finder, Equation(evaluate, enclose, n), zero, at, top, search, search, rtol)
+    t = xp.where(free, top, xp.where(is_zero, zero, root.r))
+    lower = xp.where(search, root.lower, t)
+    upper = xp.where(search, root.upper, t)
+    clipped = xp.minimum(xp.abs(x), (t * p.unit_x)[:, None])
+    z = xp.where(free[:, None], x, xp.sign(x) * clipped)
+    status = xp.where(is_zero, count + int(Status.ZERO), count + int(Status.CONVERGED))
+    status = xp.where(free & ~is_zero, count + int(Status.UNSHRUNK), status)
+    status = xp.where(root.converged, status, count + int(Status.MAX_ITERATIONS))
+    unit = p.unit_x
+    return RowSolution(z, t * unit, lower * unit, upper * unit, status, root.iterations, root.evaluations)

@@ -1,0 +1,50 @@
+"""Rebuild shared scalar source for a target: the same code object with the target's operations as its globals."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["digest", "over_arrays", "rebuild"]
+
+
+def digest(*functions: Callable[..., Any]) -> str:
+    """Return a short hash of functions' source; compiled functions carry it in their name.
+
+    Numba's disk cache keys on file, name and line, not on what a function calls: two functions rebuilt from one body,
+    or a caller of edited code in another file, would otherwise share an entry.
+    """
+    text = "\n".join(inspect.getsource(f) for f in functions)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def rebuild(function: Callable[..., Any], operations: Mapping[str, Any], name: str = "") -> Callable[..., Any]:
+    """Return a copy of ``function`` whose global names are ``operations``.
+
+    Parameters
+    ----------
+    function : callable
+        A plain function without closure.
+    operations : mapping
+        Every global name that it uses.
+    name : str, optional
+        Name of the copy.
+    """
+    assert isinstance(function, types.FunctionType)
+    scope = {"__builtins__": builtins, "__name__": function.__module__, **operations}
+    copy = types.FunctionType(function.__code__.replace(co_name=name or function.__name__), scope)
+    copy.__name__ = copy.__qualname__ = name or function.__name__
+    copy.__module__ = function.__module__
+    return copy
+
+
+@lru_cache(maxsize=256)
+def over_arrays(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
+    """Return ``function`` with the operations of an array namespace."""
+    operations = {"where": xp.where, "sqrt": xp.sqrt, "fabs": xp.abs, "fmin": xp.minimum, "fmax": xp.maximum}
+    return rebuild(function, operations)

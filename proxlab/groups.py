@@ -1,0 +1,386 @@
+"""Which elements of an array belong together: the groups that a structured penalty acts on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["AxisLayout", "Groups", "IndexLayout", "Layout"]
+
+Array = Any
+"""An array of any array-API namespace (NumPy, CuPy, torch, …)."""
+
+IntArray = npt.NDArray[np.int64]
+ConvKind = Literal["filter", "channel", "kernel"]
+
+
+@dataclass(frozen=True)
+class AxisLayout:
+    """Groups that reduce some axes of an array of a known shape.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the array.
+    reduced, kept : tuple of int
+        The axes inside a group, and the axes that number the groups (C order).
+    """
+
+    shape: tuple[int, ...]
+    reduced: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return math.prod(self.shape[a] for a in self.kept)
+
+    @property
+    def group_size(self) -> int:
+        """Number of elements of each group."""
+        return math.prod(self.shape[a] for a in self.reduced)
+
+    def sizes(self) -> IntArray:
+        """Number of elements of each group, shape (n_groups,)."""
+        return np.full(self.n_groups, self.group_size, dtype=np.int64)
+
+    def csr(self) -> tuple[IntArray, IntArray]:
+        """Groups as ``(indptr, indices)`` into the C-order flattened array."""
+        flat = np.arange(math.prod(self.shape), dtype=np.int64).reshape(self.shape)
+        indices = flat.transpose(self.kept + self.reduced).reshape(-1)
+        indptr = np.arange(self.n_groups + 1, dtype=np.int64) * self.group_size
+        return indptr, indices
+
+    def split(self, x: Array, fill: float) -> list[Array]:
+        """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""
+        del fill
+        xp = array_api_compat.array_namespace(x)
+        return [xp.reshape(xp.permute_dims(x, self.kept + self.reduced), (self.n_groups, self.group_size))]
+
+    def split_groups(self, values: Array) -> list[Array]:
+        """Arrange one value per group to go with the matrices of :meth:`split`."""
+        return [values]
+
+    def join(self, rows: list[Array], free: Array) -> Array:
+        """Undo :meth:`split`; elements in no group come from ``free``."""
+        del free
+        xp = array_api_compat.array_namespace(rows[0])
+        order = self.kept + self.reduced
+        inverse = tuple(order.index(a) for a in range(len(order)))
+        return xp.permute_dims(xp.reshape(rows[0], tuple(self.shape[a] for a in order)), inverse)
+
+    def join_groups(self, values: list[Array]) -> Array:
+        """Undo :meth:`split_groups`."""
+        return values[0]
+
+
+@dataclass(frozen=True, eq=False)
+class IndexLayout:
+    """Groups given by indices into the C-order flattened array.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the array.
+    indptr : ndarray of int64, shape (n_groups + 1,)
+    indices : ndarray of int64
+        Group ``g`` is ``flat[indices[indptr[g]:indptr[g + 1]]]``.
+    """
+
+    shape: tuple[int, ...]
+    indptr: IntArray
+    indices: IntArray
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.indptr) - 1
+
+    def sizes(self) -> IntArray:
+        """Number of elements of each group, shape (n_groups,)."""
+        return np.diff(self.indptr)
+
+    def csr(self) -> tuple[IntArray, IntArray]:
+        """Groups as ``(indptr, indices)`` into the C-order flattened array."""
+        return self.indptr, self.indices
+
+    @cached_property
+    def _buckets(self) -> list[IntArray]:
+        """Group numbers by size class (powers of two), so that padding at most doubles the work."""
+        sizes = self.sizes()
+        classes = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
+        return [np.flatnonzero(classes == k) for k in np.unique(classes)]
+
+    @cached_property
+    def _gather(self) -> list[IntArray]:
+        """Per bucket the flat index of every element of its matrix; the array's size stands for padding."""
+        sizes = self.sizes()
+        size = math.prod(self.shape)
+        matrices = []
+        for ids in self._buckets:
+            column = np.arange(sizes[ids].max(initial=0))
+            inside = column < sizes[ids, None]
+            source = np.where(inside, self.indptr[ids, None] + column, 0)
+            indices = self.indices[source] if len(self.indices) else source
+            matrices.append(np.where(inside, indices, size))
+        return matrices
+
+    def split(self, x: Array, fill: float) -> list[Array]:
+        """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""
+        xp = array_api_compat.array_namespace(x)
+        device = array_api_compat.device(x)
+        padding = xp.full((1,), fill, dtype=x.dtype, device=device)
+        flat = xp.concat([xp.reshape(x, (-1,)), padding])
+        return [
+            xp.reshape(xp.take(flat, xp.asarray(m.reshape(-1), device=device), axis=0), m.shape) for m in self._gather
+        ]
+
+    def split_groups(self, values: Array) -> list[Array]:
+        """Arrange one value per group to go with the matrices of :meth:`split`."""
+        xp = array_api_compat.array_namespace(values)
+        device = array_api_compat.device(values)
+        return [xp.take(values, xp.asarray(ids, device=device), axis=0) for ids in self._buckets]
+
+    def join(self, rows: list[Array], free: Array) -> Array:
+        """Undo :meth:`split`; elements in no group come from ``free``."""
+        xp = array_api_compat.array_namespace(free)
+        size = math.prod(self.shape)
+        source = np.arange(size)
+        offset = size
+        for m in self._gather:
+            inside = m < size
+            source[m[inside]] = offset + np.flatnonzero(inside)
+            offset += m.size
+        stacked = xp.concat([xp.reshape(a, (-1,)) for a in (free, *rows)])
+        taken = xp.take(stacked, xp.asarray(source, device=array_api_compat.device(free)), axis=0)
+        return xp.reshape(taken, self.shape)
+
+    def join_groups(self, values: list[Array]) -> Array:
+        """Undo :meth:`split_groups`."""
+        xp = array_api_compat.array_namespace(*values)
+        order = np.argsort(np.concatenate(self._buckets), kind="stable")
+        stacked = xp.concat(values)
+        return xp.take(stacked, xp.asarray(order, device=array_api_compat.device(stacked)), axis=0)
+
+
+Layout = AxisLayout | IndexLayout
+
+
+@lru_cache(maxsize=256)
+def _axis_layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> AxisLayout:
+    ndim = len(shape)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"groups: axis {a} is out of range for an array of {ndim} dimensions, shape {shape}")
+    reduced = tuple(sorted(a % ndim for a in axes))
+    if len(set(reduced)) != len(reduced):
+        raise ValueError(f"groups: axes {axes} name the same axis twice for an array of {ndim} dimensions")
+    kept = tuple(a for a in range(ndim) if a not in reduced)
+    return AxisLayout(shape, reduced, kept)
+
+
+class Groups:
+    """A partition of (some of) the elements of an array into groups.
+
+    Make one with :meth:`over`, :meth:`csr`, :meth:`labels` or :meth:`conv`; it is bound to a shape when it is used, so
+    that one object serves arrays of many shapes. Elements in no group are not penalised. Groups are immutable.
+
+    Examples
+    --------
+    >>> import proxlab as pl
+    >>> pl.Groups.over(0).n_groups((3, 5))       # norms reduce the rows: five columns
+    5
+    >>> pl.Groups.conv("channel").sizes((8, 2, 3, 3))
+    array([72, 72])
+    """
+
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        """Bind the groups to an array's shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the array.
+
+        Returns
+        -------
+        AxisLayout or IndexLayout
+
+        Raises
+        ------
+        ValueError
+            If the groups do not fit the shape.
+        """
+        raise TypeError("make groups with Groups.over, Groups.csr, Groups.labels or Groups.conv")
+
+    def n_groups(self, shape: tuple[int, ...]) -> int:
+        """Count the groups of an array of the given ``shape``."""
+        return self.layout(tuple(shape)).n_groups
+
+    def sizes(self, shape: tuple[int, ...]) -> IntArray:
+        """Count the elements of each group of an array of the given ``shape``; returns shape (n_groups,)."""
+        return self.layout(tuple(shape)).sizes()
+
+    def indices(self, shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
+        """Express the groups as ``(indptr, indices)`` into the C-order flattened array of the given ``shape``."""
+        return self.layout(tuple(shape)).csr()
+
+    @staticmethod
+    def over(axis: int | tuple[int, ...]) -> Groups:
+        """Make groups whose norm reduces the given axes, as ``axis`` in :func:`numpy.linalg.norm`.
+
+        Parameters
+        ----------
+        axis : int or tuple of int
+            Axes inside a group; the other axes number the groups in C order. ``()`` makes every element a group.
+
+        Returns
+        -------
+        Groups
+        """
+        axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
+        for a in axes:
+            if isinstance(a, bool) or not isinstance(a, (int, np.integer)):
+                raise TypeError(f"axis: must be an integer or a tuple of integers, got {axis!r}")
+        return _Over(tuple(int(a) for a in axes))
+
+    @staticmethod
+    def csr(indptr: npt.ArrayLike, indices: npt.ArrayLike | None = None) -> Groups:
+        """Make ragged groups from offsets and, optionally, indices into the C-order flattened array.
+
+        Parameters
+        ----------
+        indptr : array_like of int, shape (n_groups + 1,)
+            Nondecreasing offsets that start at 0.
+        indices : array_like of int, shape (indptr[-1],), optional
+            Group ``g`` is ``flat[indices[indptr[g]:indptr[g + 1]]]``; each element at most once. By default the groups
+            are contiguous: ``flat[indptr[g]:indptr[g + 1]]``.
+
+        Returns
+        -------
+        Groups
+        """
+        ptr = _integers("indptr", indptr)
+        if len(ptr) == 0 or ptr[0] != 0:
+            raise ValueError(f"indptr: must start with 0, got {ptr[:3].tolist()}")
+        steps = np.diff(ptr)
+        if np.any(steps < 0):
+            k = int(np.argmax(steps < 0))
+            raise ValueError(f"indptr: must be sorted, but indptr[{k}] = {ptr[k]} > indptr[{k + 1}] = {ptr[k + 1]}")
+        if indices is None:
+            return _Index(ptr, np.arange(ptr[-1], dtype=np.int64))
+        idx = _integers("indices", indices)
+        if len(idx) != ptr[-1]:
+            raise ValueError(f"indices: must have indptr[-1] = {ptr[-1]} entries, got {len(idx)}")
+        if len(idx) and idx.min() < 0:
+            raise ValueError(f"indices: must be nonnegative, got {idx.min()}")
+        if len(idx):
+            counts = np.bincount(idx)
+            if counts.max() > 1:
+                raise ValueError(f"indices: groups must not overlap, but element {int(np.argmax(counts > 1))} is named twice")
+        return _Index(ptr, idx)
+
+    @staticmethod
+    def labels(labels: npt.ArrayLike) -> Groups:
+        """Make groups from an integer label per element; -1 marks a free element.
+
+        Parameters
+        ----------
+        labels : array_like of int
+            Of the array's shape. Labels 0 … max number the groups; a label that does not occur is an empty group.
+
+        Returns
+        -------
+        Groups
+        """
+        a = np.asarray(labels)
+        flat = _integers("labels", a.reshape(-1))
+        if len(flat) and flat.min() < -1:
+            raise ValueError(f"labels: must be at least -1 (free), got {flat.min()}")
+        n_groups = int(flat.max()) + 1 if len(flat) else 0
+        order = np.argsort(flat, kind="stable")
+        counts = np.bincount(flat + 1, minlength=n_groups + 1)
+        indptr = np.concatenate([[0], np.cumsum(counts[1:])]).astype(np.int64)
+        return _Index(indptr, order[counts[0] :].astype(np.int64), a.shape)
+
+    @staticmethod
+    def conv(kind: ConvKind) -> Groups:
+        """Make groups of a convolution's weight of shape (out, in, *kernel), 3 to 5 dimensions.
+
+        Parameters
+        ----------
+        kind : {"filter", "channel", "kernel"}
+            One group per output filter, per input channel, or per (output, input) pair.
+
+        Returns
+        -------
+        Groups
+        """
+        if kind not in ("filter", "channel", "kernel"):
+            raise ValueError(f'conv: kind must be "filter", "channel" or "kernel", got {kind!r}')
+        return _Conv(kind)
+
+
+def _integers(name: str, values: npt.ArrayLike) -> IntArray:
+    a: npt.NDArray[Any] = np.asarray(values)
+    if a.ndim != 1:
+        raise ValueError(f"{name}: must be one-dimensional, got shape {a.shape}")
+    if a.size and a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: must hold integers, got dtype {a.dtype}")
+    out = a.astype(np.int64)
+    out.flags.writeable = False
+    return out
+
+
+@dataclass(frozen=True)
+class _Over(Groups):
+    axes: tuple[int, ...]
+
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        return _axis_layout(tuple(shape), self.axes)
+
+    def __repr__(self) -> str:
+        return f"Groups.over({self.axes[0] if len(self.axes) == 1 else self.axes})"
+
+
+@dataclass(frozen=True)
+class _Conv(Groups):
+    kind: ConvKind
+
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        ndim = len(shape)
+        if not 3 <= ndim <= 5:
+            raise ValueError(
+                f"groups: Groups.conv({self.kind!r}) needs a weight of shape (out, in, *kernel) with 3 to 5 dimensions, "
+                f"got shape {shape}"
+            )
+        axes = {"filter": range(1, ndim), "channel": (0, *range(2, ndim)), "kernel": range(2, ndim)}[self.kind]
+        return _axis_layout(tuple(shape), tuple(axes))
+
+    def __repr__(self) -> str:
+        return f"Groups.conv({self.kind!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class _Index(Groups):
+    indptr: IntArray
+    indices_: IntArray
+    shape: tuple[int, ...] | None = None
+
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        shape = tuple(shape)
+        if self.shape is not None and shape != self.shape:
+            raise ValueError(f"groups: the labels have shape {self.shape}, but the array has shape {shape}")
+        size = math.prod(shape)
+        if len(self.indices_) and (last := int(self.indices_.max())) >= size:
+            raise ValueError(f"groups: index {last} is out of range for an array of {size} elements, shape {shape}")
+        return IndexLayout(shape, self.indptr, self.indices_)
+
+    def __repr__(self) -> str:
+        return f"Groups.csr(<{len(self.indptr) - 1} groups, {len(self.indices_)} elements>)"

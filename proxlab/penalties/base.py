@@ -1,0 +1,288 @@
+"""What every penalty offers: its value, its subdifferential, and its data for the solvers.
+
+A penalty is a frozen description. The solvers read two things from it: an elementwise part (soft threshold, sign
+constraint) and, for radial penalties, the table of pieces on which the slope of ``p`` is affine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+from proxlab.groups import Array, Groups, Layout
+
+__all__ = ["Penalty", "Piece", "RadialPenalty", "check_number", "radial_slopes", "radial_value"]
+
+FloatArray = npt.NDArray[np.float64]
+Weights = None | Literal["sqrt_size"] | FloatArray
+
+
+class Piece(NamedTuple):
+    """An affine piece of a radial penalty's slope: ``p'(r) = a - c r`` from ``start`` to the next piece's start.
+
+    ``value`` is ``p(start)``; on the first piece it is ``p(0+)``, which is positive where ``p`` jumps at zero.
+    """
+
+    start: float
+    value: float
+    a: float
+    c: float
+
+
+def check_number(name: str, value: object, minimum: float, *, strict: bool = False) -> float:
+    """Return ``value`` as a float, or raise an error that names the argument.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : object
+        What was given.
+    minimum : float
+        The least admissible value.
+    strict : bool
+        Whether ``minimum`` itself is excluded.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` is not a real number.
+    ValueError
+        If it is not finite or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: must be a real number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or (strict and number == minimum):
+        raise ValueError(f"{name}: must be finite and {'>' if strict else '>='} {minimum:g}, got {value!r}")
+    return number
+
+
+def _check_groups(groups: object) -> Groups:
+    if groups is None:
+        return Groups.over(-1)
+    if not isinstance(groups, Groups):
+        raise TypeError(f"groups: must be a proxlab.Groups (for example Groups.over(0)) or None, got {groups!r}")
+    return groups
+
+
+def _check_weights(weights: object) -> Weights:
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights != "sqrt_size":
+            raise ValueError(f'weights: must be None, "sqrt_size" or an array, got {weights!r}')
+        return "sqrt_size"
+    a = np.array(weights, dtype=np.float64)
+    if a.ndim != 1:
+        raise ValueError(f"weights: must be one-dimensional, one per group, got shape {a.shape}")
+    if a.size and not (np.all(np.isfinite(a)) and a.min() >= 0):
+        raise ValueError(f"weights: must be finite and >= 0, got {a[~(np.isfinite(a) & (a >= 0))][0]}")
+    a.flags.writeable = False
+    return a
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Penalty:
+    """Base of all penalties ``h(z) = Σ_g w_g p(z_g)`` (+ an elementwise part).
+
+    Parameters
+    ----------
+    groups : Groups, optional
+        The groups; rows by default (the last axis is reduced).
+    weights : None, "sqrt_size" or array_like of shape (n_groups,), optional
+        The factor of each group's penalty: 1 by default, or the square root of the group's size (Deleu & Bengio 2021).
+    """
+
+    groups: Groups = None  # type: ignore[assignment]
+    weights: Weights = None
+
+    def __post_init__(self) -> None:
+        """Validate what all penalties share."""
+        object.__setattr__(self, "groups", _check_groups(self.groups))
+        object.__setattr__(self, "weights", _check_weights(self.weights))
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether the penalty is a convex function."""
+        raise NotImplementedError
+
+    @property
+    def threshold(self) -> float:
+        """Strength of the elementwise ℓ1 part; 0 where there is none."""
+        return 0.0
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether the penalty is infinite at negative elements."""
+        return False
+
+    def group_weights(self, layout: Layout) -> FloatArray:
+        """Return the weight of each group, shape (n_groups,) or (1,) where all are equal.
+
+        Parameters
+        ----------
+        layout : Layout
+            The groups bound to a shape.
+        """
+        if self.weights is None:
+            return np.ones(1)
+        if isinstance(self.weights, str):
+            return np.sqrt(layout.sizes().astype(np.float64))
+        if len(self.weights) != layout.n_groups:
+            raise ValueError(
+                f"weights: must have one entry per group, but there are {layout.n_groups} groups and "
+                f"{len(self.weights)} weights"
+            )
+        return self.weights
+
+    def __call__(self, z: Array) -> float:
+        """Return the penalty's value at ``z``, a float: the sum of :meth:`value`."""
+        values = self.value(z)
+        xp = array_api_compat.array_namespace(values)
+        return float(xp.sum(values))
+
+    def value(self, z: Array) -> Array:
+        """Return the penalty of each group, in float64.
+
+        Parameters
+        ----------
+        z : array
+            Any point.
+
+        Returns
+        -------
+        array of shape (n_groups,)
+        """
+        layout, xp = self._bind(z)
+        weights = layout.split_groups(self._weights_like(layout, z))
+        rows = layout.split(xp.astype(z, xp.float64), 0.0)
+        return layout.join_groups([self._row_value(xp, z, w) for z, w in zip(rows, weights, strict=True)])
+
+    def subdiff_distance(self, grad: Array, z: Array) -> Array:
+        """Return the Euclidean distance of ``-grad`` to the subdifferential at ``z``, group by group.
+
+        Zero in every group means that ``z`` is a stationary point of ``f + h`` where ``grad = ∇f(z)``. At a kink of a
+        nonconvex penalty both one-sided slopes count.
+
+        Parameters
+        ----------
+        grad : array
+            Gradient of the smooth part, of the shape of ``z``.
+        z : array
+            Any point.
+
+        Returns
+        -------
+        array of shape (n_groups,)
+            In float64; infinite where ``z`` lies outside the penalty's domain.
+        """
+        layout, xp = self._bind(z)
+        if grad.shape != z.shape:
+            raise ValueError(f"grad: must have the shape of z, {tuple(z.shape)}, got {tuple(grad.shape)}")
+        weights = layout.split_groups(self._weights_like(layout, z))
+        z_rows = layout.split(xp.astype(z, xp.float64), 0.0)
+        g_rows = layout.split(xp.astype(grad, xp.float64), 0.0)
+        parts = [self._row_distance(xp, g, z, w) for g, z, w in zip(g_rows, z_rows, weights, strict=True)]
+        return layout.join_groups(parts)
+
+    def _bind(self, z: Array) -> tuple[Layout, Any]:
+        return self.groups.layout(tuple(z.shape)), array_api_compat.array_namespace(z)
+
+    def _weights_like(self, layout: Layout, z: Array) -> Array:
+        xp = array_api_compat.array_namespace(z)
+        weights = np.broadcast_to(self.group_weights(layout), (layout.n_groups,)).copy()
+        return xp.asarray(weights, dtype=xp.float64, device=array_api_compat.device(z))
+
+    def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
+        raise NotImplementedError
+
+    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
+        raise NotImplementedError
+
+
+def row_norm(xp: Any, rows: Array) -> Array:
+    """Return the Euclidean norm of each row, scaled so that squares neither overflow nor underflow."""
+    if rows.shape[1] == 0:
+        return xp.sum(rows, axis=1)
+    largest = xp.max(xp.abs(rows), axis=1)
+    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+    ratio = rows / scale[:, None]
+    return scale * xp.sqrt(xp.sum(ratio * ratio, axis=1))
+
+
+def radial_value(xp: Any, pieces: tuple[Piece, ...], r: Array) -> Array:
+    """Evaluate ``p(r)`` from its pieces; ``p(0) = 0``."""
+    value = xp.zeros_like(r)
+    for piece in pieces:
+        h = r - piece.start
+        on = piece.value + h * (piece.a - 0.5 * piece.c * (r + piece.start))
+        value = xp.where(r >= piece.start, on, value)
+    return xp.where(r > 0, value, xp.zeros_like(r))
+
+
+def radial_slopes(xp: Any, pieces: tuple[Piece, ...], r: Array) -> tuple[Array, Array]:
+    """Evaluate the left and right slopes of ``p`` at ``r > 0``; they differ at kinks only."""
+    left, right = xp.zeros_like(r), xp.zeros_like(r)
+    for piece in pieces:
+        slope = piece.a - piece.c * r
+        left = xp.where(r > piece.start, slope, left)
+        right = xp.where(r >= piece.start, slope, right)
+    return left, right
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RadialPenalty(Penalty):
+    """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` whose slope ``p'`` is piecewise affine (docs: the mathematics, §3)."""
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
+        raise NotImplementedError
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether the penalty is a convex function: no jump, and a slope that never decreases."""
+        pieces = self.pieces
+        if pieces[0].value > 0 or any(piece.c > 0 for piece in pieces):
+            return False
+        before = [p.a - p.c * q.start for p, q in zip(pieces, pieces[1:], strict=False)]
+        after = [q.a - q.c * q.start for q in pieces[1:]]
+        return all(s <= t for s, t in zip(before, after, strict=True))
+
+    def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
+        value = weight * radial_value(xp, self.pieces, row_norm(xp, z))
+        if self.threshold > 0:
+            value = value + self.threshold * xp.sum(xp.abs(z), axis=1)
+        if self.nonnegative:
+            value = xp.where(xp.any(z < 0, axis=1), xp.full_like(value, math.inf), value)
+        return value
+
+    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
+        r = row_norm(xp, z)
+        unit = z / xp.where(r > 0, r, xp.ones_like(r))[:, None]
+        first = self.pieces[0]
+        at_zero = xp.full_like(r, math.inf) if first.value > 0 else xp.full_like(r, first.a) * weight
+        # Elements at zero absorb what the elementwise part allows.
+        off = self._shrink_residual(xp, grad)
+        signed = grad + self.threshold * xp.sign(z)
+        distance = xp.full_like(r, math.inf)
+        for slope in radial_slopes(xp, self.pieces, r):
+            residual = xp.where(z == 0, off, signed + (weight * slope)[:, None] * unit)
+            distance = xp.minimum(distance, row_norm(xp, residual))
+        zero = row_norm(xp, off) - at_zero
+        distance = xp.where(r > 0, distance, xp.where(zero > 0, zero, xp.zeros_like(zero)))
+        if self.nonnegative:
+            distance = xp.where(xp.any(z < 0, axis=1), xp.full_like(distance, math.inf), distance)
+        return distance
+
+    def _shrink_residual(self, xp: Any, grad: Array) -> Array:
+        down = xp.where(-grad > self.threshold, grad + self.threshold, xp.zeros_like(grad))
+        if self.nonnegative:
+            return down
+        return xp.where(grad > self.threshold, grad - self.threshold, down)

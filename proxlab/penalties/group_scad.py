@@ -1,0 +1,47 @@
+"""The group smoothly clipped absolute deviation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxlab.penalties.base import Piece, RadialPenalty, check_number
+
+__all__ = ["GroupSCAD"]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSCAD(RadialPenalty):
+    """Group SCAD (Fan & Li 2001), ``h(z) = Σ_g w_g p(‖z_g‖₂)``.
+
+    ``p'(r) = λ`` up to ``λ``, then ``(aλ - r)/(a - 1)`` up to ``aλ``, then 0. The prox is the *global* minimiser.
+
+    Parameters
+    ----------
+    lam : float
+        Strength λ, at least 0.
+    a : float
+        Shape, more than 2: the penalty is flat beyond ``aλ``.
+    groups : Groups, optional
+        The groups; rows by default (the last axis is reduced).
+    weights : None, "sqrt_size" or array_like of shape (n_groups,), optional
+        Group weights ``w``, 1 by default.
+    """
+
+    lam: float
+    a: float
+
+    def __post_init__(self) -> None:
+        """Validate the parameters."""
+        super().__post_init__()
+        object.__setattr__(self, "lam", check_number("lam", self.lam, 0.0))
+        object.__setattr__(self, "a", check_number("a", self.a, 2.0, strict=True))
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """``p'(r) = λ``, then ``(aλ - r)/(a - 1)``, then 0."""
+        lam, a = self.lam, self.a
+        return (
+            Piece(0.0, 0.0, lam, 0.0),
+            Piece(lam, lam * lam, a * lam / (a - 1.0), 1.0 / (a - 1.0)),
+            Piece(a * lam, 0.5 * (a + 1.0) * lam * lam, 0.0, 0.0),
+        )

@@ -1,0 +1,252 @@
+"""The weighted proximal operator, its explained form and its envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from proxlab.arguments import (
+    Problem,
+    check_finite,
+    check_metric_values,
+    check_root_finder,
+    check_same,
+    float_bits,
+    problem,
+)
+from proxlab.backends import array_api
+from proxlab.groups import Array
+from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
+from proxlab.rootfinders import Newton, RootFinder, Status
+
+__all__ = ["Solution", "envelope", "prox", "solve"]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A weighted prox with what is known about it; arrays of shape (n_groups,) but for ``z``.
+
+    Attributes
+    ----------
+    z : array
+        The prox, of the shape and dtype of ``x``.
+    radius : array
+        ``‖z_g‖₂`` (``‖z_g‖_∞`` for :class:`~proxlab.GroupLinf`), in float64.
+    bracket : tuple of two arrays
+        Lower and upper bound of the exact radius, rounding included.
+    status : array of int
+        A :class:`~proxlab.Status` per group.
+    iterations, evaluations : array of int
+        Steps of the root finder; evaluations of the secular function, each a pass over the group.
+    """
+
+    z: Array
+    radius: Array
+    bracket: tuple[Array, Array]
+    status: Array
+    iterations: Array
+    evaluations: Array
+    _penalty: Penalty = field(repr=False)
+
+    @cached_property
+    def value(self) -> Array:
+        """The penalty ``h`` of each group at ``z``."""
+        return self._penalty.value(self.z)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every group is as exact as was asked for."""
+        worst = self.status == int(Status.MAX_ITERATIONS)
+        return not bool(worst.any())
+
+
+def prox(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array = 1.0,
+    *,
+    metric: float | Array | None = None,
+    root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
+    backend: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the weighted proximal operator ``argmin_z h(z) + ‖z - x‖²_D / (2 step)``.
+
+    Where the penalty is not convex this is the global minimiser; where two minimisers tie, the sparser.
+
+    Parameters
+    ----------
+    penalty : Penalty
+        The function ``h``.
+    x : array
+        The point: a real floating-point array of NumPy, torch, CuPy or another array namespace.
+    step : float or array of shape (n_groups,), optional
+        The step size η, or one per group.
+    metric : float or array, optional
+        The diagonal of the metric ``D``, positive and broadcastable to ``x``; the identity by default.
+    root_finder : RootFinder, optional
+        What solves the secular equation.
+    backend : {None, "numba", "array_api"}, optional
+        By default compiled kernels where there are some for the array, else the array form.
+    out : array, optional
+        Where to put the result; it may be ``x``. After an error its content is undefined, unless it is ``x``.
+
+    Returns
+    -------
+    array
+        Of the kind, shape and dtype of ``x``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape, dtype or value; the message names it.
+
+    See Also
+    --------
+    solve : The same with radii, brackets and statuses.
+    certify : Rigorous error bounds for any candidate.
+
+    References
+    ----------
+    Deleu & Bengio (2021), "Structured sparsity inducing adaptive optimizers for deep learning", arXiv:2102.03869.
+
+    Examples
+    --------
+    >>> import numpy as np, proxlab as pl
+    >>> x, d = np.array([[3.0, 4.0], [0.3, 0.4]]), np.array([[1.0, 4.0], [1.0, 4.0]])
+    >>> pl.prox(pl.GroupLasso(2.0), x, metric=d).round(3)
+    array([[2.069, 3.593],
+           [0.   , 0.   ]])
+    """
+    return _solve(penalty, x, step, metric, root_finder, backend, out, explain=False)
+
+
+def solve(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array = 1.0,
+    *,
+    metric: float | Array | None = None,
+    root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
+    backend: str | None = None,
+    out: Array | None = None,
+) -> Solution:
+    """Solve the weighted proximal operator and explain the result group by group.
+
+    Parameters
+    ----------
+    penalty, x, step, metric, root_finder, backend, out
+        As in :func:`prox`.
+
+    Returns
+    -------
+    Solution
+
+    Examples
+    --------
+    >>> import numpy as np, proxlab as pl
+    >>> s = pl.solve(pl.GroupLasso(1.0), np.array([[3.0, 4.0], [0.3, 0.4]]), root_finder=pl.Brent())
+    >>> s.radius, [pl.Status(k).name for k in s.status]
+    (array([4., 0.]), ['CONVERGED', 'ZERO'])
+    """
+    solution: Solution = _solve(penalty, x, step, metric, root_finder, backend, out, explain=True)
+    return solution
+
+
+def envelope(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array = 1.0,
+    *,
+    metric: float | Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Return the Moreau envelope ``min_z h(z) + ‖z - x‖²_D / (2 step)`` of each group; their sum is the envelope of ``h``.
+
+    Parameters
+    ----------
+    penalty, x, step, metric, backend
+        As in :func:`prox`.
+
+    Returns
+    -------
+    array of shape (n_groups,)
+        In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` for convex ``h``.
+    """
+    p = problem(penalty, x, step, metric, backend)
+    z = prox(penalty, x, step, metric=metric, backend=backend)
+    xp = p.xp
+    difference = xp.astype(z, xp.float64) - xp.astype(x, xp.float64)
+    # (1/2η)‖z - x‖²_D, scaled so that the square neither overflows nor underflows early.
+    weighted = xp.sqrt(p.full_metric()) * difference
+    steps = p.layout.split_groups(p.group_steps())
+    rows = p.layout.split(weighted, 0.0)
+    parts = [0.5 * xp.sum((r / xp.sqrt(s)[:, None]) ** 2, axis=1) for r, s in zip(rows, steps, strict=True)]
+    return penalty.value(z) + p.layout.join_groups(parts)
+
+
+def _solve(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array,
+    metric: float | Array | None,
+    root_finder: RootFinder,
+    backend: str | None,
+    out: Array | None,
+    *,
+    explain: bool,
+) -> Any:
+    p = problem(penalty, x, step, metric, backend)
+    finder = check_root_finder(root_finder)
+    rtol = finder.relative_tolerance(float_bits(x))
+    if out is not None:
+        check_same("out", out, x, p.xp)
+        if out.dtype != x.dtype:
+            raise TypeError(f"out: must have the dtype of x, {x.dtype}, got {out.dtype}")
+    if p.backend == "numba":
+        from proxlab.backends import numba_cpu
+
+        return numba_cpu.solve(p, finder, rtol, out, Solution if explain else None)
+    # Overflow and division by zero in branches that are not selected are expected.
+    with np.errstate(all="ignore"):
+        z, *rest = _over_arrays(p, finder, rtol)
+    z = p.xp.astype(z, x.dtype)
+    if out is not None:
+        out[...] = z
+        z = out
+    if not explain:
+        return z
+    radius, lower, upper, status, iterations, evaluations = rest
+    return Solution(z, radius, (lower, upper), status, iterations, evaluations, penalty)
+
+
+def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ...]:
+    xp, layout, penalty = p.xp, p.layout, p.penalty
+    check_finite("x", p.x, xp)
+    if p.metric is not None and not isinstance(p.metric, float):
+        check_metric_values(p.metric, xp)
+    x = xp.astype(p.x, xp.float64)
+    rows = layout.split(x, 0.0)
+    metrics = layout.split(p.full_metric(), 1.0)
+    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
+    solve_rows: Callable[..., array_api.RowSolution]
+    parts = []
+    for r, d, s, w in zip(rows, metrics, steps, weights, strict=True):
+        if isinstance(penalty, GroupLinf):
+            parts.append(array_api.linf_rows(xp, r, d, s * w * penalty.lam, finder, rtol))
+        elif isinstance(penalty, RadialPenalty):
+            shrunk = array_api.shrink(xp, r, s[:, None], d, penalty.threshold, penalty.nonnegative)
+            parts.append(array_api.radial_rows(xp, shrunk, d, s, w, penalty.pieces, finder, rtol))
+        else:
+            raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
+    if not parts:
+        empty = xp.zeros((0,), dtype=xp.float64)
+        count = xp.zeros((0,), dtype=xp.int64)
+        return x, empty, empty, empty, count, count, count
+    z = layout.join([part.z for part in parts], x)
+    names = ("radius", "lower", "upper", "status", "iterations", "evaluations")
+    return z, *(layout.join_groups([getattr(part, name) for part in parts]) for name in names)

@@ -1,0 +1,39 @@
+"""The few operations that the shared numerical source is written in, for plain Python numbers.
+
+Root finders and the secular equation are written once, in terms of these names and arithmetic, without ``if``. The
+backends rebuild the same source with their own versions of the names (:mod:`proxlab.backends.build`): the functions of
+an array namespace, or compiled scalars.
+"""
+
+from __future__ import annotations
+
+import math
+
+from proxlab.groups import Array
+
+__all__ = ["fabs", "fmax", "fmin", "sqrt", "where"]
+
+
+def where(condition: Array, yes: Array, no: Array) -> Array:
+    """Select: ``yes`` where the condition holds, else ``no``."""
+    return yes if condition else no
+
+
+def fmin(a: Array, b: Array) -> Array:
+    """Return the lesser of two numbers."""
+    return a if a < b else b
+
+
+def fmax(a: Array, b: Array) -> Array:
+    """Return the greater of two numbers."""
+    return a if a > b else b
+
+
+def fabs(a: Array) -> Array:
+    """Return the absolute value."""
+    return -a if a < 0 else a
+
+
+def sqrt(a: Array) -> Array:
+    """Return the square root of a number that is at least 0."""
+    return math.sqrt(a)
