@@ -1,0 +1,110 @@
+"""The command line of the studies."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from analysis.report import STUDIES, build
+from analysis.results import MissingResultsError, Profile, Progress, ResultsDir, usable_cores
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with [bold]python -m analysis all[/bold], then open results/index.html.",
+)
+
+
+class ProfileName(enum.StrEnum):
+    """The two sizes of a study."""
+
+    quick = enum.auto()
+    full = enum.auto()
+
+
+ProfileOption = Annotated[
+    ProfileName, typer.Option("--profile", "-p", help="How much work: quick is minutes, full is hours.")
+]
+ResultsOption = Annotated[Path, typer.Option("--results", "-r", help="Where results are kept and looked up.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", "-t", min=0, help="Threads and processes; 0 takes every usable core.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="All random numbers follow from it.")]
+
+RESULTS = Path("results")
+
+HELP = {
+    "bounds": """Is a certified bound ever below the true error, and how tight is it?
+
+    True errors against references of at least 50 digits, for each root finder, tolerance, dtype and
+    ensemble of inputs.""",
+    "solvers": """Which root finder, and how do they compare with what people use today?
+
+    Iterations, evaluations, time, accuracy and failures, beside SciPy, CVXPY and two published solvers.""",
+    "convergence": """How exact must each proximal step be for training to converge?
+
+    Inexact ProxGen on two real problems, with schedules of tolerances that each step provably meets.""",
+    "speed": """How close to memory speed is a prox, and how far ahead of published solvers?""",
+}
+
+
+def _run(studies: list[str], profile: ProfileName, results: Path, threads: int, seed: int) -> None:
+    chosen = Profile(profile.value, seed=seed, threads=threads or usable_cores())
+    directory = ResultsDir(results)
+    started = time.perf_counter()
+    with Progress() as progress:
+        for name in studies:
+            progress.say(f"[bold]{name}[/bold]")
+            importlib.import_module(STUDIES[name]).run(chosen, directory, progress)
+    _report(directory, time.perf_counter() - started)
+
+
+def _report(directory: ResultsDir, seconds: float | None = None) -> None:
+    console = Console()
+    try:
+        path = build(directory)
+    except MissingResultsError as error:
+        console.print(f"[red]{error}[/red]", highlight=False)
+        raise typer.Exit(1) from None
+    taken = "" if seconds is None else f" ({seconds:.0f} s)"
+    console.print(f"{path}{taken}", highlight=False, soft_wrap=True)
+
+
+@app.callback()
+def main() -> None:
+    """Studies of weighted proximal operators, on tensors captured while training on real data.
+
+    Each study stores what it finishes: stop it at any time and start it again, and it goes on where it was.
+    Every command ends by rebuilding one self-contained page, [bold]results/index.html[/bold].
+    """
+
+
+def _add_command(name: str, studies: list[str], text: str) -> None:
+    def command(
+        profile: ProfileOption = ProfileName.quick,
+        results: ResultsOption = RESULTS,
+        threads: ThreadsOption = 0,
+        seed: SeedOption = 0,
+    ) -> None:
+        _run(studies, profile, results, threads, seed)
+
+    app.command(name, help=text)(command)
+
+
+for _study, _text in HELP.items():
+    _add_command(_study, [_study], _text)
+_add_command("all", list(STUDIES), "Every study, then the page: at most eight minutes on two cores.")
+
+
+@app.command()
+def report(results: ResultsOption = RESULTS) -> None:
+    """Rebuild the page and its tables from stored results; computes nothing."""
+    _report(ResultsDir(results))

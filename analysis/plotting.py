@@ -1,0 +1,132 @@
+"""The look of every plot: one palette, one size of type, figures that follow the page from light to dark.
+
+Figures are drawn with stand-in colours. `to_svg` replaces each stand-in by a variable of the page's style
+sheet, so an inline figure takes the colours of the theme in which it is read. Points drawn with
+``rasterized=True`` (use it beyond a few thousand) keep the fixed colour, which is legible on both.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+#: Colours of series, legible on white and on near-black; ``PALETTE[i]`` follows the theme.
+PALETTE = ("#3b6fb6", "#d9722e", "#2f9468", "#b0508c", "#8a6d1d", "#3aa0b5", "#7a5cc0", "#c2474a", "#6f7b86")
+
+#: Text and axes, the quiet lines behind the data, and the page itself.
+INK, QUIET, PAPER = "#1b2733", "#d5dbe1", "#fdfdfc"
+
+#: Line styles and markers in the order of the palette, so that series differ in more than colour.
+DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (1, 1)),
+    "-",
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+    "-",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+_VARIABLES = {INK: "--ink", QUIET: "--rule", PAPER: "--paper"} | {
+    colour: f"--series-{index}" for index, colour in enumerate(PALETTE)
+}
+
+STYLE: Any = {
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "medium",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8.0,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "grid.color": QUIET,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "lines.solid_capstyle": "round",
+    "patch.linewidth": 0.5,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "mathtext.fontset": "dejavusans",
+    "text.color": INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "proxlab",
+}
+
+#: Width in inches of a figure that fills the column of the page.
+WIDTH = 8.6
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the report's style."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def new_figure(height: float = 3.6, width: float = WIDTH) -> Figure:
+    """An empty figure of the report's width; it belongs to no window and needs no closing."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_svg(figure: Figure, prefix: str) -> str:
+    """A figure as an inline SVG element that follows the page's theme.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    prefix : str
+        Makes the element's identifiers unique within the page.
+    """
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}-")
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    # The page sets the size; the view box keeps the proportions.
+    return re.sub(
+        r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
+    )
