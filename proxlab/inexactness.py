@@ -166,7 +166,7 @@ class RelativeStationarity(Criterion):
         """Return whether the residual is proved small against the step from ``previous``."""
         p, w = _problem(certificate), _previous(certificate, previous, "RelativeStationarity")
         xp, n_groups = p.xp, p.layout.n_groups
-        if n_groups == 0:
+        if _is_empty(p):
             return True
         with _quiet():
             eta = p.group_steps()
@@ -267,6 +267,10 @@ def _previous(c: Certificate, previous: Array | None, criterion: str) -> Array:
     return check_same("previous", previous, c.x, _problem(c).xp)
 
 
+def _is_empty(p: Problem) -> bool:
+    return p.layout.n_groups == 0 or math.prod(p.x.shape) == 0
+
+
 def _height(n: int) -> int:
     """Depth of the summation tree of :func:`_sum`."""
     return 2 * math.isqrt(n) + 4
@@ -323,8 +327,7 @@ def _group_squares_below(p: Problem, a: Array, b: Array) -> Array:
 def _decreases(c: Certificate, w: Array) -> bool:
     """Return whether ``Q(ẑ) ≤ Q(w)`` is proved."""
     p = _problem(c)
-    xp, n_groups = p.xp, p.layout.n_groups
-    if n_groups == 0 or bool(xp.all(c.z == w)):
+    if _is_empty(p) or bool(p.xp.all(c.z == w)):
         return True
     with _quiet():
         return (c.penalty.is_convex and _decreases_by_growth(c, w, p)) or _decreases_by_value(c, w, p)
@@ -362,7 +365,7 @@ def _fenchel_gap(c: Certificate) -> float:
     p = _problem(c)
     xp, n_groups = p.xp, p.layout.n_groups
     _check_conjugate(c.penalty)
-    if n_groups == 0:
+    if _is_empty(p):
         return 0.0
     with _quiet():
         z_rows = p.layout.split(xp.astype(c.z, xp.float64), 0.0)
