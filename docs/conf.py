@@ -1,0 +1,63 @@
+"""The documentation's build; `make docs` treats every warning as an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import proxlab
+import proxlab.inexactness
+
+project = "proxlab"
+author = "The proxlab developers"
+copyright = "2026, the proxlab developers"
+version = release = proxlab.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+nitpicky = False
+
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"
+autoclass_content = "class"
+numpydoc_show_class_members = False
+numpydoc_validation_checks = {"GL08", "PR01", "PR02", "PR03"}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"proxlab {version}"
+html_static_path = ["_static"]
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def check_reference(app: Any, env: Any) -> None:
+    """Fail the build when a public name has no entry in the reference."""
+    from sphinx.errors import ExtensionError
+
+    documented = env.get_domain("py").objects
+    public = [f"{module.__name__}.{name}" for module in (proxlab, proxlab.inexactness) for name in module.__all__]
+    missing = [name for name in public if name not in documented]
+    if missing:
+        raise ExtensionError(f"not in docs/reference/index.md: {', '.join(missing)}")
+
+
+def setup(app: Any) -> None:
+    """Register the check of the reference."""
+    app.connect("env-check-consistency", check_reference)
