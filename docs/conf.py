@@ -32,13 +32,14 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autoclass_content = "class"
 numpydoc_show_class_members = False
-numpydoc_validation_checks = {"GL08", "PR01", "PR02", "PR03"}
+numpydoc_validation_checks = {"GL08", "PR02", "PR03"}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"proxlab {version}"
 html_static_path = ["_static"]
+html_sidebars = dict.fromkeys(["changelog", "index", "mathematics", "tutorial"], [])
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
