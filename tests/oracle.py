@@ -61,11 +61,13 @@ CONVEX = ("L1", "GroupLasso", "GroupElasticNet", "SparseGroupLasso", "GroupLinf"
 class Answer:
     """The minimisers found for one group, best first.
 
-    `objectives` are the values of ``step h(z) + ||z - x||_D^2 / 2``, sorted; `candidates` the points (balls).
+    `objectives` are the values of ``step h(z) + ||z - x||_D^2 / 2``, sorted; `candidates` the points (balls);
+    `conditions` say by how much each candidate's radius amplifies a relative error of the penalty's slope.
     """
 
     candidates: list[list[arb]]
     objectives: list[arb]
+    conditions: list[float]
 
     @property
     def z(self) -> np.ndarray:
@@ -180,19 +182,19 @@ def solve(
         eta = arb(float(step))
         p = _arb_parameters(parameters)
         if name == "L1":
-            points = [_soft(xs, [eta * p["lam"] / di for di in ds])]
+            points = [(_soft(xs, [eta * p["lam"] / di for di in ds]), 0.0)]
         elif name == "GroupLinf":
-            points = [_clip_at_level(xs, ds, eta * arb(float(weight)) * p["lam"])]
+            points = [(_clip_at_level(xs, ds, eta * arb(float(weight)) * p["lam"]), 0.0)]
         elif name == "SparseGroupLasso":
             # the subgradient of the absolute values keeps the sign of each kept element, whatever the radius
             xs = _soft(xs, [eta * p["lam1"] / di for di in ds])
             points = _path_candidates(xs, ds, eta * arb(float(weight)), RADIAL["GroupLasso"](p["lam2"])[1])
         else:
             points = _path_candidates(xs, ds, eta * arb(float(weight)), RADIAL[name](**p)[1])
-        scored = [(objective(name, parameters, z, x, d, step, weight), norm(z), z) for z in points]
+        scored = [(objective(name, parameters, z, x, d, step, weight), norm(z), z, c) for z, c in points]
         # equal objectives: the sparser (shorter) first
         scored.sort(key=lambda s: (_Ball(s[0]), _Ball(s[1])))
-        return Answer([s[2] for s in scored], [s[0] for s in scored])
+        return Answer([s[2] for s in scored], [s[0] for s in scored], [s[3] for s in scored])
 
 
 class _Ball:
@@ -228,18 +230,32 @@ def _clip_at_level(x: Sequence[arb], d: Sequence[arb], mass: arb) -> list[arb]:
     return [v if abs(v) <= level else level if v > 0 else -level for v in x]
 
 
-def _path_candidates(x: list[arb], d: list[arb], eta: arb, slope: Callable[[arb], arb]) -> list[list[arb]]:
+def _path_candidates(
+    x: list[arb], d: list[arb], eta: arb, slope: Callable[[arb], arb]
+) -> list[tuple[list[arb], float]]:
     """0, x, and the local minima on the path ``z_i = d_i x_i / (d_i + mu)`` that a dense scan finds."""
     zero = [arb(0) for _ in x]
     live = [(xi, di) for xi, di in zip(x, d, strict=True) if xi != 0]
     if not live or eta == 0:
-        return [list(x)]
+        return [(list(x), 0.0)]
     pairs = [((di * xi) ** 2, di) for xi, di in live]
 
+    def radius(mu: arb) -> arb:
+        return sum((b2 / (di + mu) ** 2 for b2, di in pairs), arb(0)).sqrt()
+
+    def climb(mu: arb) -> arb:
+        """The slope of the objective along the radius at this point of the path."""
+        r = radius(mu)
+        return eta * slope(r) - mu * r
+
     def uphill(mu: arb) -> bool:
-        """Whether the objective increases with the radius at this point of the path: step p'(r) > mu r."""
-        r = sum((b2 / (di + mu) ** 2 for b2, di in pairs), arb(0)).sqrt()
-        return bool((eta * slope(r) - mu * r).mid() > 0)
+        return bool(climb(mu).mid() > 0)
+
+    def condition(mu: arb) -> float:
+        """d log r / d log(step p') at a stationary point, by central differences."""
+        h = mu * arb(2) ** -100
+        d_radius, d_climb = radius(mu + h) - radius(mu - h), climb(mu + h) - climb(mu - h)
+        return abs(to_float(mu * d_radius / d_climb))
 
     low, high = min(to_float(arb.log(di)) for _, di in live), max(to_float(arb.log(di)) for _, di in live)
     spans = (low - 45, low - 3, 0.15), (low - 3, high + 3, 0.05), (high + 3, high + 45, 0.15)
@@ -255,7 +271,7 @@ def _path_candidates(x: list[arb], d: list[arb], eta: arb, slope: Callable[[arb]
     while uphill(grid[-1]) != bool(threshold >= norm_b) and grid[-1] < arb(2) ** 8000:
         grid.append(grid[-1] * 2**20)
 
-    points = [zero, list(x)]
+    points = [(zero, 0.0), (list(x), 0.0)]
     signs = [uphill(mu) for mu in grid]
     for k in range(len(grid) - 1):
         if signs[k] and not signs[k + 1]:  # r falls as mu grows: uphill beyond, downhill before, so a minimum
@@ -267,7 +283,7 @@ def _path_candidates(x: list[arb], d: list[arb], eta: arb, slope: Callable[[arb]
                 else:
                     hi = mid
             mu = lo.union(hi)
-            points.append([di * xi / (di + mu) for xi, di in zip(x, d, strict=True)])
+            points.append(([di * xi / (di + mu) for xi, di in zip(x, d, strict=True)], condition(mu.mid())))
     return points
 
 
@@ -425,7 +441,7 @@ def dual(
         k = np.flatnonzero((np.abs(v) * w)[order] > levels)[-1]
         return np.sign(v) * np.maximum(np.abs(v) - levels[k] / w, 0.0)
     if name == "SparseGroupLasso":
-        # the dual ball is a box plus a Euclidean ball: u = box + ball, where only the excess over the box loads the ball
+        # the dual ball is a box plus a Euclidean ball, and only the excess over the box loads the latter
         box = np.clip(v, -p["lam1"], p["lam1"])
         ball = _project_ball(v - box, w, weight * p["lam2"])
         return ball + np.clip(v - ball, -p["lam1"], p["lam1"])

@@ -237,6 +237,34 @@ def test_decrease_below_the_resolution_of_the_objective(name):
         assert not Stationarity(0.0).holds(known(name, w, x, d, step), best)
 
 
+def test_growth_is_not_claimed_too_large():
+    """Across a parabola from the last iterate, a little farther from its middle."""
+    x, d, step = np.full((1, 1), 3.0), np.ones((1, 1)), np.ones(1)
+    middle = 3.0 - PENALTIES["GroupLasso"]["lam"]
+    z, w = np.full((1, 1), middle + 0.1), np.full((1, 1), middle - 0.0999)
+    assert not Stationarity(0.0).holds(known("GroupLasso", z, x, d, step), w)
+    assert Stationarity(0.0).holds(known("GroupLasso", w, x, d, step), z)
+
+
+def test_growth_is_not_claimed_without_convexity():
+    """Two minimisers of nearly equal value: far from one is not far up."""
+    lam = PENALTIES["GroupL0"]["lam"]
+    x, d, step = np.full((1, 1), math.sqrt(2 * lam) * (1 + 1e-9)), np.ones((1, 1)), np.ones(1)
+    assert not Stationarity(0.0).holds(known("GroupL0", x * (1 - 1e-3), x, d, step), np.zeros_like(x))
+
+
+def test_decrease_counts_the_rounding_of_the_quadratic_part():
+    """Points on one sphere around ``x``: the objectives differ by rounding only, and by a penalty far below it."""
+    rng, h = np.random.default_rng(11), pl.GroupLasso(1e-18)
+    unknown = (np.full(1, math.inf),) * 4
+    for _ in range(200):
+        x, v = rng.normal(size=(1, 6)), rng.normal(size=(1, 6))
+        z, w = x + v, x + v[:, ::-1]
+        c = Known(h, z, x, 1.0, None, *unknown[:2], np.zeros(1), unknown[3])
+        off = [total((a - b) ** 2 for a, b in zip(balls(u), balls(x), strict=True)) for u in (z, w)]
+        assert not Stationarity(0.0).holds(c, w) or off[0] <= off[1] + arb(1e-17)
+
+
 def test_stationarity_needs_both_conditions():
     rng = np.random.default_rng(5)
     x, d, step = problem(rng)
