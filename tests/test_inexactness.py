@@ -254,7 +254,7 @@ def test_growth_is_not_claimed_without_convexity():
 
 
 def test_decrease_counts_the_rounding_of_the_quadratic_part():
-    """Points on one sphere around ``x``: the objectives differ by rounding only, and by a penalty far below it."""
+    """Points on one sphere around ``x``: objectives equal but for rounding and a penalty far below it."""
     rng, h = np.random.default_rng(11), pl.GroupLasso(1e-18)
     unknown = (np.full(1, math.inf),) * 4
     for _ in range(200):
