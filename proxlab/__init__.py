@@ -4,7 +4,8 @@
 adaptive optimizer: exact to rounding, global where ``h`` is not convex, and with proofs (:func:`certify`).
 """
 
-
+from proxlab import inexactness
+from proxlab.backends.threads import get_num_threads, set_num_threads
 from proxlab.groups import Groups
 from proxlab.penalties import (
     L1,
@@ -46,6 +47,9 @@ __all__ = [
     "SparseGroupLasso",
     "Status",
     "envelope",
+    "get_num_threads",
+    "inexactness",
     "prox",
+    "set_num_threads",
     "solve",
 ]

@@ -240,7 +240,11 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
             parts.append(array_api.linf_rows(xp, r, d, s * w * penalty.lam, finder, rtol))
         elif isinstance(penalty, RadialPenalty):
             shrunk = array_api.shrink(xp, r, s[:, None], d, penalty.threshold, penalty.nonnegative)
-            parts.append(array_api.radial_rows(xp, shrunk, d, s, w, penalty.pieces, finder, rtol))
+            part = array_api.radial_rows(xp, shrunk, d, s, w, penalty.pieces, finder, rtol)
+            if shrunk is not r:
+                kept = (part.status == int(Status.UNSHRUNK)) & xp.any(shrunk != r, axis=1)
+                part.status = xp.where(kept, xp.zeros_like(part.status), part.status)
+            parts.append(part)
         else:
             raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
     if not parts:

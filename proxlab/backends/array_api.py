@@ -20,6 +20,8 @@ from proxlab.rootfinders import RootFinder, Status
 __all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
 
 UNIT = 2.0**-53
+RIVAL_RTOL = 1e-8
+"""Relative tolerance of a root that will be compared with other minimisers."""
 
 
 @dataclass
@@ -138,7 +140,8 @@ def find_root(
     far: Array,
     sure: Array,
     active: Array,
-    rtol: float,
+    rtol: Array,
+    atol: Array,
 ) -> Root:
     """Find the up-crossing of ``f`` on ``[at, far]`` in the active rows.
 
@@ -152,8 +155,8 @@ def find_root(
         Whether ``f(far) >= 0`` is known, so that the root exists.
     active : array of bool
         The rows to solve.
-    rtol : float
-        Relative tolerance.
+    rtol, atol : array
+        Tolerances of the root.
     """
     propose = over_arrays(type(finder).propose, xp)
     noise = (8.0 + 2.0 * math.sqrt(eq.size)) * UNIT
@@ -200,7 +203,7 @@ def find_root(
     done = none
     for _ in range(finder.max_iterations):
         # Stop?
-        tolerance = xp.maximum(finder.atol + rtol * xp.abs(r), 4.0 * UNIT * xp.abs(r))
+        tolerance = xp.maximum(atol + rtol * xp.abs(r), 4.0 * UNIT * xp.abs(r))
         if finder.needs_bracket:
             stop = (hi - lo <= tolerance) | (f == 0)
         else:
@@ -237,15 +240,13 @@ def find_root(
         best, f_best = xp.where(better, r, best), xp.where(better, f, f_best)
         best_sums = tuple(xp.where(better, n, o) for n, o in zip(sums, best_sums, strict=True))
     lower, upper = eq.enclose(best, best_sums, delta, far)
-    lower = xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT))
-    upper = xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT))
-    upper = xp.maximum(upper, lower)
-    if finder.needs_bracket:
-        root = best
-    else:
-        near, _ = eq.enclose(best, best_sums, 0.0, far)
-        root = xp.where(done, near, best)
-    root = xp.minimum(xp.maximum(root, lower), upper)
+    root = best
+    if not finder.needs_bracket:
+        f, slope, _, _ = eq.evaluate(best)
+        root = xp.where(done & (slope > 0), best - f / xp.where(slope > 0, slope, xp.ones_like(slope)), best)
+    root = xp.minimum(xp.maximum(root, sure_lo), sure_hi)
+    lower = xp.minimum(xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT)), root)
+    upper = xp.maximum(xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT)), root)
     return Root(exists, xp.where(exists, root, zero), lower, upper, done | ~active, iterations, evaluations)
 
 
@@ -416,7 +417,11 @@ def radial_rows(
             sure = here & (tau_at(reach) >= 0)
             limit = xp.minimum(end, reach) * (1.0 + (n + 8.0) * UNIT)
             search = on & (f_at < 0) & rising & ((at <= limit) | sure)
-            root = find_root(xp, finder, eq, rho + zero, at, limit, sure, search, rtol)
+            # Where candidates will be compared, the root must be good enough to compare.
+            contested = found | ~here
+            relative = xp.where(contested, zero + min(rtol, RIVAL_RTOL), zero + rtol)
+            absolute = xp.where(contested, zero, finder.atol / p.unit_x)
+            root = find_root(xp, finder, eq, rho + zero, at, limit, sure, search, relative, absolute)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             exists = root.exists | knot
             r = xp.where(knot, rho + zero, root.r)
@@ -501,7 +506,8 @@ def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, 
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
     at = xp.where(search, (f0 - 1.0) / xp.where(slope0 > 0, slope0, ones), zero)
-    root = find_root(xp, finder, Equation(evaluate, enclose, n), zero, at, top, search, search, rtol)
+    eq = Equation(evaluate, enclose, n)
+    root = find_root(xp, finder, eq, zero, at, top, search, search, zero + rtol, finder.atol / p.unit_x)
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
     lower = xp.where(search, root.lower, t)
     upper = xp.where(search, root.upper, t)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
-from proxlab.scalar import fabs, fmin, where
+from proxlab.scalar import fabs, fmin, sqrt, where
 
 __all__ = ["Brent"]
 
@@ -44,8 +44,11 @@ def propose(
     gains = 2.0 * p < fmin(3.0 * half * q - fabs(tolerance * q), fabs(before * q))
     interpolate = usable & gains
     safe_q = where(q == 0, one, q)
-    new = where(interpolate, p / safe_q, half)
-    before = where(interpolate, step, half)
+    # In a wide bracket halve the exponent, not the width.
+    wide = (lo > 0) & (hi > 4.0 * lo)
+    halved = where(wide, sqrt(lo) * sqrt(hi) - b, half)
+    new = where(interpolate, p / safe_q, halved)
+    before = where(interpolate, step, halved)
     moved = where(fabs(new) > tolerance, new, where(half > 0, tolerance, -tolerance))
     return b + moved, b, fb, new, before, c
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
+from proxlab.scalar import where
 
 __all__ = ["ClassicNewton"]
 
@@ -16,7 +17,9 @@ def propose(
     m0: Array, m1: Array, m2: Array, m3: Array, m4: Array,
 ) -> tuple[Array, ...]:  # fmt: skip
     """Step on ``S - 1``, written with ``S = (1 + f)^(-2)``."""
-    return r - 0.5 * f * (1.0 + f) * (2.0 + f) / slope, m0, m1, m2, m3, m4
+    # f > -1 for radial penalties; a linear equation may start lower, and is its own S.
+    factor = where(f > -1.0, 0.5 * (1.0 + f) * (2.0 + f), f * 0.0 + 1.0)
+    return r - factor * f / slope, m0, m1, m2, m3, m4
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,800 @@
+"""Scalar source of the compiled kernels: loops over the elements of a group, and what is decided from their sums.
+
+Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices keep indices
+nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*`` and ``write_*`` may be reassociated (their
+error bounds hold for any order); everything else is compiled strictly. The vectorised form in
+:mod:`proxlab.backends.array_api` is the specification.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.secular import enclose, residual, terms
+
+# Statuses, as in proxlab.rootfinders.Status; BAD marks a group with invalid input.
+CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS, BAD = 0, 1, 2, 3, 4, 5
+UNIT = 2.0**-53
+# An offset of a plain integer type: a literal would make the compiler specialise once more.
+FIRST = np.int64(0)
+# Sums of squares in this range have lost nothing to overflow or underflow.
+SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
+RIVAL_RTOL = 1e-8
+INF = np.inf
+NAN = np.nan
+
+# Set by the target: the root finder's proposal and whether it wants function values at both ends of a bracket.
+propose: Any = None
+NEEDS_BRACKET = False
+# Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
+solve_group: Any = None
+
+
+def sum_start(x: Any, d: Any, o: int, n: int) -> Any:
+    """Sum what the zero test and the tangent at zero need: ``b²``, ``b² d``, ``x²``; count invalid metrics."""
+    x, d = x[o : o + n], d[o : o + n]
+    bb, bbd, xx, bad = 0.0, 0.0, 0.0, 0
+    for i in range(n):
+        di, xi = np.float64(d[i]), np.float64(x[i])
+        b = di * xi
+        s = b * b
+        bb += s
+        bbd += s * di
+        xx += xi * xi
+        bad |= not (di > 0.0)
+    return bb, bbd, xx, bad
+
+
+def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: float) -> Any:
+    """Sum the secular terms at one radius."""
+    x, d = x[o : o + n], d[o : o + n]
+    s, s1, s2 = 0.0, 0.0, 0.0
+    for i in range(n):
+        di = np.float64(d[i])
+        a, b, c = terms(np.float64(x[i]) * di, di, r, tau, shift)
+        s += a
+        s1 += b
+        s2 += c
+    return s, s1, s2
+
+
+def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> float:
+    """Sum ``½ d (x - z)²`` at the point ``z`` of radius ``r``; ``½ d x²`` for ``r = 0``."""
+    x, d = x[o : o + n], d[o : o + n]
+    total = 0.0
+    for i in range(n):
+        di = np.float64(d[i])
+        v = np.float64(x[i]) * (tau / (di * r + tau))
+        total += di * (v * v)
+    return 0.5 * total
+
+
+def largest(d: Any, o: int, n: int) -> float:
+    """Return the largest magnitude."""
+    d = d[o : o + n]
+    m = 0.0
+    for i in range(n):
+        v = fabs(np.float64(d[i]))
+        m = v if v > m else m
+    return m
+
+
+def is_valid(x: Any, d: Any, o: int, n: int) -> bool:
+    """Check every element: finite ``x``, finite ``d > 0``."""
+    for i in range(o, o + n):
+        if not (d[i] > 0.0 and d[i] < INF and fabs(x[i]) < INF):
+            return False
+    return True
+
+
+def write_group(
+    x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
+) -> None:
+    """Write ``z = unit x d r / (d r + tau)``."""
+    x, d, z = x[xo : xo + n], d[do : do + n], z[zo : zo + n]
+    if r == 0.0:
+        for i in range(n):
+            z[i] = 0.0
+    elif tau == 0.0:
+        for i in range(n):
+            z[i] = x[i] * unit
+    else:
+        for i in range(n):
+            y = np.float64(d[i]) * r
+            z[i] = np.float64(x[i]) * (y / (y + tau)) * unit
+
+
+def two_sum(a: float, b: float) -> Any:
+    """Add exactly: the rounded sum and its error."""
+    s = a + b
+    v = s - a
+    return s, (a - (s - v)) + (b - v)
+
+
+def two_product(a: float, b: float) -> Any:
+    """Multiply exactly: the rounded product and its error (Dekker 1971)."""
+    p = a * b
+    ca, cb = 134217729.0 * a, 134217729.0 * b
+    ah, bh = ca - (ca - a), cb - (cb - b)
+    al, bl = a - ah, b - bh
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def square(high: float, low: float) -> Any:
+    """Square a double-double."""
+    p, e = two_product(high, high)
+    return two_sum(p, e + 2.0 * high * low)
+
+
+def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float) -> float:
+    """Return ``‖D x‖² - (strength·weight·step)²`` to about twice the working precision."""
+    high, low = 0.0, 0.0
+    for i in range(o, o + n):
+        p, e = two_product(np.float64(x[i]), np.float64(d[i]))
+        p, e = square(p, e)
+        s, t = two_sum(high, p)
+        high, low = two_sum(s, t + low + e)
+    p, e = two_product(strength, weight)
+    q, f = two_product(p, step)
+    ph, pl = square(q, f + e * step)
+    s, t = two_sum(high, -ph)
+    return s + (t + (low - pl))
+
+
+def enclose_at(
+    r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, delta: float, far: float
+) -> Any:
+    """Enclose the root from the sums at ``r`` on the piece with slope ``a - c r``."""
+    tau = fmax(a - c * r, 0.0)
+    m = 1.0 / r if r > 0.0 else dmax / tau
+    amplified = delta
+    if c > 0.0:
+        falling = c / tau if tau > 0.0 else 1e270
+        m = fmax(m, falling)
+        amplified = delta * (1.0 + 2.0 * falling * r)
+    return enclose(r, s, s1, s2, m, c, amplified, far)
+
+
+def find_root(
+    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, sure: bool, dmax: float,
+    rtol: float, atol: float, max_iterations: int, explain: bool,
+) -> Any:  # fmt: skip
+    """Find the up-crossing of ``f`` on one piece; as ``find_root`` of the array form, for one group.
+
+    Returns
+    -------
+    exists, r, lower, upper, converged, iterations, evaluations
+    """
+    noise = (8.0 + 2.0 * sqrt(float(n))) * UNIT
+    delta = (n + 24.0) * UNIT * 1.001
+    at = fmin(at, far)
+    r = at
+    s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
+    f, slope, bend = residual(s, s1, s2)
+    evaluations, iterations = 1, 0
+    lo, f_lo, s_lo = r, f, slope
+    hi, f_hi = far, NAN
+    if NEEDS_BRACKET:
+        t, t1, t2 = sum_secular(x, d, o, n, far, fmax(a - c * far, 0.0), c)
+        f_hi, s_hi, _ = residual(t, t1, t2)
+        evaluations += 1
+        if f_hi < 0.0 and f < 0.0 and not sure:
+            found = False
+            for _ in range(max_iterations):
+                if s_hi >= 0.0 or s_lo <= 0.0:
+                    break
+                left, right = lo - f_lo / s_lo, hi - f_hi / s_hi
+                if left >= right:
+                    break
+                mid = 0.5 * (left + right)
+                t, t1, t2 = sum_secular(x, d, o, n, mid, fmax(a - c * mid, 0.0), c)
+                f_mid, s_mid, b_mid = residual(t, t1, t2)
+                evaluations += 1
+                if f_mid >= 0.0 or s_mid <= 0.0:
+                    hi, f_hi, s_hi = mid, f_mid, s_mid
+                else:
+                    lo, f_lo, s_lo = mid, f_mid, s_mid
+                    r, s, s1, s2, f, slope, bend = mid, t, t1, t2, f_mid, s_mid, b_mid
+                if f_mid >= 0.0:
+                    found = True
+                    break
+            if not found:
+                return False, 0.0, 0.0, 0.0, True, iterations, evaluations
+    best, f_best, b0, b1, b2 = r, f, s, s1, s2
+    sure_lo, sure_hi = floor, far
+    m0, m1, m2, m3, m4 = NAN, NAN, NAN, NAN, NAN
+    converged = False
+    for _ in range(max_iterations):
+        tolerance = fmax(atol + rtol * r, 4.0 * UNIT * r)
+        if NEEDS_BRACKET:
+            if hi - lo <= tolerance or f == 0.0:
+                converged = True
+                break
+        else:
+            step = f / slope if slope > 0.0 else f
+            if f < 0.0 and (slope <= 0.0 or r - step > far) and not sure:
+                return False, 0.0, 0.0, 0.0, True, iterations, evaluations
+            if fabs(f) <= noise or fabs(step) <= 2.0 * UNIT * r:
+                converged = True
+                break
+            near, beyond = enclose_at(r, s, s1, s2, a, c, dmax, 0.0, far)
+            if beyond - near <= tolerance:
+                converged = True
+                break
+        safe = slope if slope != 0.0 else 1.0
+        new, m0, m1, m2, m3, m4 = propose(r, f, safe, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4)
+        middle = lo + 0.5 * (hi - lo)
+        if NEEDS_BRACKET:
+            edge = fmin(0.5 * tolerance, 0.25 * (hi - lo))
+            new = fmin(fmax(new, lo + edge), hi - edge) if lo <= new <= hi else middle
+        elif new > hi:
+            new = hi if f < 0.0 and hi == far else middle
+        elif not new >= lo:
+            new = middle
+        r = new
+        s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
+        f, slope, bend = residual(s, s1, s2)
+        iterations += 1
+        evaluations += 1
+        if f < 0.0:
+            lo, f_lo = r, f
+        else:
+            hi, f_hi = r, f
+        if f < -2.0 * delta:
+            sure_lo = r
+        if f > 2.0 * delta:
+            sure_hi = r
+        if fabs(f) <= fabs(f_best):
+            best, f_best, b0, b1, b2 = r, f, s, s1, s2
+    root = best
+    if not NEEDS_BRACKET and converged:
+        f, slope, bend = residual(b0, b1, b2)
+        root = best - f / slope if slope > 0.0 else best
+    root = fmin(fmax(root, sure_lo), sure_hi)
+    lower, upper = sure_lo, sure_hi
+    if explain:
+        near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, delta, far)
+        lower = fmin(fmax(near, sure_lo * (1.0 - 8.0 * UNIT)), root)
+        upper = fmax(fmin(beyond, sure_hi * (1.0 + 8.0 * UNIT)), root)
+    return True, root, lower, upper, converged, iterations, evaluations
+
+
+def solve_radial(
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x: float,
+    unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+) -> Any:  # fmt: skip
+    """Solve one group for a radial penalty; as ``radial_rows`` of the array form.
+
+    Data may be scaled: ``x`` in units of ``unit_x``, ``d`` in units of ``unit_d``.
+
+    Returns
+    -------
+    r, tau, lower, upper, status, iterations, evaluations
+        ``r`` and ``tau`` in scaled units.
+    """
+    eta = step * weight
+    iterations, evaluations = 0, 0
+    if bb == 0.0:
+        return 0.0, 1.0, 0.0, 0.0, ZERO, iterations, evaluations
+    norm, reach = sqrt(bb), sqrt(xx)
+    count = pieces.shape[0]
+    delta = (n + 24.0) * UNIT
+    tau0 = fmin(eta / unit_d * pieces[0, 2] / unit_x, 1e270)
+    f0 = (tau0 - norm) / norm
+    if pieces[0, 1] > 0.0:
+        f0 = 1.0
+    elif fabs(f0) <= 4.0 * delta and tau0 > 1e-100:
+        scaled = step / (unit_x * unit_d)
+        if 1e-280 < scaled < 1e280:
+            f0 = -zero_margin(x, d, o, n, pieces[0, 2], weight, scaled) / (norm * (norm + tau0))
+    dmax = largest(d, o, n) if explain else 1e270
+
+    found = f0 >= 0.0
+    best_r, best_tau, lower, upper = 0.0, fmax(tau0, 1e-300), 0.0, 0.0
+    status = ZERO
+    objective = NAN  # of the best so far, once it is needed
+    best_height = 0.0  # eta p(best_r)
+    converged, tie, previous_low = True, False, False
+    for k in range(count):
+        rho = pieces[k, 0] / unit_x
+        if rho > reach:
+            break
+        end = pieces[k + 1, 0] / unit_x if k + 1 < count else INF
+        here = end > reach
+        a = fmin(eta / unit_d * pieces[k, 2] / unit_x, 1e270)
+        c = eta / unit_d * pieces[k, 3]
+        c = fmax(fmin(c, 1e270), -1e270)
+        r, tau, low, high, ok, kind = 0.0, 0.0, 0.0, 0.0, True, UNSHRUNK
+        if pieces[k, 2] == 0.0 and pieces[k, 3] == 0.0:
+            previous_low = True
+            if not here:
+                continue
+            r, low, high = reach, reach * (1.0 - 8.0 * n * UNIT), reach * (1.0 + 8.0 * n * UNIT)
+        else:
+            kind = CONVERGED
+            if k == 0:
+                f_at, slope = f0, (bbd - c * bb) / (bb * norm)
+            else:
+                t, t1, t2 = sum_secular(x, d, o, n, rho, fmax(a - c * rho, 0.0), c)
+                f_at, slope, _ = residual(t, t1, t2)
+                evaluations += 1
+            knot = k > 0 and f_at >= 0.0 and previous_low
+            if knot:
+                r, low, high = rho, rho * (1.0 - 8.0 * UNIT), rho * (1.0 + 8.0 * UNIT)
+            elif f_at >= 0.0:
+                previous_low = False
+                continue
+            else:
+                previous_low = True
+                limit = fmin(end, reach) * (1.0 + (n + 8.0) * UNIT)
+                sure = here and a - c * reach >= 0.0
+                if slope <= 0.0:
+                    continue
+                at = rho - f_at / slope
+                if at > limit and not sure:
+                    continue
+                # Where candidates will be compared, the root must be good enough to compare.
+                contested = found or not here
+                exists, r, low, high, ok, its, evs = find_root(
+                    x, d, o, n, a, c, rho, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else rtol,
+                    0.0 if contested else atol / unit_x, max_iterations, explain,
+                )  # fmt: skip
+                iterations += its
+                evaluations += evs
+                if not exists:
+                    continue
+                previous_low = False
+            tau = fmax(a - c * r, 0.0)
+        height = eta / unit_d / unit_x * pieces[k, 1] / unit_x + (r - rho) * (a - 0.5 * c * (r + rho))
+        if not found:
+            wins = True
+            objective = NAN
+        else:
+            if objective != objective:
+                objective = best_height + sum_moved(x, d, o, n, best_r, best_tau)
+            value = height + (sum_moved(x, d, o, n, r, tau) if tau > 0.0 else 0.0)
+            same = fabs(value - objective) <= 8.0 * UNIT * (value + objective)
+            wins = value < objective and not same
+            tie = (tie and not wins) or same
+            if wins:
+                objective = value
+        if wins:
+            best_r, best_tau, lower, upper, status, converged = r, tau, low, high, kind, ok
+            best_height = height
+            found = True
+    if status == CONVERGED and best_tau == 0.0:
+        status = UNSHRUNK
+    if tie:
+        status = TIE
+    if not converged:
+        status = MAX_ITERATIONS
+    return best_r, best_tau, lower * unit_x, upper * unit_x, status, iterations, evaluations
+
+
+def power_of_two(v: float) -> float:
+    """Return a power of two near ``v > 0``; 1 for zero."""
+    if not (0.0 < v < INF):
+        return 1.0
+    return 2.0 ** fmax(fmin(np.floor(np.log2(v)), 1000.0), -1000.0)
+
+
+def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
+    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1; returns the units."""
+    unit_x = power_of_two(largest(x, o, n))
+    first = power_of_two(largest(d, o, n))
+    m = 0.0
+    for i in range(n):
+        xs[i] = np.float64(x[o + i]) / unit_x
+        ds[i] = np.float64(d[o + i]) / first
+        m = fmax(m, fabs(xs[i] * ds[i]))
+    second = power_of_two(m)
+    for i in range(n):
+        ds[i] = fmin(ds[i] / second, 2.0**500)
+    return unit_x, first * second
+
+
+def shrink_group(x: Any, d: Any, n: int, cut: float, nonnegative: bool) -> bool:
+    """Apply the elementwise part in place: soft threshold by ``cut/d``, negative elements to zero if asked.
+
+    Returns whether any element changed.
+    """
+    changed = False
+    for i in range(n):
+        v = x[i]
+        if cut > 0.0:
+            size = fabs(v) - cut / d[i]
+            v = 0.0 if size <= 0.0 else (size if v > 0.0 else -size)
+        v = 0.0 if nonnegative and v < 0.0 else v
+        changed |= v != x[i]
+        x[i] = v
+    return changed
+
+
+def locate(g: int, shape: Any) -> int:
+    """Return where group ``g`` begins in an array of shape (outer kept, outer reduced, inner kept, inner reduced)."""
+    return (g // shape[2]) * shape[1] * shape[2] * shape[3] + (g % shape[2]) * shape[3]
+
+
+def gather(source: Any, scratch: Any, g: int, shape: Any, indptr: Any, indices: Any, n: int) -> None:
+    """Copy a group to ``scratch``: by index where there are offsets, else the segments of a regular group."""
+    if len(indptr):
+        first = indptr[g]
+        for j in range(n):
+            scratch[j] = source[indices[first + j]]
+        return
+    begin, stride, run = locate(g, shape), shape[2] * shape[3], shape[3]
+    for k in range(shape[1]):
+        segment = source[begin + k * stride : begin + k * stride + run]
+        for j in range(run):
+            scratch[k * run + j] = segment[j]
+
+
+def scatter(scratch: Any, out: Any, g: int, shape: Any, indptr: Any, indices: Any, n: int) -> None:
+    """Undo :func:`gather`."""
+    if len(indptr):
+        first = indptr[g]
+        for j in range(n):
+            out[indices[first + j]] = scratch[j]
+        return
+    begin, stride, run = locate(g, shape), shape[2] * shape[3], shape[3]
+    for k in range(shape[1]):
+        segment = out[begin + k * stride : begin + k * stride + run]
+        for j in range(run):
+            segment[j] = scratch[k * run + j]
+
+
+def solve_one(
+    x: Any, d: Any, o: int, n: int, step: float, weight: float, pieces: Any, rtol: float, atol: float,
+    max_iterations: int, explain: bool, xw: Any, dw: Any, xv: Any, dv: Any,
+) -> Any:  # fmt: skip
+    """Solve one group; ``xw, dw`` are scratch and ``xv, dv`` the same memory, read-only.
+
+    Returns
+    -------
+    r, tau, lower, upper, status, iterations, evaluations, unit
+        ``unit`` is 0 where ``r`` and ``tau`` hold for the data, else they hold for the scratch, in this unit of ``x``.
+    """
+    bb, bbd, xx, bad = sum_start(x, d, o, n)
+    if bad:
+        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, 0.0
+    if SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH:
+        r, tau, low, high, code, its, evs = solve_group(
+            x, d, o, n, bb, bbd, xx, step, weight, 1.0, 1.0, pieces, rtol, atol, max_iterations, explain
+        )
+        return r, tau, low, high, code, its, evs, 0.0
+    if not is_valid(x, d, o, n):
+        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, 0.0
+    unit_x, unit_d = rescale(x, d, o, n, xw, dw)
+    bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
+    r, tau, low, high, code, its, evs = solve_group(
+        xv, dv, FIRST, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol, max_iterations, explain
+    )
+    return r, tau, low, high, code, its, evs, unit_x
+
+
+def solve_groups(
+    x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
+    finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float, atol: float,
+    max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any, iterations: Any,
+    evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+) -> int:  # fmt: skip
+    """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any), one after the other.
+
+    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not empty,
+    replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the largest group,
+    ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    """
+    shrinks = threshold > 0.0 or nonnegative
+    direct = len(indptr) == 0 and shape[1] == 1 and dense and not shrinks
+    n = shape[1] * shape[3]
+    shrunk = False
+    for k in range(begin, finish):
+        g = chosen[k] if len(chosen) else k
+        if len(indptr):
+            n = indptr[g + 1] - indptr[g]
+        step = steps[g if len(steps) > 1 else 0]
+        weight = weights[g if len(weights) > 1 else 0]
+        if n == 0:
+            r, low, high, code, its, evs, unit = 0.0, 0.0, 0.0, ZERO, 0, 0, 1.0
+        elif direct:
+            o = g * n
+            r, tau, low, high, code, its, evs, unit = solve_one(
+                x, d, o, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
+            )
+            if code == BAD:
+                return g
+            if unit == 0.0:
+                unit = 1.0
+                write_group(x, o, d, o, z, o, n, r, tau, 1.0)
+            else:
+                write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, unit)
+        else:
+            gather(x, xw, g, shape, indptr, indices, n)
+            if dense:
+                gather(d, dw, g, shape, indptr, indices, n)
+            else:
+                dw[:n] = d[0]
+            if shrinks:
+                if not is_valid(xv, dv, FIRST, n):
+                    return g
+                shrunk = shrink_group(xw, dw, n, step * threshold, nonnegative)
+            r, tau, low, high, code, its, evs, unit = solve_one(
+                xv, dv, FIRST, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
+            )
+            if code == BAD:
+                return g
+            unit = 1.0 if unit == 0.0 else unit
+            write_group(xv, FIRST, dv, FIRST, xw, FIRST, n, r, tau, unit)
+            scatter(xw, z, g, shape, indptr, indices, n)
+            if shrunk and code == UNSHRUNK:
+                code = CONVERGED
+        if explain:
+            radius[g], lower[g], upper[g] = r * unit, low, high
+            status[g], iterations[g], evaluations[g] = code, its, evs
+    return -1
+
+
+def shrink_all(
+    x: Any, d: Any, z: Any, dense: bool, begin: int, finish: int, steps: Any, threshold: float, nonnegative: bool
+) -> int:
+    """Apply the elementwise part to the elements ``begin … finish - 1``; returns the first invalid one, or -1."""
+    for i in range(begin, finish):
+        v = np.float64(x[i])
+        di = np.float64(d[i if dense else 0])
+        if not (di > 0.0 and di < INF and fabs(v) < INF):
+            return i
+        size = fabs(v) - steps[i if len(steps) > 1 else 0] * threshold / di
+        size = 0.0 if size < 0.0 else size
+        z[i] = size if v > 0.0 else (0.0 if nonnegative else -size)
+    return -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ℓ∞ norm: the same driver with another equation.
+
+
+def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: float) -> Any:
+    """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
+    x, d = x[o : o + n], d[o : o + n]
+    s, s1 = 0.0, 0.0
+    for i in range(n):
+        over = fabs(np.float64(x[i])) - t
+        di = np.float64(d[i]) if over > 0.0 else 0.0
+        s += di * over
+        s1 += di
+    return s / strength, s1 / strength, 0.0
+
+
+def residual_clipped(s: float, s1: float, s2: float) -> Any:
+    """Return ``f = 1 - s``, its slope, and no bend."""
+    return 1.0 - s, s1, s2
+
+
+def enclose_clipped(
+    t: float, s: float, s1: float, s2: float, a: float, c: float, top: float, delta: float, far: float
+) -> Any:
+    """Enclose the root: the tangent below, the chord to ``(top, 1)`` above."""
+    f = 1.0 - s
+    noise = delta * (2.0 + fabs(f))
+    lower = t - (f + noise) / (s1 * (1.0 - 4.0 * delta)) if s1 > 0.0 else 0.0
+    upper = t + (noise - f) * (top - t) / fmax(1.0 - f, 1e-300) if f < noise else t
+    return fmax(lower, 0.0), fmin(upper, far)
+
+
+def solve_linf(
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x: float,
+    unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+) -> Any:  # fmt: skip
+    """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``; returns as ``solve_radial``."""
+    strength = fmin(step * weight * pieces[0, 2] / unit_d / unit_x, 1e270)
+    top = largest(x, o, n)
+    if top == 0.0:
+        return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
+    if strength == 0.0:
+        return top, 0.0, top * unit_x, top * unit_x, UNSHRUNK, 0, 0
+    s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
+    if s <= 1.0:
+        return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
+    exists, r, low, high, ok, its, evs = find_root(
+        x, d, o, n, strength, 0.0, 0.0, (s - 1.0) / s1, top, True, top, rtol, atol / unit_x, max_iterations,
+        explain,
+    )
+    return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
+
+
+def clip_group(
+    x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
+) -> None:
+    """Write ``z = unit sign(x) min(|x|, r)``."""
+    for i in range(n):
+        v = np.float64(x[xo + i])
+        z[zo + i] = fmin(fmax(v, -r), r) * unit
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Groups across the rows of a matrix: whole rows are streamed, with accumulators per column.
+
+
+def add_start(x: Any, d: Any, o: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
+    """Add one row's terms of the sums at zero to the columns' accumulators; tells whether a metric is invalid."""
+    x, d = x[o : o + w], d[o : o + w]
+    bad = 0
+    for j in range(w):
+        di, xi = np.float64(d[j]), np.float64(x[j])
+        b = di * xi
+        s = b * b
+        bb[j] += s
+        bbd[j] += s * di
+        xx[j] += xi * xi
+        xb[j] += xi * b
+        bad |= not (di > 0.0)
+    return bad != 0
+
+
+def add_secular(x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any) -> None:
+    """Add one row's secular terms to the columns' accumulators."""
+    x, d = x[o : o + w], d[o : o + w]
+    for j in range(w):
+        di = np.float64(d[j])
+        p, q, t = terms(np.float64(x[j]) * di, di, r[j], tau[j], c[j])
+        s[j] += p
+        s1[j] += q
+        s2[j] += t
+
+
+def write_row(x: Any, d: Any, z: Any, o: int, w: int, r: Any, tau: Any) -> None:
+    """Write one row of ``z = x d r / (d r + tau)``."""
+    x, d, z = x[o : o + w], d[o : o + w], z[o : o + w]
+    for j in range(w):
+        y = np.float64(d[j]) * r[j]
+        z[j] = np.float64(x[j]) * (y / (y + tau[j]))
+
+
+def fold(columns: Any, groups: int, run: int) -> None:
+    """Add the columns of each group; the sum of group ``g`` lands in ``columns[g]``."""
+    if run > 1:
+        for g in range(groups):
+            total = 0.0
+            for t in range(run):
+                total += columns[g * run + t]
+            columns[g] = total
+
+
+def spread(values: Any, columns: Any, groups: int, run: int) -> None:
+    """Repeat each group's value over its columns."""
+    for g in range(groups):
+        for t in range(run):
+            columns[g * run + t] = values[g]
+
+
+def solve_columns(
+    x: Any, d: Any, z: Any, shape: Any, per_block: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
+    rtol: float, max_passes: int, hard: Any, work: Any, state: Any,
+) -> int:  # fmt: skip
+    """Solve the blocks ``begin … finish - 1`` of neighbouring groups, all groups of a block at once, by Newton's method.
+
+    Groups that need more than the first piece of the slope, or more than ``max_passes`` passes, or that are out of
+    the range of plain sums, are marked in ``hard`` and left alone. ``work`` (10 × columns) and ``state`` are scratch.
+    Returns the first invalid block, or -1.
+    """
+    rows, run = shape[1], shape[3]
+    stride = shape[2] * run
+    blocks = (shape[2] + per_block - 1) // per_block
+    a0, c0 = pieces[0, 2], pieces[0, 3]
+    count = pieces.shape[0]
+    flat_end = count == 2 and pieces[1, 2] == 0.0 and pieces[1, 3] == 0.0
+    only_flat = a0 == 0.0 and c0 == 0.0
+    end0 = pieces[1, 0] if count > 1 else INF
+    for block in range(begin, finish):
+        first = (block % blocks) * per_block
+        groups = min(per_block, shape[2] - first)
+        outer = block // blocks
+        w = groups * run
+        base = outer * rows * stride + first * run
+        s, s1, s2, extra = work[0, :w], work[1, :w], work[2, :w], work[3, :w]
+        r_columns, tau_columns, c_columns = work[4, :w], work[5, :w], work[6, :w]
+        r, tau, c = work[7, :groups], work[8, :groups], work[9, :groups]
+        s[:] = 0.0
+        s1[:] = 0.0
+        s2[:] = 0.0
+        extra[:] = 0.0
+        bad = False
+        for i in range(rows):
+            bad |= add_start(x, d, base + i * stride, w, s, s1, s2, extra)
+        if bad:
+            return block
+        fold(s, groups, run)
+        fold(s1, groups, run)
+        fold(s2, groups, run)
+        fold(extra, groups, run)
+        active = 0
+        far = extra
+        for k in range(groups):
+            g = outer * shape[2] + first + k
+            eta = steps[g if len(steps) > 1 else 0] * weights[g if len(weights) > 1 else 0]
+            bb, bbd, xx, xb = s[k], s1[k], s2[k], extra[k]
+            r[k], tau[k], c[k] = 0.0, 1.0, 0.0
+            state[k] = 0
+            safe = (SAFE_LOW < bb < SAFE_HIGH) and (SAFE_LOW < bbd < SAFE_HIGH) and (SAFE_LOW < xx < SAFE_HIGH)
+            norm, reach = sqrt(bb), sqrt(xx)
+            t0 = eta * a0
+            f0 = (t0 - norm) / norm
+            if not safe or fabs(f0) <= 4.0 * (rows * run + 24.0) * UNIT or (reach > end0 and not flat_end):
+                state[k] = 2
+                continue
+            if pieces[0, 1] > 0.0:
+                f0 = 1.0
+            beyond = reach > end0
+            if f0 >= 0.0:
+                if beyond or only_flat:
+                    # Zero against the point itself.
+                    keep, drop = eta * pieces[count - 1, 1], 0.5 * xb
+                    if fabs(keep - drop) <= 4.0 * (rows * run + 24.0) * UNIT * (keep + drop):
+                        state[k] = 2
+                    elif keep < drop:
+                        r[k], tau[k] = reach, 0.0
+                continue
+            slope = (bbd - eta * c0 * bb) / (bb * norm)
+            at = -f0 / slope if slope > 0.0 else INF
+            limit = fmin(reach, end0)
+            if at > limit or t0 <= 0.0:
+                # No minimiser inside: the point itself, or too close to tell.
+                if t0 <= 0.0 or beyond:
+                    r[k], tau[k] = reach, 0.0
+                else:
+                    state[k] = 2
+                continue
+            r[k], c[k], far[k] = at, eta * c0, limit
+            tau[k] = t0
+            state[k] = 1
+            active += 1
+        passes = 0
+        while active > 0 and passes < max_passes:
+            passes += 1
+            for k in range(groups):
+                on = state[k] == 1
+                for t in range(run):
+                    j = k * run + t
+                    r_columns[j] = r[k] if on else 1.0
+                    tau_columns[j] = tau[k] - c[k] * r[k] if on else 1.0
+                    c_columns[j] = c[k] if on else 0.0
+            s[:] = 0.0
+            s1[:] = 0.0
+            s2[:] = 0.0
+            for i in range(rows):
+                add_secular(x, d, base + i * stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
+            fold(s, groups, run)
+            fold(s1, groups, run)
+            fold(s2, groups, run)
+            for k in range(groups):
+                if state[k] != 1:
+                    continue
+                f, slope, bend = residual(s[k], s1[k], s2[k])
+                step = f / slope if slope > 0.0 else INF
+                new = r[k] - step
+                if slope <= 0.0 or new > far[k]:
+                    state[k] = 2
+                    active -= 1
+                    continue
+                near, upper = enclose_at(r[k], s[k], s1[k], s2[k], tau[k], c[k], 0.0, 0.0, INF)
+                done = upper - near <= rtol * r[k] or fabs(step) <= 2.0 * UNIT * r[k]
+                done = done or fabs(f) <= (8.0 + 2.0 * sqrt(float(rows * run))) * UNIT
+                r[k] = new
+                if done:
+                    state[k] = 2 if far[k] == end0 else 0
+                    tau[k] = fmax(tau[k] - c[k] * new, 0.0)
+                    active -= 1
+        for k in range(groups):
+            if state[k] != 0:
+                hard[outer * shape[2] + first + k] = True
+                r[k], tau[k] = 0.0, 1.0
+        spread(r, r_columns, groups, run)
+        spread(tau, tau_columns, groups, run)
+        for i in range(rows):
+            write_row(x, d, z, base + i * stride, w, r_columns, tau_columns)
+    return -1

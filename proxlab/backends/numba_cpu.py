@@ -1,0 +1,311 @@
+"""The compiled backend: kernels for contiguous, strided and ragged groups of NumPy arrays.
+
+Kernels are built on first use and cached on disk by Numba; a log message says so once, since a build takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from proxlab import scalar, secular
+from proxlab.arguments import Problem, check_finite, check_metric_values
+from proxlab.backends import kernels, threads
+from proxlab.backends.build import digest, rebuild
+from proxlab.groups import AxisLayout
+from proxlab.penalties import GroupLinf, RadialPenalty
+from proxlab.rootfinders import Newton, RootFinder
+
+__all__ = ["solve"]
+
+logger = logging.getLogger("proxlab")
+
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+#: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
+LOOSE = {"reassoc", "contract", "nsz"}
+#: Groups across rows are solved in blocks of about this many columns, whose accumulators stay in cache.
+BLOCK_COLUMNS = 512
+#: Runs of neighbouring elements of a group that are longer are copied together instead.
+MAX_RUN = 64
+#: Passes after which a block's stragglers are solved one by one.
+MAX_PASSES = 8
+NO_INDEX = np.zeros(0, np.int64)
+
+_functions = {
+    name: f for name, f in vars(kernels).items() if isinstance(f, types.FunctionType) and f.__module__ == kernels.__name__
+}
+_shared = {
+    f.__name__: f
+    for module in (scalar, secular)
+    for f in vars(module).values()
+    if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
+}
+
+
+def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str]) -> Any:
+    """Compile shared functions in the given order, each seeing those before it; return the last, cached on disk.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Functions of :mod:`proxlab.backends.kernels`, callees first.
+    extra : dict
+        Further globals.
+    replaced : dict
+        Names under which other functions are seen.
+    """
+    scope: dict[str, Any] = {
+        "np": np,
+        "math": math,
+        **{name: value for name, value in vars(kernels).items() if name.isupper()},
+        **extra,
+    }
+    sources = [*_shared.values(), *_functions.values(), *(f for f in extra.values() if callable(f))]
+    tag = digest(*sources)
+    marks = "_".join(str(getattr(v, "__module__", v)).rpartition(".")[2] for v in extra.values())
+    for name, f in _shared.items():
+        scope[name] = _compile(f, scope, f"{name}_{tag}_{marks}", loose=name == "terms")
+    for name, value in extra.items():
+        if callable(value):
+            scope[name] = _compile(value, scope, f"{name}_{tag}_{marks}", loose=False)
+    for name in names:
+        seen = scope | {alias: scope[target] for alias, target in replaced.items() if target in scope}
+        loose, cache = name.startswith(("sum_", "add_", "write_")), name == names[-1]
+        scope[name] = _compile(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose, cache=cache)
+    return scope[names[-1]]
+
+
+def _compile(
+    function: Callable[..., Any], scope: dict[str, Any], name: str, *, loose: bool, cache: bool = False
+) -> Any:
+    # Only the outermost function is called from Python: the others need no wrappers.
+    options = OPTIONS | {"cache": cache, "no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
+    if loose:
+        options["fastmath"] = LOOSE
+    return numba.njit(**options)(rebuild(function, scope, name))
+
+
+_COMMON = ("two_sum", "two_product", "square", "zero_margin", "largest", "is_valid", "power_of_two", "rescale")
+_LOOP = ("find_root", "shrink_group", "locate", "gather", "scatter")
+
+
+@lru_cache(maxsize=64)
+def group_solver(finder: type[RootFinder], linf: bool) -> Any:
+    """Build the kernel that solves groups one after the other with a root finder."""
+    extra = {"propose": finder.propose, "NEEDS_BRACKET": finder.needs_bracket}
+    if linf:
+        names = (*_COMMON, "sum_start", "sum_clipped", "residual_clipped", "enclose_clipped", *_LOOP, "solve_linf")
+        replaced = {
+            "sum_secular": "sum_clipped",
+            "residual": "residual_clipped",
+            "enclose_at": "enclose_clipped",
+            "solve_group": "solve_linf",
+            "write_group": "clip_group",
+        }
+        names = (*names, "clip_group", "solve_one", "solve_groups")
+    else:
+        names = (*_COMMON, "sum_start", "sum_secular", "sum_moved", "enclose_at", *_LOOP, "solve_radial")
+        replaced = {"solve_group": "solve_radial"}
+        names = (*names, "write_group", "solve_one", "solve_groups")
+    extra["LINF"] = linf
+    return build(names, extra, replaced)
+
+
+@lru_cache(maxsize=1)
+def column_solver() -> Any:
+    """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece)."""
+    names = ("enclose_at", "add_start", "add_secular", "write_row", "fold", "spread", "solve_columns")
+    return build(names, {}, {})
+
+
+@lru_cache(maxsize=1)
+def elementwise() -> Any:
+    """Build the kernel of the elementwise part alone."""
+    return build(("shrink_all",), {}, {})
+
+
+def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
+    """Merge neighbouring axes to (outer kept, outer reduced, inner kept, inner reduced); None if that is not enough."""
+    runs: list[tuple[bool, int]] = []
+    for axis, size in enumerate(layout.shape):
+        if size == 1:
+            continue
+        reduced = axis in layout.reduced
+        if runs and runs[-1][0] == reduced:
+            runs[-1] = (reduced, runs[-1][1] * size)
+        else:
+            runs.append((reduced, size))
+    shape, k = [1, 1, 1, 1], 4
+    for reduced, size in reversed(runs):
+        k -= 1
+        if (k % 2 == 1) != reduced:
+            k -= 1
+        if k < 0:
+            return None
+        shape[k] = size
+    if shape[1] == 1:
+        # (kept, 1, kept, reduced): one axis of groups.
+        shape = [shape[0] * shape[2], 1, 1, shape[3]]
+    return shape[0], shape[1], shape[2], shape[3]
+
+
+def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type | None) -> Any:
+    """Solve a validated problem of NumPy arrays; see :func:`proxlab.prox.solve`."""
+    penalty, layout = p.penalty, p.layout
+    x = np.ascontiguousarray(p.x)
+    dense = p.metric is not None and not isinstance(p.metric, float)
+    if dense:
+        d = np.ascontiguousarray(np.broadcast_to(p.metric, x.shape), dtype=x.dtype if p.metric.dtype == x.dtype else None)
+        if d.dtype != x.dtype:
+            # Mixed precision: solve in the wider of the two.
+            wide = np.result_type(x, d)
+            x, d = x.astype(wide), d.astype(wide)
+    else:
+        d = np.full(1, 1.0 if p.metric is None else p.metric, dtype=np.float64)
+        if d.astype(x.dtype)[0] != d[0]:
+            x = x.astype(np.float64)
+        d = d.astype(x.dtype)
+    aliased = out is not None and np.may_share_memory(out, p.x)
+    if aliased:
+        # Nothing is written before everything is known to be valid.
+        _check_values(p)
+    reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype
+    z = out if reuse else np.empty_like(x)
+    result = _run(p, finder, rtol, x, d, z, dense, explain is not None)
+    if isinstance(result, int):
+        _check_values(p)
+        raise AssertionError("the kernel found an invalid value that the check did not")
+    if z is not out:
+        if out is not None:
+            out[...] = z
+            z = out
+        elif z.dtype != p.x.dtype:
+            z = z.astype(p.x.dtype)
+    if explain is None:
+        return z
+    radius, lower, upper, status, iterations, evaluations = result
+    return explain(z, radius, (lower, upper), status, iterations, evaluations, penalty)
+
+
+def _check_values(p: Problem) -> None:
+    check_finite("x", p.x, np)
+    if p.metric is not None and not isinstance(p.metric, float):
+        check_metric_values(p.metric, np)
+
+
+def _run(
+    p: Problem, finder: RootFinder, rtol: float, x: Any, d: Any, z: Any, dense: bool, explain: bool
+) -> int | tuple[Any, ...]:
+    penalty, layout = p.penalty, p.layout
+    steps = np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step)
+    weights = penalty.group_weights(layout)
+    xf, df, zf = x.reshape(-1), d.reshape(-1), z.reshape(-1)
+    count = layout.n_groups
+    if isinstance(penalty, GroupLinf):
+        pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
+    else:
+        assert isinstance(penalty, RadialPenalty)
+        pieces, linf = np.array(penalty.pieces), False
+    flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
+    if flat and isinstance(layout, AxisLayout) and not layout.reduced and not explain:
+        kernel = elementwise()
+
+        def shrink(begin: int, finish: int) -> int:
+            found: int = kernel(
+                xf, df, zf, dense, begin, finish, steps, penalty.threshold, penalty.nonnegative
+            )
+            return found
+
+        bad = threads.run(shrink, xf.size, xf.size)
+        return bad if bad >= 0 else ()
+
+    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    if shape is not None:
+        indptr, indices, longest = NO_INDEX, NO_INDEX, shape[1] * shape[3]
+    else:
+        indptr, indices = layout.csr()
+        longest = int(np.diff(indptr).max(initial=0))
+        if len(indices) != xf.size:
+            _check_values(p)
+            zf[...] = xf
+    geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
+    n = count if explain else 0
+    radius, lower, upper = np.zeros(n), np.zeros(n), np.zeros(n)
+    status, iterations, evaluations = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    shrinks = penalty.threshold > 0 or penalty.nonnegative
+    chosen, total = NO_INDEX, count
+    if (
+        shape is not None and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN
+        and dense and not (explain or linf or shrinks or zf is xf) and type(finder) is Newton and not finder.atol
+        and finder.max_iterations >= MAX_PASSES
+    ):  # fmt: skip
+        hard, bad = _columns(p, xf, df, zf, shape, steps, weights, pieces, rtol)
+        if bad >= 0:
+            return bad
+        chosen = np.flatnonzero(hard)
+        total = len(chosen)
+        if total == 0:
+            return ()
+    kernel = group_solver(type(finder), linf)
+    _announce(kernel)
+
+    def task(begin: int, finish: int) -> int:
+        xw, dw = np.empty(longest), np.empty(longest)
+        xv, dv = xw.view(), dw.view()
+        xv.flags.writeable = dv.flags.writeable = False
+        found: int = kernel(
+            _readonly(xf), _readonly(df), zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
+            penalty.threshold, penalty.nonnegative, pieces, rtol, finder.atol, finder.max_iterations, explain, radius,
+            lower, upper, status, iterations, evaluations, xw, dw, xv, dv,
+        )  # fmt: skip
+        return found
+
+    bad = threads.run(task, total, longest * total)
+    return bad if bad >= 0 else (radius, lower, upper, status, iterations, evaluations)
+
+
+def _columns(
+    p: Problem, xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any,
+    rtol: float,
+) -> tuple[Any, int]:  # fmt: skip
+    """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
+    outer, rows, inner, run = shape
+    per_block = min(inner, max(1, BLOCK_COLUMNS // run))
+    blocks = outer * -(-inner // per_block)
+    hard = np.zeros(outer * inner, np.bool_)
+    kernel = column_solver()
+    _announce(kernel)
+    geometry = np.array(shape, dtype=np.int64)
+
+    def task(begin: int, finish: int) -> int:
+        work, state = np.empty((10, per_block * run)), np.empty(per_block, np.int64)
+        found: int = kernel(
+            _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces, rtol,
+            MAX_PASSES, hard, work, state,
+        )  # fmt: skip
+        return found
+
+    return hard, threads.run(task, blocks, xf.size)
+
+
+def _readonly(a: Any) -> Any:
+    view = a.view()
+    view.flags.writeable = False
+    return view
+
+
+_announced = False
+
+
+def _announce(kernel: Any) -> None:
+    global _announced
+    if not _announced and not kernel.signatures:
+        _announced = True
+        logger.info("proxlab compiles its kernels on first use and caches them on disk; this can take some seconds")
