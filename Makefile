@@ -68,5 +68,4 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	@$(PIP) '$(TORCH)' 2>/dev/null || echo "No $(TORCH) is on offer here: the tests over torch tensors are skipped."
-	@touch $@
+	@$(PIP) '$(TORCH)' 2>/dev/null && touch $@ || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."
