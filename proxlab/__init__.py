@@ -6,6 +6,7 @@ adaptive optimizer: exact to rounding, global where ``h`` is not convex, and wit
 
 from proxlab import inexactness
 from proxlab.backends.threads import get_num_threads, set_num_threads
+from proxlab.certificate import Certificate, certify
 from proxlab.groups import Groups
 from proxlab.penalties import (
     L1,
@@ -29,6 +30,7 @@ __all__ = [
     "L1",
     "Bisection",
     "Brent",
+    "Certificate",
     "Chandrupatla",
     "ClassicNewton",
     "GroupCapped",
@@ -46,6 +48,7 @@ __all__ = [
     "Solution",
     "SparseGroupLasso",
     "Status",
+    "certify",
     "envelope",
     "get_num_threads",
     "inexactness",

@@ -48,7 +48,15 @@ def newton(r: Array, s: Array, s1: Array) -> Array:
 
 
 def bracket(
-    r: Array, below: Array, above: Array, s1: Array, slack: Array, m: Array, b1: Array, shift: Array, far: Array
+    r: Array,
+    below: Array,
+    above: Array,
+    s1: Array,
+    slack: Array,
+    m: Array,
+    b1: Array,
+    shift: Array,
+    far: Array,
 ) -> tuple[Array, Array]:
     """Enclose the root from the sums at one point ``r >= 0``.
 

@@ -20,6 +20,7 @@ from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.penalties.base import Piece
+from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
 
 __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 
@@ -56,7 +57,9 @@ def exponent(xp: Any, v: Array) -> Array:
 
 def times_power(xp: Any, v: Array, e: Array) -> Array:
     """Return ``v 2^e``, exact but for underflow and overflow."""
-    powers = xp.asarray([2.0**k for k in range(-EXPONENTS, EXPONENTS + 1)], dtype=v.dtype, device=array_api_compat.device(v))
+    powers = xp.asarray(
+        [2.0**k for k in range(-EXPONENTS, EXPONENTS + 1)], dtype=v.dtype, device=array_api_compat.device(v)
+    )
     third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
     rest = xp.clip(e - 2.0 * third, -float(EXPONENTS), float(EXPONENTS))
     factors = [xp.take(powers, xp.astype(k + EXPONENTS, xp.int64), axis=0) for k in (third, third, rest)]
@@ -123,7 +126,9 @@ class Data:
     step: Array
     weight: Array
 
-    def coefficient(self, xp: Any, value: float, power_d: int, power_x: int, *, weighted: bool = True) -> Array:
+    def coefficient(
+        self, xp: Any, value: float, power_d: int, power_x: int, *, weighted: bool = True
+    ) -> Array:
         """Return ``step·weight·value`` in scaled units, to three roundings; out of range it is 2^±900."""
         if value == 0.0:
             return xp.zeros_like(self.step)
@@ -239,7 +244,9 @@ class Equation:
         self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
         self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
 
-    def enclose(self, r: Array, slopes: tuple[Array, Array], far: Array, margin: Any = None) -> tuple[Array, ...]:
+    def enclose(
+        self, r: Array, slopes: tuple[Array, Array], far: Array, margin: Any = None
+    ) -> tuple[Array, ...]:
         """Return bounds of the root from one evaluation, and where Newton's method goes from there.
 
         ``margin`` replaces ``S - 1`` where it is known better: its lower and upper bound.
@@ -268,7 +275,9 @@ class Equation:
         return lower, upper, ahead, below, above
 
 
-def find_inner(xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float) -> Inner:
+def find_inner(
+    xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
+) -> Inner:
     """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation, or zero.
 
     Parameters
@@ -312,7 +321,9 @@ def find_inner(xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usabl
     margin_high = xp.where(tame, margin + error, xp.full_like(zero, math.inf))
     empty = row_max(xp, p.size_high) == 0
     is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= 2.0**100))
-    sure = xp.where(tame, margin - error > 0, (alpha <= FLOOR) & (bb * (1.0 - error_share) - off > 4.0 * FLOOR**2))
+    sure = xp.where(
+        tame, margin - error > 0, (alpha <= FLOOR) & (bb * (1.0 - error_share) - off > 4.0 * FLOOR**2)
+    )
     nonzero = usable & ~is_zero & sure
 
     # What the sums at zero say.
@@ -344,9 +355,15 @@ def find_inner(xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usabl
         lower = xp.where(astride, xp.maximum(lower, left), lower)
         upper = xp.where(astride, xp.minimum(upper, xp.maximum(right, knot * (1.0 + 1e-15))), upper)
         later = beyond | (open_ & (knot <= FLOOR))
-        alpha_low, shift_low = xp.where(later, piece.alpha, alpha_low), xp.where(later, piece.shift, shift_low)
+        alpha_low, shift_low = (
+            xp.where(later, piece.alpha, alpha_low),
+            xp.where(later, piece.shift, shift_low),
+        )
         later = later | astride
-        alpha_high, shift_high = xp.where(later, piece.alpha, alpha_high), xp.where(later, piece.shift, shift_high)
+        alpha_high, shift_high = (
+            xp.where(later, piece.alpha, alpha_high),
+            xp.where(later, piece.shift, shift_high),
+        )
         open_ = open_ & ~astride
     slopes = (alpha_low, shift_low)
 
@@ -374,7 +391,9 @@ def find_inner(xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usabl
         stalled = xp.where(lost, stalled + 1.0, stalled)
         r = xp.where((ahead > 0) & xp.isfinite(ahead), ahead, lower)
         r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)
-    return Inner(lower, upper, (alpha_low, shift_low), (alpha_high, shift_high), is_zero, nonzero, margin_high)
+    return Inner(
+        lower, upper, (alpha_low, shift_low), (alpha_high, shift_high), is_zero, nonzero, margin_high
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -423,10 +442,12 @@ def radial_bounds(
     zero = xp.zeros_like(step)
     yes, no = zero == 0, zero > 0
     trivial = row_max(xp, p.size_high) == 0
-    usable = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1) & (yes if known_form(table) else no)
+    usable = (
+        (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1) & (yes if known_form(table) else no)
+    )
     # The penalty is constant: z* = x after the elementwise part.
     flat = weight == 0
-    if (first.a == 0 and first.c >= 0 and not jumps) or (jumps and first.value == 0):
+    if first.a == 0 and first.c >= 0 and not jumps:
         flat = yes
     norm_x = norm_above(xp, p.size_high)
     lost = norm_above(xp, p.error)
@@ -440,7 +461,10 @@ def radial_bounds(
     possible = (lower <= upper) | (yes if not flat_end else no)
     upper = xp.maximum(lower, upper)
     tau_upper = tau_at(xp, upper, inner.at_upper)
-    low = p.size_low * share(xp, p.d, lower, tau_at(xp, lower, inner.at_lower)) * (1.0 - rounding(k)) - 2.0**-1000
+    low = (
+        p.size_low * share(xp, p.d, lower, tau_at(xp, lower, inner.at_lower)) * (1.0 - rounding(k))
+        - 2.0**-1000
+    )
     high = p.size_high * share(xp, p.d, upper, tau_upper) * (1.0 + rounding(k)) + 2.0**-1000
     low = xp.where((low > 0) & usable[:, None], low, xp.zeros_like(low))
     high = xp.where((usable & ~weak)[:, None], xp.minimum(high, p.size_high), p.size_high)
@@ -454,7 +478,9 @@ def radial_bounds(
         rho = pieces[-1].start if not jumps else zero
         fuzz = rounding(2 * sum_height(n) + 40)
         on_flat = (norm_x * (1.0 + fuzz) >= rho) & ~trivial
-        edge = xp.where(norm_x_low * (1.0 - fuzz) < rho, 4.0 * fuzz * rho * (pieces[0].alpha if steep else zero), zero)
+        edge = xp.where(
+            norm_x_low * (1.0 - fuzz) < rho, 4.0 * fuzz * rho * (pieces[0].alpha if steep else zero), zero
+        )
         better, worse = compare(xp, p, pieces, table, lower, upper, tau_upper, high, edge)
         outside = on_flat & ~(usable & possible & better)
         inside = ~on_flat | (possible & ~(usable & worse))
@@ -462,7 +488,9 @@ def radial_bounds(
     inside, outside = inside & ~flat, outside | flat
     decided = xp.where(flat, (row_max(xp, p.size_low) > 0) | trivial, decided) | trivial
     both = inside & outside
-    box_low = xp.where(both[:, None], xp.minimum(low, p.size_low), xp.where(outside[:, None], p.size_low, low))
+    box_low = xp.where(
+        both[:, None], xp.minimum(low, p.size_low), xp.where(outside[:, None], p.size_low, low)
+    )
     box_high = xp.where(outside[:, None], p.size_high, high)
 
     # From the box to the bounds.
@@ -480,7 +508,9 @@ def radial_bounds(
     gap = xp.where(both, xp.maximum(gap, flat_gap), xp.where(outside, flat_gap, gap))
     gap = xp.where(known, gap, far)
     if penalty.is_convex:
-        dual = xp.where(known, finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3)))), far)
+        dual = xp.where(
+            known, finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3)))), far
+        )
         metric_distance = xp.minimum(metric_distance, dual)
         least = xp.sqrt(-row_max(xp, -p.d))
         by_metric = dual / xp.where(least > 2.0**-300, least, zero) * (1.0 + rounding(4))
@@ -630,7 +660,9 @@ def stationarity_above(
         slope = q.alpha - q.shift * r
         signed = pull + cut * xp.sign(p.z) + (slope / r)[:, None] * p.z
         error = rounding(8) * (xp.abs(pull) + cut)
-        error = error + (rounding(3 * height + 56) * (q.alpha + xp.abs(q.shift) * r) / r)[:, None] * xp.abs(p.z)
+        error = error + (rounding(3 * height + 56) * (q.alpha + xp.abs(q.shift) * r) / r)[:, None] * xp.abs(
+            p.z
+        )
         elements = xp.where(p.z == 0, off, xp.abs(signed) + error) + lost
         worse = norm_above(xp, elements)
         residual = xp.where((here & (worse >= norm))[:, None], elements, residual)
@@ -642,9 +674,15 @@ def stationarity_above(
     b = p.size_high * d * (1.0 + rounding(4))
     length = norm_above(xp, b)
     excess = xp.maximum(length - strength * (1.0 - rounding(8)), zero)
-    sharp = xp.maximum(inner.margin_high, zero) / xp.where(length > 0, length, zero + 1.0) * (1.0 + rounding(3 * height + 40))
+    sharp = (
+        xp.maximum(inner.margin_high, zero)
+        / xp.where(length > 0, length, zero + 1.0)
+        * (1.0 + rounding(3 * height + 40))
+    )
     excess = xp.minimum(excess, finite_or_inf(xp, sharp))
-    at_zero = b * (excess / xp.where(length > 0, length, zero + 1.0) * (1.0 + rounding(3 * height + 40)))[:, None]
+    at_zero = (
+        b * (excess / xp.where(length > 0, length, zero + 1.0) * (1.0 + rounding(3 * height + 40)))[:, None]
+    )
     norm = xp.where(positive, norm, excess)
     return xp.where(positive[:, None], residual, at_zero), norm
 
@@ -692,17 +730,25 @@ def gap_above(
     z = xp.abs(p.z)
     inner_product = row_sum(xp, b * p.sign * p.z)
     square_z = row_sum(xp, p.d * z * z)
-    noise = rounding(height + 24) * (value + row_sum(xp, b * z) + square_z) + row_sum(xp, p.d * p.error * z) * (1.0 + 1e-9)
+    noise = rounding(height + 24) * (value + row_sum(xp, b * z) + square_z) + row_sum(
+        xp, p.d * p.error * z
+    ) * (1.0 + 1e-9)
     excess = (alpha_excess(xp, p, pieces, inner) + xp.maximum(pieces[0].shift, zero) * upper) * upper
     touched = xp.where((norm_z > 0) | (upper > 0), 2.0**-700, 0.0)
-    from_zero = xp.maximum(value - inner_product + 0.5 * square_z, zero) + noise + xp.maximum(excess, zero) + touched
+    from_zero = (
+        xp.maximum(value - inner_product + 0.5 * square_z, zero) + noise + xp.maximum(excess, zero) + touched
+    )
     return xp.minimum(by_root, finite_or_inf(xp, from_zero * (1.0 + rounding(12))))
 
 
 def alpha_excess(xp: Any, p: Data, pieces: tuple[Slopes, ...], inner: Inner) -> Array:
     """Return an upper bound of ``‖b‖ - p'(0+)``; infinite where zero is not known not to matter."""
     length = norm_above(xp, p.size_high * p.d * (1.0 + rounding(4)))
-    return xp.where(inner.zero, xp.zeros_like(length), xp.maximum(length - pieces[0].alpha * (1.0 - rounding(8)), 0.0 * length))
+    return xp.where(
+        inner.zero,
+        xp.zeros_like(length),
+        xp.maximum(length - pieces[0].alpha * (1.0 - rounding(8)), 0.0 * length),
+    )
 
 
 def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
@@ -721,4 +767,161 @@ def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
     held = xp.where(same == 0, 0.0 * held, held)
     kept = (same > 0) & (p.size_low > 0) & (p.x > 0 if penalty.nonnegative else same > 0)
     extra = xp.maximum(cut - held, 0.0 * held) + rounding(16) * (cut + p.d * x)
-    return row_sum(xp, xp.where(kept | (p.z == 0), 0.0 * extra, extra * z)) * (1.0 + rounding(sum_height(x.shape[1]) + 8))
+    return row_sum(xp, xp.where(kept | (p.z == 0), 0.0 * extra, extra * z)) * (
+        1.0 + rounding(sum_height(x.shape[1]) + 8)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ℓ∞ norm, and elements in no group.
+
+
+def linf_bounds(
+    xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: GroupLinf
+) -> RowBounds:
+    """Certify every row for the ℓ∞ norm: ``z*_i = sign(x_i) min(|x_i|, t)`` with ``φ(t) = Σ d_i (|x_i| - t)₊ = ηλ``.
+
+    Parameters
+    ----------
+    z, x, d, step, weight, penalty
+        As in :func:`radial_bounds`.
+    """
+    n = x.shape[1]
+    if n == 0:
+        return no_elements(xp, x, step)
+    p = prepare(xp, z, x, d, step, weight, 0.0, False)
+    zero, none = xp.zeros_like(step), xp.zeros_like(x)
+    height = sum_height(n)
+    far = xp.full_like(zero, math.inf)
+    strength = p.coefficient(xp, penalty.lam, 1, 1)
+    noise = rounding(height + 16)
+    size = p.size_high
+    top = row_max(xp, size)
+    usable = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    total = row_sum(xp, p.d * size)
+    tiny = n * 2.0**-700
+    is_zero = (top == 0) | (usable & (total * (1.0 + noise) + tiny <= strength * (1.0 - rounding(6))))
+    free = strength == 0
+    nonzero = usable & (total * (1.0 - noise) - tiny > strength * (1.0 + rounding(6)))
+    lower, upper = xp.where(free, top, zero), xp.where(is_zero & ~free, zero, top)
+    open_ = usable & ~is_zero & ~free
+    t = xp.minimum(row_max(xp, xp.abs(p.z)), top)
+    for _ in range(MAX_EVALUATIONS):
+        open_ = open_ & (upper - lower > 8.0 * UNIT * upper)
+        if not bool(xp.any(open_)):
+            break
+        over = size > t[:, None]
+        phi = row_sum(xp, xp.where(over, p.d * (size - t[:, None]), none))
+        slope = row_sum(xp, xp.where(over, p.d, none))
+        error = noise * (phi + strength) + tiny
+        missing = phi - strength
+        safe = xp.where(slope > 0, slope, zero + 1.0)
+        down = (missing - error) / safe
+        down = down - 2.0 * noise * xp.abs(down)
+        root = t + down - 4.0 * UNIT * (t + xp.abs(down))
+        chord = (missing + error) * (top - t) / xp.where(phi > 0, phi, zero + 1.0)
+        chord = t + xp.maximum(chord, zero) * (1.0 + 2.0 * noise) + 4.0 * UNIT * top
+        old_lower, old_upper = lower, upper
+        lower = xp.where(open_ & (slope > 0), xp.maximum(lower, root), lower)
+        upper = xp.where(open_ & (missing + error < 0), xp.minimum(upper, t), upper)
+        upper = xp.where(open_ & (phi > 0), xp.minimum(upper, chord), upper)
+        # A little right of where the line of slope -Σd ends, so that the sign there is certain.
+        ahead = t + missing / safe + 3.0 * (error + noise * strength) / safe + 4.0 * UNIT * t
+        ahead = xp.where((slope > 0) & (ahead > lower) & (ahead < upper), ahead, 0.5 * (lower + upper))
+        t = ahead
+        open_ = open_ & ((lower > old_lower) | (upper < old_upper))
+    upper = xp.maximum(upper, lower)
+    low = xp.minimum(p.size_low, lower[:, None])
+    high = xp.minimum(p.size_high, upper[:, None])
+    decided = is_zero | nonzero | free
+
+    off = corner(xp, p, low, high)
+    d_high = p.d + xp.where(p.d < 2.0**-800, 2.0**-800, 0.0)
+    distance = norm_above(xp, off)
+    metric_distance = xp.where(usable, norm_above(xp, off * xp.sqrt(d_high) * (1.0 + rounding(3))), far)
+    residual = linf_residual(xp, p, d_high, strength)
+    stationarity = xp.where(usable, finite_or_inf(xp, norm_above(xp, residual)), far)
+    dual = xp.where(
+        usable, finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3)))), far
+    )
+    metric_distance = xp.minimum(metric_distance, dual)
+    least = xp.sqrt(-row_max(xp, -p.d))
+    by_metric = dual / xp.where(least > 2.0**-300, least, zero) * (1.0 + rounding(4))
+    distance = xp.minimum(distance, finite_or_inf(xp, by_metric))
+    # λ‖z‖_∞ - ⟨v, z⟩ for the subgradient v = D(x - z*)/η at z*, plus ‖z - z*‖²_D/2η.
+    largest = row_max(xp, xp.abs(p.z))
+    pulled = p.d * xp.maximum(p.size_high - lower[:, None], none)
+    signed = p.sign * p.z
+    apart = xp.maximum(largest[:, None] - signed, none)
+    gap = row_sum(xp, pulled * apart) * (1.0 + rounding(height + 12)) + 2.0**-900
+    unused = xp.maximum(strength * (1.0 + rounding(6)) - total * (1.0 - noise), zero) * largest
+    gap = xp.where(nonzero | free, gap, gap + unused)
+    gap = gap + 0.5 * metric_distance * metric_distance * (1.0 + rounding(4))
+    gap = finite_or_inf(xp, xp.where(usable, gap * (1.0 + rounding(4)), far))
+    for other in (0.5 * dual * dual, stationarity * distance):
+        gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + 2.0**-1000))
+    return RowBounds(
+        p.unscale(xp, distance, 0, 1),
+        p.unscale(xp, metric_distance, 0.5, 1),
+        p.unscale(xp, stationarity, 1, 1, per_step=True),
+        p.unscale(xp, gap, 1, 2, per_step=True),
+        decided,
+        times_power(xp, lower * (1.0 - rounding(4)), p.ex),
+        p.unscale(xp, upper, 0, 1),
+        times_power(xp, low * (1.0 - rounding(4)), p.ex),
+        outwards(xp, high, p.ex),
+    )
+
+
+def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
+    """Return upper bounds of the elements of a subgradient of ``ηQ`` at the candidate: the least one, up to rounding."""
+    n = p.x.shape[1]
+    none = xp.zeros_like(p.x)
+    pull = d * (p.z - p.x)
+    lost = xp.where(pull != 0, 2.0**-800, 0.0) + d * p.z_error
+    size = xp.abs(p.z)
+    top = row_max(xp, size)
+    face = size == top[:, None]
+    zero = top == 0
+    wanted = xp.where(zero[:, None], xp.abs(pull), -pull * xp.sign(p.z))
+    excess = simplex_threshold(xp, xp.where(face, wanted, xp.full_like(wanted, -math.inf)), strength)
+    excess = xp.where(zero & (excess < 0), xp.zeros_like(excess), excess)
+    used = xp.where(face & (wanted > excess[:, None]), wanted - excess[:, None], none)
+    spent = row_sum(xp, used)
+    # The multipliers must add up to the strength (or to less, at zero): move the first one on the face by what is missing.
+    miss = xp.where(zero, xp.maximum(spent - strength, 0.0 * spent), xp.abs(spent - strength))
+    miss = miss + rounding(sum_height(n) + 16) * (spent + strength)
+    first = face & (xp.cumulative_sum(xp.astype(face, xp.int64), axis=1) == 1)
+    short = zero & (spent * (1.0 + rounding(sum_height(n) + 8)) <= strength * (1.0 - rounding(6)))
+    elements = xp.abs(xp.where(face, wanted - used, pull)) + rounding(8) * (xp.abs(pull) + used)
+    return elements + xp.where(first & ~short[:, None], miss[:, None], none) + lost
+
+
+def free_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array) -> RowBounds:
+    """Certify elements in no group, whose prox is ``x`` itself: rows with a step each."""
+    if x.shape[1] == 0:
+        return no_elements(xp, x, step)
+    off = xp.abs(z - x)
+    ed = exponent(xp, row_max(xp, d))
+    ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
+    scaled = times_power(xp, d, -ed)
+    distance = norm_above(xp, off * (1.0 + rounding(3)))
+    weighted = xp.where(off > 0, off * xp.sqrt(scaled) * (1.0 + rounding(4)) + 2.0**-1074, off)
+    metric_distance = norm_above(xp, weighted)
+    pulled = norm_above(xp, xp.where(off > 0, off * scaled * (1.0 + rounding(4)) + 2.0**-1074, off))
+    es = exponent(xp, step)
+    mantissa = times_power(xp, step, -es)
+    em = exponent(xp, metric_distance)
+    square = times_power(xp, metric_distance, -em) ** 2
+    yes = step > 0
+    return RowBounds(
+        distance,
+        outwards(xp, metric_distance, 0.5 * ed),
+        outwards(xp, pulled / mantissa, ed - es),
+        outwards(xp, 0.5 * square / mantissa, 2.0 * em + ed - es, 8.0),
+        yes,
+        distance,
+        distance,
+        xp.abs(x),
+        xp.abs(x),
+    )
