@@ -39,7 +39,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = f"proxlab {version}"
 html_static_path = ["_static"]
-html_sidebars = dict.fromkeys(["changelog", "index", "mathematics", "tutorial"], [])
+html_sidebars: dict[str, list[str]] = {page: [] for page in ["changelog", "index", "mathematics", "tutorial"]}
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
@@ -53,7 +53,9 @@ def check_reference(app: Any, env: Any) -> None:
     from sphinx.errors import ExtensionError
 
     documented = env.get_domain("py").objects
-    public = [f"{module.__name__}.{name}" for module in (proxlab, proxlab.inexactness) for name in module.__all__]
+    public = [
+        f"{module.__name__}.{name}" for module in (proxlab, proxlab.inexactness) for name in module.__all__
+    ]
     missing = [name for name in public if name not in documented]
     if missing:
         raise ExtensionError(f"not in docs/reference/index.md: {', '.join(missing)}")
