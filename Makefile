@@ -15,7 +15,7 @@ PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 TORCH ?= torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-gpu lint format typecheck docs clean
+.PHONY: help study test test-gpu lint format typecheck docs pictures clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ format: $(VENV)/.test  ## apply ruff's fixes and layout
 
 docs: $(VENV)/.docs  ## the site, into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+pictures: $(VENV)/.analysis  ## redraw the documentation's pictures from results/
+	$(BIN)/python -m docs.pictures
 
 clean:  ## remove the environment, results, caches and built files
 	rm -rf $(VENV) results docs/_build docs/reference/generated build dist *.egg-info
