@@ -12,9 +12,9 @@ For one group and one affine piece ``p'(r) = a - c r`` of the slope, with ``b = 
 from __future__ import annotations
 
 from proxlab.groups import Array
-from proxlab.scalar import fmax, fmin, sqrt, where
+from proxlab.scalar import fabs, fmax, fmin, sqrt, where
 
-__all__ = ["enclose", "residual", "shrunk_fraction", "start", "terms"]
+__all__ = ["enclose", "final_step", "residual", "shrunk_fraction", "start", "terms"]
 
 
 def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
@@ -35,8 +35,19 @@ def residual(s: Array, s1: Array, s2: Array) -> tuple[Array, Array, Array]:
 
 
 def start(norm: Array, bb: Array, bbd: Array, tau: Array, shift: Array) -> tuple[Array, Array]:
-    """Return ``f(0)`` and ``g'(0)`` from ``‖b‖``, ``Σ b²`` and ``Σ b² d``: all that the tangent at zero needs."""
+    """Return ``f(0)`` and ``g'(0)`` from ``‖b‖``, ``Σ b²`` and ``Σ b² d``."""
     return (tau - norm) / norm, (bbd - shift * bb) / (bb * norm)
+
+
+def final_step(r: Array, f: Array, slope: Array, bend: Array) -> tuple[Array, Array]:
+    """Return the zero of the osculating hyperbola (Halley 1694) and an estimate of its error.
+
+    The third sum comes with every evaluation, so the last step is of third order whatever the root finder. With
+    ``q = bend·h/slope`` for the Newton step ``h``, the Newton step errs by ``q h / 2`` and this one by ``O(q² h)``.
+    """
+    h = f / slope
+    q = bend * fabs(h) / slope
+    return r - 2.0 * f * slope / (2.0 * slope * slope + f * bend), 2.0 * q * fmin(q, q * 0.0 + 1.0) * fabs(h)
 
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:
@@ -50,9 +61,9 @@ def enclose(
 ) -> tuple[Array, Array]:
     """Enclose the root from the three sums at one point (docs: the mathematics, §5).
 
-    Concavity gives the lower end: the tangent. The upper end needs a bound of how fast the slope can fall: with
-    ``m ≥ |(d_i - shift)/y_i|`` every ``y_i`` changes by a factor of at most ``1 ± m h`` over a distance ``h``, so
-    ``S₂`` grows by at most ``(1 - m h)^(-4) ≤ 3.17`` while ``m h ≤ 1/4``.
+    Concavity gives the lower end: the tangent. The upper end needs a bound of how fast the slope can
+    fall: with ``m ≥ |(d_i - shift)/y_i|`` every ``y_i`` changes by a factor of at most ``1 ± m h`` over a
+    distance ``h``, so ``S₂`` grows by at most ``(1 - m h)^(-4) ≤ 3.17`` while ``m h ≤ 1/4``.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from proxlab.rootfinders import RootFinder, Status
 __all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
 
 UNIT = 2.0**-53
+MARGIN_UNIT = 2.0**-102
 RIVAL_RTOL = 1e-8
 """Relative tolerance of a root that will be compared with other minimisers."""
 
@@ -159,6 +160,7 @@ def find_root(
         Tolerances of the root.
     """
     propose = over_arrays(type(finder).propose, xp)
+    final_step = over_arrays(secular.final_step, xp)
     noise = (8.0 + 2.0 * math.sqrt(eq.size)) * UNIT
     delta = secular_delta(eq.size)
     nan = xp.full_like(at, math.nan)
@@ -207,12 +209,12 @@ def find_root(
         if finder.needs_bracket:
             stop = (hi - lo <= tolerance) | (f == 0)
         else:
-            near, beyond = eq.enclose(r, sums, 0.0, far)
+            _, error = final_step(r, f, xp.where(slope > 0, slope, xp.ones_like(slope)), bend)
             step = f / xp.where(slope > 0, slope, xp.ones_like(slope))
             lost = running & (f < 0) & ((slope <= 0) | (r - step > far)) & ~sure
             exists = exists & ~lost
             running = running & ~lost
-            stop = (beyond - near <= tolerance) | (xp.abs(f) <= noise) | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
+            stop = (error <= tolerance) | (xp.abs(f) <= noise) | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
         done = done | (running & stop)
         running = running & ~stop
         if not xp.any(running):
@@ -242,8 +244,10 @@ def find_root(
     lower, upper = eq.enclose(best, best_sums, delta, far)
     root = best
     if not finder.needs_bracket:
-        f, slope, _, _ = eq.evaluate(best)
-        root = xp.where(done & (slope > 0), best - f / xp.where(slope > 0, slope, xp.ones_like(slope)), best)
+        f, slope, bend, _ = eq.evaluate(best)
+        rising = slope > 0
+        final, _ = final_step(best, f, xp.where(rising, slope, xp.ones_like(slope)), bend)
+        root = xp.where(done & rising, final, best)
     root = xp.minimum(xp.maximum(root, sure_lo), sure_hi)
     lower = xp.minimum(xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT)), root)
     upper = xp.maximum(xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT)), root)
@@ -336,6 +340,8 @@ def radial_rows(
     first = pieces[0]
     tau0 = in_slope_units(first.a)
     f0, _ = start(safe_norm, safe_bb, bbd, tau0, zero)
+    # Relative error of the zero of the tangent at zero.
+    trust = 2.0 * secular_delta(n) / xp.maximum(xp.abs(f0), xp.full_like(f0, UNIT))
     if first.value > 0:
         f0 = ones
     else:
@@ -344,7 +350,9 @@ def radial_rows(
             scaled_step = step / unit_b
             exact = (unit_b > 1e-280) & (unit_b < 1e280) & (scaled_step > 1e-280) & (scaled_step < 1e280)
             margin = zero_margin(xp, p.x, p.d, xp.full_like(step, first.a), (weight, scaled_step))
+            margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * bb, margin, zero)
             f0 = xp.where(near & exact, -margin / (safe_norm * (safe_norm + tau0)), f0)
+            trust = xp.where(near & exact, 4.0 * secular_delta(n) + zero, trust)
     zero_stable = (f0 >= 0) | ~nonzero
 
     best_r, best_tau = zero, tau0
@@ -405,8 +413,10 @@ def radial_rows(
                 if piece.c == 0.0 and len(pieces) == 1:
                     # The tangent at infinity: f(r) <= r/‖x‖ + tau Σ(x²/d)/‖x‖³ - 1.
                     spread = xp.sum(xp.where(p.b == 0, p.b, p.x * p.x / p.d), axis=1)
-                    tangent = xp.maximum(tangent, reach * (1.0 - 4e-16 * n) - tau0 * spread / xx)
-                at = xp.where(f0 < 0, tangent, zero)
+                    outer = reach * (1.0 - 4e-16 * n) - tau0 * spread / xx
+                    at = xp.where(f0 < 0, xp.maximum(tangent, outer), zero)
+                else:
+                    at = xp.where(f0 < 0, tangent, zero)
             else:
                 at = rho + zero
                 f_at, s_at, _, _ = evaluate(at)
@@ -421,7 +431,10 @@ def radial_rows(
             contested = found | ~here
             relative = xp.where(contested, zero + min(rtol, RIVAL_RTOL), zero + rtol)
             absolute = xp.where(contested, zero, finder.atol / p.unit_x)
-            root = find_root(xp, finder, eq, rho + zero, at, limit, sure, search, relative, absolute)
+            floor = rho + zero
+            if k == 0:
+                floor = xp.where(f0 < 0, xp.minimum(tangent * xp.maximum(1.0 - trust, zero), limit), zero)
+            root = find_root(xp, finder, eq, floor, at, limit, sure, search, relative, absolute)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             exists = root.exists | knot
             r = xp.where(knot, rho + zero, root.r)

@@ -450,8 +450,7 @@ def radial_bounds(
     if first.a == 0 and first.c >= 0 and not jumps:
         flat = yes
     norm_x = norm_above(xp, p.size_high)
-    lost = norm_above(xp, p.error)
-    norm_x_low = xp.maximum(norm_x * (1.0 - rounding(2 * sum_height(n) + 24)) - lost, zero)
+    norm_x_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
 
     inner, weak = inner_candidate(xp, p, steep, norm_x, usable & ~flat, flat_end, first.a)
     usable = usable & ~(weak & flat_end)
@@ -493,6 +492,10 @@ def radial_bounds(
     )
     box_high = xp.where(outside[:, None], p.size_high, high)
 
+    # Two candidates that rounding does not tell apart are one.
+    width = norm_above(xp, xp.maximum(box_high - box_low, xp.zeros_like(box_low)))
+    decided = decided | (both & usable & (width <= rounding(8 * sum_height(n) + 8 * k) * norm_x))
+
     # From the box to the bounds.
     off = corner(xp, p, box_low, box_high)
     d_high = p.d + xp.where(p.d < 2.0**-800, 2.0**-800, 0.0)
@@ -502,26 +505,25 @@ def radial_bounds(
     distance = norm_above(xp, off)
     metric_distance = xp.where(known, norm_above(xp, off * root), far)
     residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner, d_high)
-    stationarity = xp.where(known, finite_or_inf(xp, stationarity), far)
+    stationarity = finite_or_inf(xp, stationarity)
     gap = gap_above(xp, p, pieces, table, inner, lower, upper, distance, metric_distance)
     flat_gap = 0.5 * metric_distance * metric_distance * (1.0 + rounding(4)) + edge
+    if flat_end:
+        gain = gain_at(xp, p, pieces, table, norm_above(xp, xp.abs(p.z)))
+        flat_gap = xp.maximum(flat_gap - gain, zero) * (1.0 + rounding(4)) + 2.0**-880
     gap = xp.where(both, xp.maximum(gap, flat_gap), xp.where(outside, flat_gap, gap))
-    gap = xp.where(known, gap, far)
+    # Coefficients beyond scale were capped.
+    capped = row_max(xp, xp.abs(p.z)) > 0
+    capped = capped & (largest_coefficient(xp, p, pieces, table) >= 2.0**890)
+    gap, stationarity = (xp.where(known & ~capped, v, far) for v in (gap, stationarity))
+    outside_domain = xp.any(z < 0, axis=1) if penalty.nonnegative else no
+    stationarity = xp.where(outside_domain, far, stationarity)
     if penalty.is_convex:
-        dual = xp.where(
-            known, finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3)))), far
+        distance, metric_distance, gap = convex_bounds(
+            xp, p, residual, stationarity, known & ~outside_domain, distance, metric_distance, gap
         )
-        metric_distance = xp.minimum(metric_distance, dual)
-        least = xp.sqrt(-row_max(xp, -p.d))
-        by_metric = dual / xp.where(least > 2.0**-300, least, zero) * (1.0 + rounding(4))
-        distance = xp.minimum(distance, finite_or_inf(xp, by_metric))
-        for other in (0.5 * dual * dual, stationarity * distance):
-            gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + 2.0**-1000))
     if penalty.threshold > 0 or penalty.nonnegative:
-        gap = gap + extra_gap(xp, p, penalty)
-    if penalty.nonnegative:
-        outside_domain = xp.any(z < 0, axis=1)
-        gap, stationarity = (xp.where(outside_domain, far, v) for v in (gap, stationarity))
+        gap = xp.where(outside_domain, far, gap + extra_gap(xp, p, penalty))
     lower = xp.where(inside, lower, norm_x_low)
     upper = xp.where(outside, norm_x, xp.minimum(upper, norm_x))
     return RowBounds(
@@ -548,6 +550,32 @@ def finite_or_inf(xp: Any, v: Array) -> Array:
     return xp.where(xp.isnan(v), xp.full_like(v, math.inf), v)
 
 
+def convex_bounds(
+    xp: Any,
+    p: Data,
+    residual: Array,
+    stationarity: Array,
+    valid: Array,
+    distance: Array,
+    metric_distance: Array,
+    gap: Array,
+) -> tuple[Array, Array, Array]:
+    """Lower the bounds of distance, metric distance and gap by those that a subgradient ``s`` of ``ηQ`` gives.
+
+    For convex ``Q``: ``‖z - z*‖_D ≤ ‖s‖_{D⁻¹}``, ``η(Q(z) - Q(z*)) ≤ ‖s‖²_{D⁻¹}/2`` and ``≤ ‖s‖ ‖z - z*‖``.
+    """
+    far = xp.full_like(distance, math.inf)
+    dual = finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3))))
+    dual = xp.where(valid, dual, far)
+    metric_distance = xp.minimum(metric_distance, dual)
+    least = xp.sqrt(-row_max(xp, -p.d))
+    by_metric = dual / xp.where(least > 2.0**-300, least, 0.0 * least) * (1.0 + rounding(4))
+    distance = xp.minimum(distance, finite_or_inf(xp, by_metric))
+    for other in (0.5 * dual * dual, stationarity * distance):
+        gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + 2.0**-1000))
+    return distance, metric_distance, gap
+
+
 def share(xp: Any, d: Array, r: Array, tau: Array) -> Array:
     """Return ``z_i/x_i = d_i r/(d_i r + tau)``; 0 at ``r = 0``."""
     y = d * xp.where(r > 0, r, xp.ones_like(r))[:, None]
@@ -564,6 +592,14 @@ def scaled_pieces(xp: Any, p: Data, table: tuple[Piece, ...]) -> tuple[Slopes, .
     )
 
 
+def largest_coefficient(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ...]) -> Array:
+    """Return the largest slope, curvature or jump of ``step·weight·p`` in scaled units."""
+    largest = p.coefficient(xp, table[0].value, 1, 2)
+    for q in pieces:
+        largest = xp.maximum(largest, xp.maximum(q.alpha, xp.abs(q.shift)))
+    return largest
+
+
 def inner_candidate(
     xp: Any, p: Data, steep: tuple[Slopes, ...], reach: Array, usable: Array, flat_end: bool, raw: float
 ) -> tuple[Inner, Array]:
@@ -574,7 +610,7 @@ def inner_candidate(
     zero = xp.zeros_like(reach)
     if not steep:  # ℓ0, or no penalty
         ends = (zero, zero)
-        return Inner(zero, zero, ends, ends, zero == 0, zero > 0, zero), zero > 0
+        return Inner(zero, zero, ends, ends, zero == 0, zero > 0, zero + math.inf), zero > 0
     q = steep[0]
     weak = usable & (q.alpha < 4.0 * FLOOR) & (xp.abs(q.shift) < 2.0**-150)
     q = Slopes(q.start, q.end, xp.where(weak, xp.full_like(zero, 4.0 * FLOOR), q.alpha), q.shift)
@@ -615,12 +651,20 @@ def compare(
     moved_low = 0.5 * row_sum(xp, p.d * (p.size_low * ratio) ** 2) * (1.0 - rounding(k))
     moved_high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + rounding(k)) + 2.0**-500
     if table[0].value > 0:
-        jump = p.coefficient(xp, table[0].value, 1, 2)
-        gain_low, loss_high = jump * (1.0 - rounding(6)), jump * (1.0 + rounding(6))
+        loss_high = p.coefficient(xp, table[0].value, 1, 2) * (1.0 + rounding(6))
     else:
-        gain_low, _ = drop(xp, pieces, norm_above(xp, high))
         _, loss_high = drop(xp, pieces, lower)
+    gain_low = gain_at(xp, p, pieces, table, norm_above(xp, high))
     return moved_high + edge < gain_low, moved_low > loss_high
+
+
+def gain_at(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ...], r: Array) -> Array:
+    """Return a lower bound of ``p(∞) - p(r)``, given an upper bound of ``r``, for a penalty that ends flat."""
+    if table[0].value > 0:
+        jump = p.coefficient(xp, table[0].value, 1, 2) * (1.0 - rounding(6))
+        return xp.where(r > 0, 0.0 * jump, jump)
+    gain, _ = drop(xp, pieces, r)
+    return xp.maximum(gain, 0.0 * gain)
 
 
 def corner(xp: Any, p: Data, low: Array, high: Array) -> Array:
@@ -710,12 +754,21 @@ def gap_above(
     radial = xp.maximum(xp.maximum(norm_z_low - upper, lower - norm_z), zero) * (1.0 - rounding(4))
     square = distance * distance * (1.0 + rounding(3))
     across = xp.maximum(square - radial * radial * (1.0 - rounding(3)), zero) * (1.0 + rounding(3))
+    across = xp.minimum(across, finite_or_inf(xp, sideways(xp, p, inner, lower, upper, norm_z)))
     half = 0.5 * metric_distance * metric_distance * (1.0 + rounding(3))
     ridge = xp.maximum(-pieces[0].shift, zero)
     alpha, shift = inner.at_lower
     tau = xp.maximum(alpha - xp.maximum(shift, zero) * lower, zero) + rounding(40) * alpha
     curved = tau / xp.where(lower > 0, lower, zero + 1.0) * across
     by_root = (0.5 * curved + 0.5 * ridge * square + half) * (1.0 + rounding(12)) + 2.0**-900
+    # How far the concave p stays below its tangent at r*, counted on the piece of r* only.
+    same = (inner.at_lower[0] == inner.at_upper[0]) & (inner.at_lower[1] == inner.at_upper[1])
+    for q in pieces:
+        on = same & (q.alpha == alpha) & (q.shift == shift) & (shift > 0)
+        room = xp.where(norm_z > upper, q.end - upper, lower - q.start) * (1.0 - rounding(8))
+        room = xp.maximum(xp.minimum(radial, room), zero)
+        sag = 0.5 * shift * room * room * (1.0 - rounding(12))
+        by_root = xp.where(on, xp.maximum(by_root - sag, zero) * (1.0 + rounding(4)) + 2.0**-900, by_root)
     by_root = xp.where((lower > 0) & ~inner.zero, finite_or_inf(xp, by_root), xp.full_like(zero, math.inf))
     # From zero.
     value, jump = zero, table[0].value
@@ -739,6 +792,25 @@ def gap_above(
         xp.maximum(value - inner_product + 0.5 * square_z, zero) + noise + xp.maximum(excess, zero) + touched
     )
     return xp.minimum(by_root, finite_or_inf(xp, from_zero * (1.0 + rounding(12))))
+
+
+def sideways(xp: Any, p: Data, inner: Inner, lower: Array, upper: Array, norm_z: Array) -> Array:
+    """Return an upper bound of ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - u*‖²``, where ``u* = z*/r*``, ``u_i(r) = b_i/(d_i r + tau)``."""
+    k = 2 * sum_height(p.x.shape[1]) + 60
+    ends = []
+    for r, slopes in ((lower, inner.at_lower), (upper, inner.at_upper)):
+        tau = tau_at(xp, r, slopes)[:, None]
+        ends.append(p.d / (p.d * r[:, None] + tau))
+    low = p.size_low * xp.minimum(*ends) * (1.0 - rounding(k))
+    high = p.size_high * xp.maximum(*ends) * (1.0 + rounding(k))
+    z = (
+        xp.where(p.sign == 0, xp.abs(p.z), p.sign * p.z)
+        / xp.where(norm_z > 0, norm_z, 1.0 + 0.0 * norm_z)[:, None]
+    )
+    off = xp.maximum(xp.abs(z - low), xp.abs(high - z)) + rounding(k) * xp.abs(z) + 2.0**-400
+    same = (inner.at_lower[0] == inner.at_upper[0]) & (inner.at_lower[1] == inner.at_upper[1])
+    turn = norm_above(xp, off)
+    return xp.where(same, norm_z * upper * turn * turn * (1.0 + rounding(8)), xp.full_like(turn, math.inf))
 
 
 def alpha_excess(xp: Any, p: Data, pieces: tuple[Slopes, ...], inner: Inner) -> Array:
@@ -806,6 +878,7 @@ def linf_bounds(
     lower, upper = xp.where(free, top, zero), xp.where(is_zero & ~free, zero, top)
     open_ = usable & ~is_zero & ~free
     t = xp.minimum(row_max(xp, xp.abs(p.z)), top)
+    stalled = zero
     for _ in range(MAX_EVALUATIONS):
         open_ = open_ & (upper - lower > 8.0 * UNIT * upper)
         if not bool(xp.any(open_)):
@@ -829,7 +902,8 @@ def linf_bounds(
         ahead = t + missing / safe + 3.0 * (error + noise * strength) / safe + 4.0 * UNIT * t
         ahead = xp.where((slope > 0) & (ahead > lower) & (ahead < upper), ahead, 0.5 * (lower + upper))
         t = ahead
-        open_ = open_ & ((lower > old_lower) | (upper < old_upper))
+        stalled = xp.where((lower > old_lower) | (upper < old_upper), zero, stalled + 1.0)
+        open_ = open_ & (stalled < 3)
     upper = xp.maximum(upper, lower)
     low = xp.minimum(p.size_low, lower[:, None])
     high = xp.minimum(p.size_high, upper[:, None])
@@ -841,13 +915,6 @@ def linf_bounds(
     metric_distance = xp.where(usable, norm_above(xp, off * xp.sqrt(d_high) * (1.0 + rounding(3))), far)
     residual = linf_residual(xp, p, d_high, strength)
     stationarity = xp.where(usable, finite_or_inf(xp, norm_above(xp, residual)), far)
-    dual = xp.where(
-        usable, finite_or_inf(xp, norm_above(xp, residual / xp.sqrt(p.d) * (1.0 + rounding(3)))), far
-    )
-    metric_distance = xp.minimum(metric_distance, dual)
-    least = xp.sqrt(-row_max(xp, -p.d))
-    by_metric = dual / xp.where(least > 2.0**-300, least, zero) * (1.0 + rounding(4))
-    distance = xp.minimum(distance, finite_or_inf(xp, by_metric))
     # λ‖z‖_∞ - ⟨v, z⟩ for the subgradient v = D(x - z*)/η at z*, plus ‖z - z*‖²_D/2η.
     largest = row_max(xp, xp.abs(p.z))
     pulled = p.d * xp.maximum(p.size_high - lower[:, None], none)
@@ -858,8 +925,9 @@ def linf_bounds(
     gap = xp.where(nonzero | free, gap, gap + unused)
     gap = gap + 0.5 * metric_distance * metric_distance * (1.0 + rounding(4))
     gap = finite_or_inf(xp, xp.where(usable, gap * (1.0 + rounding(4)), far))
-    for other in (0.5 * dual * dual, stationarity * distance):
-        gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + 2.0**-1000))
+    distance, metric_distance, gap = convex_bounds(
+        xp, p, residual, stationarity, usable, distance, metric_distance, gap
+    )
     return RowBounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),

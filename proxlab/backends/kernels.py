@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import enclose, residual, terms
+from proxlab.secular import enclose, final_step, residual, terms
 
 # Statuses, as in proxlab.rootfinders.Status; BAD marks a group with invalid input.
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS, BAD = 0, 1, 2, 3, 4, 5
@@ -25,6 +25,7 @@ FIRST = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 RIVAL_RTOL = 1e-8
+MARGIN_UNIT = 2.0**-102
 INF = np.inf
 NAN = np.nan
 
@@ -222,8 +223,7 @@ def find_root(
             if fabs(f) <= noise or fabs(step) <= 2.0 * UNIT * r:
                 converged = True
                 break
-            near, beyond = enclose_at(r, s, s1, s2, a, c, dmax, 0.0, far)
-            if beyond - near <= tolerance:
+            if final_step(r, f, slope, bend)[1] <= tolerance:
                 converged = True
                 break
         safe = slope if slope != 0.0 else 1.0
@@ -254,7 +254,7 @@ def find_root(
     root = best
     if not NEEDS_BRACKET and converged:
         f, slope, bend = residual(b0, b1, b2)
-        root = best - f / slope if slope > 0.0 else best
+        root = final_step(best, f, slope, bend)[0] if slope > 0.0 else best
     root = fmin(fmax(root, sure_lo), sure_hi)
     lower, upper = sure_lo, sure_hi
     if explain:
@@ -286,12 +286,15 @@ def solve_radial(
     delta = (n + 24.0) * UNIT
     tau0 = fmin(eta / unit_d * pieces[0, 2] / unit_x, 1e270)
     f0 = (tau0 - norm) / norm
+    trust = 2.0 * delta / fabs(f0) if f0 != 0.0 else 1.0  # relative error of the tangent at zero
     if pieces[0, 1] > 0.0:
         f0 = 1.0
     elif fabs(f0) <= 4.0 * delta and tau0 > 1e-100:
         scaled = step / (unit_x * unit_d)
         if 1e-280 < scaled < 1e280:
-            f0 = -zero_margin(x, d, o, n, pieces[0, 2], weight, scaled) / (norm * (norm + tau0))
+            margin = zero_margin(x, d, o, n, pieces[0, 2], weight, scaled)
+            f0 = -margin / (norm * (norm + tau0)) if fabs(margin) > (n + 16.0) * MARGIN_UNIT * bb else 0.0
+            trust = 4.0 * delta
     dmax = largest(d, o, n) if explain else 1e270
 
     found = f0 >= 0.0
@@ -336,12 +339,13 @@ def solve_radial(
                 if slope <= 0.0:
                     continue
                 at = rho - f_at / slope
+                floor = rho if k > 0 else fmin(at * fmax(1.0 - trust, 0.0), limit)
                 if at > limit and not sure:
                     continue
                 # Where candidates will be compared, the root must be good enough to compare.
                 contested = found or not here
                 exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, rho, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else rtol,
+                    x, d, o, n, a, c, floor, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else rtol,
                     0.0 if contested else atol / unit_x, max_iterations, explain,
                 )  # fmt: skip
                 iterations += its
@@ -620,24 +624,66 @@ def clip_group(
 # Groups across the rows of a matrix: whole rows are streamed, with accumulators per column.
 
 
-def add_start(x: Any, d: Any, o: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
-    """Add one row's terms of the sums at zero to the columns' accumulators; tells whether a metric is invalid."""
-    x, d = x[o : o + w], d[o : o + w]
+def start_terms(x: Any, d: Any) -> Any:
+    """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ d x²``."""
+    di, xi = np.float64(d), np.float64(x)
+    b = di * xi
+    s = b * b
+    return s, s * di, xi * xi, xi * b
+
+
+def add_start(x: Any, d: Any, o: int, stride: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
+    """Add four rows' terms of the sums at zero to the columns' accumulators; tells whether a metric is invalid."""
+    x0, x1, x2, x3 = x[o : o + w], x[o + stride :][:w], x[o + 2 * stride :][:w], x[o + 3 * stride :][:w]
+    d0, d1, d2, d3 = d[o : o + w], d[o + stride :][:w], d[o + 2 * stride :][:w], d[o + 3 * stride :][:w]
     bad = 0
     for j in range(w):
-        di, xi = np.float64(d[j]), np.float64(x[j])
-        b = di * xi
-        s = b * b
-        bb[j] += s
-        bbd[j] += s * di
-        xx[j] += xi * xi
-        xb[j] += xi * b
-        bad |= not (di > 0.0)
+        p0, q0, u0, v0 = start_terms(x0[j], d0[j])
+        p1, q1, u1, v1 = start_terms(x1[j], d1[j])
+        p2, q2, u2, v2 = start_terms(x2[j], d2[j])
+        p3, q3, u3, v3 = start_terms(x3[j], d3[j])
+        bb[j] += (p0 + p1) + (p2 + p3)
+        bbd[j] += (q0 + q1) + (q2 + q3)
+        xx[j] += (u0 + u1) + (u2 + u3)
+        xb[j] += (v0 + v1) + (v2 + v3)
+        bad |= not (min(min(d0[j], d1[j]), min(d2[j], d3[j])) > 0.0)
     return bad != 0
 
 
-def add_secular(x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any) -> None:
-    """Add one row's secular terms to the columns' accumulators."""
+def add_start_row(x: Any, d: Any, o: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
+    """Add one row's terms, as :func:`add_start`."""
+    x, d = x[o : o + w], d[o : o + w]
+    bad = 0
+    for j in range(w):
+        p, q, u, v = start_terms(x[j], d[j])
+        bb[j] += p
+        bbd[j] += q
+        xx[j] += u
+        xb[j] += v
+        bad |= not (d[j] > 0.0)
+    return bad != 0
+
+
+def add_secular(
+    x: Any, d: Any, o: int, stride: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any
+) -> None:
+    """Add four rows' secular terms to the columns' accumulators, each of which is loaded once."""
+    x0, x1, x2, x3 = x[o : o + w], x[o + stride :][:w], x[o + 2 * stride :][:w], x[o + 3 * stride :][:w]
+    d0, d1, d2, d3 = d[o : o + w], d[o + stride :][:w], d[o + 2 * stride :][:w], d[o + 3 * stride :][:w]
+    for j in range(w):
+        rj, tj, cj = r[j], tau[j], c[j]
+        e0, e1, e2, e3 = np.float64(d0[j]), np.float64(d1[j]), np.float64(d2[j]), np.float64(d3[j])
+        p0, q0, t0 = terms(np.float64(x0[j]) * e0, e0, rj, tj, cj)
+        p1, q1, t1 = terms(np.float64(x1[j]) * e1, e1, rj, tj, cj)
+        p2, q2, t2 = terms(np.float64(x2[j]) * e2, e2, rj, tj, cj)
+        p3, q3, t3 = terms(np.float64(x3[j]) * e3, e3, rj, tj, cj)
+        s[j] += (p0 + p1) + (p2 + p3)
+        s1[j] += (q0 + q1) + (q2 + q3)
+        s2[j] += (t0 + t1) + (t2 + t3)
+
+
+def add_secular_row(x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any) -> None:
+    """Add one row's secular terms, as :func:`add_secular`."""
     x, d = x[o : o + w], d[o : o + w]
     for j in range(w):
         di = np.float64(d[j])
@@ -704,8 +750,11 @@ def solve_columns(
         s2[:] = 0.0
         extra[:] = 0.0
         bad = False
-        for i in range(rows):
-            bad |= add_start(x, d, base + i * stride, w, s, s1, s2, extra)
+        whole = rows - rows % 4
+        for i in range(0, whole, 4):
+            bad |= add_start(x, d, base + i * stride, stride, w, s, s1, s2, extra)
+        for i in range(whole, rows):
+            bad |= add_start_row(x, d, base + i * stride, w, s, s1, s2, extra)
         if bad:
             return block
         fold(s, groups, run)
@@ -754,7 +803,9 @@ def solve_columns(
             state[k] = 1
             active += 1
         passes = 0
-        while active > 0 and passes < max_passes:
+        noise = (8.0 + 2.0 * sqrt(float(rows * run))) * UNIT
+        # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
+        while active > (groups >> 4 if passes > 2 else 0) and passes < max_passes:
             passes += 1
             for k in range(groups):
                 on = state[k] == 1
@@ -766,8 +817,10 @@ def solve_columns(
             s[:] = 0.0
             s1[:] = 0.0
             s2[:] = 0.0
-            for i in range(rows):
-                add_secular(x, d, base + i * stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
+            for i in range(0, whole, 4):
+                add_secular(x, d, base + i * stride, stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
+            for i in range(whole, rows):
+                add_secular_row(x, d, base + i * stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
             fold(s, groups, run)
             fold(s1, groups, run)
             fold(s2, groups, run)
@@ -781,10 +834,9 @@ def solve_columns(
                     state[k] = 2
                     active -= 1
                     continue
-                near, upper = enclose_at(r[k], s[k], s1[k], s2[k], tau[k], c[k], 0.0, 0.0, INF)
-                done = upper - near <= rtol * r[k] or fabs(step) <= 2.0 * UNIT * r[k]
-                done = done or fabs(f) <= (8.0 + 2.0 * sqrt(float(rows * run))) * UNIT
-                r[k] = new
+                new, error = final_step(r[k], f, slope, bend)
+                done = error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise
+                r[k] = fmin(new, far[k]) if done else r[k] - step
                 if done:
                     state[k] = 2 if far[k] == end0 else 0
                     tau[k] = fmax(tau[k] - c[k] * new, 0.0)

@@ -36,6 +36,7 @@ BLOCK_COLUMNS = 512
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
+LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms")
 NO_INDEX = np.zeros(0, np.int64)
 
 _functions = {
@@ -77,7 +78,7 @@ def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str
             scope[name] = _compile(value, scope, f"{name}_{tag}_{marks}", loose=False)
     for name in names:
         seen = scope | {alias: scope[target] for alias, target in replaced.items() if target in scope}
-        loose, cache = name.startswith(("sum_", "add_", "write_")), name == names[-1]
+        loose, cache = name.startswith(LOOSE_NAMES), name == names[-1]
         scope[name] = _compile(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose, cache=cache)
     return scope[names[-1]]
 
@@ -121,7 +122,7 @@ def group_solver(finder: type[RootFinder], linf: bool) -> Any:
 @lru_cache(maxsize=1)
 def column_solver() -> Any:
     """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece)."""
-    names = ("enclose_at", "add_start", "add_secular", "write_row", "fold", "spread", "solve_columns")
+    names = ("start_terms", "add_start", "add_start_row", "add_secular", "add_secular_row", "write_row", "fold", "spread", "solve_columns")
     return build(names, {}, {})
 
 
@@ -277,7 +278,8 @@ def _columns(
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, rows, inner, run = shape
-    per_block = min(inner, max(1, BLOCK_COLUMNS // run))
+    share = -(-inner // threads.get_num_threads())
+    per_block = min(share, max(1, BLOCK_COLUMNS // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver()
