@@ -17,6 +17,7 @@ from analysis.results import MissingResultsError, Profile, Progress, ResultsDir,
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Begin with [bold]python -m analysis all[/bold], then open results/index.html.",
@@ -42,6 +43,7 @@ SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="All random
 RESULTS = Path("results")
 
 HELP = {
+    "problems": """Train on the real data and keep the proximal steps that the other studies work on.""",
     "bounds": """Is a certified bound ever below the true error, and how tight is it?
 
     True errors against references of at least 50 digits, for each root finder, tolerance, dtype and

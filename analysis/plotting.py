@@ -21,6 +21,19 @@ from matplotlib.figure import Figure
 #: Colours of series, legible on white and on near-black; ``PALETTE[i]`` follows the theme.
 PALETTE = ("#3b6fb6", "#d9722e", "#2f9468", "#b0508c", "#8a6d1d", "#3aa0b5", "#7a5cc0", "#c2474a", "#6f7b86")
 
+#: The same series on the dark page.
+DARK_PALETTE = (
+    "#7fb0ee",
+    "#f0a06a",
+    "#6cc795",
+    "#e08cc0",
+    "#d1b35c",
+    "#6fcadb",
+    "#b29df0",
+    "#f08a8a",
+    "#a3afba",
+)
+
 #: Text and axes, the quiet lines behind the data, and the page itself.
 INK, QUIET, PAPER = "#1b2733", "#d5dbe1", "#fdfdfc"
 
@@ -52,7 +65,6 @@ STYLE: Any = {
     "axes.labelcolor": INK,
     "axes.labelsize": 9.5,
     "axes.titlesize": 10.5,
-    "axes.titleweight": "medium",
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
     "axes.titlecolor": INK,

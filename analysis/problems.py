@@ -11,16 +11,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from typing import Literal
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 import proxlab as pl
-from analysis import data, models
+from analysis import data, models, plotting
 from analysis.data import Array
 from analysis.models import Adam, Linear, Perceptron
-from analysis.results import Profile, Progress, Record, ResultsDir
+from analysis.report import Plot, Section, Table
+from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
 
 BATCH = 64
 
@@ -55,7 +58,7 @@ class Problem:
     step: float
     lam: float
     groups: pl.Groups
-    weights: str | None
+    weights: Literal["sqrt_size"] | None
     description: str
 
     def penalty(self) -> pl.GroupLasso:
@@ -75,7 +78,7 @@ class _Source:
     captures: tuple[int, ...]
     loss: Linear | None = None
     hidden: int = 0
-    weights: str | None = None
+    weights: Literal["sqrt_size"] | None = None
 
 
 def _sources(profile: str) -> list[_Source]:
@@ -211,28 +214,97 @@ def captured_problem(name: str, profile: str = "quick", seed: int = 0) -> Proble
 
 def _describe(name: str, profile: str, seed: int) -> Record:
     problem = captured_problem(name, profile, seed)
-    penalty = problem.penalty()
-    z = pl.prox(penalty, problem.x, problem.step, metric=problem.d)
+    solution = pl.solve(problem.penalty(), problem.x, problem.step, metric=problem.d)
     indptr, indices = problem.groups.indices(problem.x.shape)
-    norms = [float(np.linalg.norm(z.flat[indices[a:b]])) for a, b in pairwise(indptr)]
-    spread = [
-        float(problem.d.flat[indices[a:b]].max() / problem.d.flat[indices[a:b]].min())
-        for a, b in pairwise(indptr)
-    ]
+    d = problem.d.ravel()[indices]
+    spread = np.maximum.reduceat(d, indptr[:-1]) / np.minimum.reduceat(d, indptr[:-1])
     values = {
         "description": problem.description,
         "shape": list(problem.x.shape),
-        "n_groups": len(norms),
-        "zero_groups": sum(norm == 0.0 for norm in norms),
         "step": problem.step,
         "lam": problem.lam,
     }
-    return Record(values, {"x": problem.x, "d": problem.d, "z": z, "spread": np.array(spread)})
+    arrays = {"x": problem.x, "d": problem.d, "radius": solution.radius, "spread": spread}
+    return Record(values, arrays)
 
 
 def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
     """Capture the problems and store them."""
     with results.study("problems", profile, sys.modules[__name__], models, data) as study:
-        problems = captured_problems(profile.name, profile.seed)
-        units = {p.name: {"name": p.name, "profile": profile.name, "seed": profile.seed} for p in problems}
-        study.run(_describe, units, progress, "problems: capture in training")
+        names = [problem.name for problem in captured_problems(profile.name, profile.seed)]
+        units = {name: {"name": name, "profile": profile.name, "seed": profile.seed} for name in names}
+        study.run(_describe, units, progress, "problems: captured in training")
+
+
+def _table(stored: StoredStudy) -> pd.DataFrame:
+    rows = []
+    for unit in stored.units:
+        zero = int((unit.arrays["radius"] == 0.0).sum())
+        rows.append(
+            {
+                "problem": unit.name,
+                "trained": unit.values["description"],
+                "shape": " × ".join(str(n) for n in unit.values["shape"]),
+                "groups": unit.arrays["radius"].size,
+                "zero after the prox": zero,
+                "step η": unit.values["step"],
+                "strength λ": unit.values["lam"],
+                "smallest d": float(unit.arrays["d"].min()),
+                "largest d": float(unit.arrays["d"].max()),
+                "median spread of d in a group": float(np.median(unit.arrays["spread"])),
+                "largest spread of d in a group": float(unit.arrays["spread"].max()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _plot(stored: StoredStudy) -> Figure:
+    """Metrics of the last capture of each training run, sorted."""
+    last = {unit.name.rpartition("-t")[0]: unit for unit in stored.units}
+    figure = plotting.new_figure(height=3.3)
+    metric, spread = figure.subplots(1, 2)
+    for index, (source, unit) in enumerate(last.items()):
+        colour, dash = plotting.PALETTE[index], plotting.DASHES[index]
+        for ax, values in ((metric, unit.arrays["d"].ravel()), (spread, unit.arrays["spread"])):
+            share = (np.arange(values.size) + 0.5) / values.size
+            ax.plot(np.sort(values), 100.0 * share, color=colour, linestyle=dash, label=source)
+    metric.set(title="Adam's metric d", xscale="log", xlabel="d", ylabel="% of elements below")
+    spread.set(
+        title="Spread within a group", xscale="log", xlabel="max d / min d", ylabel="% of groups below"
+    )
+    handles, labels = metric.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def section(results: ResultsDir) -> Section:
+    """What the studies work on."""
+    stored = results.read("problems")
+    table = _table(stored)
+    return Section(
+        title="The problems",
+        lead=(
+            "Proximal steps captured while an adaptive proximal method trained on two real data sets: "
+            "scikit-learn’s handwritten digits, and <i>birthwt</i>, risk factors of low birth weight (Hosmer "
+            "&amp; Lemeshow 1989). Each is a point x = w − η m̂/d, a metric d = √v̂ + ε and a step η, as the "
+            "optimizer hands them to its prox."
+        ),
+        findings=[],
+        items=[
+            Plot(
+                "metrics",
+                "What an adaptive metric looks like",
+                "Distribution of the metric d over elements (left) and of its spread within groups (right), "
+                "at the last capture of each training run. Pixels that are always blank have no gradient, so "
+                "their d is Adam’s ε.",
+                _plot(stored),
+            ),
+            Table(
+                "captured",
+                "Captured problems",
+                "The number after t is the iteration.",
+                table,
+                {name: "{:.1e}" for name in table.columns if name.endswith((" d", "group"))},
+            ),
+        ],
+    )

@@ -23,6 +23,7 @@ from analysis.results import MissingResultsError, ResultsDir, write_atomically
 
 #: Studies in the order of the page, with the module that runs and reports each.
 STUDIES: dict[str, str] = {
+    "problems": "analysis.problems",
     "bounds": "analysis.bounds",
     "solvers": "analysis.solvers",
     "convergence": "analysis.convergence",
@@ -165,6 +166,8 @@ def _render_table(study: str, table: Table, results: ResultsDir) -> dict[str, An
     ]
     return {
         "kind": "table",
+        "title": table.title,
+        "anchor": f"{study}-{table.name}",
         "table": table,
         "columns": [(column, numeric[key]) for column, key in zip(columns, shown.columns, strict=True)],
         "rows": rows,
@@ -178,13 +181,12 @@ def _render_item(study: str, item: Plot | Table | Text, results: ResultsDir) -> 
     if isinstance(item, Table):
         return _render_table(study, item, results)
     if isinstance(item, Plot):
-        return {
-            "kind": "plot",
-            "plot": item,
-            "svg": Markup(plotting.to_svg(item.figure, f"{study}-{item.name}")),
-        }
+        anchor = f"{study}-{item.name}"
+        svg = Markup(plotting.to_svg(item.figure, anchor))
+        return {"kind": "plot", "title": item.title, "anchor": anchor, "plot": item, "svg": svg}
     paragraphs = [Markup(part.strip()) for part in item.body.split("\n\n") if part.strip()]
-    return {"kind": "text", "text": item, "paragraphs": paragraphs}
+    anchor = f"{study}-" + "-".join(item.title.lower().split())
+    return {"kind": "text", "title": item.title, "anchor": anchor, "paragraphs": paragraphs}
 
 
 def _duration(seconds: float) -> str:
@@ -225,7 +227,7 @@ def build(results: ResultsDir, studies: Mapping[str, str] | None = None) -> Path
                 "name": name,
                 "section": section,
                 "lead": Markup(section.lead),
-                "items": items,
+                "content": items,
                 "stored": stored,
                 "seconds": _duration(stored.seconds),
             }
@@ -235,7 +237,11 @@ def build(results: ResultsDir, studies: Mapping[str, str] | None = None) -> Path
     templates = FileSystemLoader(Path(__file__).parent / "templates")
     page = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = page.get_template("report.html.j2").render(
-        sections=sections, missing=missing, palette=plotting.PALETTE, light=(plotting.INK, plotting.QUIET)
+        sections=sections,
+        missing=missing,
+        palette=plotting.PALETTE,
+        dark_palette=plotting.DARK_PALETTE,
+        colours={"ink": plotting.INK, "quiet": plotting.QUIET, "paper": plotting.PAPER},
     )
     path = results.path / "index.html"
     write_atomically(path, html)

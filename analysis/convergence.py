@@ -1,0 +1,506 @@
+"""The study of inexact proximal steps: how exact must each be for training to converge?
+
+`analysis.proxgen` runs; this module says what to run, and reads the runs back for the report.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import data, models, plotting, proxgen
+from analysis.data import Array
+from analysis.proxgen import SCHEDULES, SOLVERS
+from analysis.report import Finding, Plot, Section, Table, Text
+from analysis.results import Profile, Progress, ResultsDir, StoredStudy, StoredUnit
+
+#: Those that the runs with minibatches compare.
+STOCHASTIC_SCHEDULES = ("exact", "square-summable", "adaptive", "constant 0.1")
+
+
+def _units(profile: Profile) -> dict[str, dict[str, Any]]:
+    iterations = {"digits": profile.pick(1500, 20_000), "birthwt": profile.pick(400, 2000)}
+    cases = [(p, solver, s, "all", 0) for p in iterations for solver in SOLVERS for s in SCHEDULES]
+    cases += [
+        ("digits", "adversary", schedule, batch, draw)
+        for batch in ("constant", "growing")
+        for schedule in STOCHASTIC_SCHEDULES
+        for draw in range(profile.pick(2, 20))
+    ]
+    units = {}
+    for problem, solver, schedule, batch, draw in cases:
+        name = f"{problem}-{solver}-{schedule}-{batch}-{draw}".replace(" ", "-")
+        units[name] = {
+            "problem": problem,
+            "schedule": schedule,
+            "solver": solver,
+            "batch": batch,
+            "iterations": iterations[problem],
+            "seed": profile.seed + draw,
+        }
+    return units
+
+
+def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+    """Run every schedule with every inner solver on both problems."""
+    with results.study("convergence", profile, proxgen, models, data) as study:
+        study.run(proxgen.proxgen, _units(profile), progress, "convergence: ProxGen", workers=profile.threads)
+
+
+# --------------------------------------------------------------------------------------------------------
+# The report: everything from here on reads stored runs
+
+PROBLEMS = {
+    "digits": "digits, multinomial logistic, 64 groups",
+    "birthwt": "birthwt, least squares, 8 groups",
+}
+_ORANGE = plotting.PALETTE[1]
+LOOKS: dict[str, dict[str, Any]] = {
+    "exact": {"color": plotting.INK, "linewidth": 2.4, "alpha": 0.55},
+    "summable": {"color": plotting.PALETTE[0]},
+    "square-summable": {"color": plotting.PALETTE[2]},
+    "adaptive": {"color": plotting.PALETTE[3]},
+    "constant 0.01": {"color": _ORANGE, "linestyle": (0, (1, 1.2))},
+    "constant 0.03": {"color": _ORANGE, "linestyle": (0, (4, 1.5))},
+    "constant 0.1": {"color": _ORANGE},
+}
+FLOOR_SOLVERS = ("adversary", "proximal gradient", "bisection")
+CONSTANTS = tuple(name for name in SCHEDULES if name.startswith("constant"))
+#: A schedule loses nothing if it needs at most this share more iterations than exact steps.
+NO_LOSS = 0.02
+
+
+def _run(stored: StoredStudy, problem: str, solver: str, schedule: str) -> StoredUnit:
+    return stored.unit(f"{problem}-{solver}-{schedule}-all-0".replace(" ", "-"))
+
+
+def _relative(unit: StoredUnit) -> Array:
+    """``dist(0, ∂F)²`` as a share of its value at the start."""
+    return np.asarray(unit.arrays["stationarity2"] / unit.values["scale"] ** 2)
+
+
+def _running_mean(values: Array) -> Array:
+    """What the theorem bounds: the mean over the iterates so far, one of which is drawn uniformly."""
+    return np.asarray(np.cumsum(values) / np.arange(1, len(values) + 1))
+
+
+def _rate(values: Array) -> float:
+    """Slope of log(values) against log(t) over the second half of the run."""
+    t = np.arange(1, len(values) + 1)[len(values) // 2 :]
+    return float(np.polyfit(np.log(t), np.log(values[len(values) // 2 :]), 1)[0])
+
+
+def _floor(unit: StoredUnit) -> float:
+    """Median of ``dist(0, ∂F)²`` over the last tenth of the run, relative to the start."""
+    values = _relative(unit)
+    return float(np.median(values[-len(values) // 10 :]))
+
+
+def _last_support_change(unit: StoredUnit) -> int:
+    """The last iteration that changed which groups are zero."""
+    support = unit.arrays["support"]
+    changed = np.flatnonzero((support[1:] != support[:-1]).any(axis=1))
+    return int(changed[-1]) + 2 if changed.size else 1
+
+
+def _target(exact: StoredUnit) -> float:
+    """Where runs are compared: what exact steps reach after four fifths of the run, or 1e-12."""
+    values = _relative(exact)
+    return max(float(values[: len(values) * 4 // 5].min()), 1e-12)
+
+
+def _iterations_to(unit: StoredUnit, target: float) -> int | None:
+    reached = np.flatnonzero(_relative(unit) <= target)
+    return int(reached[0]) + 1 if reached.size else None
+
+
+def _summary(stored: StoredStudy) -> pd.DataFrame:
+    rows = []
+    for problem, solver, schedule in product(PROBLEMS, SOLVERS, SCHEDULES):
+        unit, exact = (_run(stored, problem, solver, name) for name in (schedule, "exact"))
+        target = _target(exact)
+        needed, needed_exact = _iterations_to(unit, target), _iterations_to(exact, target)
+        work = unit.arrays["passes"][:needed].sum() if needed else np.nan
+        checked = work + unit.arrays["checks"][:needed].sum() if needed else np.nan
+        work_exact = exact.arrays["passes"][:needed_exact].sum()
+        lossless = needed is not None and needed <= (1.0 + NO_LOSS) * (needed_exact or 0)
+        # The adversary's work is that of the exact prox it starts from.
+        saves = solver != "adversary" and needed is not None
+        rows.append(
+            {
+                "problem": problem,
+                "inner solver": solver,
+                "schedule": schedule,
+                "iterations to target": needed,
+                "no loss": lossless,
+                "passes per step": float(unit.arrays["passes"].mean()),
+                "certificates per step": float(unit.arrays["checks"].mean()),
+                "passes saved": 1.0 - work / work_exact if saves else np.nan,
+                "saved, certificates counted": 1.0 - checked / work_exact if saves else np.nan,
+                "rate of the mean": _rate(_running_mean(_relative(unit))),
+                "last change of support": _last_support_change(unit),
+                "steps unproved": int((~unit.arrays["proved"]).sum()),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"iterations to target": "Int64"})
+
+
+def _floors(stored: StoredStudy) -> pd.DataFrame:
+    rows = []
+    for problem, solver, schedule in product(PROBLEMS, FLOOR_SOLVERS, CONSTANTS):
+        unit = _run(stored, problem, solver, schedule)
+        eps = float(unit.arrays["tolerance"][0]) / unit.values["scale"]
+        floor, exact = _floor(unit), _floor(_run(stored, problem, solver, "exact"))
+        rows.append(
+            {
+                "problem": problem,
+                "inner solver": solver,
+                "ε": eps,
+                "dist² at the end": floor,
+                "dist² at the end / ε²": floor / eps**2,
+                "exact steps": exact,
+                "at its floor": floor > 10.0 * exact,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _lines(ax: Axes, stored: StoredStudy, problem: str, solver: str, values: Any, x: Any = None) -> None:
+    for schedule, look in LOOKS.items():
+        unit = _run(stored, problem, solver, schedule)
+        y = values(unit)
+        ax.plot(np.arange(1, len(y) + 1) if x is None else x(unit), y, label=schedule, **look)
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), columnspacing=1.3)
+
+
+def _plot_trajectories(stored: StoredStudy) -> Figure:
+    figure = plotting.new_figure(height=6.2)
+    axes = figure.subplots(2, 2, sharey="col")
+    for column, (problem, title) in enumerate(PROBLEMS.items()):
+        top, bottom = axes[:, column]
+        _lines(top, stored, problem, "proximal gradient", _relative)
+        # One pass is paid before the first iteration, so that a run which needs none can be drawn.
+        _lines(
+            bottom,
+            stored,
+            problem,
+            "proximal gradient",
+            _relative,
+            lambda unit: 1.0 + np.cumsum(unit.arrays["passes"]),
+        )
+        top.set(title=title, yscale="log", xlabel="iteration")
+        bottom.set(xscale="log", yscale="log", xlabel="passes of the inner solver over the array")
+        top.set_ylim(bottom=_lowest(stored, problem))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("dist(0, ∂F)², relative to the start")
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def _lowest(stored: StoredStudy, problem: str) -> float:
+    """Lower end of an axis: a little below the exact run, and not deep in its rounding errors."""
+    return max(0.3 * float(_relative(_run(stored, problem, "proximal gradient", "exact")).min()), 1e-16)
+
+
+def _plot_theorem(stored: StoredStudy) -> Figure:
+    figure = plotting.new_figure(height=3.7)
+    axes = figure.subplots(1, 2)
+    for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
+        _lines(ax, stored, problem, "adversary", lambda unit: _running_mean(_relative(unit)))
+        mean = _running_mean(_relative(_run(stored, problem, "adversary", "exact")))
+        t = np.array([len(mean) // 20, len(mean)])
+        guide = 0.45 * mean[-1] * len(mean) / t
+        ax.plot(t, guide, color=plotting.INK, linewidth=0.8)
+        ax.annotate(
+            "1/T", (t[0], guide[0]), textcoords="offset points", xytext=(-3, -3), ha="right", va="top"
+        )
+        ax.set(title=title, xscale="log", yscale="log", xlabel="iterations T")
+    axes[0].set_ylabel("mean of dist(0, ∂F)² over T iterates")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _plot_floors(floors: pd.DataFrame) -> Figure:
+    figure = plotting.new_figure(height=3.6)
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
+        of_problem = floors[floors["problem"] == problem]
+        for index, (solver, group) in enumerate(of_problem.groupby("inner solver", sort=False)):
+            ax.plot(
+                group["ε"],
+                group["dist² at the end"].clip(lower=1e-9),
+                marker=plotting.MARKERS[index],
+                color=plotting.PALETTE[index],
+                label=solver,
+                linewidth=1.2,
+            )
+        eps = np.array([of_problem["ε"].min(), of_problem["ε"].max()])
+        ax.plot(eps, eps**2, color=plotting.INK, linewidth=0.8)
+        ax.annotate("ε²", (eps[1], eps[1] ** 2), textcoords="offset points", xytext=(4, 2))
+        ax.set(title=title, xscale="log", yscale="log", xlabel="ε, relative to dist(0, ∂F) at the start")
+    axes[0].set_ylabel("dist(0, ∂F)² at the end")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _plot_saved(summary: pd.DataFrame) -> Figure:
+    figure = plotting.new_figure(height=3.9)
+    axes = figure.subplots(1, 2, sharey=True)
+    schedules = [name for name in SCHEDULES if name != "exact"]
+    solvers = ("proximal gradient", "bisection", "newton")
+    for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
+        for index, solver in enumerate(solvers):
+            of = summary[(summary["problem"] == problem) & (summary["inner solver"] == solver)]
+            of = of.set_index("schedule").loc[schedules]
+            y = np.arange(len(schedules)) + 0.26 * (index - 1)
+            saved = 100.0 * of["passes saved"].to_numpy(dtype=float)
+            lossless = of["no loss"].to_numpy(dtype=bool)
+            colour = plotting.PALETTE[index]
+            ax.barh(y[lossless], saved[lossless], 0.22, color=colour, label=solver)
+            ax.barh(y[~lossless], saved[~lossless], 0.22, facecolor="none", edgecolor=colour, linewidth=1.0)
+            for place, missing in zip(y, np.isnan(saved), strict=True):
+                if missing:
+                    ax.text(1.0, place, "target not reached", va="center", fontsize=7, color=colour)
+        ax.set(title=title, xlabel="passes saved, % of exact steps", xlim=(0, 100))
+        ax.set_yticks(range(len(schedules)), schedules)
+        ax.grid(axis="y", visible=False)
+    axes[0].invert_yaxis()
+    _legend(figure, axes[0])
+    return figure
+
+
+def _plot_support(stored: StoredStudy) -> Figure:
+    figure = plotting.new_figure(height=3.5)
+    axes = figure.subplots(1, 2)
+    for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
+        for schedule, look in LOOKS.items():
+            unit = _run(stored, problem, "proximal gradient", schedule)
+            counts = unit.arrays["support"].sum(axis=1)
+            ax.step(np.arange(1, len(counts) + 1), counts, where="post", label=schedule, **look)
+            last = _last_support_change(unit)
+            ax.plot(last, counts[last - 1], marker="o", color=look["color"])
+        ax.set(title=title, xscale="log", xlabel="iteration")
+    axes[0].set_ylabel("groups that are not zero")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _plot_tolerances(stored: StoredStudy) -> Figure:
+    figure = plotting.new_figure(height=3.2)
+    shown = ("summable", "square-summable", "adaptive")
+    axes = figure.subplots(1, len(shown), sharey=True)
+    for ax, schedule in zip(axes, shown, strict=True):
+        unit = _run(stored, "digits", "proximal gradient", schedule)
+        scale = unit.values["scale"]
+        t = np.arange(1, len(unit.arrays["passes"]) + 1)
+        ax.plot(
+            t, unit.arrays["certified"] / scale, color=LOOKS[schedule]["color"], label="proved", linewidth=1.0
+        )
+        ax.plot(t, unit.arrays["tolerance"] / scale, color=plotting.INK, label="asked", linewidth=0.9)
+        ax.set(title=schedule, xscale="log", yscale="log", xlabel="iteration")
+    axes[0].set_ylabel("dist(0, ∂Qₜ), relative")
+    axes[0].legend(loc="lower left")
+    return figure
+
+
+def _mean_over_draws(stored: StoredStudy, batch: str, schedule: str) -> Array:
+    runs = [
+        _running_mean(_relative(unit))
+        for unit in stored.units
+        if unit.parameters["batch"] == batch and unit.parameters["schedule"] == schedule
+    ]
+    return np.asarray(np.mean(runs, axis=0))
+
+
+def _plot_stochastic(stored: StoredStudy) -> Figure:
+    figure = plotting.new_figure(height=3.6)
+    axes = figure.subplots(1, 2, sharey=True)
+    titles = {"constant": "128 samples a step", "growing": "16 + t samples a step"}
+    for ax, (batch, title) in zip(axes, titles.items(), strict=True):
+        for schedule in STOCHASTIC_SCHEDULES:
+            mean = _mean_over_draws(stored, batch, schedule)
+            ax.plot(np.arange(1, len(mean) + 1), mean, label=schedule, **LOOKS[schedule])
+        ax.set(title=title, xscale="log", yscale="log", xlabel="iterations T")
+    axes[0].set_ylabel("mean of dist(0, ∂F)² over T iterates")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _findings(stored: StoredStudy, summary: pd.DataFrame, floors: pd.DataFrame) -> list[Finding]:
+    proved = ("summable", "square-summable", "adaptive")
+    of_proved = summary[summary["schedule"].isin(proved)]
+    exact = summary[summary["schedule"] == "exact"].set_index(["problem", "inner solver"])["rate of the mean"]
+    slowest = float(of_proved["rate of the mean"].max())
+    behind = of_proved.set_index(["problem", "inner solver"])["rate of the mean"] - exact
+    unproved = int(summary["steps unproved"].sum())
+    at_floor = floors[floors["at its floor"] & (floors["inner solver"] == "adversary")]
+    at_floor = at_floor[at_floor["problem"] == "birthwt"]
+    slope = float(np.polyfit(np.log(at_floor["ε"]), np.log(at_floor["dist² at the end"]), 1)[0])
+    lossless = summary[summary["no loss"] & (summary["inner solver"] == "proximal gradient")]
+    lossless = lossless[(lossless["schedule"] != "exact") & (lossless["problem"] == "digits")]
+    newton = summary[(summary["inner solver"] == "newton") & (summary["schedule"] == "exact")]
+    findings = [
+        Finding(
+            f"T^{slowest:.2f}",
+            "slowest fitted decay of the mean of dist(0, ∂F)² under square-summable tolerances; at most "
+            f"{max(0.0, float(behind.max())):.2f} behind exact steps. The theorem promises T^−1.",
+            "good" if slowest <= -0.9 else "bad",
+        ),
+        Finding(
+            f"ε^{slope:.2f}",
+            "fitted floor of dist(0, ∂F)² under a constant tolerance that is spent in full (birthwt).",
+            "good" if 1.7 <= slope <= 2.3 else "bad",
+        ),
+    ]
+    if len(lossless):
+        best = lossless.sort_values("passes saved").iloc[-1]
+        findings.append(
+            Finding(
+                f"{100 * best['passes saved']:.0f} %",
+                f"of the passes of a proximal gradient inner solver saved on digits at no loss of iterations "
+                f"({best['schedule']}).",
+            )
+        )
+    findings.append(
+        Finding(
+            f"{newton['passes per step'].max():.1f}",
+            "passes, at most, for an exact prox by the default root finder: there is next to nothing left "
+            f"to save. Steps whose tolerance could not be proved, in all runs: {unproved}.",
+            "good" if unproved == 0 else "neutral",
+        )
+    )
+    return findings
+
+
+def section(results: ResultsDir) -> Section:
+    """Findings, plots and tables of the stored runs."""
+    stored = results.read("convergence")
+    summary, floors = _summary(stored), _floors(stored)
+    percent = "{:.0%}"
+    return Section(
+        title="How exact must a proximal step be?",
+        lead=(
+            "Inexact ProxGen with an Adam-type preconditioner on two convex problems. Every step solves its "
+            "prox until <code>pl.certify</code> proves <i>dist</i>(0, ∂Q<sub>t</sub>) ≤ ε<sub>t</sub> and "
+            "Q<sub>t</sub>(ẑ) ≤ Q<sub>t</sub>(w<sub>t</sub>), and no further. Tolerances are relative to "
+            "<i>dist</i>(0, ∂F) at the start: summable 1/t², square-summable 1/t, adaptive 0.3 × what is "
+            "left to gain (capped by t<sup>−0.6</sup>), or constant."
+        ),
+        findings=_findings(stored, summary, floors),
+        items=[
+            Text(_PROMISE, "What the theorem promises"),
+            Plot(
+                "theorem",
+                "The quantity of the theorem",
+                "Mean of dist(0, ∂F)² over the first T iterates, relative to the start, when an adversary "
+                "spends each tolerance in full (the exact prox, pushed off in a random direction until the "
+                "certificate just holds). Square-summable schedules keep the 1/T line of exact steps; "
+                "constant ones bend to a floor.",
+                _plot_theorem(stored),
+            ),
+            Plot(
+                "trajectories",
+                "Iterations and work",
+                "dist(0, ∂F)² after each step, against iterations (top) and against passes of the inner "
+                "solver over the array (bottom). Inner solver: proximal gradient in z, warm-started at the "
+                "last iterate. It stands still once the last iterate itself meets a constant tolerance: the "
+                "flat ends.",
+                _plot_trajectories(stored),
+            ),
+            Plot(
+                "floors",
+                "The floor of constant tolerances",
+                "dist(0, ∂F)² at the end of the run against the constant tolerance ε, both relative to the "
+                "start; the thin line is ε². Bisection starts from a bracket so narrow that most of the "
+                "tolerance is never used, so its runs hardly know that they are inexact.",
+                _plot_floors(floors),
+            ),
+            Plot(
+                "saved",
+                "Prox work saved",
+                "Passes that a schedule saves on the way to the target (what exact steps reach after four "
+                f"fifths of the run). Filled: at most {NO_LOSS:.0%} more iterations than exact steps. "
+                "Outlined: more iterations, so the gradients cost more than the prox saves wherever they "
+                "dominate. "
+                "Certificates are not counted here; the table has both.",
+                _plot_saved(summary),
+            ),
+            Plot(
+                "support",
+                "When the support settles",
+                "Groups that are not zero after each step; the dot marks the last change. Inner solver: "
+                "proximal gradient.",
+                _plot_support(stored),
+            ),
+            Plot(
+                "tolerances",
+                "Asked and proved",
+                "The tolerance that each step asked for, and the stationarity that its certificate proved "
+                "(digits, proximal gradient). The gap is what the last inner step overshoots.",
+                _plot_tolerances(stored),
+            ),
+            Plot(
+                "stochastic",
+                "Minibatches",
+                "As in the first plot, with minibatch gradients, a mean over independent draws; digits, "
+                "tolerances spent in full. The noise of the gradients, not the tolerance, sets the level "
+                "with a constant batch; with a growing one the curves keep falling.",
+                _plot_stochastic(stored),
+            ),
+            Table(
+                "summary",
+                "Every run",
+                "Iterations and passes to the target; the slope of the log of the running mean over the "
+                "second half; the last iteration that changed the support. A certificate costs about one to "
+                "two passes. The adversary's passes are those of the exact prox that it starts from.",
+                summary,
+                {
+                    "passes per step": "{:.2f}",
+                    "certificates per step": "{:.2f}",
+                    "passes saved": percent,
+                    "saved, certificates counted": percent,
+                    "rate of the mean": "{:.2f}",
+                },
+                bad={"steps unproved": lambda value: value > 0},
+                max_rows=len(summary),
+            ),
+            Table(
+                "floors",
+                "Floors of the constant tolerances",
+                "dist(0, ∂F)² at the end and ε, relative to the start. A run is at its floor where it ends "
+                "more than ten times above exact steps.",
+                floors,
+                {
+                    "ε": "{:g}",
+                    "dist² at the end": "{:.1e}",
+                    "dist² at the end / ε²": "{:.2g}",
+                    "exact steps": "{:.1e}",
+                },
+            ),
+        ],
+    )
+
+
+_PROMISE = """
+Huang and Lee (2024, RAMDA, Theorem 4) ask for subproblem solutions with
+<i>dist</i>(0, ∂Q<sub>t</sub>(ẑ)) ≤ ε<sub>t</sub>, Q<sub>t</sub>(ẑ) ≤ Q<sub>t</sub>(w<sub>t</sub>) and
+Σ ε<sub>t</sub>² &lt; ∞. Together with a smooth loss, unbiased gradients of bounded variance, momentum that
+fades, a preconditioner P<sub>t</sub> ⪰ δI and steps η ≤ δ/3L, an iterate w<sub>a</sub> drawn uniformly from
+the first T then has E <i>dist</i>(0, ∂F(w<sub>a</sub>))² ≤ (Q₁/T) Σ 1/b<sub>t</sub> + Q₂Δ/T + Q₃/T with constants
+that depend on Σ ε<sub>t</sub>² and not on T: the 1/T of exact steps stays.
+
+It promises nothing for a constant tolerance. Its assumptions hold here by construction: gradients are of the
+whole sample (no first term) or of minibatches, momentum fades as 0.9 · 0.99<sup>t−1</sup>, δ is the root mean
+square of the first gradient, η = δ/3L. Deleu and Bengio (2021) ask for a small distance to the exact prox, a
+condition that later work calls not checkable; here every step proves its own.
+"""
