@@ -1,13 +1,16 @@
 """Rigorous enclosures of the root of the secular equation, rounding included (docs: the mathematics, §5).
 
-With ``tau = η (a - c r)``, ``shift = η c``, ``y_i = d_i r + tau``, ``u_i = b_i/y_i`` and ``e_i = (d_i - shift)/y_i``::
+With ``tau = η (a - c r)``, ``shift = η c``, ``y_i = d_i r + tau``, ``u_i = b_i/y_i`` and ``e_i = (d_i -
+shift)/y_i``::
 
     S = Σ u_i²,    S₁ = Σ u_i² e_i,    B₁ = Σ u_i² (d_i + |shift|)/y_i,    S(r + h) = Σ u_i² / (1 + e_i h)²
 
-``S`` is convex in ``r`` where all ``y_i > 0``, and the radius of the prox is where it falls through 1. A computed sum
-of nonnegative terms has a small relative error; the functions here take the bounds of what the errors leave open.
+``S`` is convex in ``r`` where all ``y_i > 0``, and the radius of the prox is where it falls through 1. A
+computed sum of nonnegative terms has a small relative error; the functions here take the bounds of what the
+errors leave open.
 
-Written for numbers and arrays alike, without ``if`` (see :mod:`proxlab.scalar`); sums over a group are the caller's.
+Written for numbers and arrays alike, without ``if`` (see :mod:`proxlab.scalar`); sums over a group are the
+caller's.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from proxlab.scalar import fabs, fmax, fmin, sqrt, where
 __all__ = ["ROUNDING", "UNIT", "bracket", "newton", "rounding", "steepest", "terms"]
 
 UNIT = 2.0**-53
-#: Operations that go into a term of ``S``, into one of ``S₁`` and into ``z_i(r)``, by the sign of the shift: for a positive
-#: one, ``tau`` has a relative error of 24 units, or is exact at a radius that differs by 24 units.
+#: Operations that go into a term of ``S``, into one of ``S₁`` and into ``z_i(r)``, by the sign of the shift:
+#: for a positive one, ``tau`` has a relative error of 24 units, or is exact at a radius that differs by 24
+#: units.
 ROUNDING = {False: (32, 44, 16), True: (80, 104, 40)}
 
 
@@ -38,7 +42,9 @@ def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array
 
 
 def steepest(d: Array, r: Array, tau: Array, shift: Array) -> Array:
-    """Return an upper bound of ``|d - shift|/(d r + tau)``; over a group it is largest at the least or largest ``d``."""
+    """Return an upper bound of ``|d - shift|/(d r + tau)``; over a group it is largest at the least or
+    largest ``d``.
+    """
     return (fabs(d - shift) + 1e-15 * (d + fabs(shift))) / (d * r + tau) * (1.0 + 1e-14)
 
 
@@ -60,9 +66,9 @@ def bracket(
 ) -> tuple[Array, Array]:
     """Enclose the root from the sums at one point ``r >= 0``.
 
-    Lower end: the tangent of the convex ``S``. Upper end, for ``shift <= 0``, where all ``e_i`` lie in ``[0, m]``: the
-    chord of ``(1 + e h)^(-2)`` over that interval. For ``shift > 0``: ``(1 + e h)^(-2) <= 1 - 2 e h + 4.5 (e h)²`` while
-    ``m |h| <= 1/4``.
+    Lower end: the tangent of the convex ``S``. Upper end, for ``shift <= 0``, where all ``e_i`` lie in ``[0,
+    m]``: the chord of ``(1 + e h)^(-2)`` over that interval. For ``shift > 0``: ``(1 + e h)^(-2) <= 1 - 2 e h
+    + 4.5 (e h)²`` while ``m |h| <= 1/4``.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Certificates: how far any candidate is from the exact weighted prox, rigorously, rounding included.
 
-The exact radius of a group is enclosed from a few evaluations of the secular equation with bounds of their rounding
-errors; a bracket of the radius is a box around the exact prox, and the candidate's distance to the farthest corner of
-the box bounds its error (docs: the mathematics, §5). For convex penalties the least subgradient at the candidate gives
-further bounds; the smaller one counts.
+The exact radius of a group is enclosed from a few evaluations of the secular equation with bounds of their
+rounding errors; a bracket of the radius is a box around the exact prox, and the candidate's distance to the
+farthest corner of the box bounds its error (docs: the mathematics, §5). For convex penalties the least
+subgradient at the candidate gives further bounds; the smaller one counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ __all__ = ["Certificate", "Total", "certify"]
 
 
 class Total(NamedTuple):
-    """Bounds for the whole array: 2-norms over the groups of the distances and the stationarity, and the sum of the gaps."""
+    """Bounds for the whole array: 2-norms over the groups of the distances and the stationarity, and the sum
+    of the gaps.
+    """
 
     distance: float
     metric_distance: float
@@ -39,9 +41,10 @@ class Total(NamedTuple):
 class Certificate:
     """Rigorous bounds of the error of a candidate ``z`` for the weighted prox ``z*``, the minimiser of ``Q``.
 
-    ``Q(z) = h(z) + ‖z - x‖²_D / (2 step)``; arrays have shape (n_groups,) and dtype float64 unless said otherwise. All bounds
-    count rounding and are infinite where nothing is known. For a nonconvex penalty ``z*`` is the *global* minimiser; where
-    rounding leaves open which one that is, the bounds hold for each of them.
+    ``Q(z) = h(z) + ‖z - x‖²_D / (2 step)``; arrays have shape (n_groups,) and dtype float64 unless said
+    otherwise. All bounds count rounding and are infinite where nothing is known. For a nonconvex penalty
+    ``z*`` is the *global* minimiser; where rounding leaves open which one that is, the bounds hold for each
+    of them.
 
     Attributes
     ----------
@@ -56,7 +59,8 @@ class Certificate:
     gap : array
         Upper bound of ``Q_g(z_g) - min Q_g``.
     decided : array of bool
-        False where rounding leaves open whether the group is zero, or which of two minimisers is the global one.
+        False where rounding leaves open whether the group is zero, or which of two minimisers is the global
+        one.
     bracket : tuple of two arrays
         Lower and upper bound of the radius of ``z*_g``: its 2-norm, or its largest modulus for
         :class:`~proxlab.GroupLinf`.
@@ -73,21 +77,24 @@ class Certificate:
     gap: Array
     decided: Array
     bracket: tuple[Array, Array]
-    _free: tuple[float, float, float, float] = field(repr=False)
+    _free: Total = field(repr=False)
 
     @cached_property
     def total(self) -> Total:
         """Bounds for the whole array; elements in no group count too: their prox is ``x``.
 
-        With a step per group, elements in no group have no step: unless ``z`` equals ``x`` there, the stationarity and
-        the gap are infinite.
+        With a step per group, elements in no group have no step: unless ``z`` equals ``x`` there, the
+        stationarity and the gap are infinite.
         """
         xp = array_api_compat.array_namespace(self.distance)
-        groups = (self.distance, self.metric_distance, self.stationarity)
-        norms = [_norm(xp, v, free) for v, free in zip(groups, self._free, strict=False)]
         n = self.gap.shape[0]
-        gap = (float(xp.sum(self.gap)) if n else 0.0) + self._free[3]
-        return Total(*norms, gap * (1.0 + rounding(n + 2)))
+        gap = (float(xp.sum(self.gap)) if n else 0.0) + self._free.gap
+        return Total(
+            _norm(xp, self.distance, self._free.distance),
+            _norm(xp, self.metric_distance, self._free.metric_distance),
+            _norm(xp, self.stationarity, self._free.stationarity),
+            gap * (1.0 + rounding(n + 2)),
+        )
 
     @property
     def lower(self) -> Array:
@@ -105,9 +112,10 @@ class Certificate:
         with np.errstate(all="ignore"):
             parts = _row_bounds(p, self.z)
         free = p.xp.abs(p.xp.astype(self.x, p.xp.float64))
-        return tuple(  # type: ignore[return-value]
-            p.layout.join([getattr(part, name) for part in parts], free) if parts else free
-            for name in ("low", "high")
+        if not parts:
+            return free, free
+        return p.layout.join([part.low for part in parts], free), p.layout.join(
+            [part.high for part in parts], free
         )
 
 
@@ -142,9 +150,9 @@ def certify(
 
     Notes
     -----
-    Data of any precision are certified in float64: an exact result rounded to float32 has a distance of the size of that
-    rounding. Below ``2**-300`` of the largest element, and for metrics that spread further than ``2**200`` in the scale of
-    the problem, the bounds hold but are no longer tight.
+    Data of any precision are certified in float64: an exact result rounded to float32 has a distance of the
+    size of that rounding. Below ``2**-300`` of the largest element, and for metrics that spread further than
+    ``2**200`` in the scale of the problem, the bounds hold but are no longer tight.
 
     Examples
     --------
@@ -164,12 +172,30 @@ def certify(
     with np.errstate(all="ignore"):
         parts = _row_bounds(p, z)
         free = _free_bounds(p, z)
-    names = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
     if not parts:
-        empty = p.xp.zeros((0,), dtype=p.xp.float64)
-        return Certificate(penalty, z, x, step, metric, *[empty] * 4, empty > 0, (empty, empty), free)
-    *values, lower, upper = (p.layout.join_groups([getattr(part, name) for part in parts]) for name in names)
-    return Certificate(penalty, z, x, step, metric, *values, (lower, upper), free)
+        none = p.xp.zeros((0,), dtype=p.xp.float64, device=array_api_compat.device(p.x))
+        parts = [RowBounds(none, none, none, none, none > 0, none, none, none, none)]
+        return _certificate(p, z, parts[0], free)
+    names = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
+    joined = {name: p.layout.join_groups([getattr(part, name) for part in parts]) for name in names}
+    return _certificate(p, z, RowBounds(**joined, low=None, high=None), free)
+
+
+def _certificate(p: Problem, z: Array, b: RowBounds, free: Total) -> Certificate:
+    return Certificate(
+        penalty=p.penalty,
+        z=z,
+        x=p.x,
+        step=p.step,
+        metric=p.metric,
+        distance=b.distance,
+        metric_distance=b.metric_distance,
+        stationarity=b.stationarity,
+        gap=b.gap,
+        decided=b.decided,
+        bracket=(b.lower, b.upper),
+        _free=free,
+    )
 
 
 def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
@@ -189,25 +215,31 @@ def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
     return parts
 
 
-def _free_bounds(p: Problem, z: Array) -> tuple[float, float, float, float]:
+def _free_bounds(p: Problem, z: Array) -> Total:
     """Bound distance, metric distance, stationarity and gap over the elements in no group."""
     xp, layout = p.xp, p.layout
     size = math.prod(p.x.shape)
     if not isinstance(layout, IndexLayout) or len(layout.indices) == size:
-        return 0.0, 0.0, 0.0, 0.0
+        return Total(0.0, 0.0, 0.0, 0.0)
     outside = np.ones(size, dtype=bool)
     outside[layout.indices] = False
     where = xp.asarray(np.flatnonzero(outside), device=array_api_compat.device(p.x))
-    rows = [
-        xp.take(xp.reshape(a, (1, -1)), where, axis=1)
-        for a in (xp.astype(z, xp.float64), xp.astype(p.x, xp.float64), p.full_metric())
-    ]
+
+    def row(a: Array) -> Array:
+        return xp.take(xp.reshape(xp.astype(a, xp.float64), (1, -1)), where, axis=1)
+
     one = xp.ones((1,), dtype=xp.float64, device=array_api_compat.device(p.x))
-    b = array_certify.free_bounds(xp, *rows, one * p.step if isinstance(p.step, float) else one)
-    distance, metric_distance = float(b.distance[0]), float(b.metric_distance[0])
-    if isinstance(p.step, float) or distance == 0:
-        return distance, metric_distance, float(b.stationarity[0]), float(b.gap[0])
-    return distance, metric_distance, math.inf, math.inf
+    uniform = isinstance(p.step, float)
+    b = array_certify.free_bounds(
+        xp, row(z), row(p.x), row(p.full_metric()), one * p.step if uniform else one
+    )
+    known = uniform or float(b.distance[0]) == 0
+    return Total(
+        float(b.distance[0]),
+        float(b.metric_distance[0]),
+        float(b.stationarity[0]) if known else math.inf,
+        float(b.gap[0]) if known else math.inf,
+    )
 
 
 def _norm(xp: Any, values: Array, free: float) -> float:

@@ -1,14 +1,16 @@
-"""Certificates over any array namespace: rigorous bounds for groups that are rows of a matrix (docs: the mathematics, §5).
+"""Certificates over any array namespace: rigorous bounds for groups that are rows of a matrix (docs: the
+mathematics, §5).
 
-Every row is scaled by powers of two (exact) and computed in float64. Quantities named ``…_low`` and ``…_high`` bound the
-exact ones, rounding included. What leaves the range in which relative errors are small ends in the bound that always
-holds: ``0 ≤ z*_i/x_i ≤ 1``.
+Every row is scaled by powers of two (exact) and computed in float64. Quantities named ``…_low`` and
+``…_high`` bound the exact ones, rounding included. What leaves the range in which relative errors are small
+ends in the bound that always holds: ``0 ≤ z*_i/x_i ≤ 1``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import array_api_compat
@@ -32,7 +34,9 @@ MAX_EVALUATIONS = 60
 
 @dataclass
 class RowBounds:
-    """The certificate of every row; see :class:`proxlab.Certificate`. ``low`` and ``high`` enclose ``|z*|``."""
+    """The certificate of every row; see :class:`proxlab.Certificate`. ``low`` and ``high`` enclose
+    ``|z*|``.
+    """
 
     distance: Array
     metric_distance: Array
@@ -45,7 +49,7 @@ class RowBounds:
     high: Array
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Powers of two, sums and norms.
 
 
@@ -69,7 +73,9 @@ def times_power(xp: Any, v: Array, e: Array) -> Array:
 
 
 def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:
-    """Return an upper bound of ``v 2^e`` for ``v >= 0`` with a relative error of ``k`` roundings; NaN becomes inf."""
+    """Return an upper bound of ``v 2^e`` for ``v >= 0`` with a relative error of ``k`` roundings; NaN becomes
+    inf.
+    """
     up = times_power(xp, v * (1.0 + rounding(k)), e)
     up = xp.where(v > 0, xp.maximum(up + 2.0**-1074, up), up)
     return xp.where(xp.isnan(v) | xp.isnan(up), xp.full_like(up, math.inf), up)
@@ -100,16 +106,18 @@ def norm_above(xp: Any, v: Array) -> Array:
     return outwards(xp, root, e, sum_height(v.shape[1]) + 8)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Data in scaled units.
 
 
 @dataclass
 class Data:
-    """Rows in units in which ``max|x|`` and ``max|b|`` are about 1; sizes after the elementwise part of the penalty.
+    """Rows in units in which ``max|x|`` and ``max|b|`` are about 1; sizes after the elementwise part of the
+    penalty.
 
-    ``z`` lies within ``z_error`` of the exact one. ``size`` lies within ``error`` of the exact size, which lies in ``[size_low, size_high]``. ``ex`` and ``ed`` are the
-    binary exponents of the units of ``x`` and ``d``; ``ed`` is even.
+    ``z`` lies within ``z_error`` of the exact one. ``size`` lies within ``error`` of the exact size, which
+    lies in ``[size_low, size_high]``. ``ex`` and ``ed`` are the binary exponents of the units of ``x`` and
+    ``d``; ``ed`` is even.
     """
 
     x: Array
@@ -196,7 +204,7 @@ def prepare(
     return Data(x, z, z_error, d, sign, size, error, low, high, ex, first + second, step, weight)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # The radius of the candidate that is a root of the secular equation, or zero: the inner one.
 
 
@@ -278,7 +286,8 @@ class Equation:
 def find_inner(
     xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
 ) -> Inner:
-    """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation, or zero.
+    """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation,
+    or zero.
 
     Parameters
     ----------
@@ -292,7 +301,6 @@ def find_inner(
     raw : float
         ``p'(0+)`` in the penalty's own units.
     """
-    n = p.x.shape[1]
     curved = any(bool(xp.any(piece.shift > 0)) for piece in pieces)
     eq = Equation(xp, p, curved)
     zero = xp.zeros_like(reach)
@@ -342,7 +350,7 @@ def find_inner(
     alpha_low, shift_low = alpha, shift
     alpha_high, shift_high = alpha, shift
     open_ = usable & ~is_zero
-    for before, piece in zip(pieces, pieces[1:], strict=False):
+    for before, piece in pairwise(pieces):
         knot = piece.start
         on = open_ & (knot > FLOOR) & (knot < upper)
         spot = xp.where(on, knot, ones)
@@ -396,14 +404,15 @@ def find_inner(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Radial penalties.
 
 
 def known_form(pieces: tuple[Piece, ...]) -> bool:
     """Return whether the pieces are of the form that :func:`radial_bounds` knows.
 
-    One piece with ``a >= 0 >= c``; or pieces with a continuous, nonincreasing slope, or a jump, and a last one that is flat.
+    One piece with ``a >= 0 >= c``; or pieces with a continuous, nonincreasing slope, or a jump, and a last
+    one that is flat.
     """
     steep = pieces[:-1]
     if len(pieces) == 1:
@@ -411,7 +420,7 @@ def known_form(pieces: tuple[Piece, ...]) -> bool:
     flat_end = pieces[-1].a == 0 and pieces[-1].c == 0
     joined = all(
         math.isclose(p.a - p.c * q.start, q.a - q.c * q.start, rel_tol=1e-14, abs_tol=1e-14 * p.a)
-        for p, q in zip(steep, steep[1:], strict=False)
+        for p, q in pairwise(steep)
     )
     return flat_end and joined and pieces[0].value == 0 and all(p.a >= 0 and p.c >= 0 for p in steep)
 
@@ -511,10 +520,12 @@ def radial_bounds(
     if flat_end:
         gain = gain_at(xp, p, pieces, table, norm_above(xp, xp.abs(p.z)))
         flat_gap = xp.maximum(flat_gap - gain, zero) * (1.0 + rounding(4)) + 2.0**-880
+        flat_gap = xp.where(metric_distance > 0, flat_gap, edge)
     gap = xp.where(both, xp.maximum(gap, flat_gap), xp.where(outside, flat_gap, gap))
     # Coefficients beyond scale were capped.
-    capped = row_max(xp, xp.abs(p.z)) > 0
-    capped = capped & (largest_coefficient(xp, p, pieces, table) >= 2.0**890)
+    largest = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)
+    largest = xp.maximum(largest, largest_coefficient(xp, p, pieces, table))
+    capped = (row_max(xp, xp.abs(p.z)) > 0) & (largest >= 2.0**890)
     gap, stationarity = (xp.where(known & ~capped, v, far) for v in (gap, stationarity))
     outside_domain = xp.any(z < 0, axis=1) if penalty.nonnegative else no
     stationarity = xp.where(outside_domain, far, stationarity)
@@ -560,7 +571,8 @@ def convex_bounds(
     metric_distance: Array,
     gap: Array,
 ) -> tuple[Array, Array, Array]:
-    """Lower the bounds of distance, metric distance and gap by those that a subgradient ``s`` of ``ηQ`` gives.
+    """Lower the bounds of distance, metric distance and gap by those that a subgradient ``s`` of ``ηQ``
+    gives.
 
     For convex ``Q``: ``‖z - z*‖_D ≤ ‖s‖_{D⁻¹}``, ``η(Q(z) - Q(z*)) ≤ ‖s‖²_{D⁻¹}/2`` and ``≤ ‖s‖ ‖z - z*‖``.
     """
@@ -643,7 +655,8 @@ def compare(
 ) -> tuple[Array, Array]:
     """Return where the inner candidate is proved to be better than x, and where it is proved to be worse.
 
-    ``Q(z) - Q(x) = p(‖z‖) - p(‖x‖) + ‖z - x‖²_D/2η``, at the root itself from below and at a point near it from above.
+    ``Q(z) - Q(x) = p(‖z‖) - p(‖x‖) + ‖z - x‖²_D/2η``, at the root itself from below and at a point near it
+    from above.
     """
     ratio = tau[:, None] / (p.d * upper[:, None] + tau[:, None])
     ratio = xp.where((upper > 0)[:, None], ratio, xp.ones_like(ratio))
@@ -659,7 +672,9 @@ def compare(
 
 
 def gain_at(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ...], r: Array) -> Array:
-    """Return a lower bound of ``p(∞) - p(r)``, given an upper bound of ``r``, for a penalty that ends flat."""
+    """Return a lower bound of ``p(∞) - p(r)``, given an upper bound of ``r``, for a penalty that ends
+    flat.
+    """
     if table[0].value > 0:
         jump = p.coefficient(xp, table[0].value, 1, 2) * (1.0 - rounding(6))
         return xp.where(r > 0, 0.0 * jump, jump)
@@ -683,7 +698,9 @@ def stationarity_above(
     inner: Inner,
     d: Array,
 ) -> tuple[Array, Array]:
-    """Return an upper bound of the elements of the least subgradient of ``ηQ`` at the candidate, and of its norm."""
+    """Return an upper bound of the elements of the least subgradient of ``ηQ`` at the candidate, and of its
+    norm.
+    """
     zero = xp.zeros_like(p.step)
     height = sum_height(p.x.shape[1])
     norm_z = norm_above(xp, xp.abs(p.z))
@@ -744,8 +761,9 @@ def gap_above(
 ) -> Array:
     """Return an upper bound of ``η(Q(z) - Q(z*))`` where ``z*`` is the inner candidate.
 
-    With ``δ = z - z*`` and ``ρ = ‖z‖ - ‖z*‖`` it is ``p'(r*)(‖δ‖² - ρ²)/2r* + ‖δ‖²_D/2`` at most for a concave ``p``
-    (with a ridge its share of ``‖δ‖²`` is whole). Near zero it is ``Q(z) - Q(0)`` and what zero itself misses.
+    With ``δ = z - z*`` and ``ρ = ‖z‖ - ‖z*‖`` it is ``p'(r*)(‖δ‖² - ρ²)/2r* + ‖δ‖²_D/2`` at most for a
+    concave ``p`` (with a ridge its share of ``‖δ‖²`` is whole). Near zero it is ``Q(z) - Q(0)`` and what zero
+    itself misses.
     """
     height = sum_height(p.x.shape[1])
     zero = xp.zeros_like(p.step)
@@ -795,7 +813,9 @@ def gap_above(
 
 
 def sideways(xp: Any, p: Data, inner: Inner, lower: Array, upper: Array, norm_z: Array) -> Array:
-    """Return an upper bound of ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - u*‖²``, where ``u* = z*/r*``, ``u_i(r) = b_i/(d_i r + tau)``."""
+    """Return an upper bound of ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - u*‖²``, where ``u* = z*/r*``, ``u_i(r) =
+    b_i/(d_i r + tau)``.
+    """
     k = 2 * sum_height(p.x.shape[1]) + 60
     ends = []
     for r, slopes in ((lower, inner.at_lower), (upper, inner.at_upper)):
@@ -826,7 +846,8 @@ def alpha_excess(xp: Any, p: Data, pieces: tuple[Slopes, ...], inner: Inner) -> 
 def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
     """Return an upper bound of what the elementwise part adds to ``η(Q(z) - Q(z*))`` over its shrunk data.
 
-    ``d_i (t_i |z_i| - (x_i - x̃_i) z_i)`` per element: zero where ``z_i`` keeps the sign of a nonzero ``x̃_i``.
+    ``d_i (t_i |z_i| - (x_i - x̃_i) z_i)`` per element: zero where ``z_i`` keeps the sign of a nonzero
+    ``x̃_i``.
     """
     cut = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)[:, None]
     z = xp.abs(p.z) + p.z_error
@@ -844,14 +865,15 @@ def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # The ℓ∞ norm, and elements in no group.
 
 
 def linf_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: GroupLinf
 ) -> RowBounds:
-    """Certify every row for the ℓ∞ norm: ``z*_i = sign(x_i) min(|x_i|, t)`` with ``φ(t) = Σ d_i (|x_i| - t)₊ = ηλ``.
+    """Certify every row for the ℓ∞ norm: ``z*_i = sign(x_i) min(|x_i|, t)`` with ``φ(t) = Σ d_i (|x_i| - t)₊
+    = ηλ``.
 
     Parameters
     ----------
@@ -942,7 +964,9 @@ def linf_bounds(
 
 
 def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
-    """Return upper bounds of the elements of a subgradient of ``ηQ`` at the candidate: the least one, up to rounding."""
+    """Return upper bounds of the elements of a subgradient of ``ηQ`` at the candidate: the least one, up to
+    rounding.
+    """
     n = p.x.shape[1]
     none = xp.zeros_like(p.x)
     pull = d * (p.z - p.x)
@@ -956,7 +980,8 @@ def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
     excess = xp.where(zero & (excess < 0), xp.zeros_like(excess), excess)
     used = xp.where(face & (wanted > excess[:, None]), wanted - excess[:, None], none)
     spent = row_sum(xp, used)
-    # The multipliers must add up to the strength (or to less, at zero): move the first one on the face by what is missing.
+    # The multipliers must add up to the strength (or to less, at zero): move the first one on the face by
+    # what is missing.
     miss = xp.where(zero, xp.maximum(spent - strength, 0.0 * spent), xp.abs(spent - strength))
     miss = miss + rounding(sum_height(n) + 16) * (spent + strength)
     first = face & (xp.cumulative_sum(xp.astype(face, xp.int64), axis=1) == 1)
