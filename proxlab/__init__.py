@@ -1,6 +1,7 @@
 """Certified weighted proximal operators of structured-sparsity penalties.
 
-``prox(h, x, step, metric=d)`` is ``argmin_z h(z) + ‖z - x‖²_D / (2 step)`` with the diagonal metric ``D = diag(d)`` of an
+``prox(h, x, step, metric=d)`` is ``argmin_z h(z) + ‖z - x‖²_D / (2 step)`` with the diagonal metric ``D =
+diag(d)`` of an
 adaptive optimizer: exact to rounding, global where ``h`` is not convex, and with proofs (:func:`certify`).
 """
 
@@ -21,7 +22,17 @@ from proxlab.penalties import (
     SparseGroupLasso,
 )
 from proxlab.prox import Solution, envelope, prox, solve
-from proxlab.rootfinders import ITP, Bisection, Brent, Chandrupatla, ClassicNewton, Halley, Newton, RootFinder, Status
+from proxlab.rootfinders import (
+    ITP,
+    Bisection,
+    Brent,
+    Chandrupatla,
+    ClassicNewton,
+    Halley,
+    Newton,
+    RootFinder,
+    Status,
+)
 
 __version__ = "0.1.0"
 

@@ -73,11 +73,11 @@ def float_bits(x: Array) -> int:
     return {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[name]
 
 
-def check_array(name: str, x: object) -> Any:
+def check_array(name: str, x: Any) -> Any:
     """Return the namespace of a real floating-point array, or raise an error that names it."""
     if not array_api_compat.is_array_api_obj(x) or isinstance(x, np.generic):
         raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
-    dtype = str(x.dtype).rpartition(".")[2]  # type: ignore[attr-defined]
+    dtype = str(x.dtype).rpartition(".")[2]
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
     return array_api_compat.array_namespace(x)
@@ -110,7 +110,7 @@ def _first(x: Array, good: Array, xp: Any) -> str:
     return f"element {index} is {float(xp.reshape(x, (-1,))[flat])}"
 
 
-def _step(step: object, layout: Layout, x: Array, xp: Any) -> Any:
+def _step(step: Any, layout: Layout, x: Array, xp: Any) -> Any:
     if not array_api_compat.is_array_api_obj(step) or isinstance(step, np.generic):
         if isinstance(step, bool) or not isinstance(step, (int, float, np.integer, np.floating)):
             raise TypeError(f"step: must be a positive number or an array of shape (n_groups,), got {step!r}")
@@ -118,11 +118,13 @@ def _step(step: object, layout: Layout, x: Array, xp: Any) -> Any:
         if not math.isfinite(number) or number <= 0:
             raise ValueError(f"step: must be finite and > 0, got {step!r}")
         return number
-    shape = tuple(step.shape)  # type: ignore[attr-defined]
+    shape = tuple(step.shape)
     if shape == ():
-        return _step(float(step), layout, x, xp)  # type: ignore[arg-type]
+        return _step(float(step), layout, x, xp)
     if shape != (layout.n_groups,):
-        raise ValueError(f"step: must be a number or have shape (n_groups,) = ({layout.n_groups},), got {shape}")
+        raise ValueError(
+            f"step: must be a number or have shape (n_groups,) = ({layout.n_groups},), got {shape}"
+        )
     check_array("step", step)
     if array_api_compat.is_numpy_array(step) and not array_api_compat.is_numpy_array(x):
         step = xp.asarray(step, device=array_api_compat.device(x))
@@ -135,7 +137,9 @@ def _step(step: object, layout: Layout, x: Array, xp: Any) -> Any:
 
 def _same_kind(name: str, a: Any, x: Array, xp: Any) -> Array:
     if array_api_compat.array_namespace(a) is not xp:
-        raise TypeError(f"{name}: must be an array of the kind of x, {type(x).__name__}, got {type(a).__name__}")
+        raise TypeError(
+            f"{name}: must be an array of the kind of x, {type(x).__name__}, got {type(a).__name__}"
+        )
     if array_api_compat.device(a) != array_api_compat.device(x):
         here, there = array_api_compat.device(x), array_api_compat.device(a)
         raise ValueError(f"{name}: must be on the device of x, {here}, got {there}")
@@ -147,7 +151,9 @@ def _metric(metric: object, x: Array, xp: Any) -> Any:
         return None
     if not array_api_compat.is_array_api_obj(metric) or isinstance(metric, np.generic):
         if isinstance(metric, bool) or not isinstance(metric, (int, float, np.integer, np.floating)):
-            raise TypeError(f"metric: must be an array broadcastable to x, a positive number or None, got {metric!r}")
+            raise TypeError(
+                f"metric: must be an array broadcastable to x, a positive number or None, got {metric!r}"
+            )
         number = float(metric)
         if not math.isfinite(number) or number <= 0:
             raise ValueError(f"metric: must be finite and > 0, got {metric!r}")
@@ -162,7 +168,7 @@ def _metric(metric: object, x: Array, xp: Any) -> Any:
 
 
 def check_same(name: str, a: object, x: Array, xp: Any) -> Array:
-    """Return ``a`` if it is an array of the kind, shape and device of ``x``, or raise an error that names it."""
+    """Return ``a`` if it is an array of the kind, shape and device of ``x``, or raise an error."""
     check_array(name, a)
     array = _same_kind(name, a, x, xp)
     if tuple(array.shape) != tuple(x.shape):
@@ -170,7 +176,7 @@ def check_same(name: str, a: object, x: Array, xp: Any) -> Array:
     return array
 
 
-def problem(penalty: object, x: object, step: object, metric: object, backend: str | None) -> Problem:
+def problem(penalty: object, x: Any, step: object, metric: object, backend: str | None) -> Problem:
     """Validate the arguments that all verbs share, all but the values of ``x`` and ``metric``.
 
     Those are checked where they are read anyway: by the compiled kernel, or before the array form.
@@ -180,13 +186,13 @@ def problem(penalty: object, x: object, step: object, metric: object, backend: s
     xp = check_array("x", x)
     if backend not in BACKENDS:
         raise ValueError(f'backend: must be None, "numba" or "array_api", got {backend!r}')
-    native = array_api_compat.is_numpy_array(x) and str(x.dtype) in ("float32", "float64")  # type: ignore[attr-defined]
+    native = array_api_compat.is_numpy_array(x) and str(x.dtype) in ("float32", "float64")
     if backend == "numba" and not native:
         raise TypeError(
-            f"backend: the numba backend needs a NumPy array of float32 or float64, got {type(x).__name__} of "
-            f"{x.dtype}; use backend=None"  # type: ignore[attr-defined]
+            f"backend: the numba backend needs a NumPy array of float32 or float64, got "
+            f"{type(x).__name__} of {x.dtype}; use backend=None"
         )
-    layout = penalty.groups.layout(tuple(x.shape))  # type: ignore[attr-defined]
+    layout = penalty.groups.layout(tuple(x.shape))
     penalty.group_weights(layout)
     chosen = backend or ("numba" if native else "array_api")
     return Problem(penalty, x, _step(step, layout, x, xp), _metric(metric, x, xp), layout, xp, chosen)

@@ -138,7 +138,8 @@ class IndexLayout:
         padding = xp.full((1,), fill, dtype=x.dtype, device=device)
         flat = xp.concat([xp.reshape(x, (-1,)), padding])
         return [
-            xp.reshape(xp.take(flat, xp.asarray(m.reshape(-1), device=device), axis=0), m.shape) for m in self._gather
+            xp.reshape(xp.take(flat, xp.asarray(m.reshape(-1), device=device), axis=0), m.shape)
+            for m in self._gather
         ]
 
     def split_groups(self, values: Array) -> list[Array]:
@@ -177,7 +178,9 @@ def _axis_layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> AxisLayout:
     ndim = len(shape)
     for a in axes:
         if not -ndim <= a < ndim:
-            raise ValueError(f"groups: axis {a} is out of range for an array of {ndim} dimensions, shape {shape}")
+            raise ValueError(
+                f"groups: axis {a} is out of range for an array of {ndim} dimensions, shape {shape}"
+            )
     reduced = tuple(sorted(a % ndim for a in axes))
     if len(set(reduced)) != len(reduced):
         raise ValueError(f"groups: axes {axes} name the same axis twice for an array of {ndim} dimensions")
@@ -188,13 +191,15 @@ def _axis_layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> AxisLayout:
 class Groups:
     """A partition of (some of) the elements of an array into groups.
 
-    Make one with :meth:`over`, :meth:`csr`, :meth:`labels` or :meth:`conv`; it is bound to a shape when it is used, so
-    that one object serves arrays of many shapes. Elements in no group are not penalised. Groups are immutable.
+    Make one with :meth:`over`, :meth:`csr`, :meth:`labels` or :meth:`conv`; it is bound to a shape when it
+    is used, so
+    that one object serves arrays of many shapes. Elements in no group are not penalised. Groups are
+    immutable.
 
     Examples
     --------
     >>> import proxlab as pl
-    >>> pl.Groups.over(0).n_groups((3, 5))       # norms reduce the rows: five columns
+    >>> pl.Groups.over(0).n_groups((3, 5))  # norms reduce the rows: five columns
     5
     >>> pl.Groups.conv("channel").sizes((8, 2, 3, 3))
     array([72, 72])
@@ -228,7 +233,7 @@ class Groups:
         return self.layout(tuple(shape)).sizes()
 
     def indices(self, shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
-        """Express the groups as ``(indptr, indices)`` into the C-order flattened array of the given ``shape``."""
+        """Express the groups as ``(indptr, indices)`` into the C-order flattened array of this ``shape``."""
         return self.layout(tuple(shape)).csr()
 
     @staticmethod
@@ -238,7 +243,8 @@ class Groups:
         Parameters
         ----------
         axis : int or tuple of int
-            Axes inside a group; the other axes number the groups in C order. ``()`` makes every element a group.
+            Axes inside a group; the other axes number the groups in C order. ``()`` makes every element a
+            group.
 
         Returns
         -------
@@ -259,8 +265,8 @@ class Groups:
         indptr : array_like of int, shape (n_groups + 1,)
             Nondecreasing offsets that start at 0.
         indices : array_like of int, shape (indptr[-1],), optional
-            Group ``g`` is ``flat[indices[indptr[g]:indptr[g + 1]]]``; each element at most once. By default the groups
-            are contiguous: ``flat[indptr[g]:indptr[g + 1]]``.
+            Group ``g`` is ``flat[indices[indptr[g]:indptr[g + 1]]]``; each element at most once. By default
+            the groups are contiguous: ``flat[indptr[g]:indptr[g + 1]]``.
 
         Returns
         -------
@@ -272,7 +278,9 @@ class Groups:
         steps = np.diff(ptr)
         if np.any(steps < 0):
             k = int(np.argmax(steps < 0))
-            raise ValueError(f"indptr: must be sorted, but indptr[{k}] = {ptr[k]} > indptr[{k + 1}] = {ptr[k + 1]}")
+            raise ValueError(
+                f"indptr: must be sorted, but indptr[{k}] = {ptr[k]} > indptr[{k + 1}] = {ptr[k + 1]}"
+            )
         if indices is None:
             return _Index(ptr, np.arange(ptr[-1], dtype=np.int64))
         idx = _integers("indices", indices)
@@ -283,7 +291,9 @@ class Groups:
         if len(idx):
             counts = np.bincount(idx)
             if counts.max() > 1:
-                raise ValueError(f"indices: groups must not overlap, but element {int(np.argmax(counts > 1))} is named twice")
+                raise ValueError(
+                    f"indices: groups must not overlap, but {int(np.argmax(counts > 1))} is named twice"
+                )
         return _Index(ptr, idx)
 
     @staticmethod
@@ -293,7 +303,8 @@ class Groups:
         Parameters
         ----------
         labels : array_like of int
-            Of the array's shape. Labels 0 … max number the groups; a label that does not occur is an empty group.
+            Of the array's shape. Labels 0 … max number the groups; a label that does not occur is an empty
+            group.
 
         Returns
         -------
@@ -311,7 +322,7 @@ class Groups:
 
     @staticmethod
     def conv(kind: ConvKind) -> Groups:
-        """Make groups of a convolution's weight of shape (out, in, *kernel), 3 to 5 dimensions.
+        """Make groups of a convolution's weight of shape ``(out, in, *kernel)``, 3 to 5 dimensions.
 
         Parameters
         ----------
@@ -357,10 +368,12 @@ class _Conv(Groups):
         ndim = len(shape)
         if not 3 <= ndim <= 5:
             raise ValueError(
-                f"groups: Groups.conv({self.kind!r}) needs a weight of shape (out, in, *kernel) with 3 to 5 dimensions, "
-                f"got shape {shape}"
+                f"groups: Groups.conv({self.kind!r}) needs a weight of shape (out, in, *kernel) "
+                f"with 3 to 5 dimensions, got shape {shape}"
             )
-        axes = {"filter": range(1, ndim), "channel": (0, *range(2, ndim)), "kernel": range(2, ndim)}[self.kind]
+        axes = {"filter": range(1, ndim), "channel": (0, *range(2, ndim)), "kernel": range(2, ndim)}[
+            self.kind
+        ]
         return _axis_layout(tuple(shape), tuple(axes))
 
     def __repr__(self) -> str:
@@ -379,7 +392,9 @@ class _Index(Groups):
             raise ValueError(f"groups: the labels have shape {self.shape}, but the array has shape {shape}")
         size = math.prod(shape)
         if len(self.indices_) and (last := int(self.indices_.max())) >= size:
-            raise ValueError(f"groups: index {last} is out of range for an array of {size} elements, shape {shape}")
+            raise ValueError(
+                f"groups: index {last} is out of range for an array of {size} elements, shape {shape}"
+            )
         return IndexLayout(shape, self.indptr, self.indices_)
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -112,14 +111,15 @@ def prox(
 
     References
     ----------
-    Deleu & Bengio (2021), "Structured sparsity inducing adaptive optimizers for deep learning", arXiv:2102.03869.
+    Deleu & Bengio (2021), "Structured sparsity inducing adaptive optimizers for deep learning",
+    arXiv:2102.03869.
 
     Examples
     --------
     >>> import numpy as np, proxlab as pl
     >>> x, d = np.array([[3.0, 4.0], [0.3, 0.4]]), np.array([[1.0, 4.0], [1.0, 4.0]])
     >>> pl.prox(pl.GroupLasso(2.0), x, metric=d).round(3)
-    array([[2.069, 3.593],
+    array([[2.016, 3.565],
            [0.   , 0.   ]])
     """
     return _solve(penalty, x, step, metric, root_finder, backend, out, explain=False)
@@ -165,7 +165,9 @@ def envelope(
     metric: float | Array | None = None,
     backend: str | None = None,
 ) -> Array:
-    """Return the Moreau envelope ``min_z h(z) + ‖z - x‖²_D / (2 step)`` of each group; their sum is the envelope of ``h``.
+    """Return the Moreau envelope ``min_z h(z) + ‖z - x‖²_D / (2 step)`` of each group.
+
+    Their sum is the envelope of ``h``.
 
     Parameters
     ----------
@@ -233,7 +235,6 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
     rows = layout.split(x, 0.0)
     metrics = layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    solve_rows: Callable[..., array_api.RowSolution]
     parts = []
     for r, d, s, w in zip(rows, metrics, steps, weights, strict=True):
         if isinstance(penalty, GroupLinf):

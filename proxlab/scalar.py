@@ -1,8 +1,9 @@
 """The few operations that the shared numerical source is written in, for plain Python numbers.
 
-Root finders and the secular equation are written once, in terms of these names and arithmetic, without ``if``. The
-backends rebuild the same source with their own versions of the names (:mod:`proxlab.backends.build`): the functions of
-an array namespace, or compiled scalars.
+Root finders and the secular equation are written once, in terms of these names and arithmetic, without
+``if``. The
+backends rebuild the same source with their own versions of the names (:mod:`proxlab.backends.build`): the
+functions of an array namespace, or compiled scalars.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 from proxlab.groups import Array
 
-__all__ = ["fabs", "fmax", "fmin", "sqrt", "where"]
+__all__ = ["fabs", "fmax", "fmin", "midpoint", "sqrt", "where"]
 
 
 def where(condition: Array, yes: Array, no: Array) -> Array:
@@ -37,3 +38,8 @@ def fabs(a: Array) -> Array:
 def sqrt(a: Array) -> Array:
     """Return the square root of a number that is at least 0."""
     return math.sqrt(a)
+
+
+def midpoint(lo: Array, hi: Array) -> Array:
+    """Halve a bracket of nonnegative numbers: in the exponent while its ends are far apart (factor four)."""
+    return where((lo > 0) & (hi > 4.0 * lo), sqrt(lo) * sqrt(hi), lo + 0.5 * (hi - lo))

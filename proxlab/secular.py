@@ -1,12 +1,12 @@
-"""The secular equation ``g(r) = 1``, from which the radius of a group follows (docs: the mathematics, §2 to §5).
+"""The secular equation ``g(r) = 1``, which gives a group's radius (docs: the mathematics, §2 to §5).
 
-For one group and one affine piece ``p'(r) = a - c r`` of the slope, with ``b = D x``, ``tau = η (a - c r)`` and
-``shift = η c``::
+For one group and one affine piece ``p'(r) = a - c r`` of the slope, with ``b = D x``, ``tau = η (a - c r)``
+and ``shift = η c``::
 
     y_i = d_i r + tau,    S = Σ (b_i/y_i)²,    g(r) = S^(-1/2),    f(r) = g(r) - 1
 
-``f`` is concave in ``r`` where all ``y_i > 0``. Everything here is written for numbers and arrays alike, without
-``if`` (see :mod:`proxlab.scalar`); sums over a group are the caller's.
+``f`` is concave in ``r`` where all ``y_i > 0``. Everything here is written for numbers and arrays alike,
+without ``if`` (see :mod:`proxlab.scalar`); sums over a group are the caller's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["enclose", "final_step", "residual", "shrunk_fraction", "start", "ter
 
 
 def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
-    """Return an element's terms of ``S``, ``S₁`` and ``S₂``, whose sums give ``g`` and its two derivatives."""
+    """Return an element's terms of ``S``, ``S₁`` and ``S₂``, which give ``g`` and its derivatives."""
     w = 1.0 / (d * r + tau)
     u = b * w
     e = (d - shift) * w
@@ -28,7 +28,7 @@ def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array
 
 
 def residual(s: Array, s1: Array, s2: Array) -> tuple[Array, Array, Array]:
-    """Return ``f = g - 1``, ``g'`` and ``-g''`` from the three sums; the last is nonnegative up to rounding."""
+    """Return ``f = g - 1``, ``g'`` and ``-g''`` from the three sums."""
     root = sqrt(s)
     inverse = 1.0 / (s * root)
     return 1.0 / root - 1.0, s1 * inverse, 3.0 * fmax(s * s2 - s1 * s1, s * 0.0) * inverse / s
@@ -42,8 +42,9 @@ def start(norm: Array, bb: Array, bbd: Array, tau: Array, shift: Array) -> tuple
 def final_step(r: Array, f: Array, slope: Array, bend: Array) -> tuple[Array, Array]:
     """Return the zero of the osculating hyperbola (Halley 1694) and an estimate of its error.
 
-    The third sum comes with every evaluation, so the last step is of third order whatever the root finder. With
-    ``q = bend·h/slope`` for the Newton step ``h``, the Newton step errs by ``q h / 2`` and this one by ``O(q² h)``.
+    The third sum comes with every evaluation, so the last step is of third order whatever the root finder.
+    With ``q = bend·h/slope`` for the Newton step ``h``, the Newton step errs by ``q h / 2`` and this one by
+    ``O(q² h)``.
     """
     h = f / slope
     q = bend * fabs(h) / slope

@@ -1,1 +1,1 @@
-"""Backends: one over any array namespace, one compiled for the CPU; :mod:`proxlab.prox` chooses by the array's type."""
+"""Backends: one over any array namespace, one compiled for the CPU; the array's type chooses."""

@@ -1,7 +1,7 @@
 """The vectorised form over any array namespace: the specification that compiled kernels are tested against.
 
-Groups are rows of a matrix; every step acts on all rows at once, in float64, on data scaled by powers of two (exact) so
-that squares stay in range.
+Groups are rows of a matrix; every step acts on all rows at once, in float64, on data scaled by powers of two
+(exact) so that squares stay in range.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ __all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
 
 UNIT = 2.0**-53
 MARGIN_UNIT = 2.0**-102
+NEGLIGIBLE = 1e-280
+"""A strength that changes nothing, in the scaled units of a row."""
 RIVAL_RTOL = 1e-8
 """Relative tolerance of a root that will be compared with other minimisers."""
 
@@ -39,7 +41,7 @@ class RowSolution:
 
 
 def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegative: bool) -> Array:
-    """Apply the elementwise part: ``sign(x) max(|x| - step·threshold/d, 0)``, negative elements to zero if asked."""
+    """Apply the elementwise part: ``sign(x) max(|x| - step·threshold/d, 0)``, at least 0 if asked."""
     if threshold > 0:
         size = xp.abs(x) - step * threshold / d
         x = xp.where(size > 0, xp.sign(x) * size, xp.zeros_like(x))
@@ -60,7 +62,9 @@ def row_max(xp: Any, rows: Array) -> Array:
     return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # The zero test, exact to far below rounding: sums in double-double arithmetic (Dekker 1971).
 
 
@@ -102,7 +106,9 @@ def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Arr
     return s + (t + (e[:, 0] - pl))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # The driver.
 
 
@@ -110,13 +116,15 @@ def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Arr
 class Equation:
     """A scalar equation per row, as the driver needs it.
 
-    ``evaluate(r)`` returns ``(f, slope, bend, sums)``; ``enclose(r, sums, delta, far)`` encloses the root from one
+    ``evaluate(r)`` returns ``(f, slope, bend, sums)``, where ``bend`` means something if the equation is
+    ``smooth``; ``enclose(r, sums, delta, far)`` encloses the root from one
     evaluation.
     """
 
     evaluate: Callable[[Array], tuple[Array, Array, Array, tuple[Array, ...]]]
     enclose: Callable[[Array, tuple[Array, ...], float, Array], tuple[Array, Array]]
     size: int
+    smooth: bool = True
 
 
 @dataclass
@@ -177,7 +185,8 @@ def find_root(
     if finder.needs_bracket:
         f_hi, s_hi, _, _ = eq.evaluate(far)
         evaluations = evaluations + xp.astype(active, xp.int64)
-        # Where the far end lies below zero too, look for a point above zero between the zeros of the two tangents.
+        # Where the far end lies below zero too, look for a point above zero between the zeros of the two
+        # tangents.
         seeking = active & (f_hi < 0) & (f < 0) & ~sure
         for _ in range(finder.max_iterations):
             left = lo - f_lo / xp.where(s_lo > 0, s_lo, xp.ones_like(s_lo))
@@ -188,7 +197,7 @@ def find_root(
             if not xp.any(seeking):
                 break
             mid = xp.where(seeking, 0.5 * (left + right), lo)
-            f_mid, s_mid, b_mid, sums_mid = eq.evaluate(mid)
+            f_mid, s_mid, _, _ = eq.evaluate(mid)
             evaluations = evaluations + xp.astype(seeking, xp.int64)
             to_hi = seeking & ((f_mid >= 0) | (s_mid <= 0))
             to_lo = seeking & ~to_hi
@@ -214,7 +223,11 @@ def find_root(
             lost = running & (f < 0) & ((slope <= 0) | (r - step > far)) & ~sure
             exists = exists & ~lost
             running = running & ~lost
-            stop = (error <= tolerance) | (xp.abs(f) <= noise) | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
+            stop = (
+                (error <= tolerance) & eq.smooth
+                | (xp.abs(f) <= noise)
+                | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
+            )
         done = done | (running & stop)
         running = running & ~stop
         if not xp.any(running):
@@ -225,9 +238,13 @@ def find_root(
         middle = lo + 0.5 * (hi - lo)
         if finder.needs_bracket:
             edge = xp.minimum(0.5 * tolerance, 0.25 * (hi - lo))
-            new = xp.where((new >= lo) & (new <= hi), xp.minimum(xp.maximum(new, lo + edge), hi - edge), middle)
+            new = xp.where(
+                (new >= lo) & (new <= hi), xp.minimum(xp.maximum(new, lo + edge), hi - edge), middle
+            )
         else:
-            new = xp.where(new > hi, xp.where((f < 0) & (hi == far), hi, middle), xp.where(new >= lo, new, middle))
+            new = xp.where(
+                new > hi, xp.where((f < 0) & (hi == far), hi, middle), xp.where(new >= lo, new, middle)
+            )
         r = xp.where(running, new, r)
         f, slope, bend, sums = eq.evaluate(r)
         iterations = iterations + xp.astype(running, xp.int64)
@@ -255,12 +272,14 @@ def find_root(
 
 
 def secular_delta(n: int) -> float:
-    """Return a bound of the relative error of a secular sum of ``n`` terms (docs: the mathematics, floating point)."""
+    """Return a bound of the relative error of a secular sum of ``n`` terms (docs: the mathematics)."""
     k = n + 24
     return k * UNIT / (1.0 - k * UNIT)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # Radial penalties.
 
 
@@ -307,7 +326,7 @@ def radial_rows(
     rtol : float
         Relative tolerance of the radius.
     """
-    rows, n = x.shape
+    n = x.shape[1]
     zero = xp.sum(x, axis=1) * 0.0 if n == 0 else xp.zeros_like(step)
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if n == 0:
@@ -317,7 +336,8 @@ def radial_rows(
     start = over_arrays(secular.start, xp)
     big = xp.full_like(zero, 2.0**900)
     p = scale(xp, x, d)
-    # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out of reach).
+    # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out
+    # of reach).
     eta = step * weight
     unit_b = p.unit_x * p.unit_d
 
@@ -371,7 +391,10 @@ def radial_rows(
         end = pieces[k + 1].start / p.unit_x if k + 1 < len(pieces) else xp.full_like(zero, math.inf)
         on = nonzero & (rho <= reach)
         here = end > reach  # the group's own radius lies on this piece
-        slope_a, curve = in_slope_units(piece.a), capped(xp.abs(eta / p.unit_d * piece.c)) * math.copysign(1, piece.c)
+        slope_a, curve = (
+            in_slope_units(piece.a),
+            capped(xp.abs(eta / p.unit_d * piece.c)) * math.copysign(1, piece.c),
+        )
         if piece.a == 0.0 and piece.c == 0.0:
             exists, r, tau = on & here, reach, zero
             low, high, ok = reach * (1.0 - 4e-16 * n), reach * (1.0 + 4e-16 * n), xp.ones_like(on)
@@ -395,7 +418,7 @@ def radial_rows(
                 far: Array,
                 c: Array = curve,
                 tau_at: Callable[[Array], Array] = tau_at,
-            ) -> tuple[Array, Array]:
+            ) -> Any:
                 tau = tau_at(r)
                 safe_r = xp.where(r > 0, r, ones)
                 steepest = xp.where(r > 0, 1.0 / safe_r, dmax / xp.where(tau > 0, tau, ones))
@@ -445,11 +468,11 @@ def radial_rows(
             kind = int(Status.CONVERGED)
             previous_low = on & (f_at < 0) & ~exists
         # Compare with the best so far.
-        height = piece.value + 0.0 * zero
+        height = capped(eta_value * piece.value) if piece.value > 0 else zero
         rise = (r - rho) * (slope_a - 0.5 * curve * (r + rho))
         ratio = tau[:, None] / (p.d * r[:, None] + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
         moved = 0.5 * xp.sum(p.d * (p.x * ratio) ** 2, axis=1)
-        value = eta_value * height + rise + moved
+        value = height + rise + moved
         value = xp.where(exists, value, xp.full_like(zero, math.inf))
         both = exists & found
         margin = 8.0 * UNIT * xp.where(both, value + objective, zero)
@@ -474,7 +497,9 @@ def radial_rows(
     return RowSolution(z, best_r * unit, lower * unit, upper * unit, status, iterations, evaluations)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # The ℓ∞ norm.
 
 
@@ -494,7 +519,7 @@ def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, 
     top = row_max(xp, size)
     tau = strength / p.unit_d / p.unit_x
     tau = xp.where(tau < 2.0**900, tau, xp.full_like(tau, 2.0**900))
-    free = tau == 0
+    free = tau < NEGLIGIBLE
     safe_tau = xp.where(free, ones, tau)
     total = xp.sum(xp.abs(p.b), axis=1)
 
@@ -519,10 +544,10 @@ def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, 
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
     at = xp.where(search, (f0 - 1.0) / xp.where(slope0 > 0, slope0, ones), zero)
-    eq = Equation(evaluate, enclose, n)
+    eq = Equation(evaluate, enclose, n, smooth=False)
     root = find_root(xp, finder, eq, zero, at, top, search, search, zero + rtol, finder.atol / p.unit_x)
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
-    lower = xp.where(search, root.lower, t)
+    lower = xp.where(search, root.lower, xp.where(tau > 0, t * (1.0 - 8.0 * UNIT), t))
     upper = xp.where(search, root.upper, t)
     clipped = xp.minimum(xp.abs(x), (t * p.unit_x)[:, None])
     z = xp.where(free[:, None], x, xp.sign(x) * clipped)

@@ -1,4 +1,4 @@
-"""Rebuild shared scalar source for a target: the same code object with the target's operations as its globals."""
+"""Rebuild shared source for a target: the same code object with the target's operations as globals."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from proxlab import scalar
+
 __all__ = ["digest", "over_arrays", "rebuild"]
 
 
 def digest(*functions: Callable[..., Any]) -> str:
     """Return a short hash of functions' source; compiled functions carry it in their name.
 
-    Numba's disk cache keys on file, name and line, not on what a function calls: two functions rebuilt from one body,
-    or a caller of edited code in another file, would otherwise share an entry.
+    Numba's disk cache keys on file, name and line, not on what a function calls: two functions rebuilt from
+    one body, or a caller of edited code in another file, would otherwise share an entry.
     """
     text = "\n".join(inspect.getsource(f) for f in functions)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def rebuild(function: Callable[..., Any], operations: Mapping[str, Any], name: str = "") -> Callable[..., Any]:
+def rebuild(
+    function: Callable[..., Any], operations: Mapping[str, Any], name: str = ""
+) -> Callable[..., Any]:
     """Return a copy of ``function`` whose global names are ``operations``.
 
     Parameters
@@ -47,4 +51,5 @@ def rebuild(function: Callable[..., Any], operations: Mapping[str, Any], name: s
 def over_arrays(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
     """Return ``function`` with the operations of an array namespace."""
     operations = {"where": xp.where, "sqrt": xp.sqrt, "fabs": xp.abs, "fmin": xp.minimum, "fmax": xp.maximum}
+    operations["midpoint"] = rebuild(scalar.midpoint, operations)
     return rebuild(function, operations)

@@ -1,7 +1,9 @@
-"""Scalar source of the compiled kernels: loops over the elements of a group, and what is decided from their sums.
+"""Scalar source of the compiled kernels: loops over a group's elements, and what their sums decide.
 
-Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices keep indices
-nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*`` and ``write_*`` may be reassociated (their
+Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices
+keep indices
+nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*`` and ``write_*`` may be
+reassociated (their
 error bounds hold for any order); everything else is compiled strictly. The vectorised form in
 :mod:`proxlab.backends.array_api` is the specification.
 """
@@ -21,23 +23,27 @@ from proxlab.secular import enclose, final_step, residual, terms
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS, BAD = 0, 1, 2, 3, 4, 5
 UNIT = 2.0**-53
 # An offset of a plain integer type: a literal would make the compiler specialise once more.
-FIRST = np.int64(0)
+FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 RIVAL_RTOL = 1e-8
 MARGIN_UNIT = 2.0**-102
+NEGLIGIBLE = 1e-280
 INF = np.inf
 NAN = np.nan
 
-# Set by the target: the root finder's proposal and whether it wants function values at both ends of a bracket.
+# Set by the target: the root finder's proposal and whether it wants function values at both ends of a
+# bracket.
 propose: Any = None
 NEEDS_BRACKET = False
+# Set by the target: whether the equation has a second derivative.
+SMOOTH = True
 # Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
 solve_group: Any = None
 
 
 def sum_start(x: Any, d: Any, o: int, n: int) -> Any:
-    """Sum what the zero test and the tangent at zero need: ``b²``, ``b² d``, ``x²``; count invalid metrics."""
+    """Sum what the zero test and the tangent at zero need: ``b²``, ``b² d``, ``x²``; find invalid metrics."""
     x, d = x[o : o + n], d[o : o + n]
     bb, bbd, xx, bad = 0.0, 0.0, 0.0, 0
     for i in range(n):
@@ -87,7 +93,7 @@ def largest(d: Any, o: int, n: int) -> float:
 
 def is_valid(x: Any, d: Any, o: int, n: int) -> bool:
     """Check every element: finite ``x``, finite ``d > 0``."""
-    for i in range(o, o + n):
+    for i in range(o, o + n):  # noqa: SIM110 (compiled)
         if not (d[i] > 0.0 and d[i] < INF and fabs(x[i]) < INF):
             return False
     return True
@@ -162,8 +168,8 @@ def enclose_at(
 
 
 def find_root(
-    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, sure: bool, dmax: float,
-    rtol: float, atol: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, sure: bool,
+    dmax: float, rtol: float, atol: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Find the up-crossing of ``f`` on one piece; as ``find_root`` of the array form, for one group.
 
@@ -223,7 +229,7 @@ def find_root(
             if fabs(f) <= noise or fabs(step) <= 2.0 * UNIT * r:
                 converged = True
                 break
-            if final_step(r, f, slope, bend)[1] <= tolerance:
+            if SMOOTH and final_step(r, f, slope, bend)[1] <= tolerance:
                 converged = True
                 break
         safe = slope if slope != 0.0 else 1.0
@@ -265,8 +271,8 @@ def find_root(
 
 
 def solve_radial(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x: float,
-    unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x:
+    float, unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Solve one group for a radial penalty; as ``radial_rows`` of the array form.
 
@@ -345,8 +351,8 @@ def solve_radial(
                 # Where candidates will be compared, the root must be good enough to compare.
                 contested = found or not here
                 exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, floor, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else rtol,
-                    0.0 if contested else atol / unit_x, max_iterations, explain,
+                    x, d, o, n, a, c, floor, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else
+                    rtol, 0.0 if contested else atol / unit_x, max_iterations, explain,
                 )  # fmt: skip
                 iterations += its
                 evaluations += evs
@@ -354,7 +360,9 @@ def solve_radial(
                     continue
                 previous_low = False
             tau = fmax(a - c * r, 0.0)
-        height = eta / unit_d / unit_x * pieces[k, 1] / unit_x + (r - rho) * (a - 0.5 * c * (r + rho))
+        height = (r - rho) * (a - 0.5 * c * (r + rho))
+        if pieces[k, 1] > 0.0:
+            height += fmin(eta / unit_d / unit_x * pieces[k, 1] / unit_x, 1e270)
         if not found:
             wins = True
             objective = NAN
@@ -420,7 +428,7 @@ def shrink_group(x: Any, d: Any, n: int, cut: float, nonnegative: bool) -> bool:
 
 
 def locate(g: int, shape: Any) -> int:
-    """Return where group ``g`` begins in an array of shape (outer kept, outer reduced, inner kept, inner reduced)."""
+    """Return where group ``g`` begins; ``shape`` as in :func:`solve_groups`."""
     return (g // shape[2]) * shape[1] * shape[2] * shape[3] + (g % shape[2]) * shape[3]
 
 
@@ -461,7 +469,8 @@ def solve_one(
     Returns
     -------
     r, tau, lower, upper, status, iterations, evaluations, unit
-        ``unit`` is 0 where ``r`` and ``tau`` hold for the data, else they hold for the scratch, in this unit of ``x``.
+        ``unit`` is 0 where ``r`` and ``tau`` hold for the data, else they hold for the scratch, in this unit
+        of ``x``.
     """
     bb, bbd, xx, bad = sum_start(x, d, o, n)
     if bad:
@@ -476,22 +485,39 @@ def solve_one(
     unit_x, unit_d = rescale(x, d, o, n, xw, dw)
     bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
     r, tau, low, high, code, its, evs = solve_group(
-        xv, dv, FIRST, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol, max_iterations, explain
+        xv,
+        dv,
+        FIRST,
+        n,
+        bb,
+        bbd,
+        xx,
+        step,
+        weight,
+        unit_x,
+        unit_d,
+        pieces,
+        rtol,
+        atol,
+        max_iterations,
+        explain,
     )
     return r, tau, low, high, code, its, evs, unit_x
 
 
 def solve_groups(
     x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
-    finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float, atol: float,
+    finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float,
+    atol: float,
     max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any, iterations: Any,
     evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any), one after the other.
 
-    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not empty,
-    replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the largest group,
-    ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where
+    not empty,
+    replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the
+    largest group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
     """
     shrinks = threshold > 0.0 or nonnegative
     direct = len(indptr) == 0 and shape[1] == 1 and dense and not shrinks
@@ -544,9 +570,17 @@ def solve_groups(
 
 
 def shrink_all(
-    x: Any, d: Any, z: Any, dense: bool, begin: int, finish: int, steps: Any, threshold: float, nonnegative: bool
+    x: Any,
+    d: Any,
+    z: Any,
+    dense: bool,
+    begin: int,
+    finish: int,
+    steps: Any,
+    threshold: float,
+    nonnegative: bool,
 ) -> int:
-    """Apply the elementwise part to the elements ``begin … finish - 1``; returns the first invalid one, or -1."""
+    """Apply the elementwise part to ``begin … finish - 1``; returns the first invalid element, or -1."""
     for i in range(begin, finish):
         v = np.float64(x[i])
         di = np.float64(d[i if dense else 0])
@@ -558,7 +592,9 @@ def shrink_all(
     return -1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # The ℓ∞ norm: the same driver with another equation.
 
 
@@ -591,21 +627,35 @@ def enclose_clipped(
 
 
 def solve_linf(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x: float,
-    unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x:
+    float, unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``; returns as ``solve_radial``."""
     strength = fmin(step * weight * pieces[0, 2] / unit_d / unit_x, 1e270)
     top = largest(x, o, n)
     if top == 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
-    if strength == 0.0:
-        return top, 0.0, top * unit_x, top * unit_x, UNSHRUNK, 0, 0
+    if strength < NEGLIGIBLE:
+        low = top if strength == 0.0 else top * (1.0 - 8.0 * UNIT)
+        return top, 0.0, low * unit_x, top * unit_x, UNSHRUNK, 0, 0
     s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
     if s <= 1.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
-    exists, r, low, high, ok, its, evs = find_root(
-        x, d, o, n, strength, 0.0, 0.0, (s - 1.0) / s1, top, True, top, rtol, atol / unit_x, max_iterations,
+    _, r, low, high, ok, its, evs = find_root(
+        x,
+        d,
+        o,
+        n,
+        strength,
+        0.0,
+        0.0,
+        (s - 1.0) / s1,
+        top,
+        True,
+        top,
+        rtol,
+        atol / unit_x,
+        max_iterations,
         explain,
     )
     return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
@@ -620,7 +670,9 @@ def clip_group(
         z[zo + i] = fmin(fmax(v, -r), r) * unit
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+#
+#
+# ----------------------------------------------------------------------------------------------------
 # Groups across the rows of a matrix: whole rows are streamed, with accumulators per column.
 
 
@@ -633,7 +685,7 @@ def start_terms(x: Any, d: Any) -> Any:
 
 
 def add_start(x: Any, d: Any, o: int, stride: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
-    """Add four rows' terms of the sums at zero to the columns' accumulators; tells whether a metric is invalid."""
+    """Add four rows' terms of the sums at zero to the columns'; tells whether a metric is invalid."""
     x0, x1, x2, x3 = x[o : o + w], x[o + stride :][:w], x[o + 2 * stride :][:w], x[o + 3 * stride :][:w]
     d0, d1, d2, d3 = d[o : o + w], d[o + stride :][:w], d[o + 2 * stride :][:w], d[o + 3 * stride :][:w]
     bad = 0
@@ -682,7 +734,9 @@ def add_secular(
         s2[j] += (t0 + t1) + (t2 + t3)
 
 
-def add_secular_row(x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any) -> None:
+def add_secular_row(
+    x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any
+) -> None:
     """Add one row's secular terms, as :func:`add_secular`."""
     x, d = x[o : o + w], d[o : o + w]
     for j in range(w):
@@ -719,14 +773,15 @@ def spread(values: Any, columns: Any, groups: int, run: int) -> None:
 
 
 def solve_columns(
-    x: Any, d: Any, z: Any, shape: Any, per_block: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
-    rtol: float, max_passes: int, hard: Any, work: Any, state: Any,
+    x: Any, d: Any, z: Any, shape: Any, per_block: int, begin: int, finish: int, steps: Any, weights: Any,
+    pieces: Any, rtol: float, max_passes: int, hard: Any, work: Any, state: Any,
 ) -> int:  # fmt: skip
-    """Solve the blocks ``begin … finish - 1`` of neighbouring groups, all groups of a block at once, by Newton's method.
+    """Solve the blocks ``begin … finish - 1`` of neighbouring groups, a block at once, by Newton's method.
 
-    Groups that need more than the first piece of the slope, or more than ``max_passes`` passes, or that are out of
-    the range of plain sums, are marked in ``hard`` and left alone. ``work`` (10 × columns) and ``state`` are scratch.
-    Returns the first invalid block, or -1.
+    Groups that need more than the first piece of the slope, or more than ``max_passes`` passes, or that are
+    out of
+    the range of plain sums, are marked in ``hard`` and left alone. ``work`` (10 × columns) and ``state`` are
+    scratch. Returns the first invalid block, or -1.
     """
     rows, run = shape[1], shape[3]
     stride = shape[2] * run
@@ -769,7 +824,9 @@ def solve_columns(
             bb, bbd, xx, xb = s[k], s1[k], s2[k], extra[k]
             r[k], tau[k], c[k] = 0.0, 1.0, 0.0
             state[k] = 0
-            safe = (SAFE_LOW < bb < SAFE_HIGH) and (SAFE_LOW < bbd < SAFE_HIGH) and (SAFE_LOW < xx < SAFE_HIGH)
+            safe = (
+                (SAFE_LOW < bb < SAFE_HIGH) and (SAFE_LOW < bbd < SAFE_HIGH) and (SAFE_LOW < xx < SAFE_HIGH)
+            )
             norm, reach = sqrt(bb), sqrt(xx)
             t0 = eta * a0
             f0 = (t0 - norm) / norm
@@ -844,7 +901,7 @@ def solve_columns(
         for k in range(groups):
             if state[k] != 0:
                 hard[outer * shape[2] + first + k] = True
-                r[k], tau[k] = 0.0, 1.0
+                r[k], tau[k] = 1.0, 0.0  # leaves z = x, which may be the same array
         spread(r, r_columns, groups, run)
         spread(tau, tau_columns, groups, run)
         for i in range(rows):

@@ -1,6 +1,7 @@
 """The compiled backend: kernels for contiguous, strided and ragged groups of NumPy arrays.
 
-Kernels are built on first use and cached on disk by Numba; a log message says so once, since a build takes seconds.
+Kernels are built on first use and cached on disk by Numba; a log message says so once, since a build takes
+seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms")
 NO_INDEX = np.zeros(0, np.int64)
 
 _functions = {
-    name: f for name, f in vars(kernels).items() if isinstance(f, types.FunctionType) and f.__module__ == kernels.__name__
+    name: f
+    for name, f in vars(kernels).items()
+    if isinstance(f, types.FunctionType) and f.__module__ == kernels.__name__
 }
 _shared = {
     f.__name__: f
@@ -51,7 +54,7 @@ _shared = {
 
 
 def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str]) -> Any:
-    """Compile shared functions in the given order, each seeing those before it; return the last, cached on disk.
+    """Compile functions in the given order, each seeing those before it; return the last, cached on disk.
 
     Parameters
     ----------
@@ -93,16 +96,34 @@ def _compile(
     return numba.njit(**options)(rebuild(function, scope, name))
 
 
-_COMMON = ("two_sum", "two_product", "square", "zero_margin", "largest", "is_valid", "power_of_two", "rescale")
+_COMMON = (
+    "two_sum",
+    "two_product",
+    "square",
+    "zero_margin",
+    "largest",
+    "is_valid",
+    "power_of_two",
+    "rescale",
+)
 _LOOP = ("find_root", "shrink_group", "locate", "gather", "scatter")
 
 
 @lru_cache(maxsize=64)
-def group_solver(finder: type[RootFinder], linf: bool) -> Any:
+def group_solver(finder: Any, linf: bool) -> Any:
     """Build the kernel that solves groups one after the other with a root finder."""
-    extra = {"propose": finder.propose, "NEEDS_BRACKET": finder.needs_bracket}
+    extra: dict[str, Any] = {"propose": finder.propose, "NEEDS_BRACKET": finder.needs_bracket}
+    names: tuple[str, ...]
     if linf:
-        names = (*_COMMON, "sum_start", "sum_clipped", "residual_clipped", "enclose_clipped", *_LOOP, "solve_linf")
+        names = (
+            *_COMMON,
+            "sum_start",
+            "sum_clipped",
+            "residual_clipped",
+            "enclose_clipped",
+            *_LOOP,
+            "solve_linf",
+        )
         replaced = {
             "sum_secular": "sum_clipped",
             "residual": "residual_clipped",
@@ -115,14 +136,24 @@ def group_solver(finder: type[RootFinder], linf: bool) -> Any:
         names = (*_COMMON, "sum_start", "sum_secular", "sum_moved", "enclose_at", *_LOOP, "solve_radial")
         replaced = {"solve_group": "solve_radial"}
         names = (*names, "write_group", "solve_one", "solve_groups")
-    extra["LINF"] = linf
+    extra["SMOOTH"] = not linf
     return build(names, extra, replaced)
 
 
 @lru_cache(maxsize=1)
 def column_solver() -> Any:
     """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece)."""
-    names = ("start_terms", "add_start", "add_start_row", "add_secular", "add_secular_row", "write_row", "fold", "spread", "solve_columns")
+    names = (
+        "start_terms",
+        "add_start",
+        "add_start_row",
+        "add_secular",
+        "add_secular_row",
+        "write_row",
+        "fold",
+        "spread",
+        "solve_columns",
+    )
     return build(names, {}, {})
 
 
@@ -133,7 +164,7 @@ def elementwise() -> Any:
 
 
 def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
-    """Merge neighbouring axes to (outer kept, outer reduced, inner kept, inner reduced); None if that is not enough."""
+    """Merge axes to (outer kept, outer reduced, inner kept, inner reduced), or None if that is too few."""
     runs: list[tuple[bool, int]] = []
     for axis, size in enumerate(layout.shape):
         if size == 1:
@@ -159,11 +190,12 @@ def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
 
 def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type | None) -> Any:
     """Solve a validated problem of NumPy arrays; see :func:`proxlab.prox.solve`."""
-    penalty, layout = p.penalty, p.layout
     x = np.ascontiguousarray(p.x)
     dense = p.metric is not None and not isinstance(p.metric, float)
     if dense:
-        d = np.ascontiguousarray(np.broadcast_to(p.metric, x.shape), dtype=x.dtype if p.metric.dtype == x.dtype else None)
+        d = np.ascontiguousarray(
+            np.broadcast_to(p.metric, x.shape), dtype=x.dtype if p.metric.dtype == x.dtype else None
+        )
         if d.dtype != x.dtype:
             # Mixed precision: solve in the wider of the two.
             wide = np.result_type(x, d)
@@ -173,11 +205,15 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type |
         if d.astype(x.dtype)[0] != d[0]:
             x = x.astype(np.float64)
         d = d.astype(x.dtype)
-    aliased = out is not None and np.may_share_memory(out, p.x)
-    if aliased:
-        # Nothing is written before everything is known to be valid.
+    # The kernels may write where they read the same element, and nowhere else that is still to be read.
+    in_place = out is not None and _same_memory(out, p.x)
+    overlaps = out is not None and (
+        (np.may_share_memory(out, p.x) and not in_place) or (dense and np.may_share_memory(out, p.metric))
+    )
+    if in_place:
+        # Nothing is overwritten before everything is known to be valid.
         _check_values(p)
-    reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype
+    reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
     result = _run(p, finder, rtol, x, d, z, dense, explain is not None)
     if isinstance(result, int):
@@ -192,7 +228,12 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type |
     if explain is None:
         return z
     radius, lower, upper, status, iterations, evaluations = result
-    return explain(z, radius, (lower, upper), status, iterations, evaluations, penalty)
+    return explain(z, radius, (lower, upper), status, iterations, evaluations, p.penalty)
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    here, there = a.__array_interface__, b.__array_interface__
+    return bool(here["data"][0] == there["data"][0] and a.shape == b.shape and a.strides == b.strides)
 
 
 def _check_values(p: Problem) -> None:
@@ -244,7 +285,7 @@ def _run(
     chosen, total = NO_INDEX, count
     if (
         shape is not None and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN
-        and dense and not (explain or linf or shrinks or zf is xf) and type(finder) is Newton and not finder.atol
+        and dense and not (explain or linf or shrinks) and type(finder) is Newton and not finder.atol
         and finder.max_iterations >= MAX_PASSES
     ):  # fmt: skip
         hard, bad = _columns(p, xf, df, zf, shape, steps, weights, pieces, rtol)
@@ -254,7 +295,8 @@ def _run(
         total = len(chosen)
         if total == 0:
             return ()
-    kernel = group_solver(type(finder), linf)
+    kind: Any = type(finder)
+    kernel = group_solver(kind, linf)
     _announce(kernel)
 
     def task(begin: int, finish: int) -> int:
@@ -262,9 +304,9 @@ def _run(
         xv, dv = xw.view(), dw.view()
         xv.flags.writeable = dv.flags.writeable = False
         found: int = kernel(
-            _readonly(xf), _readonly(df), zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
-            penalty.threshold, penalty.nonnegative, pieces, rtol, finder.atol, finder.max_iterations, explain, radius,
-            lower, upper, status, iterations, evaluations, xw, dw, xv, dv,
+            _readonly(xf), _readonly(df), zf, dense, geometry, indptr, indices, chosen, begin, finish, steps,
+            weights, penalty.threshold, penalty.nonnegative, pieces, rtol, finder.atol, finder.max_iterations,
+            explain, radius, lower, upper, status, iterations, evaluations, xw, dw, xv, dv,
         )  # fmt: skip
         return found
 
@@ -273,11 +315,11 @@ def _run(
 
 
 def _columns(
-    p: Problem, xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any,
-    rtol: float,
+    p: Problem, xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any,
+    pieces: Any, rtol: float,
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
-    outer, rows, inner, run = shape
+    outer, _, inner, run = shape
     share = -(-inner // threads.get_num_threads())
     per_block = min(share, max(1, BLOCK_COLUMNS // run))
     blocks = outer * -(-inner // per_block)
@@ -289,8 +331,8 @@ def _columns(
     def task(begin: int, finish: int) -> int:
         work, state = np.empty((10, per_block * run)), np.empty(per_block, np.int64)
         found: int = kernel(
-            _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces, rtol,
-            MAX_PASSES, hard, work, state,
+            _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces,
+            rtol, MAX_PASSES, hard, work, state,
         )  # fmt: skip
         return found
 
@@ -310,4 +352,6 @@ def _announce(kernel: Any) -> None:
     global _announced
     if not _announced and not kernel.signatures:
         _announced = True
-        logger.info("proxlab compiles its kernels on first use and caches them on disk; this can take some seconds")
+        logger.info(
+            "proxlab compiles its kernels on first use and caches them on disk; this can take some seconds"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from threading import Lock
 
 __all__ = ["get_num_threads", "run", "set_num_threads"]
@@ -89,6 +90,6 @@ def run(task: Callable[[int, int], int], count: int, work: int) -> int:
             _pool, _size = ThreadPoolExecutor(n, thread_name_prefix="proxlab"), n
         pool = _pool
     bounds = [count * k // n for k in range(n + 1)]
-    futures = [pool.submit(task, b, f) for b, f in zip(bounds[1:-1], bounds[2:], strict=True)]
+    futures = [pool.submit(task, b, f) for b, f in pairwise(bounds[1:])]
     results = [task(bounds[0], bounds[1]), *(future.result() for future in futures)]
     return min((r for r in results if r >= 0), default=-1)

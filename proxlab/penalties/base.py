@@ -1,13 +1,14 @@
 """What every penalty offers: its value, its subdifferential, and its data for the solvers.
 
-A penalty is a frozen description. The solvers read two things from it: an elementwise part (soft threshold, sign
-constraint) and, for radial penalties, the table of pieces on which the slope of ``p`` is affine.
+A penalty is a frozen description. The solvers read two things from it: an elementwise part (soft threshold,
+sign constraint) and, for radial penalties, the table of pieces on which the slope of ``p`` is affine.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import array_api_compat
@@ -23,9 +24,10 @@ Weights = None | Literal["sqrt_size"] | FloatArray
 
 
 class Piece(NamedTuple):
-    """An affine piece of a radial penalty's slope: ``p'(r) = a - c r`` from ``start`` to the next piece's start.
+    """An affine piece of a radial penalty's slope: ``p'(r) = a - c r`` from ``start`` to the next piece.
 
-    ``value`` is ``p(start)``; on the first piece it is ``p(0+)``, which is positive where ``p`` jumps at zero.
+    ``value`` is ``p(start)``; on the first piece it is ``p(0+)``, which is positive where ``p`` jumps at
+    zero.
     """
 
     start: float
@@ -67,7 +69,9 @@ def _check_groups(groups: object) -> Groups:
     if groups is None:
         return Groups.over(-1)
     if not isinstance(groups, Groups):
-        raise TypeError(f"groups: must be a proxlab.Groups (for example Groups.over(0)) or None, got {groups!r}")
+        raise TypeError(
+            f"groups: must be a proxlab.Groups (for example Groups.over(0)) or None, got {groups!r}"
+        )
     return groups
 
 
@@ -96,7 +100,8 @@ class Penalty:
     groups : Groups, optional
         The groups; rows by default (the last axis is reduced).
     weights : None, "sqrt_size" or array_like of shape (n_groups,), optional
-        The factor of each group's penalty: 1 by default, or the square root of the group's size (Deleu & Bengio 2021).
+        The factor of each group's penalty: 1 by default, or the square root of the group's size (Deleu &
+        Bengio 2021).
     """
 
     groups: Groups = None  # type: ignore[assignment]
@@ -167,8 +172,8 @@ class Penalty:
     def subdiff_distance(self, grad: Array, z: Array) -> Array:
         """Return the Euclidean distance of ``-grad`` to the subdifferential at ``z``, group by group.
 
-        Zero in every group means that ``z`` is a stationary point of ``f + h`` where ``grad = ∇f(z)``. At a kink of a
-        nonconvex penalty both one-sided slopes count.
+        Zero in every group means that ``z`` is a stationary point of ``f + h`` where ``grad = ∇f(z)``. At a
+        kink of a nonconvex penalty both one-sided slopes count.
 
         Parameters
         ----------
@@ -238,7 +243,7 @@ def radial_slopes(xp: Any, pieces: tuple[Piece, ...], r: Array) -> tuple[Array, 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RadialPenalty(Penalty):
-    """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` whose slope ``p'`` is piecewise affine (docs: the mathematics, §3)."""
+    """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` with a piecewise-affine slope (docs: the mathematics, §3)."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -251,7 +256,7 @@ class RadialPenalty(Penalty):
         pieces = self.pieces
         if pieces[0].value > 0 or any(piece.c > 0 for piece in pieces):
             return False
-        before = [p.a - p.c * q.start for p, q in zip(pieces, pieces[1:], strict=False)]
+        before = [p.a - p.c * q.start for p, q in pairwise(pieces)]
         after = [q.a - q.c * q.start for q in pieces[1:]]
         return all(s <= t for s, t in zip(before, after, strict=True))
 

@@ -16,7 +16,8 @@ __all__ = ["GroupLinf"]
 class GroupLinf(Penalty):
     """The ℓ1/ℓ∞ norm, ``h(z) = Σ_g λ w_g ‖z_g‖_∞``.
 
-    The prox clips: ``z_i = sign(x_i) min(|x_i|, t)`` where ``Σ_i d_i (|x_i| - t)₊ = ηλw_g``, a convex, decreasing,
+    The prox clips: ``z_i = sign(x_i) min(|x_i|, t)`` where ``Σ_i d_i (|x_i| - t)₊ = ηλw_g``, a convex,
+    decreasing,
     piecewise-linear equation in ``t`` (docs: the mathematics, §7). The *radius* of a group is its ``t``.
 
     Parameters
@@ -45,8 +46,8 @@ class GroupLinf(Penalty):
         return self.lam * weight * _row_max(xp, xp.abs(z))
 
     def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
-        # ∂‖z‖_∞ at z ≠ 0: convex weights on the elements of largest magnitude, with their signs; at 0 the ℓ1 ball.
-        # Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
+        # ∂‖z‖_∞ at z ≠ 0: convex weights on the elements of largest magnitude, with their signs; at 0 the ℓ1
+        # ball. # Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
         strength = self.lam * weight
         size = xp.abs(z)
         top = _row_max(xp, size)[:, None]
@@ -66,7 +67,7 @@ def _row_max(xp: Any, rows: Array) -> Array:
 
 
 def _simplex_threshold(xp: Any, rows: Array, total: Array) -> Array:
-    """Return ``θ`` with ``Σ (v - θ)₊ = total`` per row; entries of -inf do not take part (Held, Wolfe & Crowder 1974)."""
+    """Return ``θ`` with ``Σ (v - θ)₊ = total`` per row (Held, Wolfe & Crowder 1974); -inf takes no part."""
     if rows.shape[1] == 0:
         return -total
     ordered = xp.sort(rows, axis=1, descending=True)
@@ -76,4 +77,6 @@ def _simplex_threshold(xp: Any, rows: Array, total: Array) -> Array:
     active = xp.isfinite(ordered) & (ordered > theta)
     last = xp.sum(xp.astype(active, xp.int64), axis=1)
     last = xp.where(last > 0, last, xp.ones_like(last))
-    return xp.sum(xp.where(count == xp.astype(last, count.dtype)[:, None], theta, xp.zeros_like(theta)), axis=1)
+    return xp.sum(
+        xp.where(count == xp.astype(last, count.dtype)[:, None], theta, xp.zeros_like(theta)), axis=1
+    )

@@ -13,7 +13,8 @@ __all__ = ["GroupSCAD"]
 class GroupSCAD(RadialPenalty):
     """Group SCAD (Fan & Li 2001), ``h(z) = Σ_g w_g p(‖z_g‖₂)``.
 
-    ``p'(r) = λ`` up to ``λ``, then ``(aλ - r)/(a - 1)`` up to ``aλ``, then 0. The prox is the *global* minimiser.
+    ``p'(r) = λ`` up to ``λ``, then ``(aλ - r)/(a - 1)`` up to ``aλ``, then 0. The prox is the *global*
+    minimiser.
 
     Parameters
     ----------

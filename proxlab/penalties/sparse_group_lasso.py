@@ -11,10 +11,10 @@ __all__ = ["SparseGroupLasso"]
 
 @dataclass(frozen=True, eq=False)
 class SparseGroupLasso(RadialPenalty):
-    """The sparse group lasso, ``h(z) = λ₁ ‖z‖₁ + Σ_g λ₂ w_g ‖z_g‖₂`` (Simon, Friedman, Hastie & Tibshirani 2013).
+    """The sparse group lasso, ``h(z) = λ₁ ‖z‖₁ + Σ_g λ₂ w_g ‖z_g‖₂`` (Simon et al. 2013).
 
-    In a diagonal metric too, the prox is the group prox after a soft threshold (docs: the mathematics, §7). Elements
-    in no group are not penalised.
+    In a diagonal metric too, the prox is the group prox after a soft threshold (docs: the mathematics, §7).
+    Elements in no group are not penalised.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Root finders of a scalar equation: one algorithm a file, all with the contract of :mod:`proxlab.rootfinders.base`."""
+"""Root finders of a scalar equation, one a file; the contract is in :mod:`proxlab.rootfinders.base`."""
 
 from proxlab.rootfinders.base import RootFinder, Status
 from proxlab.rootfinders.bisection import Bisection
@@ -9,4 +9,14 @@ from proxlab.rootfinders.halley import Halley
 from proxlab.rootfinders.itp import ITP
 from proxlab.rootfinders.newton import Newton
 
-__all__ = ["ITP", "Bisection", "Brent", "Chandrupatla", "ClassicNewton", "Halley", "Newton", "RootFinder", "Status"]
+__all__ = [
+    "ITP",
+    "Bisection",
+    "Brent",
+    "Chandrupatla",
+    "ClassicNewton",
+    "Halley",
+    "Newton",
+    "RootFinder",
+    "Status",
+]

@@ -1,13 +1,16 @@
 """What a root finder is: a frozen set of options and a function that proposes the next point.
 
-The driver (one per backend) evaluates the function, keeps the bracket, counts and stops. A root finder only proposes::
+The driver (one per backend) evaluates the function, keeps the bracket, counts and stops. A root finder only
+proposes::
 
     propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4) -> (r_next, m0, m1, m2, m3, m4)
 
-``f`` is concave with ``f(lo) <= 0 <= f(hi)`` (``hi`` may be an upper bound that has not been evaluated, ``f_hi`` then is
-NaN); ``slope = f'(r)`` and ``bend = -f''(r)``. The five numbers ``m0 … m4`` are the algorithm's memory; they are NaN on
-the first call. The proposal is written with the operations of :mod:`proxlab.scalar`, so that the same source runs over
-arrays and compiled. The driver replaces a proposal outside the bracket by its midpoint.
+``f`` is concave with ``f(lo) <= 0 <= f(hi)`` (``hi`` may be an upper bound that has not been evaluated,
+``f_hi`` then is
+NaN); ``slope = f'(r)`` and ``bend = -f''(r)``. The five numbers ``m0 … m4`` are the algorithm's memory; they
+are NaN on
+the first call. The proposal is written with the operations of :mod:`proxlab.scalar`, so that the same source
+runs over arrays and compiled. The driver replaces a proposal outside the bracket by its midpoint.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ class RootFinder:
     Parameters
     ----------
     rtol : float, optional
-        Relative tolerance of the radius. By default what the dtype of the data resolves: about ``2**-50`` in float64,
-        ``2**-28`` in float32, where the computation is in float64 too.
+        Relative tolerance of the radius. By default what the dtype of the data resolves: about ``2**-50`` in
+        float64, ``2**-28`` in float32, where the computation is in float64 too.
     atol : float, optional
         Absolute tolerance of the radius.
     max_iterations : int, optional

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
-from proxlab.scalar import sqrt, where
+from proxlab.scalar import midpoint
 
 __all__ = ["Bisection"]
 
@@ -16,7 +16,7 @@ def propose(
     m0: Array, m1: Array, m2: Array, m3: Array, m4: Array,
 ) -> tuple[Array, ...]:  # fmt: skip
     """Halve the bracket: in the exponent while its ends differ by more than a factor of four."""
-    return where((lo > 0) & (hi > 4.0 * lo), sqrt(lo) * sqrt(hi), lo + 0.5 * (hi - lo)), m0, m1, m2, m3, m4
+    return midpoint(lo, hi), m0, m1, m2, m3, m4
 
 
 @dataclass(frozen=True)

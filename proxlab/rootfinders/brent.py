@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
-from proxlab.scalar import fabs, fmin, sqrt, where
+from proxlab.scalar import fabs, fmin, midpoint, where
 
 __all__ = ["Brent"]
 
@@ -17,8 +17,8 @@ def propose(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Interpolate inversely through three points, or halve where that gains too little.
 
-    ``b`` is the best end, ``c`` the other; memory: the previous best point ``a`` and its value, the last two steps, and
-    the previous ``c``.
+    ``b`` is the best end, ``c`` the other; memory: the previous best point ``a`` and its value, the last two
+    steps, and the previous ``c``.
     """
     low = fabs(f_lo) < fabs(f_hi)
     b, fb = where(low, lo, hi), where(low, f_lo, f_hi)
@@ -44,9 +44,7 @@ def propose(
     gains = 2.0 * p < fmin(3.0 * half * q - fabs(tolerance * q), fabs(before * q))
     interpolate = usable & gains
     safe_q = where(q == 0, one, q)
-    # In a wide bracket halve the exponent, not the width.
-    wide = (lo > 0) & (hi > 4.0 * lo)
-    halved = where(wide, sqrt(lo) * sqrt(hi) - b, half)
+    halved = midpoint(lo, hi) - b
     new = where(interpolate, p / safe_q, halved)
     before = where(interpolate, step, halved)
     moved = where(fabs(new) > tolerance, new, where(half > 0, tolerance, -tolerance))
@@ -55,6 +53,6 @@ def propose(
 
 @dataclass(frozen=True)
 class Brent(RootFinder):
-    """Brent's method (Brent 1973, ch. 4): inverse quadratic interpolation, the secant, and bisection as a safeguard."""
+    """Brent's method (Brent 1973, ch. 4): inverse quadratic interpolation, secant, bisection."""
 
     propose = staticmethod(propose)

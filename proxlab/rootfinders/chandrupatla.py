@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
-from proxlab.scalar import fmax, sqrt, where
+from proxlab.scalar import fmax, midpoint, sqrt, where
 
 __all__ = ["Chandrupatla"]
 
@@ -17,7 +17,8 @@ def propose(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Interpolate inversely through three points where they are monotone enough, else halve.
 
-    ``x1`` is the latest point, ``x2`` the other end, ``x3`` the point that was dropped; memory: ``x1, f1, x2, f2``.
+    ``x1`` is the latest point, ``x2`` the other end, ``x3`` the point that was dropped; memory: ``x1, f1,
+    x2, f2``.
     """
     x1, f1 = r, f
     left = r == lo
@@ -37,7 +38,7 @@ def propose(
     t = -(f1 / p12) * (f3 / p23) + alpha * (f1 / p13) * (f2 / p23)
     edge = 2.3e-16 * fmax(x1, x2) / where(x2 == x1, one, where(x2 > x1, x2 - x1, x1 - x2))
     t = where(t < edge, edge, where(t > 1.0 - edge, 1.0 - edge, t))
-    return x1 + where(usable, t, 0.5 * one) * (x2 - x1), x1, f1, x2, f2, m4
+    return where(usable, x1 + t * (x2 - x1), midpoint(lo, hi)), x1, f1, x2, f2, m4
 
 
 @dataclass(frozen=True)

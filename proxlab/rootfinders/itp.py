@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
-from proxlab.scalar import fabs, fmax, where
+from proxlab.scalar import fabs, fmax, midpoint, where
 
 __all__ = ["ITP"]
 
@@ -18,9 +18,12 @@ def propose(
     """Regula falsi, moved towards the middle, kept within reach of what bisection would have done.
 
     Memory: the first width, and the radius of the projection plus half the width (it halves each time).
+    While the ends
+    differ by more than a factor of four the exponent is halved, and the method starts afterwards.
     """
     width = hi - lo
-    first = m0 != m0
+    wide = (lo > 0) & (hi > 4.0 * lo)
+    first = (m0 != m0) | wide
     m0 = where(first, width, m0)
     m1 = where(first, width, m1)
     middle = lo + 0.5 * width
@@ -31,7 +34,7 @@ def propose(
     truncated = where(shift <= fabs(middle - chord), chord + towards * shift, middle)
     radius = fmax(m1 - 0.5 * width, width * 0.0)
     projected = where(fabs(truncated - middle) <= radius, truncated, middle - towards * radius)
-    return projected, m0, 0.5 * m1, m2, m3, m4
+    return where(wide, midpoint(lo, hi), projected), m0, 0.5 * m1, m2, m3, m4
 
 
 @dataclass(frozen=True)

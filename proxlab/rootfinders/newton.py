@@ -21,10 +21,10 @@ def propose(
 
 @dataclass(frozen=True)
 class Newton(RootFinder):
-    """Newton's method on ``g(r) - 1``, the reciprocal form (Moré & Sorensen 1983; Conn, Gould & Toint 2000, §7.3).
+    """Newton's method on ``g(r) - 1``, the reciprocal form (Moré & Sorensen 1983).
 
-    ``g`` is concave, so the iterates increase monotonically to the root from its left, quadratically: about three
-    evaluations on the metrics of adaptive optimizers. The default.
+    ``g`` is concave, so the iterates increase monotonically to the root from its left, quadratically: about
+    three evaluations on the metrics of adaptive optimizers. The default.
     """
 
     needs_bracket: ClassVar[bool] = False
