@@ -10,7 +10,7 @@ from analysis.report import STUDIES, Plot
 from analysis.results import ResultsDir
 
 #: Study and plot of each picture; the file is docs/_static/<study>-<plot>.png.
-PICTURES = [("bounds", "scatter"), ("solvers", "profiles"), ("convergence", "theorem")]
+PICTURES = [("solvers", "accuracy"), ("bounds", "scatter"), ("convergence", "theorem")]
 
 
 def main() -> None:
