@@ -9,6 +9,7 @@ tested against the oracle. Like the oracle it imports nothing of proxlab. The pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,12 @@ class Case:
     weight: float = 1.0
 
     def digits(self) -> oracle.digits_for:
-        """Context with bits enough for this problem."""
-        return oracle.digits_for(self.x, self.d)
+        """Context with bits enough for this problem, in whatever units its numbers come."""
+        context = oracle.digits_for(self.x, self.d)
+        scales = [*self.x, *self.d, self.step, self.weight, *self.parameters.values()]
+        logs = [abs(math.log2(abs(v))) for v in scales if v]
+        context.precision += 4 * int(max(logs))
+        return context
 
     @property
     def nonnegative(self) -> bool:
