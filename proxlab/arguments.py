@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat
@@ -67,17 +68,22 @@ class Problem:
         return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
 
 
+@lru_cache(maxsize=64)
+def dtype_name(dtype: Any) -> str:
+    """Return a dtype's plain name: ``float32`` for ``torch.float32`` too."""
+    return str(dtype).rpartition(".")[2]
+
+
 def float_bits(x: Array) -> int:
     """Return the bits of precision of an array's dtype."""
-    name = str(x.dtype).rpartition(".")[2]
-    return {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[name]
+    return {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}[dtype_name(x.dtype)]
 
 
 def check_array(name: str, x: Any) -> Any:
     """Return the namespace of a real floating-point array, or raise an error that names it."""
     if not array_api_compat.is_array_api_obj(x) or isinstance(x, np.generic):
         raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
-    dtype = str(x.dtype).rpartition(".")[2]
+    dtype = dtype_name(x.dtype)
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
     return array_api_compat.array_namespace(x)
@@ -186,7 +192,7 @@ def problem(penalty: object, x: Any, step: object, metric: object, backend: str 
     xp = check_array("x", x)
     if backend not in BACKENDS:
         raise ValueError(f'backend: must be None, "numba" or "array_api", got {backend!r}')
-    native = array_api_compat.is_numpy_array(x) and str(x.dtype) in ("float32", "float64")
+    native = array_api_compat.is_numpy_array(x) and dtype_name(x.dtype) in ("float32", "float64")
     if backend == "numba" and not native:
         raise TypeError(
             f"backend: the numba backend needs a NumPy array of float32 or float64, got "

@@ -27,6 +27,8 @@ FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 RIVAL_RTOL = 1e-8
+# Columns of a block, and the distance of their accumulators: constant, and no power of two.
+BLOCK, PITCH = 512, 528
 MARGIN_UNIT = 2.0**-102
 NEGLIGIBLE = 1e-280
 INF = np.inf
@@ -684,104 +686,105 @@ def start_terms(x: Any, d: Any) -> Any:
     return s, s * di, xi * xi, xi * b
 
 
-def add_start(x: Any, d: Any, o: int, stride: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
+def ratio_terms(x: Any, d: Any, ratio: float) -> Any:
+    """Return the terms of ``Σ v²``, ``Σ v² e``, ``Σ v² e²``; ``e = d/(d ratio + 1)``, ``v = x e``."""
+    di = np.float64(d)
+    e = di / (di * ratio + 1.0)
+    v = np.float64(x) * e
+    s = v * v
+    t = s * e
+    return s, t, t * e
+
+
+def add_start(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
     """Add four rows' terms of the sums at zero to the columns'; tells whether a metric is invalid."""
-    x0, x1, x2, x3 = x[o : o + w], x[o + stride :][:w], x[o + 2 * stride :][:w], x[o + 3 * stride :][:w]
-    d0, d1, d2, d3 = d[o : o + w], d[o + stride :][:w], d[o + 2 * stride :][:w], d[o + 3 * stride :][:w]
-    bad = 0
+    t, u, v = o + stride, o + 2 * stride, o + 3 * stride
+    x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
+    d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
+    bad = False
     for j in range(w):
         p0, q0, u0, v0 = start_terms(x0[j], d0[j])
         p1, q1, u1, v1 = start_terms(x1[j], d1[j])
         p2, q2, u2, v2 = start_terms(x2[j], d2[j])
         p3, q3, u3, v3 = start_terms(x3[j], d3[j])
-        bb[j] += (p0 + p1) + (p2 + p3)
-        bbd[j] += (q0 + q1) + (q2 + q3)
-        xx[j] += (u0 + u1) + (u2 + u3)
-        xb[j] += (v0 + v1) + (v2 + v3)
-        bad |= not (min(min(d0[j], d1[j]), min(d2[j], d3[j])) > 0.0)
-    return bad != 0
+        acc[j] += (p0 + p1) + (p2 + p3)
+        acc[j + PITCH] += (q0 + q1) + (q2 + q3)
+        acc[j + 2 * PITCH] += (u0 + u1) + (u2 + u3)
+        acc[j + 3 * PITCH] += (v0 + v1) + (v2 + v3)
+        bad |= not ((d0[j] > 0.0) & (d1[j] > 0.0) & (d2[j] > 0.0) & (d3[j] > 0.0))
+    return bad
 
 
-def add_start_row(x: Any, d: Any, o: int, w: int, bb: Any, bbd: Any, xx: Any, xb: Any) -> bool:
+def add_start_row(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
     """Add one row's terms, as :func:`add_start`."""
     x, d = x[o : o + w], d[o : o + w]
-    bad = 0
+    bad = False
     for j in range(w):
         p, q, u, v = start_terms(x[j], d[j])
-        bb[j] += p
-        bbd[j] += q
-        xx[j] += u
-        xb[j] += v
+        acc[j] += p
+        acc[j + PITCH] += q
+        acc[j + 2 * PITCH] += u
+        acc[j + 3 * PITCH] += v
         bad |= not (d[j] > 0.0)
-    return bad != 0
+    return bad
 
 
-def add_secular(
-    x: Any, d: Any, o: int, stride: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any
-) -> None:
-    """Add four rows' secular terms to the columns' accumulators, each of which is loaded once."""
-    x0, x1, x2, x3 = x[o : o + w], x[o + stride :][:w], x[o + 2 * stride :][:w], x[o + 3 * stride :][:w]
-    d0, d1, d2, d3 = d[o : o + w], d[o + stride :][:w], d[o + 2 * stride :][:w], d[o + 3 * stride :][:w]
+def add_ratio(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
+    """Add four rows' terms to the columns'; the columns' ratios stand behind the three sums."""
+    t, u, v = o + stride, o + 2 * stride, o + 3 * stride
+    x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
+    d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
     for j in range(w):
-        rj, tj, cj = r[j], tau[j], c[j]
-        e0, e1, e2, e3 = np.float64(d0[j]), np.float64(d1[j]), np.float64(d2[j]), np.float64(d3[j])
-        p0, q0, t0 = terms(np.float64(x0[j]) * e0, e0, rj, tj, cj)
-        p1, q1, t1 = terms(np.float64(x1[j]) * e1, e1, rj, tj, cj)
-        p2, q2, t2 = terms(np.float64(x2[j]) * e2, e2, rj, tj, cj)
-        p3, q3, t3 = terms(np.float64(x3[j]) * e3, e3, rj, tj, cj)
-        s[j] += (p0 + p1) + (p2 + p3)
-        s1[j] += (q0 + q1) + (q2 + q3)
-        s2[j] += (t0 + t1) + (t2 + t3)
+        ratio = acc[j + 3 * PITCH]
+        p0, q0, t0 = ratio_terms(x0[j], d0[j], ratio)
+        p1, q1, t1 = ratio_terms(x1[j], d1[j], ratio)
+        p2, q2, t2 = ratio_terms(x2[j], d2[j], ratio)
+        p3, q3, t3 = ratio_terms(x3[j], d3[j], ratio)
+        acc[j] += (p0 + p1) + (p2 + p3)
+        acc[j + PITCH] += (q0 + q1) + (q2 + q3)
+        acc[j + 2 * PITCH] += (t0 + t1) + (t2 + t3)
 
 
-def add_secular_row(
-    x: Any, d: Any, o: int, w: int, r: Any, tau: Any, c: Any, s: Any, s1: Any, s2: Any
-) -> None:
-    """Add one row's secular terms, as :func:`add_secular`."""
+def add_ratio_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
+    """Add one row's terms, as :func:`add_ratio`."""
     x, d = x[o : o + w], d[o : o + w]
     for j in range(w):
-        di = np.float64(d[j])
-        p, q, t = terms(np.float64(x[j]) * di, di, r[j], tau[j], c[j])
-        s[j] += p
-        s1[j] += q
-        s2[j] += t
+        p, q, t = ratio_terms(x[j], d[j], acc[j + 3 * PITCH])
+        acc[j] += p
+        acc[j + PITCH] += q
+        acc[j + 2 * PITCH] += t
 
 
-def write_row(x: Any, d: Any, z: Any, o: int, w: int, r: Any, tau: Any) -> None:
-    """Write one row of ``z = x d r / (d r + tau)``."""
+def write_row(x: Any, d: Any, z: Any, o: int, w: int, acc: Any) -> None:
+    """Write one row of ``z = x d r / (d r + tau)``; ``r`` and ``tau`` are the first two rows of ``acc``."""
     x, d, z = x[o : o + w], d[o : o + w], z[o : o + w]
     for j in range(w):
-        y = np.float64(d[j]) * r[j]
-        z[j] = np.float64(x[j]) * (y / (y + tau[j]))
+        y = np.float64(d[j]) * acc[j]
+        z[j] = np.float64(x[j]) * (y / (y + acc[j + PITCH]))
 
 
 def fold(columns: Any, groups: int, run: int) -> None:
-    """Add the columns of each group; the sum of group ``g`` lands in ``columns[g]``."""
-    if run > 1:
+    """Add the columns of each group, in each of the four sums; that of group ``g`` lands in column ``g``."""
+    if run == 1:
+        return
+    for k in range(4):
         for g in range(groups):
             total = 0.0
             for t in range(run):
-                total += columns[g * run + t]
-            columns[g] = total
-
-
-def spread(values: Any, columns: Any, groups: int, run: int) -> None:
-    """Repeat each group's value over its columns."""
-    for g in range(groups):
-        for t in range(run):
-            columns[g * run + t] = values[g]
+                total += columns[k * PITCH + g * run + t]
+            columns[k * PITCH + g] = total
 
 
 def solve_columns(
     x: Any, d: Any, z: Any, shape: Any, per_block: int, begin: int, finish: int, steps: Any, weights: Any,
-    pieces: Any, rtol: float, max_passes: int, hard: Any, work: Any, state: Any,
+    pieces: Any, rtol: float, max_passes: int, hard: Any, acc: Any, state: Any, values: Any,
 ) -> int:  # fmt: skip
     """Solve the blocks ``begin … finish - 1`` of neighbouring groups, a block at once, by Newton's method.
 
     Groups that need more than the first piece of the slope, or more than ``max_passes`` passes, or that are
-    out of
-    the range of plain sums, are marked in ``hard`` and left alone. ``work`` (10 × columns) and ``state`` are
-    scratch. Returns the first invalid block, or -1.
+    out of the range of plain sums, are marked in ``hard`` and left alone. A pass sums in the ratio ``r/tau``, one
+    number a column. ``acc`` (four sums, ``PITCH`` apart, so that the compiler knows them apart), ``state`` and
+    ``values`` (radius, strength, curvature, far end) are scratch. Returns the first invalid block, or -1.
     """
     rows, run = shape[1], shape[3]
     stride = shape[2] * run
@@ -791,119 +794,110 @@ def solve_columns(
     flat_end = count == 2 and pieces[1, 2] == 0.0 and pieces[1, 3] == 0.0
     only_flat = a0 == 0.0 and c0 == 0.0
     end0 = pieces[1, 0] if count > 1 else INF
+    whole = rows - rows % 4
+    size = float(rows * run)
+    doubt = 4.0 * (size + 24.0) * UNIT
+    noise = (8.0 + 2.0 * sqrt(size)) * UNIT
+    r, a, c, far = values[0], values[1], values[2], values[3]
     for block in range(begin, finish):
         first = (block % blocks) * per_block
         groups = min(per_block, shape[2] - first)
         outer = block // blocks
         w = groups * run
         base = outer * rows * stride + first * run
-        s, s1, s2, extra = work[0, :w], work[1, :w], work[2, :w], work[3, :w]
-        r_columns, tau_columns, c_columns = work[4, :w], work[5, :w], work[6, :w]
-        r, tau, c = work[7, :groups], work[8, :groups], work[9, :groups]
-        s[:] = 0.0
-        s1[:] = 0.0
-        s2[:] = 0.0
-        extra[:] = 0.0
+        acc[:] = 0.0
         bad = False
-        whole = rows - rows % 4
         for i in range(0, whole, 4):
-            bad |= add_start(x, d, base + i * stride, stride, w, s, s1, s2, extra)
+            bad |= add_start(x, d, base + i * stride, stride, w, acc)
         for i in range(whole, rows):
-            bad |= add_start_row(x, d, base + i * stride, w, s, s1, s2, extra)
+            bad |= add_start_row(x, d, base + i * stride, w, acc)
         if bad:
             return block
-        fold(s, groups, run)
-        fold(s1, groups, run)
-        fold(s2, groups, run)
-        fold(extra, groups, run)
+        fold(acc, groups, run)
         active = 0
-        far = extra
         for k in range(groups):
             g = outer * shape[2] + first + k
             eta = steps[g if len(steps) > 1 else 0] * weights[g if len(weights) > 1 else 0]
-            bb, bbd, xx, xb = s[k], s1[k], s2[k], extra[k]
-            r[k], tau[k], c[k] = 0.0, 1.0, 0.0
+            bb, bbd, xx, xb = acc[k], acc[k + PITCH], acc[k + 2 * PITCH], acc[k + 3 * PITCH]
+            r[k], a[k], c[k], far[k] = 0.0, eta * a0, eta * c0, 0.0
             state[k] = 0
-            safe = (
-                (SAFE_LOW < bb < SAFE_HIGH) and (SAFE_LOW < bbd < SAFE_HIGH) and (SAFE_LOW < xx < SAFE_HIGH)
-            )
             norm, reach = sqrt(bb), sqrt(xx)
-            t0 = eta * a0
-            f0 = (t0 - norm) / norm
-            if not safe or fabs(f0) <= 4.0 * (rows * run + 24.0) * UNIT or (reach > end0 and not flat_end):
+            beyond = reach > end0
+            f0 = 1.0 if pieces[0, 1] > 0.0 else (a[k] - norm) / norm
+            safe = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
+            safe = safe and SAFE_LOW < xb < SAFE_HIGH and (1e-100 < a[k] < 1e100 or only_flat)
+            if not safe or fabs(f0) <= doubt or (beyond and not flat_end):
                 state[k] = 2
                 continue
-            if pieces[0, 1] > 0.0:
-                f0 = 1.0
-            beyond = reach > end0
             if f0 >= 0.0:
                 if beyond or only_flat:
                     # Zero against the point itself.
                     keep, drop = eta * pieces[count - 1, 1], 0.5 * xb
-                    if fabs(keep - drop) <= 4.0 * (rows * run + 24.0) * UNIT * (keep + drop):
+                    if not fabs(keep - drop) > doubt * (keep + drop):
                         state[k] = 2
                     elif keep < drop:
-                        r[k], tau[k] = reach, 0.0
+                        r[k], a[k], c[k] = 1.0, 0.0, 0.0
                 continue
-            slope = (bbd - eta * c0 * bb) / (bb * norm)
+            slope = (bbd - c[k] * bb) / (bb * norm)
             at = -f0 / slope if slope > 0.0 else INF
             limit = fmin(reach, end0)
-            if at > limit or t0 <= 0.0:
+            if at > limit:
                 # No minimiser inside: the point itself, or too close to tell.
-                if t0 <= 0.0 or beyond:
-                    r[k], tau[k] = reach, 0.0
+                if beyond:
+                    r[k], a[k], c[k] = 1.0, 0.0, 0.0
                 else:
                     state[k] = 2
                 continue
-            r[k], c[k], far[k] = at, eta * c0, limit
-            tau[k] = t0
-            state[k] = 1
+            r[k], far[k], state[k] = at, limit, 1
             active += 1
         passes = 0
-        noise = (8.0 + 2.0 * sqrt(float(rows * run))) * UNIT
         # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-        while active > (groups >> 4 if passes > 2 else 0) and passes < max_passes:
+        while active > (groups >> 4 if passes > 1 else 0) and passes < max_passes:
             passes += 1
+            acc[:] = 0.0
             for k in range(groups):
-                on = state[k] == 1
+                ratio = r[k] / (a[k] - c[k] * r[k]) if state[k] == 1 else 0.0
                 for t in range(run):
-                    j = k * run + t
-                    r_columns[j] = r[k] if on else 1.0
-                    tau_columns[j] = tau[k] - c[k] * r[k] if on else 1.0
-                    c_columns[j] = c[k] if on else 0.0
-            s[:] = 0.0
-            s1[:] = 0.0
-            s2[:] = 0.0
+                    acc[3 * PITCH + k * run + t] = ratio
             for i in range(0, whole, 4):
-                add_secular(x, d, base + i * stride, stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
+                add_ratio(x, d, base + i * stride, stride, w, acc)
             for i in range(whole, rows):
-                add_secular_row(x, d, base + i * stride, w, r_columns, tau_columns, c_columns, s, s1, s2)
-            fold(s, groups, run)
-            fold(s1, groups, run)
-            fold(s2, groups, run)
+                add_ratio_row(x, d, base + i * stride, w, acc)
+            fold(acc, groups, run)
             for k in range(groups):
                 if state[k] != 1:
                     continue
-                f, slope, bend = residual(s[k], s1[k], s2[k])
+                # To S, S1, S2: y = tau (d ratio + 1), and (d - c)/y = (e (1 + c ratio) - c)/tau.
+                tau = a[k] - c[k] * r[k]
+                turn = 1.0 + c[k] * r[k] / tau
+                v, ve, vee = acc[k], acc[k + PITCH], acc[k + 2 * PITCH]
+                s = v / (tau * tau)
+                s1 = (turn * ve - c[k] * v) / (tau * tau * tau)
+                s2 = (turn * turn * vee - 2.0 * c[k] * turn * ve + c[k] * c[k] * v) / (tau * tau * tau * tau)
+                f, slope, bend = residual(s, s1, s2)
                 step = f / slope if slope > 0.0 else INF
-                new = r[k] - step
-                if slope <= 0.0 or new > far[k]:
+                if slope <= 0.0 or r[k] - step > far[k]:
                     state[k] = 2
                     active -= 1
                     continue
-                new, error = final_step(r[k], f, slope, bend)
-                done = error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise
-                r[k] = fmin(new, far[k]) if done else r[k] - step
-                if done:
+                final, error = final_step(r[k], f, slope, bend)
+                if error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise:
+                    r[k] = fmin(fmax(final, 0.0), far[k])
                     state[k] = 2 if far[k] == end0 else 0
-                    tau[k] = fmax(tau[k] - c[k] * new, 0.0)
                     active -= 1
+                else:
+                    # A pass is dear: third-order steps, at most twice Newton's.
+                    low, high = fmin(r[k] - 2.0 * step, r[k]), fmax(r[k] - 2.0 * step, r[k])
+                    better = low < final < high
+                    r[k] = fmin(final, far[k]) if better else r[k] - step
         for k in range(groups):
             if state[k] != 0:
                 hard[outer * shape[2] + first + k] = True
-                r[k], tau[k] = 1.0, 0.0  # leaves z = x, which may be the same array
-        spread(r, r_columns, groups, run)
-        spread(tau, tau_columns, groups, run)
+                r[k], a[k], c[k] = 1.0, 0.0, 0.0  # leaves z = x, which may be the same array
+            tau = fmax(a[k] - c[k] * r[k], 0.0) if r[k] > 0.0 else 1.0
+            for t in range(run):
+                acc[k * run + t] = r[k]
+                acc[PITCH + k * run + t] = tau
         for i in range(rows):
-            write_row(x, d, z, base + i * stride, w, r_columns, tau_columns)
+            write_row(x, d, z, base + i * stride, w, acc)
     return -1

@@ -31,13 +31,11 @@ logger = logging.getLogger("proxlab")
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
-#: Groups across rows are solved in blocks of about this many columns, whose accumulators stay in cache.
-BLOCK_COLUMNS = 512
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms")
+LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms", "ratio_terms")
 NO_INDEX = np.zeros(0, np.int64)
 
 _functions = {
@@ -143,17 +141,16 @@ def group_solver(finder: Any, linf: bool) -> Any:
 @lru_cache(maxsize=1)
 def column_solver() -> Any:
     """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece)."""
-    names = (
+    loops = (
         "start_terms",
+        "ratio_terms",
         "add_start",
         "add_start_row",
-        "add_secular",
-        "add_secular_row",
+        "add_ratio",
+        "add_ratio_row",
         "write_row",
-        "fold",
-        "spread",
-        "solve_columns",
     )
+    names = (*loops, "fold", "solve_columns")
     return build(names, {}, {})
 
 
@@ -193,9 +190,8 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type |
     x = np.ascontiguousarray(p.x)
     dense = p.metric is not None and not isinstance(p.metric, float)
     if dense:
-        d = np.ascontiguousarray(
-            np.broadcast_to(p.metric, x.shape), dtype=x.dtype if p.metric.dtype == x.dtype else None
-        )
+        d = p.metric if p.metric.shape == x.shape else np.broadcast_to(p.metric, x.shape)
+        d = np.ascontiguousarray(d)
         if d.dtype != x.dtype:
             # Mixed precision: solve in the wider of the two.
             wide = np.result_type(x, d)
@@ -321,7 +317,7 @@ def _columns(
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
     share = -(-inner // threads.get_num_threads())
-    per_block = min(share, max(1, BLOCK_COLUMNS // run))
+    per_block = min(share, max(1, kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver()
@@ -329,10 +325,11 @@ def _columns(
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        work, state = np.empty((10, per_block * run)), np.empty(per_block, np.int64)
+        acc, state = np.empty(4 * kernels.PITCH), np.empty(per_block, np.int64)
+        values = np.empty((4, per_block))
         found: int = kernel(
             _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces,
-            rtol, MAX_PASSES, hard, work, state,
+            rtol, MAX_PASSES, hard, acc, state, values,
         )  # fmt: skip
         return found
 
