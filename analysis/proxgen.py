@@ -98,9 +98,9 @@ class Inner:
     checks : int
         Certificates asked for.
     stationarity : float
-        The proved bound of ``dist(0, ∂Q(z))``.
+        The proved bound of ``dist(0, ∂Q(z))``; NaN for exact solves, which prove nothing.
     proved : bool
-        Whether the criterion was proved (exact solves are not asked).
+        Whether the criterion was proved; true of exact solves.
     """
 
     z: Array
@@ -110,23 +110,57 @@ class Inner:
     proved: bool
 
 
-@dataclass(frozen=True, eq=False)
 class Subproblem:
-    """``min_z h(z) + ‖z − x‖²_D / 2η`` from the last iterate on."""
+    """``min_z h(z) + ‖z − x‖²_D / 2η``, from the last iterate on.
 
-    penalty: pl.GroupLasso
-    x: Array
-    step: float
-    metric: Array
-    last: Array
+    Parameters
+    ----------
+    penalty : proxlab.GroupLasso
+        h, with groups that are contiguous in C order.
+    x, step, metric
+        As `proxlab.prox` takes them.
+    last : array
+        The last iterate.
+    """
 
-    def certify(self, z: Array) -> pl.Certificate:
-        """What can be proved of a candidate."""
-        return pl.certify(self.penalty, z, self.x, self.step, metric=self.metric)
+    def __init__(self, penalty: pl.GroupLasso, x: Array, step: float, metric: Array, last: Array) -> None:
+        self.penalty, self.x, self.step, self.metric, self.last = penalty, x, step, metric, last
+        self.sizes = penalty.groups.sizes(x.shape)
+        self._starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
+        weights = np.sqrt(self.sizes) if penalty.weights is not None else np.ones(len(self.sizes))
+        self._strength = penalty.lam * weights
 
-    def passes(self, solution: pl.Solution) -> float:
-        """Evaluations of the secular function, in passes over the array."""
-        return float(solution.evaluations @ self.penalty.groups.sizes(self.x.shape)) / self.x.size
+    def solve(self, finder: pl.RootFinder) -> tuple[pl.Solution, float]:
+        """The prox by its radius, and the passes over the array that this took."""
+        solution = pl.solve(self.penalty, self.x, self.step, metric=self.metric, root_finder=finder)
+        return solution, float(solution.evaluations @ self.sizes) / self.x.size
+
+    def prove(self, z: Array, criterion: inexactness.Stationarity) -> tuple[bool, float]:
+        """Whether `criterion` is proved of a candidate, and the bound of its stationarity."""
+        certificate = pl.certify(self.penalty, z, self.x, self.step, metric=self.metric)
+        return criterion.holds(certificate, previous=self.last), certificate.total.stationarity
+
+    def residual(self, z: Array) -> float:
+        """``dist(0, ∂Q(z))`` but for rounding: says when a certificate is worth asking for."""
+        flat, pull = z.ravel(), (self.metric * (z - self.x)).ravel() / self.step
+        norm = np.sqrt(np.add.reduceat(flat * flat, self._starts))
+        slope = self._strength / np.where(norm > 0.0, norm, np.inf)
+        lengths = np.sqrt(np.add.reduceat((pull + np.repeat(slope, self.sizes) * flat) ** 2, self._starts))
+        return float(np.linalg.norm(np.where(norm > 0.0, lengths, np.maximum(lengths - self._strength, 0.0))))
+
+    def proximal_gradient(self) -> Iterator[tuple[Array, float]]:
+        """Proximal gradient steps ``1 / max d_g`` from the last iterate; each gives its residual for free."""
+        x, d, z = self.x.ravel(), self.metric.ravel(), self.last.ravel()
+        largest = np.maximum.reduceat(d, self._starts)
+        threshold = self.step * self._strength / largest
+        spread = np.repeat(largest, self.sizes)
+        relative, slack = d / spread, (spread - d) / self.step
+        while True:
+            y = z - relative * (z - x)
+            norm = np.sqrt(np.add.reduceat(y * y, self._starts))
+            last, z = z, y * np.repeat(1.0 - threshold / np.maximum(norm, threshold), self.sizes)
+            # (max d − d)(last − z)/η is a subgradient of Q at z.
+            yield z.reshape(self.x.shape), float(np.linalg.norm(slack * (last - z)))
 
 
 class RadiusSolver:
@@ -134,32 +168,27 @@ class RadiusSolver:
 
     def __init__(self, finder: type[pl.Newton] | type[pl.Bisection]) -> None:
         self._finder = finder
-        self._depth = 1
 
     def exact(self, sub: Subproblem) -> Inner:
         """Solve to rounding."""
-        solution = self._solve(sub, self._finder())
-        return Inner(solution.z, sub.passes(solution), 0, sub.certify(solution.z).total.stationarity, True)
+        solution, passes = sub.solve(self._finder())
+        return Inner(solution.z, passes, 0, np.nan, True)
 
     def __call__(self, sub: Subproblem, criterion: inexactness.Stationarity) -> Inner:
-        """Solve until `criterion` is proved, starting one iteration below what the last prox took."""
-        shallowest = max(1, self._depth - 1)
-        for depth in range(shallowest, MAX_DEPTH):
-            solution = self._solve(sub, self._finder(max_iterations=depth))
-            certificate = sub.certify(solution.z)
-            proved = criterion.holds(certificate, previous=sub.last)
-            if proved or solution.ok:
-                break
-        self._depth, checks = depth, depth - shallowest + 1
-        return Inner(solution.z, sub.passes(solution), checks, certificate.total.stationarity, proved)
-
-    @staticmethod
-    def _solve(sub: Subproblem, finder: pl.RootFinder) -> pl.Solution:
-        return pl.solve(sub.penalty, sub.x, sub.step, metric=sub.metric, root_finder=finder)
+        """Solve until `criterion` is proved."""
+        checks = 0
+        for depth in range(1, MAX_DEPTH):
+            solution, passes = sub.solve(self._finder(max_iterations=depth))
+            if solution.ok or sub.residual(solution.z) <= criterion.eps:
+                proved, bound = sub.prove(solution.z, criterion)
+                checks += 1
+                if proved or solution.ok:
+                    break
+        return Inner(solution.z, passes, checks, bound, proved)
 
 
 class Adversary:
-    """The exact prox, pushed off in a random direction until the whole tolerance is spent.
+    """The exact prox, pushed off in a random direction until the tolerance is spent.
 
     No solver errs like this; it shows what a schedule permits rather than what a solver makes of it.
     """
@@ -174,67 +203,52 @@ class Adversary:
     def __call__(self, sub: Subproblem, criterion: inexactness.Stationarity) -> Inner:
         """Go as far from the prox as `criterion` is still proved, within a tenth."""
         best = self.exact(sub)
-        if criterion.holds(sub.certify(best.z), previous=sub.last):
-            # Zero groups stay zero: off zero, a group's stationarity jumps.
-            push = self._rng.normal(size=best.z.shape) * (best.z != 0.0)
-            length = np.linalg.norm(sub.metric * push) / sub.step
-            scale = criterion.eps / length if length > 0.0 else 0.0
-            for checks in range(1, MAX_CHECKS):
-                certificate = sub.certify(best.z + scale * push)
-                if criterion.holds(certificate, previous=sub.last):
-                    return Inner(certificate.z, best.passes, checks, certificate.total.stationarity, True)
-                scale *= 0.9
-            return Inner(best.z, best.passes, checks, best.stationarity, True)
-        return Inner(best.z, best.passes, 1, best.stationarity, False)
+        # Zero groups stay zero: off zero, a group's stationarity jumps.
+        push = self._rng.normal(size=best.z.shape) * (best.z != 0.0)
+        length = float(np.linalg.norm(sub.metric * push)) / sub.step
+        push *= criterion.eps / length if length > 0.0 else 0.0
+        checks = 0
+        while checks < MAX_CHECKS:
+            if sub.residual(best.z + push) <= criterion.eps:
+                proved, bound = sub.prove(best.z + push, criterion)
+                checks += 1
+                if proved:
+                    return Inner(best.z + push, best.passes, checks, bound, True)
+            push *= 0.9
+        proved, bound = sub.prove(best.z, criterion)
+        return Inner(best.z, best.passes, checks, bound, proved)
 
 
 class ProximalGradient:
-    """The prox by proximal gradient steps ``1 / max d_g`` in z, warm-started at the last iterate.
+    """The prox by proximal gradient steps in z, warm-started at the last iterate.
 
-    Their own residual, which costs nothing, says when to ask for a certificate.
+    The subproblem solver of RAMDA (Huang & Lee 2024, Algorithm 2) with a step for each group, and
+    certificates in place of its stopping test.
     """
 
     def exact(self, sub: Subproblem) -> Inner:
         """Solve until the residual is down to rounding."""
         target = 1e-13 * float(np.linalg.norm(sub.metric * (sub.x - sub.last))) / sub.step
-        steps = self._steps(sub)
+        steps = sub.proximal_gradient()
         z, residual = next(steps)
         passes = 1
         while residual > target and passes < MAX_PASSES:
             z, residual = next(steps)
             passes += 1
-        return Inner(z, passes, 0, sub.certify(z).total.stationarity, True)
+        return Inner(z, passes, 0, np.nan, True)
 
     def __call__(self, sub: Subproblem, criterion: inexactness.Stationarity) -> Inner:
         """Solve until `criterion` is proved; the last iterate itself may do."""
-        certificate, passes, checks = sub.certify(sub.last), 0, 1
-        proved = criterion.holds(certificate, previous=sub.last)
-        steps = self._steps(sub)
-        while not proved and checks < MAX_CHECKS and passes < MAX_PASSES:
+        steps = sub.proximal_gradient()
+        z, residual, passes, checks = sub.last, sub.residual(sub.last), 0, 0
+        while True:
+            if residual <= criterion.eps or passes == MAX_PASSES:
+                proved, bound = sub.prove(z, criterion)
+                checks += 1
+                if proved or checks == MAX_CHECKS or passes == MAX_PASSES:
+                    return Inner(z, passes, checks, bound, proved)
             z, residual = next(steps)
             passes += 1
-            if residual <= criterion.eps:
-                certificate, checks = sub.certify(z), checks + 1
-                proved = criterion.holds(certificate, previous=sub.last)
-        return Inner(certificate.z, passes, checks, certificate.total.stationarity, proved)
-
-    @staticmethod
-    def _steps(sub: Subproblem) -> Iterator[tuple[Array, float]]:
-        h, shape = sub.penalty, sub.x.shape
-        sizes = h.groups.sizes(shape)
-        starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-        x, d, z = sub.x.ravel(), sub.metric.ravel(), sub.last.ravel()
-        largest = np.maximum.reduceat(d, starts)
-        weight = np.sqrt(sizes) if h.weights is not None else 1.0
-        threshold = sub.step * h.lam * weight / largest
-        relative, slack = d / np.repeat(largest, sizes), (np.repeat(largest, sizes) - d) / sub.step
-        while True:
-            y = z - relative * (z - x)
-            norm = np.sqrt(np.add.reduceat(y * y, starts))
-            shrink = 1.0 - threshold / np.maximum(norm, threshold)
-            last, z = z, y * np.repeat(shrink, sizes)
-            # (max d − d)(last − z)/η is a subgradient of Q at z.
-            yield z.reshape(shape), float(np.linalg.norm(slack * (last - z)))
 
 
 SOLVERS: dict[str, Callable[[], RadiusSolver | Adversary | ProximalGradient]] = {
