@@ -1,0 +1,129 @@
+"""The structure of the package: imports run one way, importing is light, everything public is documented."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import proxlab as pl
+
+ROOT = Path(pl.__file__).parent
+# A file imports only from files above it in this list (folders: everything in them; within a folder, freely).
+ORDER = [
+    "groups",
+    "scalar",
+    "penalties",
+    "secular",
+    "rootfinders",
+    "arguments",
+    "bounds",
+    "backends",
+    "prox",
+    "certificate",
+    "inexactness",
+    "optim",
+    "torch",
+]
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(path):
+    """Modules of proxlab that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "proxlab")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "proxlab":
+            for a in node.names:
+                full = f"{node.module}.{a.name}"
+                yield full if full in MODULES else node.module
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in {path}"
+
+
+def layer(module):
+    return module.split(".")[1]
+
+
+def test_imports_run_one_way():
+    known = {module for module in MODULES if module != "proxlab"}
+    unplaced = {layer(m) for m in known} - set(ORDER)
+    assert not unplaced, f"say in ORDER (and docs) where {unplaced} stand"
+    for module in known:
+        for target in imports(MODULES[module]):
+            assert target != "proxlab", f"{module} imports the whole package"
+            assert ORDER.index(layer(target)) <= ORDER.index(layer(module)), f"{module} imports {target}"
+
+
+def test_analysis_imports_only_the_public_package():
+    for path in (ROOT.parent / "analysis").rglob("*.py"):
+        for target in imports(path):
+            assert target in ("proxlab", "proxlab.inexactness"), f"{path.name} imports {target}"
+
+
+def test_importing_is_light():
+    heavy = ["numba", "scipy", "cupy", "torch", "matplotlib", "pandas", "sklearn", "cvxpy"]
+    code = f"import sys, proxlab; print([m for m in {heavy!r} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "[]"
+
+
+def test_all_is_sorted_and_complete():
+    assert list(pl.__all__) == sorted(pl.__all__, key=lambda n: (not n.isupper(), n))
+    public = {n for n in vars(pl) if not n.startswith("_") and not inspect.ismodule(getattr(pl, n))}
+    assert public == {n for n in pl.__all__ if not inspect.ismodule(getattr(pl, n))}
+
+
+def documented():
+    """Public names, with the public methods of public classes."""
+    for name in pl.__all__:
+        thing = getattr(pl, name)
+        if inspect.ismodule(thing):
+            continue
+        yield name, thing
+        if inspect.isclass(thing):
+            for attribute, member in inspect.getmembers(thing):
+                inherited = not any(attribute in vars(c) for c in thing.__mro__ if "proxlab" in c.__module__)
+                # what a root finder proposes is described once, in proxlab.rootfinders.base
+                internal = attribute.startswith("_") or attribute == "propose"
+                if not internal and not inherited and callable(member):
+                    yield f"{name}.{attribute}", member
+    for name in pl.inexactness.__all__:
+        yield f"inexactness.{name}", getattr(pl.inexactness, name)
+
+
+@pytest.mark.parametrize(("name", "thing"), list(documented()), ids=[n for n, _ in documented()])
+def test_public_names_are_documented(name, thing):
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    if inspect.isclass(thing) and issubclass(thing, (int, Exception)):
+        return
+    parameters = inspect.signature(thing).parameters
+    for parameter, spec in parameters.items():
+        if parameter in ("self", "args", "kwargs") or parameter.startswith("_"):
+            continue
+        if spec.kind in (spec.VAR_POSITIONAL, spec.VAR_KEYWORD):
+            continue
+        words = doc + "".join(inspect.getdoc(c) or "" for c in getattr(thing, "__mro__", ()))
+        assert parameter in words, f"the docstring of {name} does not mention {parameter}"
+
+
+def test_modules_import_alone():
+    """No cycle hides behind the order in which the package happens to import."""
+    for module in MODULES:
+        if "cuda" not in module and layer(module + ".x") != "torch":
+            importlib.import_module(module)
+
+
+def test_every_module_has_a_docstring():
+    for module, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), module

@@ -1,0 +1,135 @@
+"""Every root finder: the truth in every bracket, tolerances kept, counts honest."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import proxlab as pl
+from tests import oracle
+from tests.cases import cases
+from tests.checks import check_truth, proxlab
+from tests.table import BACKENDS, GROUPED, PENALTIES, ROOT_FINDERS, ids
+
+finders = pytest.mark.parametrize("finder", ROOT_FINDERS, ids=ids(ROOT_FINDERS))
+backends = pytest.mark.parametrize("backend", BACKENDS)
+MONOTONE = (pl.Newton, pl.Halley)
+
+
+def true_radius(row, answer):
+    """The norm that a solution calls its radius, in ball arithmetic."""
+    if row.name == "GroupLinf":
+        radius = oracle.arb(0)
+        for v in answer.candidates[0]:
+            radius = radius.max(abs(v))
+        return radius
+    return answer.radius
+
+
+@finders
+@backends
+@given(data=st.data())
+def test_truth(finder, backend, data):
+    row = data.draw(st.sampled_from(PENALTIES))
+    case = data.draw(cases(row))
+    check_truth(proxlab(row, case, backend, root_finder=finder), case)
+
+
+@finders
+@backends
+@given(data=st.data(), digits=st.integers(0, 16), cap=st.sampled_from([1, 2, 3, 5, 100]))
+def test_bracket_contains_the_truth(finder, backend, data, digits, cap):
+    """At any tolerance, and where the iterations ran out; a solved group's radius keeps its tolerance."""
+    row = data.draw(st.sampled_from(GROUPED))
+    case = data.draw(cases(row))
+    rtol = 10.0**-digits
+    s = pl.solve(
+        row.build(case.parameters),
+        case.x[None],
+        case.step,
+        metric=case.d[None],
+        root_finder=type(finder)(rtol=rtol, max_iterations=cap),
+        backend=backend,
+    )
+    (lower,), (upper,) = s.bracket
+    assert lower <= s.radius[0] <= upper
+    status = pl.Status(s.status[0])
+    assert s.ok == (status is not pl.Status.MAX_ITERATIONS)
+    assert s.iterations[0] <= cap
+    assert 0 <= s.iterations[0] <= s.evaluations[0] + 1
+    if not case.unique and status is not pl.Status.TIE:
+        return
+    with oracle.digits_for(case.x, case.d):
+        radius = true_radius(row, case.answer)
+        if status is pl.Status.TIE:
+            return
+        assert oracle.arb(lower) <= radius, f"{lower} > {radius}: {case}"
+        assert radius <= oracle.arb(upper), f"{upper} < {radius}: {case}"
+        if status is pl.Status.CONVERGED:
+            slack = rtol + 1e-14 * (1 + case.answer.conditions[0])
+            error = oracle.to_float(abs(oracle.arb(float(s.radius[0])) - radius))
+            largest = float(np.abs(case.x).max())
+            assert error <= slack * oracle.to_float(radius) + 1e-14 * largest * (row.name == "GroupLinf")
+
+
+@finders
+@pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+def test_tolerances_are_kept(finder, row):
+    """A loose tolerance saves work and is still kept; the default solves to rounding."""
+    rng = np.random.default_rng(1)
+    x, d = rng.normal(size=(20, 8)), 10 ** rng.uniform(-2, 2, size=(20, 8))
+    penalty = row.build()
+    exact = pl.solve(penalty, x, 0.5, metric=d)
+    for tolerance in ({"rtol": 1e-3}, {"atol": 1e-3, "rtol": 0.0}):
+        loose = pl.solve(penalty, x, 0.5, metric=d, root_finder=type(finder)(**tolerance))
+        default = pl.solve(penalty, x, 0.5, metric=d, root_finder=finder)
+        assert loose.ok
+        assert default.ok
+        bound = tolerance.get("atol", 0.0) + tolerance["rtol"] * exact.radius + 1e-14
+        assert (np.abs(loose.radius - exact.radius) <= bound).all()
+        assert loose.evaluations.sum() <= default.evaluations.sum()
+        np.testing.assert_allclose(default.z, exact.z, rtol=1e-12, atol=1e-15)
+
+
+@backends
+def test_newton_needs_few_iterations(backend):
+    """At most 8 on the metrics of adaptive optimizers, at most 24 on any input."""
+    rng = np.random.default_rng(2)
+    x, d = 0.02 * rng.normal(size=(300, 40)), 1e-3 * np.exp(2 * rng.normal(size=(300, 40)))
+    thresholds = np.linalg.norm(d * x, axis=1)
+    share = np.concatenate([10 ** rng.uniform(-6, 0, 200), 1 - 10 ** rng.uniform(-8, -1, 100)])
+    step = share * thresholds / thresholds.max()
+    solution = pl.solve(pl.GroupLasso(thresholds.max()), x, step, metric=d, backend=backend)
+    assert solution.ok
+    assert solution.iterations.max() <= 8
+    spread = 10 ** rng.uniform(-25, 25, size=(300, 40))
+    wild = pl.solve(pl.GroupLasso(1.0), x / spread, 1e-4, metric=spread, backend=backend)
+    assert wild.ok
+    assert wild.iterations.max() <= 24
+
+
+@finders
+def test_more_iterations_are_asked_for(finder):
+    x = np.array([[1.0, 2.0, 3.0]])
+    s = pl.solve(
+        pl.GroupLasso(2.0),
+        x,
+        metric=np.array([[1.0, 10.0, 0.01]]),
+        root_finder=type(finder)(max_iterations=1),
+    )
+    if s.ok:  # one step can be enough
+        return
+    message = pl.Status(s.status[0]).message
+    assert "max_iterations" in message
+    assert not pl.Status(s.status[0]).ok
+
+
+@backends
+def test_statuses_say_what_happened(backend):
+    x = np.array([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0], [0.0, 0.0]])
+    s = pl.solve(pl.GroupMCP(1.0, 10.0), x, backend=backend)
+    expected = [pl.Status.CONVERGED, pl.Status.ZERO, pl.Status.UNSHRUNK, pl.Status.ZERO]
+    assert [pl.Status(k) for k in s.status] == expected
+    np.testing.assert_array_equal(s.z[2], x[2])
+    for status in pl.Status:
+        assert status.message.endswith(".")
