@@ -1,0 +1,180 @@
+"""The compiled backend against the array form, under threads, forks and a cold disk cache."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import proxlab as pl
+from tests.cases import cases
+from tests.table import GROUPED, PENALTIES, ROOT_FINDERS, ids
+
+every_penalty = pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+
+
+@every_penalty
+@given(data=st.data())
+def test_backends_agree(row, data):
+    case = data.draw(cases(row))
+    if not case.unique:
+        return
+    penalty = row.build(case.parameters)
+    for finder in (pl.Newton(), pl.Brent()):
+        options = {"metric": case.d[None], "root_finder": finder}
+        fast = pl.solve(penalty, case.x[None], case.step, backend="numba", **options)
+        plain = pl.solve(penalty, case.x[None], case.step, backend="array_api", **options)
+        assert (np.abs(fast.z - plain.z) <= 2 * case.tolerance()).all()
+        np.testing.assert_array_equal(fast.status, plain.status)
+        # each bracket contains the truth, so they meet
+        assert (
+            np.maximum(fast.bracket[0], plain.bracket[0]) <= np.minimum(fast.bracket[1], plain.bracket[1])
+        ).all()
+
+
+def large(axis=1, seed=0):
+    rng = np.random.default_rng(seed)
+    penalty = pl.GroupLasso(2.0, groups=pl.Groups.over(axis))
+    return penalty, rng.normal(size=(600, 700)), np.exp(rng.normal(size=(600, 700)))
+
+
+@pytest.fixture
+def threads():
+    """Restores the number of threads."""
+    before = pl.get_num_threads()
+    yield
+    pl.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_number_of_threads_changes_nothing(axis):
+    penalty, x, d = large(axis)
+    results = []
+    for n in (1, 2, 5):
+        pl.set_num_threads(n)
+        assert pl.get_num_threads() == n
+        results.append(pl.prox(penalty, x, metric=d))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    np.testing.assert_allclose(results[0], pl.prox(penalty, x, metric=d, backend="array_api"), rtol=1e-12)
+
+
+def test_calls_from_many_threads_at_once():
+    problems = [large(axis, seed) for axis in (0, 1) for seed in range(4)]
+    expected = [pl.prox(penalty, x, metric=d) for penalty, x, d in problems]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda p: pl.prox(p[0], p[1], metric=p[2]), problems))
+            for z, truth in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(z, truth)
+
+
+def run(code, timeout=300, **environment):
+    """Run Python code in a fresh process; returns what it printed."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=root,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_fork_after_a_first_call():
+    """The pool's threads do not exist in the child, which has to make its own."""
+    code = """
+        import multiprocessing, warnings
+        import numpy as np, proxlab as pl
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested
+        pl.set_num_threads(2)
+        x = np.random.default_rng(0).normal(size=(600, 700))
+        penalty = pl.GroupLasso(2.0)
+        expected = pl.prox(penalty, x)
+
+        def child(queue):
+            queue.put(bool((pl.prox(penalty, x) == expected).all()))
+
+        context = multiprocessing.get_context("fork")
+        for _ in range(2):
+            queue = context.Queue()
+            process = context.Process(target=child, args=(queue,))
+            process.start()
+            print(queue.get(timeout=60))
+            process.join()
+            assert (pl.prox(penalty, x) == expected).all()
+    """
+    assert run(code, timeout=200).split() == ["True", "True"]
+
+
+EVERY_KERNEL = """
+    import numpy as np, proxlab as pl
+    from tests.table import PENALTIES, ROOT_FINDERS
+    rng = np.random.default_rng(0)
+    x, d = rng.normal(size=(40, 5)), np.exp(rng.normal(size=(40, 5)))
+    for row in PENALTIES:
+        for finder in [f for f in ROOT_FINDERS if type(f).__name__ in {names}]:
+            s = pl.solve(row.build(), x, 0.7, metric=d, root_finder=finder, backend="numba")
+            t = pl.solve(row.build(), x, 0.7, metric=d, root_finder=finder, backend="array_api")
+            np.testing.assert_allclose(s.z, t.z, rtol=1e-12, atol=1e-14, err_msg=f"{{row.id}} {{finder}}")
+            if row.name not in ("L1", "GroupL0"):
+                solved = (s.status == 0) & (t.status == 0)
+                assert solved.any(), row.id
+                # the counts tell root finders apart: a wrong one from the cache would converge too
+                difference = s.iterations[solved].sum() - t.iterations[solved].sum()
+                assert abs(int(difference)) <= 0.1 * solved.sum() + 2, (row.id, finder)
+    print("right")
+"""
+
+
+def test_every_penalty_and_root_finder_from_the_disk_cache():
+    """In a process that finds the kernels that this suite has built."""
+    names = [type(f).__name__ for f in ROOT_FINDERS]
+    x = np.ones((1, 5))
+    for finder in ROOT_FINDERS:
+        for penalty in (pl.GroupLasso(0.5), pl.GroupLinf(0.5)):
+            pl.solve(penalty, x, root_finder=finder)
+    assert run(EVERY_KERNEL.format(names=names)) == "right"
+
+
+def test_cold_and_warm_disk_cache(tmp_path):
+    """Numba keys its cache on file, name and line: kernels built from one source must not share an entry."""
+    code = EVERY_KERNEL.format(names=["Newton", "Bisection"])
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "right"
+    built = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nbc")}
+    assert built
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "right"
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nbc")} == built
+
+
+def test_the_first_build_is_said_once(tmp_path):
+    code = """
+        import logging, numpy as np, proxlab as pl
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", filename="{log}")
+        for _ in range(2):
+            pl.prox(pl.L1(0.5), np.ones((2, 3)))
+        print(open("{log}").read().count("proxlab compiles"))
+    """
+    code = code.format(log=tmp_path / "log")
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "1"
+
+
+@pytest.mark.parametrize("row", GROUPED, ids=ids(GROUPED))
+def test_float32_is_solved_in_float64(row):
+    """A float32 result is the float64 one, rounded once."""
+    rng = np.random.default_rng(3)
+    x, d = (rng.normal(size=(6, 5)).astype(np.float32), np.exp(rng.normal(size=(6, 5))).astype(np.float32))
+    exact = pl.prox(row.build(), x.astype(np.float64), 0.5, metric=d.astype(np.float64))
+    for backend in ("numba", "array_api"):
+        z = pl.prox(row.build(), x, 0.5, metric=d, backend=backend)
+        np.testing.assert_allclose(z, exact, rtol=2.0**-23)
