@@ -1,7 +1,7 @@
 """Wrong implementations that the checks must reject, or the checks prove nothing.
 
-Each mutant is a small NumPy implementation with one mistake, found in published code or easy to make; the same
-implementation without the mistake passes the same checks.
+Each mutant is a small NumPy implementation with one mistake, found in published code or easy to make; the
+same implementation without the mistake passes the same checks.
 """
 
 import numpy as np
