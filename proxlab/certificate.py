@@ -26,6 +26,9 @@ from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 __all__ = ["Certificate", "Total", "certify"]
 
 
+_GROUPWISE = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
+
+
 class Total(NamedTuple):
     """Bounds for the whole array: 2-norms over the groups of the distances and the stationarity, and the sum
     of the gaps.
@@ -164,10 +167,12 @@ def certify(
     """
     p = problem(penalty, x, step, metric, backend)
     check_same("z", z, x, p.xp)
+    bounds = _compiled_bounds(p, z) if p.backend == "numba" else None
+    if bounds is not None:
+        with np.errstate(all="ignore"):
+            return _certificate(p, z, bounds, _free_bounds(p, z))
     check_finite("z", z, p.xp)
-    check_finite("x", x, p.xp)
-    if p.metric is not None and not isinstance(p.metric, float):
-        check_metric_values(p.metric, p.xp)
+    _check_values(p)
     # Overflow and division by zero in branches that are not selected are expected.
     with np.errstate(all="ignore"):
         parts = _row_bounds(p, z)
@@ -176,8 +181,7 @@ def certify(
         none = p.xp.zeros((0,), dtype=p.xp.float64, device=array_api_compat.device(p.x))
         parts = [RowBounds(none, none, none, none, none > 0, none, none, none, none)]
         return _certificate(p, z, parts[0], free)
-    names = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
-    joined = {name: p.layout.join_groups([getattr(part, name) for part in parts]) for name in names}
+    joined = {name: p.layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
     return _certificate(p, z, RowBounds(**joined, low=None, high=None), free)
 
 
@@ -196,6 +200,55 @@ def _certificate(p: Problem, z: Array, b: RowBounds, free: Total) -> Certificate
         bracket=(b.lower, b.upper),
         _free=free,
     )
+
+
+def _check_values(p: Problem) -> None:
+    check_finite("x", p.x, p.xp)
+    if p.metric is not None and not isinstance(p.metric, float):
+        check_metric_values(p.metric, p.xp)
+
+
+def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
+    """Certify NumPy arrays by the compiled kernel, and by the array form what it leaves open; None if it does
+    not apply.
+    """
+    from proxlab.backends import numba_certify
+
+    penalty, layout = p.penalty, p.layout
+    if not numba_certify.applies(penalty) or layout.n_groups == 0:
+        return None
+    assert isinstance(penalty, RadialPenalty)
+    metric = np.asarray(1.0 if p.metric is None else p.metric)
+    kinds = [p.x.dtype, np.asarray(z).dtype]
+    if metric.ndim or metric.astype(p.x.dtype) != metric:
+        kinds.append(metric.dtype)
+    dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
+    full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
+    matrices = [
+        [np.ascontiguousarray(m) for m in layout.split(a.astype(dtype, copy=False), fill)]
+        for a, fill in ((z, 0.0), (p.x, 0.0), (full, 2.0**-100))
+    ]
+    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
+    parts = []
+    for rows in zip(*matrices, steps, weights, strict=True):
+        found = numba_certify.row_bounds(*rows, penalty)
+        hard = None if found is None else np.flatnonzero(found[1])
+        if hard is None or len(hard):
+            check_finite("z", z, np)
+            _check_values(p)
+        assert found is not None and hard is not None, (
+            "the kernel found an invalid value that the check did not"
+        )
+        bounds = found[0]
+        if len(hard):
+            some = [np.asarray(a[hard], dtype=np.float64) for a in rows]
+            with np.errstate(all="ignore"):
+                other = array_certify.radial_bounds(p.xp, *some, penalty)
+            for name in _GROUPWISE:
+                getattr(bounds, name)[hard] = getattr(other, name)
+        parts.append(bounds)
+    joined = {name: layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
+    return RowBounds(**joined, low=None, high=None)
 
 
 def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
