@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import inspect
 import types
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -15,14 +14,20 @@ from proxlab import scalar
 __all__ = ["digest", "over_arrays", "rebuild"]
 
 
+@lru_cache(maxsize=256)
+def _contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def digest(*functions: Callable[..., Any]) -> str:
-    """Return a short hash of functions' source; compiled functions carry it in their name.
+    """Return a short hash of the files that define functions; compiled functions carry it in their name.
 
     Numba's disk cache keys on file, name and line, not on what a function calls: two functions rebuilt from
     one body, or a caller of edited code in another file, would otherwise share an entry.
     """
-    text = "\n".join(inspect.getsource(f) for f in functions)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    paths = sorted({f.__code__.co_filename for f in functions})
+    return hashlib.sha256(b"\0".join(_contents(path) for path in paths)).hexdigest()[:12]
 
 
 def rebuild(

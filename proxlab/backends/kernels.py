@@ -38,8 +38,9 @@ NAN = np.nan
 # bracket.
 propose: Any = None
 NEEDS_BRACKET = False
-# Set by the target: whether the equation has a second derivative.
+# Set by the target: whether the equation has a second derivative; whether sums may leave float64's range.
 SMOOTH = True
+RESCALES = True
 # Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
 solve_group: Any = None
 
@@ -430,7 +431,7 @@ def shrink_group(x: Any, d: Any, n: int, cut: float, nonnegative: bool) -> bool:
 
 
 def locate(g: int, shape: Any) -> int:
-    """Return where group ``g`` begins; ``shape`` as in :func:`solve_groups`."""
+    """Return where group ``g`` begins; ``shape`` as in :func:`solve_gathered`."""
     return (g // shape[2]) * shape[1] * shape[2] * shape[3] + (g % shape[2]) * shape[3]
 
 
@@ -471,81 +472,79 @@ def solve_one(
     Returns
     -------
     r, tau, lower, upper, status, iterations, evaluations, unit
-        ``unit`` is 0 where ``r`` and ``tau`` hold for the data, else they hold for the scratch, in this unit
-        of ``x``.
+        ``unit`` is 0 where ``r`` and ``tau`` hold for the data; else they hold for the scratch, in this
+        unit of ``x``.
     """
     bb, bbd, xx, bad = sum_start(x, d, o, n)
-    if bad:
+    in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
+    if bad or not (in_range or is_valid(x, d, o, n)):
         return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, 0.0
-    if SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH:
-        r, tau, low, high, code, its, evs = solve_group(
-            x, d, o, n, bb, bbd, xx, step, weight, 1.0, 1.0, pieces, rtol, atol, max_iterations, explain
-        )
-        return r, tau, low, high, code, its, evs, 0.0
-    if not is_valid(x, d, o, n):
-        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, 0.0
-    unit_x, unit_d = rescale(x, d, o, n, xw, dw)
-    bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
+    if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
+        if not in_range:
+            unit_x, unit_d = rescale(x, d, o, n, xw, dw)
+            bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
+            r, tau, low, high, code, its, evs = solve_group(
+                xv, dv, FIRST, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol,
+                max_iterations, explain,
+            )  # fmt: skip
+            return r, tau, low, high, code, its, evs, unit_x
     r, tau, low, high, code, its, evs = solve_group(
-        xv,
-        dv,
-        FIRST,
-        n,
-        bb,
-        bbd,
-        xx,
-        step,
-        weight,
-        unit_x,
-        unit_d,
-        pieces,
-        rtol,
-        atol,
-        max_iterations,
-        explain,
+        x, d, o, n, bb, bbd, xx, step, weight, 1.0, 1.0, pieces, rtol, atol, max_iterations, explain
     )
-    return r, tau, low, high, code, its, evs, unit_x
+    return r, tau, low, high, code, its, evs, 0.0
 
 
-def solve_groups(
+def solve_rows(
+    x: Any, d: Any, z: Any, n: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
+    rtol: float, atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any,
+    status: Any, iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+) -> int:  # fmt: skip
+    """Solve the contiguous groups ``begin … finish - 1`` of ``n`` elements, one after the other.
+
+    ``xw, dw`` are scratch for a group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    """
+    for g in range(begin, finish):
+        o = g * n
+        r, tau, low, high, code, its, evs, unit = solve_one(
+            x, d, o, n, steps[g if len(steps) > 1 else 0], weights[g if len(weights) > 1 else 0], pieces,
+            rtol, atol, max_iterations, explain, xw, dw, xv, dv,
+        )  # fmt: skip
+        if code == BAD:
+            return g
+        if unit == 0.0:
+            unit = 1.0
+            write_group(x, o, d, o, z, o, n, r, tau, 1.0)
+        else:
+            write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, unit)
+        if explain:
+            radius[g], lower[g], upper[g] = r * unit, low, high
+            status[g], iterations[g], evaluations[g] = code, its, evs
+    return -1
+
+
+def solve_gathered(
     x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
     finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float,
-    atol: float,
-    max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any, iterations: Any,
-    evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any,
+    iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
-    """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any), one after the other.
+    """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
 
-    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where
-    not empty,
-    replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the
+    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not
+    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the
     largest group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
     """
     shrinks = threshold > 0.0 or nonnegative
-    direct = len(indptr) == 0 and shape[1] == 1 and dense and not shrinks
     n = shape[1] * shape[3]
     shrunk = False
     for k in range(begin, finish):
         g = chosen[k] if len(chosen) else k
         if len(indptr):
             n = indptr[g + 1] - indptr[g]
-        step = steps[g if len(steps) > 1 else 0]
-        weight = weights[g if len(weights) > 1 else 0]
-        if n == 0:
-            r, low, high, code, its, evs, unit = 0.0, 0.0, 0.0, ZERO, 0, 0, 1.0
-        elif direct:
-            o = g * n
-            r, tau, low, high, code, its, evs, unit = solve_one(
-                x, d, o, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
-            )
-            if code == BAD:
-                return g
-            if unit == 0.0:
-                unit = 1.0
-                write_group(x, o, d, o, z, o, n, r, tau, 1.0)
-            else:
-                write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, unit)
-        else:
+        r, low, high, code, its, evs, unit = 0.0, 0.0, 0.0, ZERO, 0, 0, 1.0
+        if n > 0:
+            step = steps[g if len(steps) > 1 else 0]
+            weight = weights[g if len(weights) > 1 else 0]
             gather(x, xw, g, shape, indptr, indices, n)
             if dense:
                 gather(d, dw, g, shape, indptr, indices, n)
@@ -782,9 +781,9 @@ def solve_columns(
     """Solve the blocks ``begin … finish - 1`` of neighbouring groups, a block at once, by Newton's method.
 
     Groups that need more than the first piece of the slope, or more than ``max_passes`` passes, or that are
-    out of the range of plain sums, are marked in ``hard`` and left alone. A pass sums in the ratio ``r/tau``, one
-    number a column. ``acc`` (four sums, ``PITCH`` apart, so that the compiler knows them apart), ``state`` and
-    ``values`` (radius, strength, curvature, far end) are scratch. Returns the first invalid block, or -1.
+    out of the range of plain sums, are marked in ``hard`` and left alone. A pass sums in the ratio ``r/tau``,
+    one number a column. ``acc`` (four sums, ``PITCH`` apart, a constant), ``state`` and ``values``
+    (radius, strength, curvature, far end) are scratch. Returns the first invalid block, or -1.
     """
     rows, run = shape[1], shape[3]
     stride = shape[2] * run

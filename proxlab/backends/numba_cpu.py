@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.event import Listener, register
 
 from proxlab import scalar, secular
 from proxlab.arguments import Problem, check_finite, check_metric_values
@@ -94,48 +95,57 @@ def _compile(
     return numba.njit(**options)(rebuild(function, scope, name))
 
 
-_COMMON = (
-    "two_sum",
-    "two_product",
-    "square",
-    "zero_margin",
-    "largest",
-    "is_valid",
-    "power_of_two",
-    "rescale",
+_SUMS = ("two_sum", "two_product", "square", "zero_margin", "largest", "is_valid", "power_of_two", "rescale")
+_RADIAL = (
+    *_SUMS,
+    "sum_start",
+    "sum_secular",
+    "sum_moved",
+    "enclose_at",
+    "find_root",
+    "solve_radial",
+    "write_group",
 )
-_LOOP = ("find_root", "shrink_group", "locate", "gather", "scatter")
+_LINF = (
+    *_SUMS, "sum_start", "sum_clipped", "residual_clipped", "enclose_clipped", "find_root", "solve_linf",
+    "clip_group",
+)  # fmt: skip
+_CLIPPED = {
+    "sum_secular": "sum_clipped",
+    "residual": "residual_clipped",
+    "enclose_at": "enclose_clipped",
+    "solve_group": "solve_linf",
+    "write_group": "clip_group",
+}
 
 
 @lru_cache(maxsize=64)
-def group_solver(finder: Any, linf: bool) -> Any:
-    """Build the kernel that solves groups one after the other with a root finder."""
-    extra: dict[str, Any] = {"propose": finder.propose, "NEEDS_BRACKET": finder.needs_bracket}
-    names: tuple[str, ...]
-    if linf:
-        names = (
-            *_COMMON,
-            "sum_start",
-            "sum_clipped",
-            "residual_clipped",
-            "enclose_clipped",
-            *_LOOP,
-            "solve_linf",
-        )
-        replaced = {
-            "sum_secular": "sum_clipped",
-            "residual": "residual_clipped",
-            "enclose_at": "enclose_clipped",
-            "solve_group": "solve_linf",
-            "write_group": "clip_group",
-        }
-        names = (*names, "clip_group", "solve_one", "solve_groups")
-    else:
-        names = (*_COMMON, "sum_start", "sum_secular", "sum_moved", "enclose_at", *_LOOP, "solve_radial")
-        replaced = {"solve_group": "solve_radial"}
-        names = (*names, "write_group", "solve_one", "solve_groups")
-    extra["SMOOTH"] = not linf
-    return build(names, extra, replaced)
+def group_solver(finder: Any, linf: bool, direct: bool, wide: bool) -> Any:
+    """Build the kernel that solves groups one after the other.
+
+    Parameters
+    ----------
+    finder : type of RootFinder
+    linf : bool
+        For the ℓ∞ norm instead of a radial penalty.
+    direct : bool
+        For contiguous groups, solved where they lie.
+    wide : bool
+        For data that may leave the range in which sums of squares are safe: float64.
+    """
+    extra: dict[str, Any] = {
+        "propose": finder.propose,
+        "NEEDS_BRACKET": finder.needs_bracket,
+        "SMOOTH": not linf,
+        "RESCALES": wide or not direct,
+    }
+    last = (
+        ("solve_one", "solve_rows")
+        if direct
+        else ("shrink_group", "locate", "gather", "scatter", "solve_one")
+    )
+    names = (*(_LINF if linf else _RADIAL), *last, *(() if direct else ("solve_gathered",)))
+    return build(names, extra, _CLIPPED if linf else {"solve_group": "solve_radial"})
 
 
 @lru_cache(maxsize=1)
@@ -292,18 +302,25 @@ def _run(
         if total == 0:
             return ()
     kind: Any = type(finder)
-    kernel = group_solver(kind, linf)
-    _announce(kernel)
+    direct = dense and shape is not None and shape[1] == 1 and shape[3] > 0 and not shrinks
+    kernel = group_solver(kind, linf, direct, x.dtype == np.float64)
+    read_x, read_d = _readonly(xf), _readonly(df)
+    options = (pieces, rtol, finder.atol, finder.max_iterations, explain)
+    results = (radius, lower, upper, status, iterations, evaluations)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
-        xv, dv = xw.view(), dw.view()
-        xv.flags.writeable = dv.flags.writeable = False
-        found: int = kernel(
-            _readonly(xf), _readonly(df), zf, dense, geometry, indptr, indices, chosen, begin, finish, steps,
-            weights, penalty.threshold, penalty.nonnegative, pieces, rtol, finder.atol, finder.max_iterations,
-            explain, radius, lower, upper, status, iterations, evaluations, xw, dw, xv, dv,
-        )  # fmt: skip
+        scratch = (xw, dw, _readonly(xw), _readonly(dw))
+        found: int
+        if direct:
+            found = kernel(
+                read_x, read_d, zf, longest, begin, finish, steps, weights, *options, *results, *scratch
+            )
+        else:
+            found = kernel(
+                read_x, read_d, zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
+                penalty.threshold, penalty.nonnegative, *options, *results, *scratch,
+            )  # fmt: skip
         return found
 
     bad = threads.run(task, total, longest * total)
@@ -321,7 +338,6 @@ def _columns(
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver()
-    _announce(kernel)
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
@@ -342,13 +358,20 @@ def _readonly(a: Any) -> Any:
     return view
 
 
-_announced = False
+class _Announcer(Listener):
+    """Says once that kernels are being compiled: the only slow thing that the package does on its own."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__.startswith("proxlab"):
+            self.said = True
+            logger.warning(
+                "compiling kernels on first use, which takes some seconds; they are cached on disk"
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
-def _announce(kernel: Any) -> None:
-    global _announced
-    if not _announced and not kernel.signatures:
-        _announced = True
-        logger.info(
-            "proxlab compiles its kernels on first use and caches them on disk; this can take some seconds"
-        )
+register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
