@@ -252,7 +252,9 @@ def brentq_group_lasso(x: Array, metric: Array, step: float, lam: float) -> Outc
             except ValueError:  # rounding has taken the change of sign out of the bracket
                 z[g] = np.nan
                 continue
-            iterations[g], converged[g] = report.iterations, report.converged
+            # SciPy leaves the count unset where an end of the bracket is the root
+            iterations[g] = report.iterations if report.function_calls > 2 else 0
+            converged[g] = report.converged
             evaluations[g] += report.function_calls
             z[g] = b_g * r / (d_g * r + threshold)
     return Outcome(z, iterations, evaluations, converged)

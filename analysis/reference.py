@@ -157,7 +157,8 @@ def _down(ball: Any) -> float:
     return max(0.0, math.nextafter(low, -math.inf))
 
 
-def _norm(values: Sequence[Any]) -> Any:
+def norm(values: Sequence[Any]) -> Any:
+    """Euclidean length."""
     return sum((v * v for v in values), arb(0)).sqrt()
 
 
@@ -208,7 +209,7 @@ class Reference:
     def _solve(self) -> None:
         self._b = [d * x for d, x in zip(self.d, self.x, strict=True)]
         self._b_squared = [b * b for b in self._b]
-        norm_b, norm_x = _norm(self._b), _norm(self.x)
+        norm_b, norm_x = norm(self._b), norm(self.x)
         pieces = self.penalty.pieces
         candidates: list[tuple[Any, list[Any]]] = []
         if not norm_b > self.step * self.penalty.slope_at_zero:
@@ -257,7 +258,7 @@ class Reference:
         r = piece.start
         if r == 0:
             r = arb(0)
-            if not _norm(self._b) > self.step * piece.slope:
+            if not norm(self._b) > self.step * piece.slope:
                 return None
         elif not self._sums(piece, r)[0] > 1:
             return None
@@ -295,21 +296,19 @@ class Reference:
             z = [arb(float(v)) for v in candidate]
             difference = [v - w for v, w in zip(z, self.z, strict=True)]
             metric = sum((d * v * v for d, v in zip(self.d, difference, strict=True)), arb(0)).sqrt()
-            r = _norm(z)
+            r = norm(z)
             gap = self._objective(z, r) - self._minimum
-            return Errors(
-                _down(_norm(difference)), _down(metric), _down(self._stationarity(z, r)), _down(gap)
-            )
+            return Errors(_down(norm(difference)), _down(metric), _down(self._stationarity(z, r)), _down(gap))
 
     def _stationarity(self, z: Sequence[Any], r: Any) -> Any:
         if r == 0:
-            excess = _norm(self._b) / self.step - self.penalty.slope_at_zero
+            excess = norm(self._b) / self.step - self.penalty.slope_at_zero
             return excess.max(arb(0)) if excess.is_finite() else arb(0)
         smooth = [d * (v - x) / self.step for d, v, x in zip(self.d, z, self.x, strict=True)]
         lengths = []
         for slope in self.penalty.slopes(r):
             factor = slope / r
-            lengths.append(_norm([g + factor * v for g, v in zip(smooth, z, strict=True)]))
+            lengths.append(norm([g + factor * v for g, v in zip(smooth, z, strict=True)]))
         result = lengths[0]
         for length in lengths[1:]:
             result = result.min(length)
@@ -323,3 +322,7 @@ class Reference:
             high_ball = arb(float(high)) if math.isfinite(high) else arb("inf")
             count += bool(size < arb(float(low)) or size > high_ball)
         return count
+
+    def radius_outside(self, lower: float, upper: float) -> bool:
+        """Whether the radius certainly lies outside a bracket."""
+        return bool(self.radius < arb(lower) or self.radius > arb(upper))

@@ -41,12 +41,14 @@ def test_runs_and_reports(tmp_path, monkeypatch):
         "compare-adam-float32": (solvers.compare, small | {"dtype": "float32", "n_timed": 6}),
         "compare-captured-units-float64": (
             solvers.compare,
-            small | {"ensemble": "captured-birthwt", "dtype": "float64", "n_timed": 6},
+            small | {"ensemble": "captured-units", "dtype": "float64", "n_timed": 6},
         ),
         "mcp-adam": (solvers.compare_mcp, small),
         "sweep-adam": (solvers.sweep, small | {"dtype": "float64"}),
     }
     monkeypatch.setattr(solvers, "SWEPT", ("adam",))
+    # no training for the sake of a report
+    monkeypatch.setattr(ensembles, "make", lambda name, *rest: ensembles.adversarial("adam", *rest))
     monkeypatch.setattr(solvers, "units", lambda profile: units)
     results = ResultsDir(tmp_path)
     with Progress() as progress:

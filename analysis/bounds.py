@@ -1,0 +1,416 @@
+"""The study of certified bounds: is one ever below the true error, and how far above it are they?
+
+Every candidate is a prox computed with some root finder, tolerance and dtype, or a point from elsewhere.
+Its true errors come from `analysis.reference`; `proxlab.certify` sees only the candidate and the problem.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import proxlab as pl
+from analysis import baselines, ensembles, plotting, problems, reference
+from analysis.ensembles import Ensemble
+from analysis.reference import Reference
+from analysis.report import Finding, Plot, Section, Table, Text
+from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+
+Array = NDArray[Any]
+
+NAME = "bounds"
+
+FINDERS: dict[str, type[pl.RootFinder]] = {
+    finder.__name__: finder
+    for finder in (pl.Newton, pl.Halley, pl.Bisection, pl.Brent, pl.Chandrupatla, pl.ITP, pl.ClassicNewton)
+}
+#: Relative tolerances of the radius; None is the finder's own.
+TOLERANCES = (1e-1, 1e-4, 1e-8, None)
+#: True errors and the bounds that claim to be above them.
+BOUNDS = ("distance", "metric_distance", "stationarity", "gap")
+#: A bound is judged for tightness where the error exceeds this many units of rounding of the point.
+UNITS = 100
+TARGET_MEDIAN, TARGET_P99 = 2.0, 10.0
+
+DTYPES = ("float32", "float64")
+#: Relative sizes of random changes made to the prox.
+PERTURBATIONS = (1e-2, 1e-6, 1e-12)
+#: Penalties of every ensemble, and the ensembles that try all.
+MAIN_PENALTIES = ("GroupLasso", "GroupMCP")
+EVERY_PENALTY = ("adam", "spread", "captured-units")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Points to certify.
+
+    Attributes
+    ----------
+    maker, tolerance : str
+        What computed them, and how exactly.
+    z : ndarray, shape (n_groups, size)
+        The points.
+    bracket : tuple of two ndarray, optional
+        What a root finder claims to enclose the exact radius.
+    """
+
+    maker: str
+    tolerance: str
+    z: Array
+    bracket: tuple[Array, Array] | None = None
+
+
+def candidates(ensemble: Ensemble, penalty: pl.Penalty, seed: int) -> Iterator[Candidate]:
+    """Every candidate of an ensemble."""
+    x, d, step = ensemble.x, ensemble.metric, ensemble.step
+
+    def solve(label: str, tolerance: float | None, finder: pl.RootFinder, backend: str | None) -> Candidate:
+        found = pl.solve(penalty, x, step, metric=d, root_finder=finder, backend=backend)
+        # where two minimisers tie within rounding, the bracket is that of the one returned
+        tie = found.status == pl.Status.TIE
+        bracket = np.where(tie, 0.0, found.bracket[0]), np.where(tie, np.inf, found.bracket[1])
+        return Candidate(label, "default" if tolerance is None else f"{tolerance:g}", found.z, bracket)
+
+    for name, finder in FINDERS.items():
+        for tolerance in TOLERANCES:
+            yield solve(name, tolerance, finder(rtol=tolerance), "array_api")
+    yield solve("Newton, compiled", None, pl.Newton(), None)
+    rng = np.random.default_rng(seed)
+    exact = pl.prox(penalty, x, step, metric=d, backend="array_api")
+    for size in PERTURBATIONS:
+        yield Candidate(
+            "perturbed", f"{size:g}", (exact * (1 + size * rng.standard_normal(x.shape))).astype(x.dtype)
+        )
+    yield Candidate("the point x", "", x)
+    yield Candidate("zero", "", np.zeros_like(x))
+    if isinstance(penalty, pl.GroupLasso):
+        yield Candidate("RAMDA", "", _finite(baselines.ramda_group_lasso(x, d, step, ensemble.lam).z))
+        columns = x.T[None], d.T[None]
+        yield Candidate(
+            "ProxSSI", "", _finite(baselines.proxssi_group_lasso(*columns, step, ensemble.lam).z[0].T)
+        )
+
+
+def _finite(z: Array) -> Array:
+    """A baseline's points, with zero where it failed: a candidate must be finite."""
+    return np.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def judge(
+    certify: Callable[..., Any],
+    ensemble: Ensemble,
+    penalty: pl.Penalty,
+    exact: list[Reference],
+    candidate: Candidate,
+) -> dict[str, Array]:
+    """True errors of a candidate, and what `certify` says of it.
+
+    Parameters
+    ----------
+    certify : callable
+        `proxlab.certify`, or what stands in for it.
+    ensemble, penalty
+        The problem.
+    exact : list of Reference
+        Its solution.
+    candidate : Candidate
+
+    Returns
+    -------
+    dict of ndarray, shape (n_groups,)
+        For each of `BOUNDS`, ``true_<bound>`` (a float that is not above the truth) and ``<bound>``;
+        ``outside``, how many coordinates and radii lie outside their enclosures; ``decided``.
+    """
+    certificate = certify(penalty, candidate.z, ensemble.x, ensemble.step, metric=ensemble.metric)
+    truth = [one.errors(row) for one, row in zip(exact, candidate.z, strict=True)]
+    found = {name: np.asarray(getattr(certificate, name), dtype=np.float64) for name in BOUNDS}
+    found |= {f"true_{name}": np.array([getattr(t, name) for t in truth]) for name in BOUNDS}
+    rows = zip(exact, np.asarray(certificate.lower), np.asarray(certificate.upper), strict=True)
+    outside = np.array([one.outside(low, high) for one, low, high in rows], dtype=np.float64)
+    if candidate.bracket is not None:
+        brackets = zip(exact, *candidate.bracket, strict=True)
+        outside += [one.radius_outside(float(low), float(high)) for one, low, high in brackets]
+    return found | {"outside": outside, "decided": np.asarray(certificate.decided, dtype=np.float64)}
+
+
+def violations(found: Mapping[str, Array], bound: str) -> Array:
+    """Where a bound is certainly below the truth, or no number."""
+    if bound == "enclosure":
+        return found["outside"] > 0
+    return ~(found[bound] >= found[f"true_{bound}"])
+
+
+def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -> Record:
+    """All candidates of one ensemble."""
+    problem = ensembles.make(ensemble, n_groups, dtype, seed)
+    case = ensembles.PENALTIES[penalty](problem)
+    exact = ensembles.references(problem, case.exact)
+    made = list(candidates(problem, case.penalty, seed))
+    parts = [judge(pl.certify, problem, case.penalty, exact, candidate) for candidate in made]
+    arrays = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    arrays |= {f"scale_{name}": scale for name, scale in problem.scales.items()}
+    return Record({"candidates": [(c.maker, c.tolerance) for c in made]}, arrays)
+
+
+def units(profile: Profile) -> dict[str, dict[str, Any]]:
+    """Parameters of every unit of the study."""
+    n_groups = profile.pick(32, 400)
+    found = {}
+    for ensemble in ensembles.names():
+        for penalty in ensembles.PENALTIES if ensemble in EVERY_PENALTY else MAIN_PENALTIES:
+            for dtype in DTYPES:
+                found[f"{ensemble}-{penalty}-{dtype}"] = {
+                    "ensemble": ensemble,
+                    "penalty": penalty,
+                    "dtype": dtype,
+                    "n_groups": n_groups // 8 if ensemble == "wide" else n_groups,
+                    "seed": profile.seed,
+                }
+    return found
+
+
+def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+    """Compute the study."""
+    with results.study(
+        NAME, profile, sys.modules[__name__], baselines, ensembles, problems, reference
+    ) as study:
+        study.run(compute, units(profile), progress, "certified bounds", workers=profile.threads)
+
+
+def read(stored: StoredStudy) -> pd.DataFrame:
+    """Every certified group as a row: candidate, problem, true errors, bounds."""
+    frames = []
+    for unit in stored.units:
+        n_candidates, n_groups = unit.arrays["distance"].shape
+        columns: dict[str, Any] = {
+            key: a.ravel() if a.ndim == 2 else np.tile(a, n_candidates) for key, a in unit.arrays.items()
+        }
+        for k, key in enumerate(("maker", "tolerance")):
+            columns[key] = np.repeat([c[k] for c in unit.values["candidates"]], n_groups)
+        parameters = {key: unit.parameters[key] for key in ("ensemble", "penalty", "dtype")}
+        frames.append(pd.DataFrame(columns).assign(**parameters))
+    frame = pd.concat(frames, ignore_index=True)
+    unit_roundoff = frame["dtype"].map({dtype: float(np.finfo(dtype).eps) / 2 for dtype in DTYPES})
+    frame["judged"] = frame["true_distance"] > UNITS * unit_roundoff * frame["scale_distance"]
+    for bound in BOUNDS:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            frame[f"ratio_{bound}"] = frame[bound] / frame[f"true_{bound}"]
+    return frame
+
+
+def count_violations(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Table of violations of every bound, and of undecided groups, by some columns."""
+    marks = frame[by].copy()
+    for bound in (*BOUNDS, "enclosure"):
+        marks[bound] = violations(frame, bound)  # type: ignore[arg-type]
+    marks["undecided"] = frame["decided"] == 0
+    table = marks.groupby(by, sort=False).sum()
+    table.insert(0, "certificates", marks.groupby(by, sort=False).size())
+    return table.reset_index()
+
+
+def tightness(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Quantiles of bound/true for candidates whose error is above `UNITS` units of rounding, by some
+    columns.
+    """
+    rows = []
+    for key, part in frame[frame["judged"]].groupby(by, sort=False):
+        row = dict(zip(by, key, strict=True)) | {"certificates": len(part)}
+        for bound in BOUNDS:
+            ratio = part[f"ratio_{bound}"][part[f"true_{bound}"] > 0]
+            if len(ratio):
+                row |= {f"{bound}, median": ratio.median(), f"{bound}, p99": ratio.quantile(0.99, "higher")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+LABELS = {
+    "distance": "distance ‖ẑ − z*‖",
+    "metric_distance": "metric distance ‖ẑ − z*‖_D",
+    "stationarity": "stationarity dist(0, ∂Q(ẑ))",
+    "gap": "gap Q(ẑ) − min Q",
+}
+
+
+def _plot_scatter(frame: pd.DataFrame) -> Figure:
+    """Bound against truth, one panel a bound, both divided by the size of the problem."""
+    figure = plotting.new_figure(6.6)
+    floor = 1e-20
+    for position, (bound, label) in enumerate(LABELS.items()):
+        ax = figure.add_subplot(2, 2, position + 1)
+        for k, dtype in reversed(list(enumerate(DTYPES))):
+            part = frame[frame["dtype"] == dtype]
+            scale = part[f"scale_{bound}"]
+            truth, claim = part[f"true_{bound}"] / scale, part[bound] / scale
+            shown = (truth > floor) & np.isfinite(claim)
+            ax.plot(
+                truth[shown],
+                claim[shown],
+                plotting.MARKERS[k],
+                color=plotting.PALETTE[k],
+                markersize=1.6,
+                alpha=0.35,
+                markeredgewidth=0,
+                rasterized=True,
+            )
+            ax.plot([], [], plotting.MARKERS[k], color=plotting.PALETTE[k], label=dtype)
+        ax.plot([floor, 1e3], [floor, 1e3], color=plotting.INK, linewidth=0.9, label="bound = truth")
+        ax.set(xscale="log", yscale="log", xlim=(floor, 1e2), ylim=(floor, 1e2), title=label)
+        ax.set(xlabel="true error" if position > 1 else "", ylabel="" if position % 2 else "certified bound")
+        if position == 0:
+            ax.legend(loc="upper left")
+    return figure
+
+
+def _plot_ratios(frame: pd.DataFrame) -> Figure:
+    """Distribution of bound/truth by bound, for candidates above the rounding."""
+    figure = plotting.new_figure(3.6)
+    ax = figure.add_subplot()
+    judged = frame[frame["judged"]]
+    for k, (bound, label) in enumerate(LABELS.items()):
+        ratio = np.sort(judged[f"ratio_{bound}"][judged[f"true_{bound}"] > 0].to_numpy())
+        share = (np.arange(len(ratio)) + 1) / len(ratio)
+        ax.plot(ratio, share, linestyle=plotting.DASHES[k], color=plotting.PALETTE[k], label=label)
+    for limit, level in ((TARGET_MEDIAN, 0.5), (TARGET_P99, 0.99)):
+        ax.plot([limit], [level], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6)
+    ax.plot(
+        [], [], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6, label="targets for the distance"
+    )
+    ax.set(xscale="log", xlim=(0.9, 1e4), ylim=(0, 1.02))
+    ax.set(xlabel="certified bound / true error", ylabel="share of candidates")
+    ax.legend(loc="lower right")
+    return figure
+
+
+def _plot_by_ensemble(frame: pd.DataFrame) -> Figure:
+    """Median and 99th percentile of bound/true distance in each ensemble."""
+    judged = frame[frame["judged"]]
+    names = [name for name in frame["ensemble"].unique() if (judged["ensemble"] == name).any()]
+    figure = plotting.new_figure(0.9 + 0.27 * len(names))
+    ax = figure.add_subplot()
+    for k, dtype in enumerate(DTYPES):
+        for row, name in enumerate(names):
+            ratio = judged["ratio_distance"][(judged["ensemble"] == name) & (judged["dtype"] == dtype)]
+            if ratio.empty:
+                continue
+            ends = ratio.median(), ratio.quantile(0.99, "higher")
+            height = row + 0.16 * (2 * k - 1)
+            ax.plot(ends, [height, height], color=plotting.PALETTE[k], linewidth=1.2)
+            ax.plot(ends[0], height, plotting.MARKERS[k], color=plotting.PALETTE[k])
+            ax.plot(ends[1], height, "|", color=plotting.PALETTE[k], markersize=8, markeredgewidth=1.6)
+        ax.plot(
+            [],
+            [],
+            plotting.MARKERS[k] + "-",
+            color=plotting.PALETTE[k],
+            label=f"{dtype}: median to 99th percentile",
+        )
+    for limit in (TARGET_MEDIAN, TARGET_P99):
+        ax.axvline(limit, color=plotting.INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    ax.set(xscale="log", xlabel="certified / true distance", yticks=range(len(names)))
+    ax.set_xlim(left=0.9)
+    ax.set_yticklabels([ensembles.title(name) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.3, -0.13), ncol=2)
+    return figure
+
+
+def section(results: ResultsDir) -> Section:
+    """What the study found."""
+    frame = read(results.read(NAME))
+    by_maker = count_violations(frame, ["maker", "tolerance"])
+    by_problem = count_violations(frame, ["ensemble", "penalty", "dtype"])
+    found = int(by_maker[[*BOUNDS, "enclosure"]].to_numpy().sum())
+    judged = frame["ratio_distance"][frame["judged"]]
+    median, p99 = judged.median(), judged.quantile(0.99, "higher")
+    undecided = float((frame["decided"] == 0).mean())
+    kinds = len(BOUNDS) + 1
+    ratios = {f"{b}, {q}": "{:.3g}" for b in BOUNDS for q in ("median", "p99")}
+    bad_ratio = {"distance, median": lambda v: v > TARGET_MEDIAN, "distance, p99": lambda v: v > TARGET_P99}
+    bad_count = {name: lambda v: v > 0 for name in (*BOUNDS, "enclosure")}
+    lead = (
+        f"Can a certificate be trusted, and is it of use? {len(frame):,} candidates (every root finder at "
+        f"{len(TOLERANCES)} tolerances, published solvers, perturbed and trivial points) on "
+        f"{len(by_problem)} problems were certified and compared with references of 70 digits in ball "
+        f"arithmetic. A violation is a bound that is certainly below the truth: there were {found:,} among "
+        f"{kinds * len(frame):,} bounds. Where the error exceeds {UNITS} units of rounding of the point, "
+        f"the certified distance is at the median {median:.3g} times the true one."
+    )
+    findings = [
+        Finding(
+            f"{found:,}",
+            f"of {kinds * len(frame):,} certified bounds were below the true error.",
+            _verdict(found == 0),
+        ),
+        Finding(
+            f"{median:.2f}×",
+            f"the true distance is what the certified one is at the median, {p99:.2f}× at the 99th "
+            "percentile.",
+            _verdict(bool(median <= TARGET_MEDIAN and p99 <= TARGET_P99)),
+        ),
+        Finding(f"{100 * undecided:.2g} %", "of the groups are left undecided within rounding."),
+    ]
+    items: list[Plot | Table | Text] = [
+        Table(
+            "violations",
+            "Violations by candidate",
+            "How often each certified bound was below the truth, and in how many groups the certificate "
+            "says that rounding leaves open which point is the minimiser. The enclosure counts groups "
+            "with a coordinate of the exact prox outside its interval, or the radius outside a root "
+            "finder's bracket.",
+            by_maker,
+            bad=bad_count,
+        ),
+        Plot(
+            "scatter",
+            "Certified bounds against true errors",
+            "A point is a group; below the line would be a violation. Errors are divided by the size of "
+            "the problem: ‖x‖, ‖x‖_D, ‖Dx‖/η and ‖x‖²_D/2η. True errors below 1e−20 are not shown.",
+            _plot_scatter(frame),
+        ),
+        Plot(
+            "ratios",
+            "How tight the bounds are",
+            "Share of the candidates with a ratio of at most so much, for candidates whose true distance "
+            f"exceeds {UNITS} units of rounding of the point.",
+            _plot_ratios(frame),
+        ),
+        Plot(
+            "ensembles",
+            "Tightness of the distance by ensemble",
+            "Median (marker) and 99th percentile (bar) of certified over true distance; dotted lines are "
+            f"the targets {TARGET_MEDIAN:g} and {TARGET_P99:g}.",
+            _plot_by_ensemble(frame),
+        ),
+        Table(
+            "tightness",
+            "Tightness by problem",
+            f"Certified over true error for candidates whose distance exceeds {UNITS} units of rounding of "
+            "the point.",
+            tightness(frame, ["ensemble", "penalty", "dtype"]),
+            formats=ratios,
+            bad=bad_ratio,
+            max_rows=60,
+        ),
+        Table(
+            "problems",
+            "Violations by problem",
+            "The same counts by problem.",
+            by_problem,
+            bad=bad_count,
+            max_rows=60,
+        ),
+    ]
+    return Section("Certified bounds against the truth", lead, findings, items)
+
+
+def _verdict(good: bool) -> Literal["good", "bad"]:
+    return "good" if good else "bad"

@@ -1,0 +1,535 @@
+"""The comparison of root finders with each other and with what people use today for the weighted group lasso.
+
+Methods solve the same groups; accuracy is measured against `analysis.reference`. Cost is counted in
+evaluations of a sum over the group, which no machine changes, and in time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+import proxlab as pl
+from analysis import baselines, bounds, ensembles, plotting, problems, reference
+from analysis.baselines import Outcome
+from analysis.bounds import FINDERS
+from analysis.ensembles import Ensemble
+from analysis.reference import Reference
+from analysis.report import Finding, Plot, Section, Table, Text
+from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+
+Array = NDArray[Any]
+
+NAME = "solvers"
+
+DTYPES = ("float32", "float64")
+#: A group counts as failed where the relative error exceeds this, or the result is no number.
+FAILURE = 1e-3
+#: A group counts as solved in the performance profiles up to this relative error.
+SOLVED = {"float32": 1e-4, "float64": 1e-6}
+#: Ensembles left out: without a nonzero prox, or with radii that float64 does not resolve.
+LEFT_OUT = ("below", "touching")
+#: What stops the methods of the plot of cost against accuracy.
+TOLERANCES = tuple(10.0**-k for k in range(1, 15))
+CAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100)
+
+#: Ensembles of the plot of cost against accuracy, and of the table on group MCP.
+SWEPT = ("captured-units", "spread")
+MCP_ENSEMBLES = ("captured-pixels", "captured-units", "captured-inputs", "adam", "spread")
+#: A group MCP counts as wrong this far above the global minimum, over the size of the problem.
+WRONG_GAP = 1e-6
+
+Method = Callable[[Ensemble], Outcome]
+
+
+def _finder(finder: pl.RootFinder, backend: str | None = "array_api") -> Method:
+    def solve(e: Ensemble) -> Outcome:
+        penalty = pl.GroupLasso(e.lam)
+        found = pl.solve(penalty, e.x, e.step, metric=e.metric, root_finder=finder, backend=backend)
+        done = found.status != pl.Status.MAX_ITERATIONS
+        return Outcome(found.z, found.iterations, found.evaluations, done)
+
+    return solve
+
+
+def _proxssi(max_iterations: int) -> Method:
+    def solve(e: Ensemble) -> Outcome:
+        found = baselines.proxssi_group_lasso(
+            e.x.T[None], e.metric.T[None], e.step, e.lam, max_iterations=max_iterations
+        )
+        return Outcome(found.z[0].T, found.iterations, found.evaluations, found.converged)
+
+    return solve
+
+
+def _ramda(max_iterations: int) -> Method:
+    return lambda e: baselines.ramda_group_lasso(e.x, e.metric, e.step, e.lam, max_iterations=max_iterations)
+
+
+#: What `proxlab.prox` runs by default; the other root finders are compared in their array form.
+COMPILED = "Newton, compiled"
+#: Methods that work in float64 only.
+SCIPY: dict[str, Method] = {
+    "SciPy brentq, loop": lambda e: baselines.brentq_group_lasso(e.x, e.metric, e.step, e.lam),
+    "SciPy find_root": lambda e: baselines.find_root_group_lasso(e.x, e.metric, e.step, e.lam),
+    "CVXPY + Clarabel": lambda e: baselines.cvxpy_group_lasso(e.x, e.metric, e.step, e.lam, batched=False),
+    "CVXPY + Clarabel, batch": lambda e: baselines.cvxpy_group_lasso(
+        e.x, e.metric, e.step, e.lam, batched=True
+    ),
+}
+PUBLISHED: dict[str, Method] = {
+    "ProxSSI": _proxssi(baselines.PROXSSI_MAX_ITERATIONS),
+    "ProxSSI, 8 iterations": _proxssi(8),
+    "RAMDA inner solver": _ramda(baselines.RAMDA_MAX_ITERATIONS),
+}
+
+
+def methods(dtype: str) -> dict[str, Method]:
+    """Every method that a dtype is compared with, by name."""
+    own = {name: _finder(finder()) for name, finder in FINDERS.items()}
+    own = {COMPILED: _finder(pl.Newton(), None)} | own
+    return own | PUBLISHED | (SCIPY if dtype == "float64" else {})
+
+
+def relative_errors(exact: list[Reference], z: Array) -> Array:
+    """Distance to the exact prox over its length; over ``‖x‖`` where the prox is zero, and infinite for
+    NaN.
+    """
+    errors = np.full(len(z), np.inf)
+    for g, (one, row) in enumerate(zip(exact, z, strict=True)):
+        if np.isfinite(row).all():
+            scale = float(one.radius if one.radius != 0 else reference.norm(one.x))
+            errors[g] = one.errors(row).distance / (scale or 1.0)
+    return errors
+
+
+def _seconds(method: Method, ensemble: Ensemble) -> float:
+    """Time of a call: the median of five, or one where it is slow."""
+    times: list[float] = []
+    while len(times) < 5 and sum(times) < 0.3:
+        started = time.perf_counter()
+        method(ensemble)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -> Record:
+    """Every method on one ensemble: errors and counts by group, and the time of a larger ensemble alike."""
+    problem = ensembles.make(ensemble, n_groups, dtype, seed)
+    exact = ensembles.references(problem, reference.group_lasso(problem.lam))
+    timed = ensembles.make(ensemble, n_timed, dtype, seed)
+    found: dict[str, list[Array]] = {"error": [], "iterations": [], "evaluations": [], "converged": []}
+    seconds = []
+    for name, method in methods(dtype).items():
+        outcome = method(problem)  # also compiles
+        found["error"].append(relative_errors(exact, outcome.z))
+        found["iterations"].append(np.asarray(outcome.iterations))
+        found["evaluations"].append(np.asarray(outcome.evaluations))
+        found["converged"].append(np.asarray(outcome.converged))
+        slow = name.startswith("CVXPY")
+        seconds.append(_seconds(method, problem if slow else timed) / len(problem.x if slow else timed.x))
+    arrays = {key: np.stack(rows) for key, rows in found.items()}
+    arrays["zero"] = np.array([bool(one.radius == 0) for one in exact])
+    values = {"methods": list(methods(dtype)), "seconds": seconds, "size": problem.x.shape[1]}
+    return Record(values, arrays)
+
+
+def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Record:
+    """Errors and evaluations of the methods that can be stopped earlier, along what stops them."""
+    problem = ensembles.make(ensemble, n_groups, dtype, seed)
+    exact = ensembles.references(problem, reference.group_lasso(problem.lam))
+    stopped: dict[str, list[Method]] = {
+        name: [_finder(finder(rtol=tolerance)) for tolerance in TOLERANCES]
+        for name, finder in FINDERS.items()
+    }
+    stopped["ProxSSI"] = [_proxssi(cap) for cap in CAPS]
+    stopped["RAMDA inner solver"] = [_ramda(cap) for cap in CAPS]
+    nonzero = np.array([bool(one.radius != 0) for one in exact])
+    curves = {}
+    for name, sequence in stopped.items():
+        outcomes = [method(problem) for method in sequence]
+        errors = [relative_errors(exact, outcome.z)[nonzero] for outcome in outcomes]
+        curves[name] = {
+            "evaluations": [float(np.mean(outcome.evaluations[nonzero])) for outcome in outcomes],
+            "error": [float(np.quantile(e, 0.9, method="higher")) for e in errors],
+        }
+    return Record({"curves": curves})
+
+
+def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Record:
+    """Group MCP in float32: how far proxlab and ProxSSI are above the global minimum."""
+    problem = ensembles.make(ensemble, n_groups, "float32", seed)
+    case = ensembles.PENALTIES["GroupMCP"](problem)
+    exact = ensembles.references(problem, case.exact)
+    ours = pl.prox(case.penalty, problem.x, problem.step, metric=problem.metric)
+    assert isinstance(case.penalty, pl.GroupMCP)
+    theirs = (
+        baselines.proxssi_group_mcp(
+            problem.x.T[None], problem.metric.T[None], problem.step, case.penalty.lam, case.penalty.gamma
+        )
+        .z[0]
+        .T
+    )
+    scale = problem.scales["gap"]
+    gaps = {}
+    for name, z in (("proxlab", ours), ("ProxSSI", theirs)):
+        gaps[name] = np.array(
+            [
+                one.errors(row).gap / (size or 1.0) if np.isfinite(row).all() else np.inf
+                for one, row, size in zip(exact, z, scale, strict=True)
+            ]
+        )
+    return Record({}, gaps)
+
+
+def units(profile: Profile) -> dict[str, tuple[Callable[..., Record], dict[str, Any]]]:
+    """Function and parameters of every unit."""
+    n_groups, n_timed = profile.pick(60, 400), profile.pick(1000, 10_000)
+    found: dict[str, tuple[Callable[..., Record], dict[str, Any]]] = {}
+    for name in ensembles.names():
+        small = 8 if name == "wide" else 1
+        common = {"ensemble": name, "seed": profile.seed, "n_groups": n_groups // small}
+        if name not in LEFT_OUT:
+            for dtype in DTYPES:
+                parameters = common | {"dtype": dtype, "n_timed": n_timed // small}
+                found[f"compare-{name}-{dtype}"] = compare, parameters
+        if name in MCP_ENSEMBLES:
+            found[f"mcp-{name}"] = compare_mcp, common
+    for name in SWEPT:
+        common = {"ensemble": name, "seed": profile.seed, "n_groups": n_groups}
+        found[f"sweep-{name}"] = sweep, common | {"dtype": "float64"}
+    return found
+
+
+def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+    """Compute the study."""
+    todo = units(profile)
+    modules = (sys.modules[__name__], baselines, bounds, ensembles, problems, reference)
+    with results.study(NAME, profile, *modules) as study:
+        for function, label in (
+            (compare, "methods"),
+            (sweep, "cost against accuracy"),
+            (compare_mcp, "group MCP"),
+        ):
+            chosen = {name: parameters for name, (f, parameters) in todo.items() if f is function}
+            study.run(function, chosen, progress, label)
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+
+def performance_ratios(cost: Array) -> Array:
+    """Dolan and Moré's ratios: the cost of a method over the least cost of any, problem by problem.
+
+    Parameters
+    ----------
+    cost : ndarray, shape (n_methods, n_problems)
+        Positive; infinite where a method failed.
+
+    Returns
+    -------
+    ndarray, shape (n_methods, n_problems)
+        Infinite where the method failed.
+    """
+    with np.errstate(invalid="ignore"):
+        ratios = cost / cost.min(axis=0)
+    return np.where(np.isfinite(cost), ratios, np.inf)
+
+
+def performance_profile(ratios: Array, factors: Array) -> Array:
+    """Share of problems that each method solves within each factor of the best: shape (n_methods,
+    n_factors).
+    """
+    return np.asarray((ratios[:, :, None] <= factors).mean(axis=1))
+
+
+def read(stored: StoredStudy) -> pd.DataFrame:
+    """Every method on every group as a row."""
+    frames = []
+    for unit in stored.units:
+        if not unit.name.startswith("compare-"):
+            continue
+        n_methods, n_groups = unit.arrays["error"].shape
+        columns: dict[str, Any] = {key: a.ravel() for key, a in unit.arrays.items() if a.ndim == 2}
+        columns["zero"] = np.tile(unit.arrays["zero"], n_methods)
+        columns["group"] = np.tile(np.arange(n_groups), n_methods)
+        columns["method"] = np.repeat(unit.values["methods"], n_groups)
+        columns["seconds"] = np.repeat(unit.values["seconds"], n_groups)
+        labels = {key: unit.parameters[key] for key in ("ensemble", "dtype")}
+        frames.append(pd.DataFrame(columns).assign(size=unit.values["size"], **labels))
+    frame = pd.concat(frames, ignore_index=True)
+    frame["failed"] = ~(frame["error"] <= FAILURE)
+    frame["captured"] = frame["ensemble"].str.startswith("captured")
+    return frame
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table of methods: counts, time, accuracy and failures, on captured and on adversarial groups."""
+    rows = []
+    for (dtype, captured, method), part in frame.groupby(["dtype", "captured", "method"], sort=False):
+        active = part[~part["zero"]]
+        rows.append(
+            {
+                "dtype": dtype,
+                "groups": "captured" if bool(captured) else "adversarial",
+                "method": method,
+                "iterations, mean": active["iterations"].mean(),
+                "iterations, max": active["iterations"].max(),
+                "evaluations, mean": active["evaluations"].mean(),
+                "µs per group": 1e6 * part["seconds"].mean(),
+                "error, median": active["error"].median(),
+                "error, p99": active["error"].quantile(0.99, "higher"),
+                "error, max": part["error"].max(),
+                "failures": int(part["failed"].sum()),
+                "not converged": int((~part["converged"].astype(bool)).sum()),
+                "n": len(part),
+            }
+        )
+    table = pd.DataFrame(rows)
+    keys = ["dtype", "groups", "method"]
+    return table.sort_values(keys, key=lambda c: c.map(ORDER) if c.name == "method" else c, ascending=True)
+
+
+def _profile_costs(frame: pd.DataFrame, by: str, dtype: str) -> tuple[list[str], Array]:
+    """Cost of every method on every problem, infinite where it was not solved."""
+    part = frame[(frame["dtype"] == dtype) & ~frame["zero"]]
+    cost = part[by].where(part["error"] <= SOLVED[dtype], np.inf)
+    table = part.assign(cost=cost).pivot(index="method", columns=["ensemble", "group"], values="cost")
+    return list(table.index), table.to_numpy(dtype=np.float64)
+
+
+#: Place of a method in the palette; each keeps its look in every plot.
+ORDER = {name: k - 1 for k, name in enumerate(methods("float64"))}
+
+
+def _line(name: str) -> dict[str, Any]:
+    """Colour and dashes of a method; the second round through the palette is dotted."""
+    turn, place = divmod(ORDER[name], len(plotting.PALETTE))
+    if turn < 0:
+        return {"color": plotting.INK, "linestyle": "-", "linewidth": 2.2}
+    dashes = (0, (1, 1.4)) if turn else plotting.DASHES[place]
+    return {"color": plotting.PALETTE[place], "linestyle": dashes, "linewidth": 1.6}
+
+
+def _marker(name: str) -> str:
+    return plotting.MARKERS[ORDER[name] % len(plotting.MARKERS)]
+
+
+def _plot_profiles(frame: pd.DataFrame) -> Figure:
+    """Performance profiles by evaluations and by time, one row a dtype."""
+    figure = plotting.new_figure(6.4)
+    axes = figure.subplots(2, 2, sharey=True)
+    for row, dtype in enumerate(DTYPES):
+        for column, (by, label, end) in enumerate(
+            (("evaluations", "evaluations", 50), ("seconds", "time", 1e4))
+        ):
+            ax = axes[row][column]
+            names, cost = _profile_costs(frame, by, dtype)
+            if (
+                by == "evaluations"
+            ):  # interior-point iterations are no such sums; compiled counts are the same
+                kept = [k for k, name in enumerate(names) if "CVXPY" not in name and "compiled" not in name]
+                names, cost = [names[k] for k in kept], cost[kept]
+            ratios = performance_ratios(cost)
+            factors = np.geomspace(1, end, 300)
+            shares = performance_profile(ratios, factors)
+            for name, share in sorted(zip(names, shares, strict=True), key=lambda pair: ORDER[pair[0]]):
+                ax.step(factors, share, where="post", label=name, **_line(name))
+            ax.set(xscale="log", xlim=(1, end), ylim=(-0.02, 1.03), title=f"{dtype}, {label}")
+            if row == 1:
+                ax.set_xlabel("factor of the best method")
+            if column == 0:
+                ax.set_ylabel("share of groups solved")
+    # the panel of times in float64 has every method
+    figure.legend(*axes[1][1].get_legend_handles_labels(), loc="outside lower center", ncol=4)
+    return figure
+
+
+def _plot_sweeps(stored: StoredStudy, frame: pd.DataFrame) -> Figure:
+    """Error against evaluations, along the tolerance or the cap on iterations."""
+    figure = plotting.new_figure(4.3)
+    axes = figure.subplots(1, len(SWEPT), sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, SWEPT, strict=True):
+        for method, curve in stored.unit(f"sweep-{name}").values["curves"].items():
+            error = np.maximum(curve["error"], 1e-17)
+            ax.plot(
+                curve["evaluations"],
+                error,
+                marker=_marker(method),
+                markersize=3.2,
+                label=method,
+                **_line(method),
+            )
+        part = frame[(frame["ensemble"] == name) & (frame["dtype"] == "float64") & ~frame["zero"]]
+        for method in ("SciPy brentq, loop", "SciPy find_root"):
+            chosen = part[part["method"] == method]
+            ax.plot(
+                chosen["evaluations"].mean(),
+                max(chosen["error"].quantile(0.9, "higher"), 1e-17),
+                _marker(method),
+                color=_line(method)["color"],
+                markersize=8,
+                markerfacecolor="none",
+                markeredgewidth=1.6,
+                label=f"{method} (default)",
+            )
+        ax.set(xscale="log", yscale="log", ylim=(3e-18, 10), title=ensembles.title(name))
+        ax.set_xlabel("evaluations per group, mean")
+    axes[0].set_ylabel("relative error, 90th percentile")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
+    return figure
+
+
+def _plot_iterations(frame: pd.DataFrame) -> Figure:
+    """Distribution of iterations, captured above and adversarial below the line, one panel a method."""
+    shown = [*FINDERS, "ProxSSI"]
+    figure = plotting.new_figure(4.6)
+    axes = figure.subplots(2, 4, sharex=True, sharey=True)
+    edge = 60
+    bins = np.arange(-0.5, edge + 1.5)
+    for ax, name in zip(axes.ravel(), shown, strict=True):
+        part = frame[(frame["method"] == name) & ~frame["zero"] & (frame["dtype"] == "float64")]
+        for captured, sign, colour in ((True, 1, plotting.PALETTE[0]), (False, -1, plotting.PALETTE[1])):
+            counts = np.minimum(part["iterations"][part["captured"] == captured], edge)
+            share = np.histogram(counts, bins)[0] / max(len(counts), 1)
+            ax.bar(np.arange(edge + 1), sign * share, width=1.0, color=colour)
+            ax.plot(np.mean(counts), sign * 0.92, "v" if sign > 0 else "^", color=colour, markersize=5)
+        ax.axhline(0, color=plotting.INK, linewidth=0.7)
+        ax.set(title=name, ylim=(-1, 1), xlim=(-1, edge + 1), yticks=(-1, -0.5, 0, 0.5, 1))
+        ax.set_yticklabels(("1", "0.5", "0", "0.5", "1"))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of groups")
+    for ax in axes[1]:
+        ax.set_xlabel("iterations")
+    figure.legend(
+        [Patch(color=plotting.PALETTE[0]), Patch(color=plotting.PALETTE[1])],
+        ["captured (upwards)", "adversarial (downwards)"],
+        loc="outside lower center",
+        ncol=2,
+    )
+    return figure
+
+
+def _mcp_table(stored: StoredStudy) -> pd.DataFrame:
+    """How often, and how far, each implementation of group MCP is above the global minimum."""
+    rows = []
+    for unit in stored.units:
+        if unit.name.startswith("mcp-"):
+            for name, gap in unit.arrays.items():
+                rows.append(
+                    {
+                        "ensemble": ensembles.title(unit.parameters["ensemble"]),
+                        "implementation": name,
+                        "groups": len(gap),
+                        "wrong": int((gap > WRONG_GAP).sum()),
+                        "largest relative gap": gap.max(),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _speedup(frame: pd.DataFrame, method: str, dtype: str) -> float:
+    """Median over the captured ensembles of a method's time over Newton's."""
+    part = frame[(frame["dtype"] == dtype) & frame["captured"]]
+    seconds = part.groupby(["method", "ensemble"])["seconds"].first()
+    return float((seconds[method] / seconds[COMPILED]).median())
+
+
+def section(results: ResultsDir) -> Section:
+    """What the study found."""
+    stored = results.read(NAME)
+    frame = read(stored)
+    newton = frame[(frame["method"] == "Newton") & ~frame["zero"]]
+    published = frame[frame["method"] == "ProxSSI"]
+    failed, all_failed = int(newton["failed"].sum()), 100 * float(published["failed"].mean())
+    loop, batch = (_speedup(frame, name, "float64") for name in ("SciPy brentq, loop", "SciPy find_root"))
+    mean = newton["evaluations"].mean()
+    lead = (
+        f"Every root finder and {len(PUBLISHED) + len(SCIPY)} other ways to compute the weighted prox of "
+        "the group lasso solve the same groups, captured in training and adversarial. Newton on the "
+        f"reciprocal form takes {mean:.1f} evaluations on average, {int(newton['evaluations'].max())} at "
+        f"most, and fails on {failed} of {len(newton):,} groups; ProxSSI's solver is off by more than "
+        f"{FAILURE:g} on {all_failed:.0f} % of the groups. A failure is a relative error above "
+        f"{FAILURE:g}, or no number."
+    )
+    findings = [
+        Finding(f"{mean:.1f}", "evaluations a group for Newton on average, start included.", "neutral"),
+        Finding(
+            f"{loop:,.0f}×",
+            "the time of Newton is what a loop of SciPy's brentq takes on captured tensors.",
+            "good" if loop > 1 else "bad",
+        ),
+        Finding(
+            f"{batch:,.0f}×", "is what SciPy's vectorised find_root takes.", "good" if batch > 1 else "bad"
+        ),
+        Finding(
+            f"{failed}",
+            f"failures of Newton on {len(newton):,} groups; ProxSSI fails on {all_failed:.0f} %.",
+            "good" if failed == 0 else "bad",
+        ),
+    ]
+    thresholds = ", ".join(f"{value:g} in {dtype}" for dtype, value in SOLVED.items())
+    items: list[Plot | Table | Text] = [
+        Table(
+            "summary",
+            "Methods",
+            "Counts are over groups with a nonzero prox. Relative errors are of the length of the exact "
+            "prox. The time is that of a call on many groups, divided by their number; all methods but the "
+            "compiled Newton are NumPy, and SciPy and CVXPY run at their default tolerances. A failure is a "
+            f"relative error above {FAILURE:g}, or no number.",
+            summarise(frame).drop(columns="n"),
+            formats={
+                "iterations, mean": "{:.1f}",
+                "iterations, max": "{:.0f}",
+                "evaluations, mean": "{:.1f}",
+                "µs per group": "{:.3g}",
+                "error, median": "{:.1e}",
+                "error, p99": "{:.1e}",
+                "error, max": "{:.1e}",
+            },
+            bad={"failures": lambda v: v > 0},
+            max_rows=60,
+        ),
+        Plot(
+            "profiles",
+            "Performance profiles",
+            "Dolan and Moré: the share of groups that a method solves within a factor of the cheapest "
+            "method on that group; where a curve ends is its reliability. Solved means a relative error "
+            f"up to {thresholds}. CVXPY is not counted in evaluations.",
+            _plot_profiles(frame),
+        ),
+        Plot(
+            "accuracy",
+            "Cost against accuracy",
+            "Along each curve the relative tolerance of the radius falls from 0.1 to 1e−14; for ProxSSI "
+            "and RAMDA the cap on iterations rises to their default of 100. Errors below 1e−17 are drawn "
+            "there.",
+            _plot_sweeps(stored, frame),
+        ),
+        Plot(
+            "iterations",
+            "Iterations",
+            "Distribution over groups with a nonzero prox in float64, at default tolerances; triangles "
+            "are means, counts from 60 on are drawn at 60. ProxSSI runs all groups until the last one "
+            "stops.",
+            _plot_iterations(frame),
+        ),
+        Table(
+            "mcp",
+            "Group MCP: the global minimum",
+            f"Groups whose objective exceeds the global minimum by more than {WRONG_GAP:g} of ‖x‖²_D/2η, "
+            "in float32. ProxSSI takes the subproblem to be convex, and returns x wherever ‖x‖ > γλ.",
+            _mcp_table(stored),
+            formats={"largest relative gap": "{:.1e}"},
+            bad={"wrong": lambda v: v > 0},
+        ),
+    ]
+    return Section("Root finders, and what people use today", lead, findings, items)

@@ -1,0 +1,73 @@
+import time
+
+import numpy as np
+import pytest
+
+from analysis import ensembles, speed
+from analysis.results import Profile, Progress, ResultsDir
+
+
+def test_interleaved_ratio_finds_a_known_factor():
+    seconds = speed.interleave({"a": lambda: time.sleep(0.004), "b": lambda: time.sleep(0.012)}, repeats=3)
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert speed.ratio(seconds, "b", "a") == pytest.approx(3, rel=0.4)
+
+
+def test_ratio_is_the_median_of_rounds():
+    assert speed.ratio({"a": [1.0, 2.0, 1.0], "b": [2.0, 8.0, 3.0]}, "b", "a") == 3.0
+
+
+@pytest.mark.parametrize(("at_least", "below", "above"), [(False, True, False), (True, False, True)])
+def test_targets(at_least, below, above):
+    target = speed.Target("x", 2.0, at_least)
+    assert target.met(1.9) == below
+    assert target.met(2.1) == above
+    assert target.met(2.0)
+
+
+def test_half_of_the_groups_vanish():
+    x, d, lam = speed.make((40, 30), 0, "float32", seed=0)
+    norms = np.linalg.norm((x * d).astype(float), axis=0)
+    assert (norms > speed.STEP * lam).sum() == 15
+
+
+def test_layouts_give_the_published_code_the_groups_of_prox():
+    for shape, axis, view in speed.LAYOUTS.values():
+        a = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+        np.testing.assert_allclose(view(a).sum(axis=(0, 1)), a.sum(axis=axis))
+        assert np.shares_memory(view(a), a)
+
+
+def test_units_can_be_selected():
+    profile = Profile()
+    names = speed.units(profile, [1], 9, ["strided", "import"])
+    assert {name.split("-")[0] for name in names} == {"strided", "import"}
+    assert len(speed.units(profile, [1], 9)) > len(names)
+
+
+def test_measures_and_reports(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SHAPES", ((16, 12),))
+    layout = {"columns": ((16, 12), 0, lambda a: a[None])}
+    monkeypatch.setattr(speed, "LAYOUTS", layout)
+    monkeypatch.setattr(speed, "SIZES", (10**5, 10**5, 2 * 10**5))
+    monkeypatch.setattr(ensembles, "CAPTURED", {})
+    results = ResultsDir(tmp_path)
+    with Progress() as progress:
+        only = ["contiguous", "strided", "published", "flatness", "iterations"]
+        speed.run(Profile(), results, progress, threads=(1,), repeats=2, only=only)
+    frame = speed.table(results.read("speed"))
+    rows = {
+        "contiguous",
+        "strided",
+        "mcp",
+        "solve",
+        "certify",
+        "flat",
+        "iterations-any",
+        "proxssi8",
+        "ramda-error",
+    }
+    assert rows <= set(frame["row"])
+    assert np.isfinite(frame["measured"]).all()
+    section = speed.section(results)
+    assert {item.name for item in section.items} == {"targets", "multiply", "published", "flatness"}
