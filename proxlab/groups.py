@@ -250,7 +250,7 @@ class Groups:
         -------
         Groups
         """
-        axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
+        axes = axis if isinstance(axis, (tuple, list)) else (axis,)
         for a in axes:
             if isinstance(a, bool) or not isinstance(a, (int, np.integer)):
                 raise TypeError(f"axis: must be an integer or a tuple of integers, got {axis!r}")

@@ -209,6 +209,8 @@ def _solve(
         check_same("out", out, x, p.xp)
         if out.dtype != x.dtype:
             raise TypeError(f"out: must have the dtype of x, {x.dtype}, got {out.dtype}")
+        if isinstance(out, np.ndarray) and not out.flags.writeable:
+            raise ValueError("out: must be writeable, got a read-only array")
     if p.backend == "numba":
         from proxlab.backends import numba_cpu
 
@@ -238,7 +240,7 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
     parts = []
     for r, d, s, w in zip(rows, metrics, steps, weights, strict=True):
         if isinstance(penalty, GroupLinf):
-            parts.append(array_api.linf_rows(xp, r, d, s * w * penalty.lam, finder, rtol))
+            parts.append(array_api.linf_rows(xp, r, d, s, w, penalty.lam, finder, rtol))
         elif isinstance(penalty, RadialPenalty):
             shrunk = array_api.shrink(xp, r, s[:, None], d, penalty.threshold, penalty.nonnegative)
             part = array_api.radial_rows(xp, shrunk, d, s, w, penalty.pieces, finder, rtol)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat
+
 from proxlab import secular
 from proxlab.backends.build import over_arrays
 from proxlab.groups import Array
@@ -89,7 +91,23 @@ def _square(high: Array, low: Array) -> tuple[Array, Array]:
 
 def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖² - (strength·Π factors)²`` per row, to about twice the working precision."""
-    h, e = _square(*_two_product(x, d))
+    h, e = _sum(*_square(*_two_product(x, d)))
+    ph, pl = _square(*_product(strength, factors))
+    s, t = _two_sum(h, -ph)
+    return s + (t + (e - pl))
+
+
+def linf_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
+    """Return ``‖D x‖₁ - strength·Π factors`` per row, to about twice the working precision."""
+    h, e = _sum(*_two_product(xp.abs(x), d))
+    ph, pl = _product(strength, factors)
+    s, t = _two_sum(h, -ph)
+    return s + (t + (e - pl))
+
+
+def _sum(h: Array, e: Array) -> tuple[Array, Array]:
+    """Add the double-doubles of each row, in pairs."""
+    xp = array_api_compat.array_namespace(h)
     while h.shape[1] > 1:
         if h.shape[1] % 2:
             zero = xp.zeros_like(h[:, :1])
@@ -97,13 +115,15 @@ def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Arr
         half = h.shape[1] // 2
         s, t = _two_sum(h[:, :half], h[:, half:])
         h, e = _two_sum(s, t + e[:, :half] + e[:, half:])
-    high, low = strength, xp.zeros_like(strength)
+    return h[:, 0], e[:, 0]
+
+
+def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
+    high, low = strength, 0.0 * strength
     for factor in factors:
         p, q = _two_product(high, factor)
         high, low = _two_sum(p, q + low * factor)
-    ph, pl = _square(high, low)
-    s, t = _two_sum(h[:, 0], -ph)
-    return s + (t + (e[:, 0] - pl))
+    return high, low
 
 
 #
@@ -226,7 +246,7 @@ def find_root(
             stop = (
                 (error <= tolerance) & eq.smooth
                 | (xp.abs(f) <= noise)
-                | (xp.abs(step) <= 2.0 * UNIT * xp.abs(r))
+                | (xp.abs(step) <= 4.0 * UNIT * xp.abs(r))
             )
         done = done | (running & stop)
         running = running & ~stop
@@ -503,12 +523,15 @@ def radial_rows(
 # The ℓ∞ norm.
 
 
-def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, rtol: float) -> RowSolution:
-    """Solve ``min_z strength·‖z‖_∞ + ½‖z - x‖²_D`` for every row.
+def linf_rows(
+    xp: Any, x: Array, d: Array, step: Array, weight: Array, lam: float, finder: RootFinder, rtol: float
+) -> RowSolution:
+    """Solve ``min_z lam·weight·‖z‖_∞ + ‖z - x‖²_D / (2 step)`` for every row.
 
     The radius solves ``f(t) = 1 - Σ d (|x| - t)₊ / strength = 0``: concave, increasing, piecewise linear.
     """
     n = x.shape[1]
+    strength = step * weight * lam
     count = xp.zeros_like(xp.astype(strength, xp.int64))
     if n == 0:
         zero = xp.zeros_like(strength)
@@ -539,13 +562,25 @@ def linf_rows(xp: Any, x: Array, d: Array, strength: Array, finder: RootFinder, 
         chord = t + (noise - f) * (top - t) / xp.maximum(1.0 - f, xp.full_like(f, 1e-300))
         return xp.maximum(lower, zero), xp.minimum(xp.where(f < noise, chord, t), far)
 
-    f0 = total / safe_tau
-    is_zero = (total <= tau) | (top == 0)
+    over = total - tau
+    near = (xp.abs(over) <= 4.0 * secular_delta(n) * total) & (tau > 1e-100)
+    if xp.any(near):
+        scaled = step / p.unit_d / p.unit_x
+        margin = linf_margin(xp, p.x, p.d, xp.full_like(step, lam), (weight, scaled))
+        exact = near & (scaled > 1e-280) & (scaled < 1e280)
+        margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * total, margin, zero)
+        over = xp.where(exact, margin, over)
+    is_zero = (over <= 0) | (top == 0)
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
-    at = xp.where(search, (f0 - 1.0) / xp.where(slope0 > 0, slope0, ones), zero)
+    at = xp.where(search, over / safe_tau / xp.where(slope0 > 0, slope0, ones), zero)
     eq = Equation(evaluate, enclose, n, smooth=False)
-    root = find_root(xp, finder, eq, zero, at, top, search, search, zero + rtol, finder.atol / p.unit_x)
+    floor = at * (
+        1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * secular_delta(n)
+    )
+    root = find_root(
+        xp, finder, eq, xp.maximum(floor, zero), at, top, search, search, zero + rtol, finder.atol / p.unit_x
+    )
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
     lower = xp.where(search, root.lower, xp.where(tau > 0, t * (1.0 - 8.0 * UNIT), t))
     upper = xp.where(search, root.upper, t)

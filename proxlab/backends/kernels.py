@@ -156,6 +156,19 @@ def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, 
     return s + (t + (low - pl))
 
 
+def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float) -> float:
+    """Return ``‖D x‖₁ - strength·weight·step`` to about twice the working precision."""
+    high, low = 0.0, 0.0
+    for i in range(o, o + n):
+        p, e = two_product(fabs(np.float64(x[i])), np.float64(d[i]))
+        s, t = two_sum(high, p)
+        high, low = two_sum(s, t + low + e)
+    p, e = two_product(strength, weight)
+    q, f = two_product(p, step)
+    s, t = two_sum(high, -q)
+    return s + (t + (low - (f + e * step)))
+
+
 def enclose_at(
     r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, delta: float, far: float
 ) -> Any:
@@ -229,7 +242,7 @@ def find_root(
             step = f / slope if slope > 0.0 else f
             if f < 0.0 and (slope <= 0.0 or r - step > far) and not sure:
                 return False, 0.0, 0.0, 0.0, True, iterations, evaluations
-            if fabs(f) <= noise or fabs(step) <= 2.0 * UNIT * r:
+            if fabs(f) <= noise or fabs(step) <= 4.0 * UNIT * r:
                 converged = True
                 break
             if SMOOTH and final_step(r, f, slope, bend)[1] <= tolerance:
@@ -640,25 +653,21 @@ def solve_linf(
         low = top if strength == 0.0 else top * (1.0 - 8.0 * UNIT)
         return top, 0.0, low * unit_x, top * unit_x, UNSHRUNK, 0, 0
     s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
-    if s <= 1.0:
+    over = s - 1.0
+    delta = (n + 24.0) * UNIT
+    trust = 2.0 * delta / fabs(over) if over != 0.0 else 1.0
+    scaled = step / unit_d / unit_x
+    if fabs(over) <= 4.0 * delta and strength > 1e-100 and 1e-280 < scaled < 1e280:
+        over = linf_margin(x, d, o, n, pieces[0, 2], weight, scaled) / strength
+        over = over if fabs(over) > (n + 16.0) * MARGIN_UNIT else 0.0
+        trust = 4.0 * delta
+    if over <= 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
+    at = over / s1
     _, r, low, high, ok, its, evs = find_root(
-        x,
-        d,
-        o,
-        n,
-        strength,
-        0.0,
-        0.0,
-        (s - 1.0) / s1,
-        top,
-        True,
-        top,
-        rtol,
-        atol / unit_x,
-        max_iterations,
-        explain,
-    )
+        x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, True, top, rtol, atol / unit_x,
+        max_iterations, explain,
+    )  # fmt: skip
     return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
 
 

@@ -107,9 +107,16 @@ _RADIAL = (
     "write_group",
 )
 _LINF = (
-    *_SUMS, "sum_start", "sum_clipped", "residual_clipped", "enclose_clipped", "find_root", "solve_linf",
+    *_SUMS,
+    "linf_margin",
+    "sum_start",
+    "sum_clipped",
+    "residual_clipped",
+    "enclose_clipped",
+    "find_root",
+    "solve_linf",
     "clip_group",
-)  # fmt: skip
+)
 _CLIPPED = {
     "sum_secular": "sum_clipped",
     "residual": "residual_clipped",

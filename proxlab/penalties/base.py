@@ -82,7 +82,10 @@ def _check_weights(weights: object) -> Weights:
         if weights != "sqrt_size":
             raise ValueError(f'weights: must be None, "sqrt_size" or an array, got {weights!r}')
         return "sqrt_size"
-    a = np.array(weights, dtype=np.float64)
+    given = np.asarray(weights)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"weights: must hold real numbers, got dtype {given.dtype}")
+    a = np.array(given, dtype=np.float64)
     if a.ndim != 1:
         raise ValueError(f"weights: must be one-dimensional, one per group, got shape {a.shape}")
     if a.size and not (np.all(np.isfinite(a)) and a.min() >= 0):
@@ -111,6 +114,8 @@ class Penalty:
         """Validate what all penalties share."""
         object.__setattr__(self, "groups", _check_groups(self.groups))
         object.__setattr__(self, "weights", _check_weights(self.weights))
+        if not isinstance(self.nonnegative, bool):
+            raise TypeError(f"nonnegative: must be True or False, got {self.nonnegative!r}")
 
     @property
     def is_convex(self) -> bool:
