@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, plotting, problems, reference
+from analysis import baselines, bounds_plots, ensembles, methods, problems, reference
 from analysis.ensembles import Ensemble
+from analysis.methods import FINDERS
 from analysis.reference import Reference
 from analysis.report import Finding, Plot, Section, Table, Text
 from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
@@ -27,17 +27,14 @@ Array = NDArray[Any]
 
 NAME = "bounds"
 
-FINDERS: dict[str, type[pl.RootFinder]] = {
-    finder.__name__: finder
-    for finder in (pl.Newton, pl.Halley, pl.Bisection, pl.Brent, pl.Chandrupatla, pl.ITP, pl.ClassicNewton)
-}
 #: Relative tolerances of the radius; None is the finder's own.
 TOLERANCES = (1e-1, 1e-4, 1e-8, None)
 #: True errors and the bounds that claim to be above them.
 BOUNDS = ("distance", "metric_distance", "stationarity", "gap")
 #: A bound is judged for tightness where the error exceeds this many units of rounding of the point.
 UNITS = 100
-TARGET_MEDIAN, TARGET_P99 = 2.0, 10.0
+#: Largest ratio of certified to true distance that is hoped for, by quantile.
+TARGETS = {0.5: 2.0, 0.99: 10.0}
 
 DTYPES = ("float32", "float64")
 #: Relative sizes of random changes made to the prox.
@@ -179,7 +176,7 @@ def units(profile: Profile) -> dict[str, dict[str, Any]]:
 def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
     """Compute the study."""
     with results.study(
-        NAME, profile, sys.modules[__name__], baselines, ensembles, problems, reference
+        NAME, profile, sys.modules[__name__], baselines, methods, ensembles, problems, reference
     ) as study:
         study.run(compute, units(profile), progress, "certified bounds", workers=profile.threads)
 
@@ -231,98 +228,6 @@ def tightness(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-LABELS = {
-    "distance": "distance ‖ẑ − z*‖",
-    "metric_distance": "metric distance ‖ẑ − z*‖_D",
-    "stationarity": "stationarity dist(0, ∂Q(ẑ))",
-    "gap": "gap Q(ẑ) − min Q",
-}
-
-
-def _plot_scatter(frame: pd.DataFrame) -> Figure:
-    """Bound against truth, one panel a bound, both divided by the size of the problem."""
-    figure = plotting.new_figure(6.6)
-    floor = 1e-20
-    for position, (bound, label) in enumerate(LABELS.items()):
-        ax = figure.add_subplot(2, 2, position + 1)
-        for k, dtype in reversed(list(enumerate(DTYPES))):
-            part = frame[frame["dtype"] == dtype]
-            scale = part[f"scale_{bound}"]
-            truth, claim = part[f"true_{bound}"] / scale, part[bound] / scale
-            shown = (truth > floor) & np.isfinite(claim)
-            ax.plot(
-                truth[shown],
-                claim[shown],
-                plotting.MARKERS[k],
-                color=plotting.PALETTE[k],
-                markersize=1.6,
-                alpha=0.35,
-                markeredgewidth=0,
-                rasterized=True,
-            )
-            ax.plot([], [], plotting.MARKERS[k], color=plotting.PALETTE[k], label=dtype)
-        ax.plot([floor, 1e3], [floor, 1e3], color=plotting.INK, linewidth=0.9, label="bound = truth")
-        ax.set(xscale="log", yscale="log", xlim=(floor, 1e2), ylim=(floor, 1e2), title=label)
-        ax.set(xlabel="true error" if position > 1 else "", ylabel="" if position % 2 else "certified bound")
-        if position == 0:
-            ax.legend(loc="upper left")
-    return figure
-
-
-def _plot_ratios(frame: pd.DataFrame) -> Figure:
-    """Distribution of bound/truth by bound, for candidates above the rounding."""
-    figure = plotting.new_figure(3.6)
-    ax = figure.add_subplot()
-    judged = frame[frame["judged"]]
-    for k, (bound, label) in enumerate(LABELS.items()):
-        ratio = np.sort(judged[f"ratio_{bound}"][judged[f"true_{bound}"] > 0].to_numpy())
-        share = (np.arange(len(ratio)) + 1) / len(ratio)
-        ax.plot(ratio, share, linestyle=plotting.DASHES[k], color=plotting.PALETTE[k], label=label)
-    for limit, level in ((TARGET_MEDIAN, 0.5), (TARGET_P99, 0.99)):
-        ax.plot([limit], [level], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6)
-    ax.plot(
-        [], [], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6, label="targets for the distance"
-    )
-    ax.set(xscale="log", xlim=(0.9, 1e4), ylim=(0, 1.02))
-    ax.set(xlabel="certified bound / true error", ylabel="share of candidates")
-    ax.legend(loc="lower right")
-    return figure
-
-
-def _plot_by_ensemble(frame: pd.DataFrame) -> Figure:
-    """Median and 99th percentile of bound/true distance in each ensemble."""
-    judged = frame[frame["judged"]]
-    names = [name for name in frame["ensemble"].unique() if (judged["ensemble"] == name).any()]
-    figure = plotting.new_figure(0.9 + 0.27 * len(names))
-    ax = figure.add_subplot()
-    for k, dtype in enumerate(DTYPES):
-        for row, name in enumerate(names):
-            ratio = judged["ratio_distance"][(judged["ensemble"] == name) & (judged["dtype"] == dtype)]
-            if ratio.empty:
-                continue
-            ends = ratio.median(), ratio.quantile(0.99, "higher")
-            height = row + 0.16 * (2 * k - 1)
-            ax.plot(ends, [height, height], color=plotting.PALETTE[k], linewidth=1.2)
-            ax.plot(ends[0], height, plotting.MARKERS[k], color=plotting.PALETTE[k])
-            ax.plot(ends[1], height, "|", color=plotting.PALETTE[k], markersize=8, markeredgewidth=1.6)
-        ax.plot(
-            [],
-            [],
-            plotting.MARKERS[k] + "-",
-            color=plotting.PALETTE[k],
-            label=f"{dtype}: median to 99th percentile",
-        )
-    for limit in (TARGET_MEDIAN, TARGET_P99):
-        ax.axvline(limit, color=plotting.INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    ax.set(xscale="log", xlabel="certified / true distance", yticks=range(len(names)))
-    ax.set_xlim(left=0.9)
-    ax.set_yticklabels([ensembles.title(name) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.3, -0.13), ncol=2)
-    return figure
-
-
 def section(results: ResultsDir) -> Section:
     """What the study found."""
     frame = read(results.read(NAME))
@@ -334,7 +239,7 @@ def section(results: ResultsDir) -> Section:
     undecided = float((frame["decided"] == 0).mean())
     kinds = len(BOUNDS) + 1
     ratios = {f"{b}, {q}": "{:.3g}" for b in BOUNDS for q in ("median", "p99")}
-    bad_ratio = {"distance, median": lambda v: v > TARGET_MEDIAN, "distance, p99": lambda v: v > TARGET_P99}
+    bad_ratio = {"distance, median": lambda v: v > TARGETS[0.5], "distance, p99": lambda v: v > TARGETS[0.99]}
     bad_count = {name: lambda v: v > 0 for name in (*BOUNDS, "enclosure")}
     lead = (
         f"Can a certificate be trusted, and is it of use? {len(frame):,} candidates (every root finder at "
@@ -354,7 +259,7 @@ def section(results: ResultsDir) -> Section:
             f"{median:.2f}×",
             f"the true distance is what the certified one is at the median, {p99:.2f}× at the 99th "
             "percentile.",
-            _verdict(bool(median <= TARGET_MEDIAN and p99 <= TARGET_P99)),
+            _verdict(bool(median <= TARGETS[0.5] and p99 <= TARGETS[0.99])),
         ),
         Finding(f"{100 * undecided:.2g} %", "of the groups are left undecided within rounding."),
     ]
@@ -374,21 +279,21 @@ def section(results: ResultsDir) -> Section:
             "Certified bounds against true errors",
             "A point is a group; below the line would be a violation. Errors are divided by the size of "
             "the problem: ‖x‖, ‖x‖_D, ‖Dx‖/η and ‖x‖²_D/2η. True errors below 1e−20 are not shown.",
-            _plot_scatter(frame),
+            bounds_plots.plot_scatter(frame),
         ),
         Plot(
             "ratios",
             "How tight the bounds are",
             "Share of the candidates with a ratio of at most so much, for candidates whose true distance "
             f"exceeds {UNITS} units of rounding of the point.",
-            _plot_ratios(frame),
+            bounds_plots.plot_ratios(frame, TARGETS),
         ),
         Plot(
             "ensembles",
             "Tightness of the distance by ensemble",
             "Median (marker) and 99th percentile (bar) of certified over true distance; dotted lines are "
-            f"the targets {TARGET_MEDIAN:g} and {TARGET_P99:g}.",
-            _plot_by_ensemble(frame),
+            f"the targets {TARGETS[0.5]:g} and {TARGETS[0.99]:g}.",
+            bounds_plots.plot_by_ensemble(frame, TARGETS),
         ),
         Table(
             "tightness",

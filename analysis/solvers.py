@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, bounds, ensembles, plotting, problems, reference
-from analysis.baselines import Outcome
-from analysis.bounds import FINDERS
+from analysis import baselines, ensembles, methods, problems, reference, solvers_plots
 from analysis.ensembles import Ensemble
+from analysis.methods import COMPILED, FINDERS, ORDER, PUBLISHED, SCIPY, Method, proxssi, ramda, solve_with
 from analysis.reference import Reference
 from analysis.report import Finding, Plot, Section, Table, Text
 from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
@@ -46,57 +43,6 @@ SWEPT = ("captured-units", "spread")
 MCP_ENSEMBLES = ("captured-pixels", "captured-units", "captured-inputs", "adam", "spread")
 #: A group MCP counts as wrong this far above the global minimum, over the size of the problem.
 WRONG_GAP = 1e-6
-
-Method = Callable[[Ensemble], Outcome]
-
-
-def _finder(finder: pl.RootFinder, backend: str | None = "array_api") -> Method:
-    def solve(e: Ensemble) -> Outcome:
-        penalty = pl.GroupLasso(e.lam)
-        found = pl.solve(penalty, e.x, e.step, metric=e.metric, root_finder=finder, backend=backend)
-        done = found.status != pl.Status.MAX_ITERATIONS
-        return Outcome(found.z, found.iterations, found.evaluations, done)
-
-    return solve
-
-
-def _proxssi(max_iterations: int) -> Method:
-    def solve(e: Ensemble) -> Outcome:
-        found = baselines.proxssi_group_lasso(
-            e.x.T[None], e.metric.T[None], e.step, e.lam, max_iterations=max_iterations
-        )
-        return Outcome(found.z[0].T, found.iterations, found.evaluations, found.converged)
-
-    return solve
-
-
-def _ramda(max_iterations: int) -> Method:
-    return lambda e: baselines.ramda_group_lasso(e.x, e.metric, e.step, e.lam, max_iterations=max_iterations)
-
-
-#: What `proxlab.prox` runs by default; the other root finders are compared in their array form.
-COMPILED = "Newton, compiled"
-#: Methods that work in float64 only.
-SCIPY: dict[str, Method] = {
-    "SciPy brentq, loop": lambda e: baselines.brentq_group_lasso(e.x, e.metric, e.step, e.lam),
-    "SciPy find_root": lambda e: baselines.find_root_group_lasso(e.x, e.metric, e.step, e.lam),
-    "CVXPY + Clarabel": lambda e: baselines.cvxpy_group_lasso(e.x, e.metric, e.step, e.lam, batched=False),
-    "CVXPY + Clarabel, batch": lambda e: baselines.cvxpy_group_lasso(
-        e.x, e.metric, e.step, e.lam, batched=True
-    ),
-}
-PUBLISHED: dict[str, Method] = {
-    "ProxSSI": _proxssi(baselines.PROXSSI_MAX_ITERATIONS),
-    "ProxSSI, 8 iterations": _proxssi(8),
-    "RAMDA inner solver": _ramda(baselines.RAMDA_MAX_ITERATIONS),
-}
-
-
-def methods(dtype: str) -> dict[str, Method]:
-    """Every method that a dtype is compared with, by name."""
-    own = {name: _finder(finder()) for name, finder in FINDERS.items()}
-    own = {COMPILED: _finder(pl.Newton(), None)} | own
-    return own | PUBLISHED | (SCIPY if dtype == "float64" else {})
 
 
 def relative_errors(exact: list[Reference], z: Array) -> Array:
@@ -128,7 +74,7 @@ def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -
     timed = ensembles.make(ensemble, n_timed, dtype, seed)
     found: dict[str, list[Array]] = {"error": [], "iterations": [], "evaluations": [], "converged": []}
     seconds = []
-    for name, method in methods(dtype).items():
+    for name, method in methods.available(dtype).items():
         outcome = method(problem)  # also compiles
         found["error"].append(relative_errors(exact, outcome.z))
         found["iterations"].append(np.asarray(outcome.iterations))
@@ -138,7 +84,7 @@ def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -
         seconds.append(_seconds(method, problem if slow else timed) / len(problem.x if slow else timed.x))
     arrays = {key: np.stack(rows) for key, rows in found.items()}
     arrays["zero"] = np.array([bool(one.radius == 0) for one in exact])
-    values = {"methods": list(methods(dtype)), "seconds": seconds, "size": problem.x.shape[1]}
+    values = {"methods": list(methods.available(dtype)), "seconds": seconds, "size": problem.x.shape[1]}
     return Record(values, arrays)
 
 
@@ -147,11 +93,11 @@ def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Record:
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
     exact = ensembles.references(problem, reference.group_lasso(problem.lam))
     stopped: dict[str, list[Method]] = {
-        name: [_finder(finder(rtol=tolerance)) for tolerance in TOLERANCES]
+        name: [solve_with(finder(rtol=tolerance)) for tolerance in TOLERANCES]
         for name, finder in FINDERS.items()
     }
-    stopped["ProxSSI"] = [_proxssi(cap) for cap in CAPS]
-    stopped["RAMDA inner solver"] = [_ramda(cap) for cap in CAPS]
+    stopped["ProxSSI"] = [proxssi(cap) for cap in CAPS]
+    stopped["RAMDA inner solver"] = [ramda(cap) for cap in CAPS]
     nonzero = np.array([bool(one.radius != 0) for one in exact])
     curves = {}
     for name, sequence in stopped.items():
@@ -212,7 +158,7 @@ def units(profile: Profile) -> dict[str, tuple[Callable[..., Record], dict[str, 
 def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
     """Compute the study."""
     todo = units(profile)
-    modules = (sys.modules[__name__], baselines, bounds, ensembles, problems, reference)
+    modules = (sys.modules[__name__], baselines, ensembles, methods, problems, reference)
     with results.study(NAME, profile, *modules) as study:
         for function, label in (
             (compare, "methods"),
@@ -224,31 +170,6 @@ def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the report
-
-
-def performance_ratios(cost: Array) -> Array:
-    """Dolan and Moré's ratios: the cost of a method over the least cost of any, problem by problem.
-
-    Parameters
-    ----------
-    cost : ndarray, shape (n_methods, n_problems)
-        Positive; infinite where a method failed.
-
-    Returns
-    -------
-    ndarray, shape (n_methods, n_problems)
-        Infinite where the method failed.
-    """
-    with np.errstate(invalid="ignore"):
-        ratios = cost / cost.min(axis=0)
-    return np.where(np.isfinite(cost), ratios, np.inf)
-
-
-def performance_profile(ratios: Array, factors: Array) -> Array:
-    """Share of problems that each method solves within each factor of the best: shape (n_methods,
-    n_factors).
-    """
-    return np.asarray((ratios[:, :, None] <= factors).mean(axis=1))
 
 
 def read(stored: StoredStudy) -> pd.DataFrame:
@@ -296,126 +217,6 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     keys = ["dtype", "groups", "method"]
     return table.sort_values(keys, key=lambda c: c.map(ORDER) if c.name == "method" else c, ascending=True)
-
-
-def _profile_costs(frame: pd.DataFrame, by: str, dtype: str) -> tuple[list[str], Array]:
-    """Cost of every method on every problem, infinite where it was not solved."""
-    part = frame[(frame["dtype"] == dtype) & ~frame["zero"]]
-    cost = part[by].where(part["error"] <= SOLVED[dtype], np.inf)
-    table = part.assign(cost=cost).pivot(index="method", columns=["ensemble", "group"], values="cost")
-    return list(table.index), table.to_numpy(dtype=np.float64)
-
-
-#: Place of a method in the palette; each keeps its look in every plot.
-ORDER = {name: k - 1 for k, name in enumerate(methods("float64"))}
-
-
-def _line(name: str) -> dict[str, Any]:
-    """Colour and dashes of a method; the second round through the palette is dotted."""
-    turn, place = divmod(ORDER[name], len(plotting.PALETTE))
-    if turn < 0:
-        return {"color": plotting.INK, "linestyle": "-", "linewidth": 2.2}
-    dashes = (0, (1, 1.4)) if turn else plotting.DASHES[place]
-    return {"color": plotting.PALETTE[place], "linestyle": dashes, "linewidth": 1.6}
-
-
-def _marker(name: str) -> str:
-    return plotting.MARKERS[ORDER[name] % len(plotting.MARKERS)]
-
-
-def _plot_profiles(frame: pd.DataFrame) -> Figure:
-    """Performance profiles by evaluations and by time, one row a dtype."""
-    figure = plotting.new_figure(6.4)
-    axes = figure.subplots(2, 2, sharey=True)
-    for row, dtype in enumerate(DTYPES):
-        for column, (by, label, end) in enumerate(
-            (("evaluations", "evaluations", 50), ("seconds", "time", 1e4))
-        ):
-            ax = axes[row][column]
-            names, cost = _profile_costs(frame, by, dtype)
-            if (
-                by == "evaluations"
-            ):  # interior-point iterations are no such sums; compiled counts are the same
-                kept = [k for k, name in enumerate(names) if "CVXPY" not in name and "compiled" not in name]
-                names, cost = [names[k] for k in kept], cost[kept]
-            ratios = performance_ratios(cost)
-            factors = np.geomspace(1, end, 300)
-            shares = performance_profile(ratios, factors)
-            for name, share in sorted(zip(names, shares, strict=True), key=lambda pair: ORDER[pair[0]]):
-                ax.step(factors, share, where="post", label=name, **_line(name))
-            ax.set(xscale="log", xlim=(1, end), ylim=(-0.02, 1.03), title=f"{dtype}, {label}")
-            if row == 1:
-                ax.set_xlabel("factor of the best method")
-            if column == 0:
-                ax.set_ylabel("share of groups solved")
-    # the panel of times in float64 has every method
-    figure.legend(*axes[1][1].get_legend_handles_labels(), loc="outside lower center", ncol=4)
-    return figure
-
-
-def _plot_sweeps(stored: StoredStudy, frame: pd.DataFrame) -> Figure:
-    """Error against evaluations, along the tolerance or the cap on iterations."""
-    figure = plotting.new_figure(4.3)
-    axes = figure.subplots(1, len(SWEPT), sharey=True, squeeze=False)[0]
-    for ax, name in zip(axes, SWEPT, strict=True):
-        for method, curve in stored.unit(f"sweep-{name}").values["curves"].items():
-            error = np.maximum(curve["error"], 1e-17)
-            ax.plot(
-                curve["evaluations"],
-                error,
-                marker=_marker(method),
-                markersize=3.2,
-                label=method,
-                **_line(method),
-            )
-        part = frame[(frame["ensemble"] == name) & (frame["dtype"] == "float64") & ~frame["zero"]]
-        for method in ("SciPy brentq, loop", "SciPy find_root"):
-            chosen = part[part["method"] == method]
-            ax.plot(
-                chosen["evaluations"].mean(),
-                max(chosen["error"].quantile(0.9, "higher"), 1e-17),
-                _marker(method),
-                color=_line(method)["color"],
-                markersize=8,
-                markerfacecolor="none",
-                markeredgewidth=1.6,
-                label=f"{method} (default)",
-            )
-        ax.set(xscale="log", yscale="log", ylim=(3e-18, 10), title=ensembles.title(name))
-        ax.set_xlabel("evaluations per group, mean")
-    axes[0].set_ylabel("relative error, 90th percentile")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
-    return figure
-
-
-def _plot_iterations(frame: pd.DataFrame) -> Figure:
-    """Distribution of iterations, captured above and adversarial below the line, one panel a method."""
-    shown = [*FINDERS, "ProxSSI"]
-    figure = plotting.new_figure(4.6)
-    axes = figure.subplots(2, 4, sharex=True, sharey=True)
-    edge = 60
-    bins = np.arange(-0.5, edge + 1.5)
-    for ax, name in zip(axes.ravel(), shown, strict=True):
-        part = frame[(frame["method"] == name) & ~frame["zero"] & (frame["dtype"] == "float64")]
-        for captured, sign, colour in ((True, 1, plotting.PALETTE[0]), (False, -1, plotting.PALETTE[1])):
-            counts = np.minimum(part["iterations"][part["captured"] == captured], edge)
-            share = np.histogram(counts, bins)[0] / max(len(counts), 1)
-            ax.bar(np.arange(edge + 1), sign * share, width=1.0, color=colour)
-            ax.plot(np.mean(counts), sign * 0.92, "v" if sign > 0 else "^", color=colour, markersize=5)
-        ax.axhline(0, color=plotting.INK, linewidth=0.7)
-        ax.set(title=name, ylim=(-1, 1), xlim=(-1, edge + 1), yticks=(-1, -0.5, 0, 0.5, 1))
-        ax.set_yticklabels(("1", "0.5", "0", "0.5", "1"))
-    for ax in axes[:, 0]:
-        ax.set_ylabel("share of groups")
-    for ax in axes[1]:
-        ax.set_xlabel("iterations")
-    figure.legend(
-        [Patch(color=plotting.PALETTE[0]), Patch(color=plotting.PALETTE[1])],
-        ["captured (upwards)", "adversarial (downwards)"],
-        loc="outside lower center",
-        ncol=2,
-    )
-    return figure
 
 
 def _mcp_table(stored: StoredStudy) -> pd.DataFrame:
@@ -504,7 +305,7 @@ def section(results: ResultsDir) -> Section:
             "Dolan and Moré: the share of groups that a method solves within a factor of the cheapest "
             "method on that group; where a curve ends is its reliability. Solved means a relative error "
             f"up to {thresholds}. CVXPY is not counted in evaluations.",
-            _plot_profiles(frame),
+            solvers_plots.plot_profiles(frame, SOLVED),
         ),
         Plot(
             "accuracy",
@@ -512,7 +313,7 @@ def section(results: ResultsDir) -> Section:
             "Along each curve the relative tolerance of the radius falls from 0.1 to 1e−14; for ProxSSI "
             "and RAMDA the cap on iterations rises to their default of 100. Errors below 1e−17 are drawn "
             "there.",
-            _plot_sweeps(stored, frame),
+            solvers_plots.plot_sweeps(stored, frame, SWEPT),
         ),
         Plot(
             "iterations",
@@ -520,7 +321,7 @@ def section(results: ResultsDir) -> Section:
             "Distribution over groups with a nonzero prox in float64, at default tolerances; triangles "
             "are means, counts from 60 on are drawn at 60. ProxSSI runs all groups until the last one "
             "stops.",
-            _plot_iterations(frame),
+            solvers_plots.plot_iterations(frame),
         ),
         Table(
             "mcp",

@@ -5,25 +5,22 @@ The yardstick is ``numpy.multiply(x, d, out=z)`` on the same arrays: what a pass
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, plotting, problems, reference
+from analysis import baselines, ensembles, problems, reference, speed_fresh, speed_plots, speed_targets
 from analysis.report import Finding, Plot, Section, Table, Text
 from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+from analysis.speed_fresh import measure_first_call, measure_import, measure_memory
+from analysis.speed_targets import TARGETS
 
 Array = NDArray[Any]
 
@@ -40,58 +37,6 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], int | tuple[int, ...], Callable[[Array
 }
 #: Groups of a layout whose error is compared with the reference.
 SAMPLED = 24
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a row is held against.
-
-    Attributes
-    ----------
-    title : str
-        What is measured.
-    value : float
-        The target.
-    at_least : bool
-        Whether the target is a lower bound.
-    unit : str
-        Follows the number.
-    """
-
-    title: str
-    value: float
-    at_least: bool = False
-    unit: str = "×"
-
-    def met(self, measured: float) -> bool:
-        """Whether a measurement meets the target."""
-        return measured >= self.value if self.at_least else measured <= self.value
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.value:g} {self.unit}"
-
-
-TARGETS = {
-    "contiguous": Target("group lasso, groups contiguous / multiply", 2.5),
-    "strided": Target("group lasso, groups along the other axis / multiply", 6.0),
-    "mcp": Target("group MCP / group lasso", 1.5),
-    "solve": Target("solve with brackets / prox", 1.5),
-    "certify": Target("certify / prox", 3.0),
-    "memory": Target("peak extra memory of prox(out=z), of the input", 1.0, unit="%"),
-    "proxssi-columns": Target("ProxSSI / prox, groups along columns", 30.0, at_least=True),
-    "proxssi-rows": Target("ProxSSI / prox, groups along rows", 80.0, at_least=True),
-    "proxssi-input channels": Target("ProxSSI / prox, per input channel", 30.0, at_least=True),
-    "proxssi8": Target("ProxSSI stopped at 8 iterations / prox", 6.0, at_least=True),
-    "ramda": Target("RAMDA's inner solver / prox", 10.0, at_least=True),
-    "ramda-error": Target("error of RAMDA's inner solver / error of prox", 1e4, at_least=True),
-    "flat": Target("slowest / fastest time per element, 1e5 to 1e8 elements", 1.5),
-    "iterations-adam": Target("most Newton iterations on Adam metrics", 8.0, unit=""),
-    "iterations-any": Target("most Newton iterations on adversarial input", 24.0, unit=""),
-    "import": Target("import proxlab after numpy", 60.0, unit="ms"),
-    "first-warm": Target("first prox in a fresh process, warm cache", 0.7, unit="s"),
-    "first-cold": Target("first prox in a fresh process, cold cache", 12.0, unit="s"),
-    "first-log": Target("log messages that announce the compilation", 1.0, at_least=True, unit=""),
-}
 
 
 def make(
@@ -240,8 +185,8 @@ def measure_flatness(sizes: list[int], threads: list[int], repeats: int, seed: i
         x, d = (np.tile(block, (size // block.size, 1)) for block in (block_x, block_d))
         z = np.empty_like(x)
         for count in threads:
-            run = _with_threads(count, lambda x=x, d=d, z=z: pl.prox(lasso, x, STEP, metric=d, out=z))  # type: ignore[misc]
-            seconds = interleave({"prox": run}, repeats)["prox"]
+            call = partial(pl.prox, lasso, x, STEP, metric=d, out=z)
+            seconds = interleave({"prox": _with_threads(count, call)}, repeats)["prox"]
             nanoseconds[f"prox-{count}"].append(1e9 * float(np.median(seconds)) / x.size)
     rows = {f"flat|{c}": max(nanoseconds[f"prox-{c}"]) / min(nanoseconds[f"prox-{c}"]) for c in threads}
     return Record({"rows": rows, "ns per element": nanoseconds, "sizes": sizes})
@@ -260,86 +205,6 @@ def measure_iterations(n_groups: int, seed: int) -> Record:
     adam = max(count for name, count in most.items() if name == "adam" or name.startswith("captured"))
     rows = {"iterations-adam|": float(adam), "iterations-any|": float(max(most.values()))}
     return Record({"rows": rows, "most": most})
-
-
-_MEMORY = """
-import json, resource, sys
-import numpy as np, proxlab as pl
-rows = int(sys.argv[1])
-h = pl.GroupLasso(1e-2)
-for n in (64, rows):  # compile before the arrays that make the peak
-    x = np.full((n, 512), 0.02, dtype=np.float32)
-    d = np.full_like(x, 1e-3)
-    z = np.ones_like(x)
-    if n == 64:
-        pl.prox(h, x, 1e-3, metric=d, out=z)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pl.prox(h, x, 1e-3, metric=d, out=z)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-unit = 1 if sys.platform == "darwin" else 1024
-print(json.dumps({"extra": (after - before) * unit, "input": x.nbytes + d.nbytes}))
-"""
-
-_IMPORT = """
-import time
-import numpy
-started = time.perf_counter()
-import proxlab
-print(time.perf_counter() - started)
-"""
-
-_FIRST = """
-import json, logging, time
-messages = []
-handler = logging.Handler()
-handler.emit = lambda record: messages.append(record.getMessage())
-logging.getLogger("proxlab").addHandler(handler)
-logging.getLogger("proxlab").setLevel(logging.INFO)
-import numpy as np, proxlab as pl
-x = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(8, 512)
-d = np.full_like(x, 1e-3)
-started = time.perf_counter()
-pl.prox(pl.GroupLasso(1e-2), x, 1e-3, metric=d)
-print(json.dumps({"seconds": time.perf_counter() - started, "messages": len(messages)}))
-"""
-
-
-def _in_fresh_process(script: str, *arguments: str, **variables: str) -> str:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | variables
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    return done.stdout
-
-
-def measure_memory(rows: int) -> Record:
-    """Growth of the peak memory of a process over a call with `out`."""
-    found = json.loads(_in_fresh_process(_MEMORY, str(rows)))
-    return Record({"rows": {"memory|": 100 * found["extra"] / found["input"]}, **found})
-
-
-def measure_import(repeats: int) -> Record:
-    """Time of the import in fresh processes."""
-    seconds = [float(_in_fresh_process(_IMPORT)) for _ in range(repeats + 1)][1:]
-    return Record({"rows": {"import|": 1e3 * float(np.median(seconds))}, "seconds": seconds})
-
-
-def measure_first_call(repeats: int) -> Record:
-    """The first call of a process, with an empty and with a filled disk cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        cold = json.loads(_in_fresh_process(_FIRST, NUMBA_CACHE_DIR=cache))
-        warm = [json.loads(_in_fresh_process(_FIRST, NUMBA_CACHE_DIR=cache)) for _ in range(repeats)]
-    seconds = [found["seconds"] for found in warm]
-    rows = {
-        "first-cold|": cold["seconds"],
-        "first-warm|": float(np.median(seconds)),
-        "first-log|": float(cold["messages"]),
-    }
-    return Record({"rows": rows, "warm": seconds, "messages when warm": warm[0]["messages"]})
 
 
 def units(
@@ -387,7 +252,7 @@ def run(
         Measure only units whose name begins with one of these; none means all.
     """
     chosen = units(profile, threads, repeats, only)
-    modules = (sys.modules[__name__], baselines, ensembles, problems, reference)
+    modules = (sys.modules[__name__], baselines, ensembles, problems, reference, speed_fresh, speed_targets)
     with results.study(NAME, profile, *modules) as study:
         for function in dict.fromkeys(f for f, _ in chosen.values()):
             mine = {name: parameters for name, (f, parameters) in chosen.items() if f is function}
@@ -442,80 +307,6 @@ def table(stored: StoredStudy) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("row", key=lambda c: c.map(order), kind="stable", ignore_index=True)
 
 
-def _names(frame: pd.DataFrame) -> list[str]:
-    """Cases of a row, shape and dtype, in the order measured."""
-    return list(dict.fromkeys(frame["case"]))
-
-
-def _plot_multiply(frame: pd.DataFrame) -> Figure:
-    """Time of the group lasso over that of a multiply."""
-    figure = plotting.new_figure(3.9)
-    axes = figure.subplots(1, 2)
-    for ax, row in zip(axes, ("contiguous", "strided"), strict=True):
-        part = frame[frame["row"] == row]
-        names = _names(part)
-        counts = list(dict.fromkeys(part["threads"]))
-        for k, count in enumerate(counts):
-            chosen = part[part["threads"] == count]
-            places = [names.index(case) + 0.16 * (2 * k - len(counts) + 1) for case in chosen["case"]]
-            label = f"{count} thread{'s' if count != '1' else ''}"
-            ax.plot(chosen["measured"], places, plotting.MARKERS[k], color=plotting.PALETTE[k], label=label)
-        limit = TARGETS[row].value
-        ax.axvline(limit, color=plotting.INK, linewidth=0.9, linestyle=(0, (2, 2)), label="target")
-        ax.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
-        ax.set_xlim(0, 1.1 * max(limit, part["measured"].max()))
-        ax.set_yticklabels([name.replace(f" {row}", "") for name in names])
-        ax.grid(axis="y", visible=False)
-        ax.set(
-            xlabel="time / time of a multiply",
-            title=f"groups {'contiguous' if row == 'contiguous' else 'along the other axis'}",
-        )
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
-    return figure
-
-
-def _plot_published(frame: pd.DataFrame) -> Figure:
-    """Time of the published solvers over that of prox, on a logarithmic scale."""
-    part = frame[frame["row"].str.match("proxssi|ramda$")]
-    lines = list(dict.fromkeys(zip(part["row"], part["case"], strict=True)))
-    figure = plotting.new_figure(0.9 + 0.3 * len(lines))
-    ax = figure.subplots()
-    for k, count in enumerate(dict.fromkeys(part["threads"])):
-        chosen = part[part["threads"] == count]
-        places = [lines.index(pair) for pair in zip(chosen["row"], chosen["case"], strict=True)]
-        label = f"prox on {count} thread{'s' if count != '1' else ''}"
-        ax.plot(chosen["measured"], places, plotting.MARKERS[k], color=plotting.PALETTE[k], label=label)
-    for place, (row, _) in enumerate(lines):
-        ax.plot([TARGETS[row].value], [place], "|", color=plotting.INK, markersize=13, markeredgewidth=1.4)
-    ax.plot([], [], "|", color=plotting.INK, markersize=11, markeredgewidth=1.4, label="target")
-    titles = {"ramda": "RAMDA's inner solver", "proxssi8": "ProxSSI, 8 iterations"}
-    ax.set(
-        xscale="log", xlabel="time / time of prox", yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5)
-    )
-    ax.set_xlim(left=1)
-    ax.set_yticklabels(
-        [f"{titles.get(row, 'ProxSSI')}, {case.removeprefix('float32 ')}" for row, case in lines]
-    )
-    ax.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower center", ncol=3)
-    return figure
-
-
-def _plot_flatness(stored: StoredStudy) -> Figure:
-    """Time per element against the size of the array."""
-    values = stored.unit("flatness").values
-    figure = plotting.new_figure(3.0)
-    ax = figure.subplots()
-    for k, (name, times) in enumerate(values["ns per element"].items()):
-        count = name.removeprefix("prox-")
-        label = f"{count} thread{'s' if count != '1' else ''}"
-        ax.plot(values["sizes"], times, marker=plotting.MARKERS[k], color=plotting.PALETTE[k], label=label)
-    ax.set(xscale="log", xlabel="elements", ylabel="ns per element")
-    ax.set_ylim(bottom=0)
-    ax.legend(loc="lower left")
-    return figure
-
-
 def section(results: ResultsDir) -> Section:
     """What was measured, against the targets."""
     stored = results.read(NAME)
@@ -560,11 +351,15 @@ def section(results: ResultsDir) -> Section:
     present = set(frame["row"])
     if {"contiguous", "strided"} <= present:
         caption = "x ~ 0.02 N(0,1), d lognormal (σ = 2) × 1e−3, half of the groups zero."
-        items.append(Plot("multiply", "Group lasso against a multiply", caption, _plot_multiply(frame)))
+        items.append(
+            Plot("multiply", "Group lasso against a multiply", caption, speed_plots.plot_multiply(frame))
+        )
     if "ramda" in present:
         caption = "float32, each in the layout of its authors and with their default settings."
-        items.append(Plot("published", "Published solvers against prox", caption, _plot_published(frame)))
+        items.append(
+            Plot("published", "Published solvers against prox", caption, speed_plots.plot_published(frame))
+        )
     if "flat" in present:
         caption = "Group lasso in float32, rows of 500."
-        items.append(Plot("flatness", "Time per element", caption, _plot_flatness(stored)))
+        items.append(Plot("flatness", "Time per element", caption, speed_plots.plot_flatness(stored)))
     return Section("Speed", lead, findings, items)

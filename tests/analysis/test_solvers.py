@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from analysis import ensembles, reference, solvers
+from analysis import ensembles, methods, reference, solvers, solvers_plots
 from analysis.results import Profile, Progress, ResultsDir
 
 
 def test_performance_profile_of_a_hand_example():
-    # the example: A best on problems 1 and 2, B on 3; A fails on 3, both fail on 4
+    # A is best on problems 1 and 2, B on 3; A fails on 3, both fail on 4
     cost = np.array([[1.0, 2.0, np.inf, np.inf], [2.0, 8.0, 5.0, np.inf]])
-    ratios = solvers.performance_ratios(cost)
+    ratios = solvers_plots.performance_ratios(cost)
     np.testing.assert_array_equal(ratios, [[1, 1, np.inf, np.inf], [2, 4, 1, np.inf]])
-    shares = solvers.performance_profile(ratios, np.array([1.0, 2.0, 4.0, 100.0]))
+    shares = solvers_plots.performance_profile(ratios, np.array([1.0, 2.0, 4.0, 100.0]))
     np.testing.assert_array_equal(shares, [[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.75, 0.75]])
 
 
@@ -28,7 +28,7 @@ def test_every_method_solves_a_benign_ensemble(dtype):
     x, d = 2 * rng.standard_normal((6, 4)), rng.uniform(0.5, 2, (6, 4))
     problem = ensembles.Ensemble(x.astype(dtype), d.astype(dtype), 0.5, 0.4)
     exact = ensembles.references(problem, reference.group_lasso(problem.lam))
-    for name, method in solvers.methods(dtype).items():
+    for name, method in methods.available(dtype).items():
         outcome = method(problem)
         assert outcome.iterations.shape == outcome.evaluations.shape == (6,), name
         assert solvers.relative_errors(exact, outcome.z).max() < solvers.FAILURE, name

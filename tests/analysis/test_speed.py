@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from analysis import ensembles, speed
+from analysis import ensembles, speed, speed_targets
 from analysis.results import Profile, Progress, ResultsDir
 
 
@@ -19,7 +19,7 @@ def test_ratio_is_the_median_of_rounds():
 
 @pytest.mark.parametrize(("at_least", "below", "above"), [(False, True, False), (True, False, True)])
 def test_targets(at_least, below, above):
-    target = speed.Target("x", 2.0, at_least)
+    target = speed_targets.Target("x", 2.0, at_least)
     assert target.met(1.9) == below
     assert target.met(2.1) == above
     assert target.met(2.0)
