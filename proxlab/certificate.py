@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -27,6 +27,7 @@ __all__ = ["Certificate", "Total", "certify"]
 
 
 _GROUPWISE = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
+_BLOCK = 2**17
 
 
 class Total(NamedTuple):
@@ -224,28 +225,27 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
         kinds.append(metric.dtype)
     dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
     full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
-    matrices = [
+    candidates, points, metrics = (
         [np.ascontiguousarray(m) for m in layout.split(a.astype(dtype, copy=False), fill)]
         for a, fill in ((z, 0.0), (p.x, 0.0), (full, 2.0**-100))
-    ]
+    )
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
     parts = []
-    for rows in zip(*matrices, steps, weights, strict=True):
-        found = numba_certify.row_bounds(*rows, penalty)
-        hard = None if found is None else np.flatnonzero(found[1])
-        if hard is None or len(hard):
+    for zs, xs, ds, step, weight in zip(candidates, points, metrics, steps, weights, strict=True):
+        found = numba_certify.row_bounds(zs, xs, ds, step, weight, penalty)
+        if found is None or found[1].any():
             check_finite("z", z, np)
             _check_values(p)
-        assert found is not None and hard is not None, (
-            "the kernel found an invalid value that the check did not"
-        )
-        bounds = found[0]
-        if len(hard):
-            some = [np.asarray(a[hard], dtype=np.float64) for a in rows]
+        assert found is not None, "the kernel found an invalid value that the check did not"
+        bounds, open_rows = found[0], np.flatnonzero(found[1])
+        if len(open_rows):
+            zw, xw, dw = (np.asarray(a[open_rows], dtype=np.float64) for a in (zs, xs, ds))
             with np.errstate(all="ignore"):
-                other = array_certify.radial_bounds(p.xp, *some, penalty)
+                other = array_certify.radial_bounds(
+                    p.xp, zw, xw, dw, step[open_rows], weight[open_rows], penalty
+                )
             for name in _GROUPWISE:
-                getattr(bounds, name)[hard] = getattr(other, name)
+                getattr(bounds, name)[open_rows] = getattr(other, name)
         parts.append(bounds)
     joined = {name: layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
     return RowBounds(**joined, low=None, high=None)
@@ -257,14 +257,23 @@ def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
     candidates, points = (layout.split(xp.astype(a, xp.float64), 0.0) for a in (z, p.x))
     metrics = layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
+    if isinstance(penalty, GroupLinf):
+        certify_rows = partial(array_certify.linf_bounds, penalty=penalty)
+    elif isinstance(penalty, RadialPenalty):
+        certify_rows = partial(array_certify.radial_bounds, penalty=penalty)
+    else:
+        raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
     parts = []
     for rows in zip(candidates, points, metrics, steps, weights, strict=True):
-        if isinstance(penalty, GroupLinf):
-            parts.append(array_certify.linf_bounds(xp, *rows, penalty))
-        elif isinstance(penalty, RadialPenalty):
-            parts.append(array_certify.radial_bounds(xp, *rows, penalty))
-        else:
-            raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
+        count = rows[0].shape[0]
+        # On the CPU in blocks of rows that stay in cache.
+        block = max(1, _BLOCK // max(1, rows[0].shape[1])) if array_api_compat.is_numpy_array(p.x) else count
+        blocks = []
+        for begin in range(0, max(count, 1), max(block, 1)):
+            zs, xs, ds, step, weight = (a[begin : begin + block] for a in rows)
+            blocks.append(certify_rows(xp, zs, xs, ds, step, weight))
+        names = (*_GROUPWISE, "low", "high")
+        parts.append(RowBounds(**{name: xp.concat([getattr(b, name) for b in blocks]) for name in names}))
     return parts
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -61,15 +62,21 @@ def exponent(xp: Any, v: Array) -> Array:
 
 def times_power(xp: Any, v: Array, e: Array) -> Array:
     """Return ``v 2^e``, exact but for underflow and overflow."""
-    powers = xp.asarray(
-        [2.0**k for k in range(-EXPONENTS, EXPONENTS + 1)], dtype=v.dtype, device=array_api_compat.device(v)
-    )
-    third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
-    rest = xp.clip(e - 2.0 * third, -float(EXPONENTS), float(EXPONENTS))
-    factors = [xp.take(powers, xp.astype(k + EXPONENTS, xp.int64), axis=0) for k in (third, third, rest)]
-    for factor in factors:
+    powers = _powers(xp, array_api_compat.device(v))
+    steps = [e]
+    if bool(xp.any(xp.abs(e) > EXPONENTS)):
+        third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
+        steps = [third, third, xp.clip(e - 2.0 * third, -float(EXPONENTS), float(EXPONENTS))]
+    for k in steps:
+        factor = xp.take(powers, xp.astype(k + EXPONENTS, xp.int64), axis=0)
         v = v * (factor if v.ndim == 1 else factor[:, None])
     return v
+
+
+@lru_cache(maxsize=16)
+def _powers(xp: Any, device: Any) -> Array:
+    # Not by pow, which need not be exact.
+    return xp.asarray([2.0**k for k in range(-EXPONENTS, EXPONENTS + 1)], dtype=xp.float64, device=device)
 
 
 def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:

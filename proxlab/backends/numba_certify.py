@@ -13,6 +13,7 @@ array form.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +26,7 @@ from proxlab.backends.array_certify import RowBounds, known_form
 from proxlab.backends.build import digest, rebuild
 from proxlab.backends.numba_cpu import LOOSE, OPTIONS
 from proxlab.bounds import bracket, newton, rounding, steepest
-from proxlab.penalties import RadialPenalty
+from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
 
 __all__ = ["applies", "row_bounds"]
@@ -33,6 +34,8 @@ __all__ = ["applies", "row_bounds"]
 # Squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
 MAX_EVALUATIONS = 12
+# As numbers of one type, for the compiler.
+ROUNDING_FLAT, ROUNDING_CURVED = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
 INF = np.inf
 
 
@@ -156,8 +159,8 @@ def value_at(pieces: Any, r: float) -> float:
 
 
 def certify_rows(
-    x: Any, z: Any, d: Any, least: Any, most: Any, steps: Any, weights: Any, pieces: Any, begin: int, finish: int,
-    out: Any, decided: Any, hard: Any,
+    x: Any, z: Any, d: Any, least: Any, most: Any, steps: Any, weights: Any, pieces: Any, begin: int,
+    finish: int, out: Any, decided: Any, hard: Any,
 ) -> int:  # fmt: skip
     """Certify rows ``begin … finish - 1``; returns the first row with an invalid metric, or -1.
 
@@ -169,6 +172,7 @@ def certify_rows(
     height = width + n // width + 4.0
     count = pieces.shape[0]
     end = pieces[count - 1, 0] if count > 1 else INF
+    jumps = end == 0.0
     curved = False
     for j in range(count):
         curved = curved or pieces[j, 3] > 0.0
@@ -204,20 +208,20 @@ def certify_rows(
         for j in range(count):
             safe = safe and (pieces[j, 2] == 0.0 or 1e-40 < eta * pieces[j, 2] < 1e40)
             safe = safe and (pieces[j, 3] == 0.0 or 1e-40 < fabs(eta * pieces[j, 3]) < 1e40)
-            safe = safe and (j == 0 or 1e-40 < pieces[j, 0] < 1e40)
+            safe = safe and (j == 0 or jumps or 1e-40 < pieces[j, 0] < 1e40)
         if not safe:
             continue
         norm, reach, size = sqrt(bb), sqrt(xx), sqrt(zz)
         # The zero test, and where the candidate and x lie among the pieces.
-        zero = bb * (1.0 + fuzz) < alpha * alpha * (1.0 - fuzz)
+        zero = jumps or bb * (1.0 + fuzz) < alpha * alpha * (1.0 - fuzz)
         nonzero = bb * (1.0 - fuzz) > alpha * alpha * (1.0 + fuzz)
         clear = zero or nonzero
         for j in range(1, count):
             clear = clear and (size == 0.0 or fabs(size - pieces[j, 0]) > 4.0 * fuzz * pieces[j, 0])
         if not clear or fabs(reach - end) <= 4.0 * fuzz * reach:
             continue
-        value = eta * value_at(pieces, size)
-        at_zero = fmax(norm * (1.0 + fuzz) - alpha * (1.0 - fuzz), 0.0)
+        value = eta * value_at(pieces, size) if size > 0.0 else 0.0
+        at_zero = 0.0 if jumps else fmax(norm * (1.0 + fuzz) - alpha * (1.0 - fuzz), 0.0)
         here = piece_at(pieces, size)
         alpha_here, shift_here = eta * pieces[here, 2], eta * pieces[here, 3]
         pull = (alpha_here - shift_here * size) / size if size > 0.0 else 0.0
@@ -432,27 +436,85 @@ def certify_rows(
     return -1
 
 
+def certify_elements(
+    x: Any, z: Any, d: Any, steps: Any, lam: float, nonnegative: bool, begin: int, finish: int, out: Any,
+    decided: Any, hard: Any,
+) -> int:  # fmt: skip
+    """Certify elements ``begin … finish - 1`` for the ℓ1 norm; as :func:`certify_rows`."""
+    unit = rounding(8.0)
+    for i in range(begin, finish):
+        xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
+        step = steps[i if len(steps) > 1 else 0]
+        if not di > 0.0:
+            return i
+        hard[i] = True
+        cut = step * lam / di
+        size = fabs(xi)
+        safe = 1e-100 < di < 1e100 and 1e-100 < step < 1e100 and 1e-100 < cut < 1e100 and 1e-100 < lam < 1e100
+        if not (safe and (xi == 0.0 or 1e-100 < size < 1e100) and (zi == 0.0 or 1e-100 < fabs(zi) < 1e100)):
+            continue
+        if nonnegative and zi < 0.0:
+            continue
+        blocked = nonnegative and xi < 0.0
+        left = size - cut
+        noise = unit * (cut + fabs(left))
+        if blocked:
+            if zi != 0.0:
+                continue
+            left = -cut
+        elif fabs(left) <= noise:
+            continue
+        if left < 0.0:
+            left, noise = 0.0, 0.0
+        z_signed = zi if xi > 0.0 else -zi
+        if left > 0.0 and z_signed < 0.0:
+            continue
+        distance = (fabs((fabs(zi) if left == 0.0 else z_signed) - left) + noise) * (1.0 + unit)
+        pulled = di * (zi - xi) / step
+        if zi == 0.0:
+            excess = -pulled if nonnegative else fabs(pulled)
+            stationarity = fmax(excess - lam + unit * (fabs(pulled) + lam), 0.0)
+            if left == 0.0:
+                stationarity = 0.0
+        else:
+            residual = pulled + (lam if zi > 0.0 else -lam)
+            stationarity = fabs(residual) + unit * (fabs(pulled) + lam)
+        gap = 0.5 * di * (distance * distance) / step
+        if left == 0.0 and zi != 0.0:
+            linear = di * xi * zi / step
+            gap = fmax(lam * fabs(zi) - linear + gap, 0.0) + unit * (lam * fabs(zi) + fabs(linear) + gap)
+        out[0, i], out[1, i] = distance, sqrt(di) * distance * (1.0 + unit)
+        out[2, i], out[3, i] = stationarity * (1.0 + unit), gap * (1.0 + unit)
+        out[4, i], out[5, i] = fmax(left - noise, 0.0), (left + noise) * (1.0 + unit)
+        decided[i], hard[i] = True, False
+    return -1
+
+
 def applies(penalty: object) -> bool:
-    """Return whether the kernel knows the penalty: no elementwise part, a slope at zero, at most two sloped
-    pieces.
+    """Return whether a kernel knows the penalty.
+
+    That is the ℓ1 norm, and radial penalties without elementwise part that jump at zero and are flat from
+    there, or have one or two sloped pieces and perhaps a flat end.
     """
+    if isinstance(penalty, L1):
+        return penalty.lam > 0
     if not isinstance(penalty, RadialPenalty) or penalty.threshold > 0 or penalty.nonnegative:
         return False
     first, last = penalty.pieces[0], penalty.pieces[-1]
-    flat_end = last.a == 0 and last.c == 0 and len(penalty.pieces) <= 3
-    fits = first.c <= 0 if len(penalty.pieces) == 1 else flat_end and first.c >= 0
+    flat_end = last.a == 0 and last.c == 0
+    if len(penalty.pieces) == 1:
+        return (first.value > 0 and flat_end) or (first.value == 0 and first.a > 0 and first.c <= 0)
+    fits = flat_end and len(penalty.pieces) <= 3 and first.c >= 0
     return fits and first.value == 0 and first.a > 0 and known_form(penalty.pieces)
 
 
-@lru_cache(maxsize=1)
-def kernel() -> Any:
-    """Compile the kernel, cached on disk."""
-    own = (
-        start_terms, sum_start, candidate_terms, sum_candidate, sum_apart, sum_moved, piece_at, value_at, certify_rows,
-    )  # fmt: skip
+@lru_cache(maxsize=2)
+def kernel(outermost: Callable[..., Any]) -> Any:
+    """Compile a kernel, cached on disk."""
+    sums = (sum_start, sum_candidate, sum_apart, sum_moved)
     shared = (scalar.where, fabs, fmax, fmin, sqrt, rounding, steepest, newton, bracket)
-    tag = digest(*own, *shared)
-    flat, curved = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
+    own = (start_terms, candidate_terms, *sums, piece_at, value_at)
+    tag = digest(*shared, *own, outermost)
     scope: dict[str, Any] = {
         "np": np,
         "math": math,
@@ -461,41 +523,48 @@ def kernel() -> Any:
         "SAFE_LOW": SAFE_LOW,
         "SAFE_HIGH": SAFE_HIGH,
         "MAX_EVALUATIONS": MAX_EVALUATIONS,
-        "ROUNDING_FLAT": flat,
-        "ROUNDING_CURVED": curved,
+        "ROUNDING_FLAT": ROUNDING_FLAT,
+        "ROUNDING_CURVED": ROUNDING_CURVED,
     }
-    for f in (*shared, *own):
-        outermost = f is certify_rows
+    for f in (*shared, *own, outermost):
         options = OPTIONS | {
-            "cache": outermost,
-            "no_cpython_wrapper": not outermost,
-            "no_cfunc_wrapper": True,
-        }
-        if f.__name__.startswith("sum_"):
+            "cache": f is outermost, "no_cpython_wrapper": f is not outermost, "no_cfunc_wrapper": True
+        }  # fmt: skip
+        if f in sums:
             options["fastmath"] = LOOSE
         scope[f.__name__] = numba.njit(**options)(rebuild(f, scope, f"{f.__name__}_{tag}"))
-    return scope["certify_rows"]
+    return scope[outermost.__name__]
 
 
 def row_bounds(
     z: Any, x: Any, d: Any, steps: Any, weights: Any, penalty: RadialPenalty
 ) -> tuple[RowBounds, Any] | None:
-    """Certify contiguous rows of one dtype; returns the bounds and which rows are left open, or None if
-    invalid.
-    """
+    """Certify contiguous rows of one dtype; returns the bounds and the rows left open, or None if invalid."""
     rows, n = x.shape
     out = np.zeros((6, rows))
     decided, hard = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
-    pieces = np.array(penalty.pieces)
-    if any(piece.c > 0 for piece in penalty.pieces):
-        least, most = (f(d, axis=1).astype(np.float64) for f in (np.min, np.max))
-    else:
-        least = most = np.zeros(1)
-    compiled = kernel()
+    if isinstance(penalty, L1):
+        lam, nonnegative = penalty.lam, penalty.nonnegative
+        elements = kernel(certify_elements)
+        xf, zf, df = x.reshape(-1), z.reshape(-1), d.reshape(-1)
 
-    def task(begin: int, finish: int) -> int:
-        found: int = compiled(x, z, d, least, most, steps, weights, pieces, begin, finish, out, decided, hard)
-        return found
+        def task(begin: int, finish: int) -> int:
+            found: int = elements(xf, zf, df, steps, lam, nonnegative, begin, finish, out, decided, hard)
+            return found
+    else:
+        pieces = np.array(penalty.pieces)
+        if pieces[0, 1] > 0.0:  # a jump at zero: a piece without extent before it
+            pieces = np.concatenate([np.zeros((1, 4)), pieces])
+        least = most = np.zeros(1)
+        if (pieces[:, 3] > 0.0).any():
+            least, most = (f(d, axis=1).astype(np.float64) for f in (np.min, np.max))
+        compiled = kernel(certify_rows)
+
+        def task(begin: int, finish: int) -> int:
+            found: int = compiled(
+                x, z, d, least, most, steps, weights, pieces, begin, finish, out, decided, hard
+            )
+            return found
 
     if threads.run(task, rows, rows * n) >= 0:
         return None
