@@ -309,13 +309,13 @@ def stationary_radius(name: str, parameters: dict[str, object], x: object, d: ob
         return float(mpmath.exp(root))
 
 
-def is_zero(x: object, d: object, level: float | Fraction) -> bool:
-    """Whether ``||D x||_2 <= level``, decided in rational arithmetic."""
+def zero_margin(x: object, d: object, level: float | Fraction) -> float:
+    """``||D x||² / level² - 1``, computed in rational arithmetic: the prox is zero where it is at most 0."""
     total = sum(
         (Fraction(float(u)) * Fraction(float(v))) ** 2
         for u, v in zip(np.ravel(x), np.ravel(d), strict=True)  # type: ignore[arg-type]
     )
-    return total <= Fraction(level) ** 2
+    return float(total / Fraction(level) ** 2 - 1)
 
 
 def values(name: str, parameters: dict[str, float], z: np.ndarray, weight: float = 1.0) -> np.ndarray:

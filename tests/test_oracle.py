@@ -107,6 +107,7 @@ def test_arb_reproduces_the_reference_data(file):
 
 
 def test_exact_zero_test():
-    assert oracle.is_zero([3.0], [1.0], 3.0)
-    assert not oracle.is_zero([3.0], [1.0], float(np.nextafter(3.0, 0)))
-    assert oracle.is_zero([3.0, 4.0], [1.0, 1.0], 5.0)
+    assert oracle.zero_margin([3.0], [1.0], 3.0) == 0
+    assert oracle.zero_margin([3.0], [1.0], float(np.nextafter(3.0, 0))) > 0
+    assert oracle.zero_margin([3.0, 4.0], [1.0, 1.0], 5.0) == 0
+    assert oracle.zero_margin([1.0, 1e-20], [1.0, 1.0], 1.0) == 1e-40

@@ -146,7 +146,8 @@ def test_out_may_be_x(row, axis, backend):
     penalty = row.build() if row.name == "L1" else row.build(groups=pl.Groups.over(axis))
     expected = pl.prox(penalty, x, metric=d, backend=backend)
     assert pl.prox(penalty, x, metric=d, backend=backend, out=x) is x
-    np.testing.assert_array_equal(x, expected)
+    # strided groups are solved in another way where they cannot be streamed
+    np.testing.assert_allclose(x, expected, rtol=1e-14)
 
 
 @backends
@@ -156,13 +157,14 @@ def test_out_may_be_the_metric_or_overlap_x(axis, backend):
     penalty = pl.GroupMCP(0.8, 1.3, groups=pl.Groups.over(axis))
     expected = pl.prox(penalty, x, metric=d, backend=backend)
     metric = d.copy()
-    np.testing.assert_array_equal(pl.prox(penalty, x, metric=metric, backend=backend, out=metric), expected)
+    assert pl.prox(penalty, x, metric=metric, backend=backend, out=metric) is metric
+    np.testing.assert_allclose(metric, expected, rtol=1e-14)
     memory = np.concatenate([x, x[:1]])
     pl.prox(penalty, memory[:-1], metric=d, backend=backend, out=memory[1:])
-    np.testing.assert_array_equal(memory[1:], expected)
+    np.testing.assert_allclose(memory[1:], expected, rtol=1e-14)
     point = x.copy()
     pl.prox(penalty, point, metric=d, backend=backend, out=point[::-1])
-    np.testing.assert_array_equal(point[::-1], expected)
+    np.testing.assert_allclose(point[::-1], expected, rtol=1e-14)
 
 
 @backends
@@ -224,7 +226,7 @@ def test_any_magnitude(row, backend, seed, x_scale, d_scale, step, ratio):
     s = pl.solve(row.build(parameters), x, step, metric=d, backend=backend)
     for a in (s.z, s.radius, *s.bracket):
         assert np.isfinite(a).all()
-    assert (np.abs(s.z) <= np.abs(x) + 5e-324).all()
+    assert (np.abs(s.z) * (1 - 2**-52) <= np.abs(x) + 5e-324).all()
     assert (s.z * np.sign(x) >= 0).all()
     lower, upper = s.bracket
     assert (lower <= s.radius).all()
