@@ -35,6 +35,9 @@ SCHEDULES: dict[str, Callable[[float], inexactness.Schedule]] = {
     "constant 0.1": lambda scale: inexactness.Constant(0.1 * scale),
 }
 
+#: The least tolerance asked for, as a share of the first stationarity: float64 proves little below.
+LEAST = 1e-11
+
 #: Work on one prox, and certificates of it, before its tolerance is given up as unproved.
 MAX_DEPTH, MAX_PASSES, MAX_CHECKS = 200, 20_000, 60
 
@@ -208,7 +211,7 @@ class Adversary:
         length = float(np.linalg.norm(sub.metric * push)) / sub.step
         push *= criterion.eps / length if length > 0.0 else 0.0
         checks = 0
-        while checks < MAX_CHECKS:
+        for _ in range(MAX_CHECKS):
             if sub.residual(best.z + push) <= criterion.eps:
                 proved, bound = sub.prove(best.z + push, criterion)
                 checks += 1
@@ -315,7 +318,7 @@ def proxgen(problem: str, schedule: str, solver: str, batch: str, iterations: in
         else:
             # What is left to gain in this subproblem: dist(0, ∂Q_t(w_t)).
             left = float(np.linalg.norm(h.subdiff_distance(momentum, w)))
-            eps = tolerances(t, left)
+            eps = max(tolerances(t, left), LEAST * setting.scale)
             inner = inner_solver(sub, inexactness.Stationarity(eps))
         w = inner.z
         full_gradient = loss.gradient(w)
