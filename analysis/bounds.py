@@ -284,8 +284,8 @@ def section(results: ResultsDir) -> Section:
         Plot(
             "ratios",
             "How tight the bounds are",
-            "Share of the candidates with a ratio of at most so much, for candidates whose true distance "
-            f"exceeds {UNITS} units of rounding of the point.",
+            f"Share of the candidates with a larger ratio, among those whose true distance exceeds {UNITS}
+            units of " "rounding of the point; the curve of the distance is to pass below both targets.",
             bounds_plots.plot_ratios(frame, TARGETS),
         ),
         Plot(

@@ -48,22 +48,28 @@ def plot_scatter(frame: pd.DataFrame) -> Figure:
 
 
 def plot_ratios(frame: pd.DataFrame, targets: dict[float, float]) -> Figure:
-    """Distribution of bound/truth by bound, for candidates above the rounding; targets by quantile."""
+    """Share of candidates whose bound/truth is above a ratio, where the error is above the rounding."""
     figure = plotting.new_figure(3.6)
     ax = figure.add_subplot()
     judged = frame[frame["judged"]]
     for k, (bound, label) in enumerate(LABELS.items()):
         ratio = np.sort(judged[f"ratio_{bound}"][judged[f"true_{bound}"] > 0].to_numpy())
-        share = (np.arange(len(ratio)) + 1) / len(ratio)
+        share = 1 - np.arange(len(ratio)) / len(ratio)
         ax.plot(ratio, share, linestyle=plotting.DASHES[k], color=plotting.PALETTE[k], label=label)
-    for level, limit in targets.items():
-        ax.plot([limit], [level], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6)
+    ends, shares = list(targets.values()), [1 - level for level in targets]
     ax.plot(
-        [], [], "+", color=plotting.INK, markersize=11, markeredgewidth=1.6, label="targets for the distance"
+        ends,
+        shares,
+        "+",
+        color=plotting.INK,
+        markersize=11,
+        markeredgewidth=1.6,
+        label="targets for the distance",
     )
-    ax.set(xscale="log", xlim=(0.9, 1e4), ylim=(0, 1.02))
-    ax.set(xlabel="certified bound / true error", ylabel="share of candidates")
-    ax.legend(loc="lower right")
+    ax.set(xscale="log", yscale="log", xlim=(0.95, 30), ylim=(1e-5, 1.4))
+    ax.set(xlabel="certified bound / true error", ylabel="share of candidates above")
+    ax.set_xticks((1, 2, 5, 10, 20), labels=("1", "2", "5", "10", "20"))
+    ax.legend(loc="upper right")
     return figure
 
 
@@ -94,6 +100,7 @@ def plot_by_ensemble(frame: pd.DataFrame, targets: dict[float, float]) -> Figure
         ax.axvline(limit, color=plotting.INK, linewidth=0.8, linestyle=(0, (2, 2)))
     ax.set(xscale="log", xlabel="certified / true distance", yticks=range(len(names)))
     ax.set_xlim(left=0.9)
+    ax.set_xticks((1, 2, 5, 10), labels=("1", "2", "5", "10"))
     ax.set_yticklabels([ensembles.title(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
