@@ -284,8 +284,9 @@ def section(results: ResultsDir) -> Section:
         Plot(
             "ratios",
             "How tight the bounds are",
-            f"Share of the candidates with a larger ratio, among those whose true distance exceeds {UNITS}
-            units of " "rounding of the point; the curve of the distance is to pass below both targets.",
+            "Share of the candidates with a larger ratio, among those whose true distance exceeds "
+            f"{UNITS} units of rounding of the point. The curve of the distance is to pass below both "
+            "targets.",
             bounds_plots.plot_ratios(frame, TARGETS),
         ),
         Plot(
