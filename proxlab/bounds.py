@@ -94,7 +94,7 @@ def bracket(
     """
     tiny = r * 0.0 + 1e-300
     # For a positive shift the point itself is known to 24 units only (see ROUNDING).
-    blur = where(shift > 0, 5e-15, 1e-15) * r
+    blur = where(shift > 0, 5e-15 * r, 1e-15 * r)
     flat, steep = s1 - slack, s1 + slack
     rising = flat > 0
     flat = fmax(flat, tiny)

@@ -270,7 +270,7 @@ def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
         block = max(1, _BLOCK // max(1, rows[0].shape[1])) if array_api_compat.is_numpy_array(p.x) else count
         blocks = []
         for begin in range(0, max(count, 1), max(block, 1)):
-            zs, xs, ds, step, weight = (a[begin : begin + block] for a in rows)
+            zs, xs, ds, step, weight = (a[begin : begin + block, ...] for a in rows)
             blocks.append(certify_rows(xp, zs, xs, ds, step, weight))
         names = (*_GROUPWISE, "low", "high")
         parts.append(RowBounds(**{name: xp.concat([getattr(b, name) for b in blocks]) for name in names}))

@@ -88,6 +88,11 @@ def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:
     return xp.where(xp.isnan(v) | xp.isnan(up), xp.full_like(up, math.inf), up)
 
 
+def constant_where(xp: Any, condition: Array, value: float) -> Array:
+    """Return ``value`` where the condition holds, else 0."""
+    return value * xp.astype(condition, xp.float64)
+
+
 def sum_height(n: int) -> int:
     """Return the depth of the summation tree of :func:`row_sum`."""
     return n if n <= 32 else 2 * math.isqrt(n) + 4
@@ -198,11 +203,11 @@ def prepare(
     x, z, size, error, low, high = (times_power(xp, v, -ex) for v in (x, z, size, error, low, high))
     # What the scaling lost to underflow.
     lost_x, lost_z = ((a > 0) & (xp.abs(v) < 2.0**-1000) for a, v in zip(raw, (x, z), strict=True))
-    z_error = xp.where(lost_z, 2.0**-1000, 0.0)
+    z_error = constant_where(xp, lost_z, 2.0**-1000)
     if bool(xp.any(lost_x)):
-        error = error + xp.where(lost_x, 2.0**-1000, 0.0)
+        error = error + constant_where(xp, lost_x, 2.0**-1000)
         low = xp.where(lost_x, none, low)
-        high = high + xp.where(lost_x & (high > 0), 2.0**-1000, 0.0)
+        high = high + constant_where(xp, lost_x & (high > 0), 2.0**-1000)
     first = exponent(xp, row_max(xp, d))
     d = times_power(xp, d, -first)
     second = exponent(xp, row_max(xp, high * d))
@@ -514,7 +519,7 @@ def radial_bounds(
 
     # From the box to the bounds.
     off = corner(xp, p, box_low, box_high)
-    d_high = p.d + xp.where(p.d < 2.0**-800, 2.0**-800, 0.0)
+    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
     root = xp.sqrt(d_high) * (1.0 + rounding(2))
     far = xp.full_like(zero, math.inf)
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
@@ -715,7 +720,7 @@ def stationarity_above(
     r = xp.where(positive, norm_z, zero + 1.0)
     cut = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)[:, None]
     pull = d * (p.z - p.x)
-    lost = xp.where(pull != 0, 2.0**-800, 0.0) + d * p.z_error
+    lost = constant_where(xp, pull != 0, 2.0**-800) + d * p.z_error
     # Elements at zero: the elementwise part absorbs what it can.
     push = -pull if penalty.nonnegative else xp.abs(pull)
     off = push * (1.0 + rounding(6)) - cut * (1.0 - rounding(6))
@@ -812,7 +817,7 @@ def gap_above(
         xp, p.d * p.error * z
     ) * (1.0 + 1e-9)
     excess = (alpha_excess(xp, p, pieces, inner) + xp.maximum(pieces[0].shift, zero) * upper) * upper
-    touched = xp.where((norm_z > 0) | (upper > 0), 2.0**-700, 0.0)
+    touched = constant_where(xp, (norm_z > 0) | (upper > 0), 2.0**-700)
     from_zero = (
         xp.maximum(value - inner_product + 0.5 * square_z, zero) + noise + xp.maximum(excess, zero) + touched
     )
@@ -939,7 +944,7 @@ def linf_bounds(
     decided = is_zero | nonzero | free
 
     off = corner(xp, p, low, high)
-    d_high = p.d + xp.where(p.d < 2.0**-800, 2.0**-800, 0.0)
+    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
     distance = norm_above(xp, off)
     metric_distance = xp.where(usable, norm_above(xp, off * xp.sqrt(d_high) * (1.0 + rounding(3))), far)
     residual = linf_residual(xp, p, d_high, strength)
@@ -957,6 +962,9 @@ def linf_bounds(
     distance, metric_distance, gap = convex_bounds(
         xp, p, residual, stationarity, usable, distance, metric_distance, gap
     )
+    # The strength was capped where it is beyond scale.
+    capped = (row_max(xp, xp.abs(p.z)) > 0) & (strength >= 2.0**890)
+    gap, stationarity = (xp.where(capped, far, v) for v in (gap, stationarity))
     return RowBounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
@@ -977,7 +985,7 @@ def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
     n = p.x.shape[1]
     none = xp.zeros_like(p.x)
     pull = d * (p.z - p.x)
-    lost = xp.where(pull != 0, 2.0**-800, 0.0) + d * p.z_error
+    lost = constant_where(xp, pull != 0, 2.0**-800) + d * p.z_error
     size = xp.abs(p.z)
     top = row_max(xp, size)
     face = size == top[:, None]

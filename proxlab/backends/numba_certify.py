@@ -557,7 +557,8 @@ def row_bounds(
             pieces = np.concatenate([np.zeros((1, 4)), pieces])
         least = most = np.zeros(1)
         if (pieces[:, 3] > 0.0).any():
-            least, most = (f(d, axis=1).astype(np.float64) for f in (np.min, np.max))
+            least = np.min(d, axis=1, initial=INF).astype(np.float64)
+            most = np.max(d, axis=1, initial=0.0).astype(np.float64)
         compiled = kernel(certify_rows)
 
         def task(begin: int, finish: int) -> int:
