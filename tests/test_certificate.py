@@ -334,6 +334,23 @@ def test_bounds_are_tight(label, dtype, backend):
     assert np.quantile(ratios, 0.99) <= 10
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rounding_grows_slowly_with_the_group(backend):
+    """Blocked sums: with thousands of elements, errors of a few thousand units are still bounded tightly."""
+    rng = np.random.default_rng(12)
+    x, d = rng.normal(size=(1, 3000)) * 0.02, np.exp(rng.normal(size=(1, 3000)) * 2) * 1e-3
+    step = np.array([0.4 * np.linalg.norm(x * d) / 0.7])
+    batch = Batch("GroupLasso", {"lam": 0.7}, x, d, step, np.ones(1))
+    truths = solve_all(batch)
+    best = np.array([[oracle.to_float(v) for v in truths[0].z]])
+    for error in (0.0, 1e-14, 5e-13, 1e-9):
+        z = best * (1 + error)
+        c = batch.certify(z, backend)
+        found = violations(batch, z, c, truths)
+        assert not found, explain(batch, z, found)
+        assert c.distance[0] <= (1.2 * error + 5e-14) * np.linalg.norm(best)
+
+
 @pytest.mark.parametrize(
     "finder", [pl.Newton, pl.Halley, pl.Bisection, pl.Brent, pl.Chandrupatla, pl.ITP, pl.ClassicNewton]
 )
