@@ -15,6 +15,7 @@ Sources
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -306,7 +307,10 @@ def cvxpy_group_lasso(x: Array, metric: Array, step: float, lam: float, *, batch
         target.value = root.value * x[g].astype(np.float64)
         strength.value = lam
         try:
-            problem.solve(solver=cp.CLARABEL)
+            with warnings.catch_warnings():
+                # that a solution is inaccurate is told by its status
+                warnings.simplefilter("ignore", UserWarning)
+                problem.solve(solver=cp.CLARABEL)
         except (cp.error.SolverError, ValueError):
             continue
         if variable.value is not None:
