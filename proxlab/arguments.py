@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import array_api_compat
@@ -68,9 +67,14 @@ class Problem:
         return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
 
 
-@lru_cache(maxsize=64)
+# NumPy makes a dtype's name anew at each call, which takes longer than everything else here.
+_NUMPY_NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64")}
+
+
 def dtype_name(dtype: Any) -> str:
     """Return a dtype's plain name: ``float32`` for ``torch.float32`` too."""
+    if isinstance(dtype, np.dtype):
+        return _NUMPY_NAMES.get(dtype) or dtype.name
     return str(dtype).rpartition(".")[2]
 
 

@@ -39,16 +39,21 @@ def start(norm: Array, bb: Array, bbd: Array, tau: Array, shift: Array) -> tuple
     return (tau - norm) / norm, (bbd - shift * bb) / (bb * norm)
 
 
-def final_step(r: Array, f: Array, slope: Array, bend: Array) -> tuple[Array, Array]:
+def final_step(r: Array, f: Array, slope: Array, bend: Array, m: Array) -> tuple[Array, Array]:
     """Return the zero of the osculating hyperbola (Halley 1694) and an estimate of its error.
 
     The third sum comes with every evaluation, so the last step is of third order whatever the root finder.
-    With ``q = bend·h/slope`` for the Newton step ``h``, the Newton step errs by ``q h / 2`` and this one by
-    ``O(q² h)``.
+    For the Newton step ``h``, let ``q = bend·h/slope``; with ``m`` as in :func:`enclose` the third derivative
+    is of the order of ``(q/h + m)·bend``, so that the error is of the order of ``q h (q + m h)``, while
+    ``m h`` is small. A bend out of range is not used.
     """
-    h = f / slope
-    q = bend * fabs(h) / slope
-    return r - 2.0 * f * slope / (2.0 * slope * slope + f * bend), 2.0 * q * fmin(q, q * 0.0 + 1.0) * fabs(h)
+    h = fabs(f) / slope
+    q = bend * h / slope
+    k = m * h
+    usable = (bend < 1e300) & (k <= 0.25)
+    error = where(usable, 2.0 * q * h * fmin(q + 4.0 * k, h * 0.0 + 1.0), h)
+    curved = where(bend < 1e300, bend, h * 0.0)
+    return r - f / (slope + 0.5 * f * curved / slope), error
 
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:

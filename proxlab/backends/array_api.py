@@ -137,12 +137,13 @@ class Equation:
     """A scalar equation per row, as the driver needs it.
 
     ``evaluate(r)`` returns ``(f, slope, bend, sums)``, where ``bend`` means something if the equation is
-    ``smooth``; ``enclose(r, sums, delta, far)`` encloses the root from one
-    evaluation.
+    ``smooth``; ``enclose(r, sums, delta, far)`` encloses the root from one evaluation; ``pace(r)`` bounds how
+    fast a term changes, relative to itself.
     """
 
     evaluate: Callable[[Array], tuple[Array, Array, Array, tuple[Array, ...]]]
     enclose: Callable[[Array, tuple[Array, ...], float, Array], tuple[Array, Array]]
+    pace: Callable[[Array], Array]
     size: int
     smooth: bool = True
 
@@ -238,7 +239,7 @@ def find_root(
         if finder.needs_bracket:
             stop = (hi - lo <= tolerance) | (f == 0)
         else:
-            _, error = final_step(r, f, xp.where(slope > 0, slope, xp.ones_like(slope)), bend)
+            _, error = final_step(r, f, xp.where(slope > 0, slope, xp.ones_like(slope)), bend, eq.pace(r))
             step = f / xp.where(slope > 0, slope, xp.ones_like(slope))
             lost = running & (f < 0) & ((slope <= 0) | (r - step > far)) & ~sure
             exists = exists & ~lost
@@ -283,11 +284,15 @@ def find_root(
     if not finder.needs_bracket:
         f, slope, bend, _ = eq.evaluate(best)
         rising = slope > 0
-        final, _ = final_step(best, f, xp.where(rising, slope, xp.ones_like(slope)), bend)
+        final, _ = final_step(best, f, xp.where(rising, slope, xp.ones_like(slope)), bend, zero)
         root = xp.where(done & rising, final, best)
     root = xp.minimum(xp.maximum(root, sure_lo), sure_hi)
     lower = xp.minimum(xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT)), root)
     upper = xp.maximum(xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT)), root)
+    # Where the sums left the range of float64 nothing is known but the a priori bounds.
+    lost = ~((lower <= root) & (root <= upper))
+    root, lower, upper = (xp.where(lost, a, b) for a, b in ((at, root), (floor, lower), (far, upper)))
+    done = done & ~lost
     return Root(exists, xp.where(exists, root, zero), lower, upper, done | ~active, iterations, evaluations)
 
 
@@ -431,6 +436,14 @@ def radial_rows(
                 sums = (xp.where(sums[0] > 0, sums[0], ones), sums[1], sums[2])
                 return (*residual_(*sums), sums)
 
+            def pace(r: Array, c: Array = curve, tau_at: Callable[[Array], Array] = tau_at) -> Any:
+                tau = tau_at(r)
+                steepest = xp.where(
+                    r > 0, 1.0 / xp.where(r > 0, r, ones), dmax / xp.where(tau > 0, tau, ones)
+                )
+                falling = xp.where(tau > 0, c / xp.where(tau > 0, tau, ones), big)
+                return xp.where(c > 0, xp.maximum(steepest, falling), steepest)
+
             def enclosure(
                 r: Array,
                 sums: tuple[Array, ...],
@@ -440,14 +453,11 @@ def radial_rows(
                 tau_at: Callable[[Array], Array] = tau_at,
             ) -> Any:
                 tau = tau_at(r)
-                safe_r = xp.where(r > 0, r, ones)
-                steepest = xp.where(r > 0, 1.0 / safe_r, dmax / xp.where(tau > 0, tau, ones))
                 falling = xp.where(tau > 0, c / xp.where(tau > 0, tau, ones), big)
-                m = xp.where(c > 0, xp.maximum(steepest, falling), steepest)
                 amplified = delta * (1.0 + 2.0 * xp.where(c > 0, falling * r, zero))
-                return enclose(r, *sums, m, c, amplified, far)
+                return enclose(r, *sums, pace(r), c, amplified, far)
 
-            eq = Equation(evaluate, enclosure, n)
+            eq = Equation(evaluate, enclosure, pace, n)
             if k == 0:
                 f_at = f0
                 slope0 = (bbd - curve * bb) / (safe_bb * safe_norm)
@@ -574,7 +584,7 @@ def linf_rows(
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
     at = xp.where(search, over / safe_tau / xp.where(slope0 > 0, slope0, ones), zero)
-    eq = Equation(evaluate, enclose, n, smooth=False)
+    eq = Equation(evaluate, enclose, lambda t: zero, n, smooth=False)
     floor = at * (
         1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * secular_delta(n)
     )

@@ -169,17 +169,21 @@ def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, 
     return s + (t + (low - (f + e * step)))
 
 
+def pace(r: float, a: float, c: float, dmax: float) -> float:
+    """Bound how fast a term of the sums can change at ``r`` on the piece with slope ``a - c r``."""
+    tau = fmax(a - c * r, 0.0)
+    m = 1.0 / r if r > 0.0 else dmax / tau
+    if c > 0.0:
+        m = fmax(m, c / tau if tau > 0.0 else 1e270)
+    return m
+
+
 def enclose_at(
     r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, delta: float, far: float
 ) -> Any:
     """Enclose the root from the sums at ``r`` on the piece with slope ``a - c r``."""
-    tau = fmax(a - c * r, 0.0)
-    m = 1.0 / r if r > 0.0 else dmax / tau
-    amplified = delta
-    if c > 0.0:
-        falling = c / tau if tau > 0.0 else 1e270
-        m = fmax(m, falling)
-        amplified = delta * (1.0 + 2.0 * falling * r)
+    m = pace(r, a, c, dmax)
+    amplified = delta * (1.0 + 2.0 * m * r) if c > 0.0 else delta
     return enclose(r, s, s1, s2, m, c, amplified, far)
 
 
@@ -245,7 +249,7 @@ def find_root(
             if fabs(f) <= noise or fabs(step) <= 4.0 * UNIT * r:
                 converged = True
                 break
-            if SMOOTH and final_step(r, f, slope, bend)[1] <= tolerance:
+            if SMOOTH and final_step(r, f, slope, bend, pace(r, a, c, dmax))[1] <= tolerance:
                 converged = True
                 break
         safe = slope if slope != 0.0 else 1.0
@@ -276,13 +280,16 @@ def find_root(
     root = best
     if not NEEDS_BRACKET and converged:
         f, slope, bend = residual(b0, b1, b2)
-        root = final_step(best, f, slope, bend)[0] if slope > 0.0 else best
+        root = final_step(best, f, slope, bend, 0.0)[0] if slope > 0.0 else best
     root = fmin(fmax(root, sure_lo), sure_hi)
     lower, upper = sure_lo, sure_hi
     if explain:
         near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, delta, far)
         lower = fmin(fmax(near, sure_lo * (1.0 - 8.0 * UNIT)), root)
         upper = fmax(fmin(beyond, sure_hi * (1.0 + 8.0 * UNIT)), root)
+    if not (lower <= root <= upper):
+        # The sums left the range of float64: nothing is known but the a priori bounds.
+        return True, at, floor, far, False, iterations, evaluations
     return True, root, lower, upper, converged, iterations, evaluations
 
 
@@ -320,7 +327,7 @@ def solve_radial(
     dmax = largest(d, o, n) if explain else 1e270
 
     found = f0 >= 0.0
-    best_r, best_tau, lower, upper = 0.0, fmax(tau0, 1e-300), 0.0, 0.0
+    best_r, best_tau, lower, upper = 0.0, 1.0, 0.0, 0.0
     status = ZERO
     objective = NAN  # of the best so far, once it is needed
     best_height = 0.0  # eta p(best_r)
@@ -888,7 +895,7 @@ def solve_columns(
                     state[k] = 2
                     active -= 1
                     continue
-                final, error = final_step(r[k], f, slope, bend)
+                final, error = final_step(r[k], f, slope, bend, pace(r[k], a[k], c[k], 0.0))
                 if error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise:
                     r[k] = fmin(fmax(final, 0.0), far[k])
                     state[k] = 2 if far[k] == end0 else 0

@@ -101,6 +101,7 @@ _RADIAL = (
     "sum_start",
     "sum_secular",
     "sum_moved",
+    "pace",
     "enclose_at",
     "find_root",
     "solve_radial",
@@ -112,6 +113,7 @@ _LINF = (
     "sum_start",
     "sum_clipped",
     "residual_clipped",
+    "pace",
     "enclose_clipped",
     "find_root",
     "solve_linf",
@@ -167,7 +169,7 @@ def column_solver() -> Any:
         "add_ratio_row",
         "write_row",
     )
-    names = (*loops, "fold", "solve_columns")
+    names = ("pace", *loops, "fold", "solve_columns")
     return build(names, {}, {})
 
 

@@ -65,7 +65,7 @@ class RootFinder:
     ----------
     rtol : float, optional
         Relative tolerance of the radius. By default what the dtype of the data resolves: about ``2**-50`` in
-        float64, ``2**-28`` in float32, where the computation is in float64 too.
+        float64, ``2**-26`` in float32, where the computation is in float64 too.
     atol : float, optional
         Absolute tolerance of the radius.
     max_iterations : int, optional
@@ -93,4 +93,4 @@ class RootFinder:
 
     def relative_tolerance(self, bits: int) -> float:
         """Return ``rtol``, by default what data of ``bits`` bits of precision resolve."""
-        return max(2.0 ** (-bits - 4), 2.0**-50) if self.rtol is None else self.rtol
+        return max(2.0 ** (-bits - 2), 2.0**-50) if self.rtol is None else self.rtol
