@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 # "ci" is the default and draws the same examples on every run; `HYPOTHESIS_PROFILE=long pytest` searches.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("ci", max_examples=25, derandomize=True, database=None, **COMMON)
+settings.register_profile("ci", max_examples=15, derandomize=True, database=None, **COMMON)
 settings.register_profile("dev", max_examples=10, phases=[Phase.explicit, Phase.generate], **COMMON)
 settings.register_profile("long", max_examples=2000, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
