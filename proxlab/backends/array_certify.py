@@ -543,7 +543,7 @@ def radial_bounds(
     stationarity = xp.where(outside_domain, far, stationarity)
     if penalty.is_convex:
         distance, metric_distance, gap = convex_bounds(
-            xp, p, residual, stationarity, known & ~outside_domain, distance, metric_distance, gap
+            xp, p, residual, stationarity, known & ~capped & ~outside_domain, distance, metric_distance, gap
         )
     if penalty.threshold > 0 or penalty.nonnegative:
         gap = xp.where(outside_domain, far, gap + extra_gap(xp, p, penalty))
@@ -959,12 +959,12 @@ def linf_bounds(
     gap = xp.where(nonzero | free, gap, gap + unused)
     gap = gap + 0.5 * metric_distance * metric_distance * (1.0 + rounding(4))
     gap = finite_or_inf(xp, xp.where(usable, gap * (1.0 + rounding(4)), far))
-    distance, metric_distance, gap = convex_bounds(
-        xp, p, residual, stationarity, usable, distance, metric_distance, gap
-    )
     # The strength was capped where it is beyond scale.
     capped = (row_max(xp, xp.abs(p.z)) > 0) & (strength >= 2.0**890)
     gap, stationarity = (xp.where(capped, far, v) for v in (gap, stationarity))
+    distance, metric_distance, gap = convex_bounds(
+        xp, p, residual, stationarity, usable & ~capped, distance, metric_distance, gap
+    )
     return RowBounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
