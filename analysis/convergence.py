@@ -33,7 +33,7 @@ def _cases() -> list[tuple[str, str, str]]:
 
 
 def _units(profile: Profile) -> dict[str, dict[str, Any]]:
-    iterations = {"digits": profile.pick(600, 20_000), "birthwt": profile.pick(300, 2000)}
+    iterations = {"digits": profile.pick(600, 20_000), "birthwt": profile.pick(150, 500)}
     cases = [(*case, "all", 0) for case in _cases()]
     cases += [
         ("digits", "adversary", schedule, batch, draw)
@@ -413,7 +413,8 @@ def section(results: ResultsDir) -> Section:
                 "The quantity of the theorem",
                 "Mean of dist(0, ∂F)² over the first T iterates, relative to the start, when an adversary "
                 "spends each tolerance in full (the exact prox, pushed off in a random direction until the "
-                "certificate just holds). Square-summable schedules keep the 1/T line of exact steps; "
+                "certificate of dist(0, ∂Qₜ) ≤ εₜ just holds; the decrease of Qₜ is not asked of it, so this is "
+                "harsher than the theorem). Square-summable schedules keep the 1/T line of exact steps; "
                 "constant ones bend to a floor.",
                 _plot_theorem(stored),
             ),
