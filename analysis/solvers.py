@@ -248,7 +248,7 @@ def section(results: ResultsDir) -> Section:
     """What the study found."""
     stored = results.read(NAME)
     frame = read(stored)
-    newton = frame[(frame["method"] == "Newton") & ~frame["zero"]]
+    newton = frame[(frame["method"] == COMPILED) & ~frame["zero"]]
     published = frame[frame["method"] == "ProxSSI"]
     failed, all_failed = int(newton["failed"].sum()), 100 * float(published["failed"].mean())
     loop, batch = (_speedup(frame, name, "float64") for name in ("SciPy brentq, loop", "SciPy find_root"))

@@ -55,6 +55,6 @@ def test_runs_and_reports(tmp_path, monkeypatch):
         solvers.run(Profile(), results, progress)
     section = solvers.section(results)
     summary = next(item for item in section.items if item.name == "summary").frame
-    newton = summary[summary["method"] == "Newton"]
+    newton = summary[summary["method"].isin(["Newton", methods.COMPILED])]
     assert (newton["failures"] == 0).all()
     assert {item.name for item in section.items} == {"summary", "profiles", "accuracy", "iterations", "mcp"}
