@@ -127,9 +127,9 @@ class Data:
     """Rows in units in which ``max|x|`` and ``max|b|`` are about 1; sizes after the elementwise part of the
     penalty.
 
-    ``z`` lies within ``z_error`` of the exact one. ``size`` lies within ``error`` of the exact size, which
-    lies in ``[size_low, size_high]``. ``ex`` and ``ed`` are the binary exponents of the units of ``x`` and
-    ``d``; ``ed`` is even.
+    ``z - x`` lies within ``z_error`` of the exact one. ``size`` lies within ``error`` of the exact size,
+    which lies in ``[size_low, size_high]``. ``ex`` and ``ed`` are the binary exponents of the units of ``x``
+    and ``d``; ``ed`` is even.
     """
 
     x: Array
@@ -203,7 +203,7 @@ def prepare(
     x, z, size, error, low, high = (times_power(xp, v, -ex) for v in (x, z, size, error, low, high))
     # What the scaling lost to underflow.
     lost_x, lost_z = ((a > 0) & (xp.abs(v) < 2.0**-1000) for a, v in zip(raw, (x, z), strict=True))
-    z_error = constant_where(xp, lost_z, 2.0**-1000)
+    z_error = constant_where(xp, lost_z | lost_x, 2.0**-1000)
     if bool(xp.any(lost_x)):
         error = error + constant_where(xp, lost_x, 2.0**-1000)
         low = xp.where(lost_x, none, low)
@@ -260,7 +260,7 @@ class Equation:
         self.dmax = row_max(xp, p.d)
         self.k = ROUNDING[curved]
         self.height = sum_height(self.n)
-        self.exact = p.error is p.size or not bool(xp.any(p.error > 0))
+        self.exact = not bool(xp.any(p.error > 0))
         self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
         self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
 
@@ -463,9 +463,10 @@ def radial_bounds(
     zero = xp.zeros_like(step)
     yes, no = zero == 0, zero > 0
     trivial = row_max(xp, p.size_high) == 0
-    usable = (
-        (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1) & (yes if known_form(table) else no)
-    )
+    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    usable = known & (yes if known_form(table) else no)
+    if any(q.c > 0 for q in table):  # tau may vanish: no element of the metric may
+        usable = usable & (-row_max(xp, -p.d) > 2.0**-700)
     # The penalty is constant: z* = x after the elementwise part.
     flat = weight == 0
     if first.a == 0 and first.c >= 0 and not jumps:
@@ -522,7 +523,6 @@ def radial_bounds(
     d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
     root = xp.sqrt(d_high) * (1.0 + rounding(2))
     far = xp.full_like(zero, math.inf)
-    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
     distance = norm_above(xp, off)
     metric_distance = xp.where(known, norm_above(xp, off * root), far)
     residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner, d_high)
