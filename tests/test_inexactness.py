@@ -27,7 +27,7 @@ from proxlab.inexactness import (
     Stationarity,
     Summable,
 )
-from tests import oracle
+from tests import exact, oracle
 
 PENALTIES = {
     "L1": {"lam": 0.3},
@@ -92,14 +92,14 @@ def known(name, z, x, d, step, stationarity=None):
     parameters = PENALTIES[name]
     distance, metric_distance, gap = [], [], []
     for zg, xg, dg, eta in zip(z, x, d, step, strict=True):
-        answer = oracle.solve(name, parameters, xg, dg, float(eta))
-        off = [a - b for a, b in zip(balls(zg), answer.candidates[0], strict=True)]
+        case = exact.Case(name, parameters, xg, dg, float(eta))
+        truth = exact.solve(case)
+        off = [(a - b).mid() for a, b in zip(balls(zg), truth.z, strict=True)]
         distance.append(float(oracle.norm(off).mid()) * SLACK)
         metric_distance.append(
             float(total(a * a * b for a, b in zip(off, balls(dg), strict=True)).sqrt().mid()) * SLACK
         )
-        better = oracle.objective(name, parameters, zg, xg, dg, float(eta)) - answer.objectives[0]
-        gap.append(max(float((better / arb(float(eta))).mid()), 0.0) * SLACK)
+        gap.append(max(float((case.objective(zg) - truth.objective).mid()), 0.0) * SLACK)
     per_group = [np.array(v) for v in (distance, metric_distance, gap)]
     if name == "L1":  # its groups are the elements
         size = x.shape[1]
@@ -124,9 +124,8 @@ def problem(rng, shape=(3, 4), dtype=np.float64):
 
 def prox_rows(name, x, d, step):
     rows = zip(x, d, step, strict=True)
-    return np.array([oracle.solve(name, PENALTIES[name], *row[:2], float(row[2])).z for row in rows]).astype(
-        x.dtype
-    )
+    truths = [exact.solve(exact.Case(name, PENALTIES[name], xg, dg, float(eta))) for xg, dg, eta in rows]
+    return np.array([[oracle.to_float(v) for v in t.z] for t in truths]).astype(x.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------
