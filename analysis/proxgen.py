@@ -198,8 +198,8 @@ class Adversary:
     """The exact prox, pushed off in a random direction until the tolerance is spent.
 
     No solver errs like this: it shows what a schedule permits rather than what a solver makes of it. It is
-    held to ``dist(0, ∂Q_t) ≤ ε_t`` alone. Held to the decrease ``Q_t(ẑ) ≤ Q_t(w_t)`` too, it could push no further
-    than a step gains, and a constant tolerance would be as good as none.
+    held to ``dist(0, ∂Q_t) ≤ ε_t`` alone. Held to the decrease ``Q_t(ẑ) ≤ Q_t(w_t)`` too, it could push no
+    further than a step gains, and a constant tolerance would be as good as none.
     """
 
     def __init__(self) -> None:
