@@ -92,9 +92,9 @@ def _with_threads(count: int, call: Callable[[], object]) -> Callable[[], object
 
 
 def measure_prox(
-    shape: list[int], axis: int, dtype: str, threads: list[int], repeats: int, seed: int
+    shape: list[int], axis: int, dtype: str, others: bool, threads: list[int], repeats: int, seed: int
 ) -> Record:
-    """Group lasso against a multiply, and MCP, `solve` and `certify` against the group lasso."""
+    """Group lasso against a multiply and, if `others`, MCP, `solve` and `certify` against the group lasso."""
     x, d, lam = make(shape, axis, dtype, seed)
     z = np.empty_like(x)
     groups = pl.Groups.over(axis)
@@ -104,20 +104,21 @@ def measure_prox(
     mcp = pl.GroupMCP(lam, radius / lam, groups=groups)
     calls: dict[str, Callable[[], object]] = {"multiply": lambda: np.multiply(x, d, out=z)}
     exact = pl.prox(lasso, x, STEP, metric=d)
-    for count in threads:
-        own: dict[str, Callable[[], object]] = {
-            "prox": lambda: pl.prox(lasso, x, STEP, metric=d, out=z),
+    own: dict[str, Callable[[], object]] = {"prox": lambda: pl.prox(lasso, x, STEP, metric=d, out=z)}
+    if others:
+        own |= {
             "mcp": lambda: pl.prox(mcp, x, STEP, metric=d, out=z),
             "solve": lambda: pl.solve(lasso, x, STEP, metric=d, out=z),
             "certify": lambda: pl.certify(lasso, exact, x, STEP, metric=d),
         }
+    for count in threads:
         calls |= {f"{name}-{count}": _with_threads(count, call) for name, call in own.items()}
     seconds = interleave(calls, repeats)
     rows = {}
     for count in threads:
         name = "contiguous" if axis == 1 else "strided"
         rows[f"{name}|{count}"] = ratio(seconds, f"prox-{count}", "multiply")
-        for other in ("mcp", "solve", "certify"):
+        for other in [name for name in own if name != "prox"]:
             rows[f"{other}|{count}"] = ratio(seconds, f"{other}-{count}", f"prox-{count}")
     nanoseconds = {name: 1e9 * float(np.median(t)) / x.size for name, t in seconds.items()}
     return Record({"rows": rows, "ns per element": nanoseconds}, {k: np.array(t) for k, t in seconds.items()})
@@ -215,8 +216,9 @@ def units(
     found: dict[str, tuple[Callable[..., Record], dict[str, Any]]] = {}
     for axis, label in ((1, "contiguous"), (0, "strided")):
         for position, shape in enumerate(SHAPES):
-            for dtype in ("float32", "float64") if profile.is_full or position < 2 else ("float32",):
-                parameters = common | {"shape": list(shape), "axis": axis, "dtype": dtype}
+            for dtype in ("float32", "float64") if profile.is_full or position == 0 else ("float32",):
+                others = profile.is_full or shape != SHAPES[-1]
+                parameters = common | {"shape": list(shape), "axis": axis, "dtype": dtype, "others": others}
                 found[f"{label}-{'x'.join(map(str, shape))}-{dtype}"] = measure_prox, parameters
     for layout in LAYOUTS:
         found[f"published-{layout.replace(' ', '-')}"] = measure_published, common | {"layout": layout}

@@ -46,7 +46,7 @@ def test_units_can_be_selected():
 
 
 def test_measures_and_reports(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "SHAPES", ((16, 12),))
+    monkeypatch.setattr(speed, "SHAPES", ((16, 12), (8, 6)))
     layout = {"columns": ((16, 12), 0, lambda a: a[None])}
     monkeypatch.setattr(speed, "LAYOUTS", layout)
     monkeypatch.setattr(speed, "SIZES", (10**5, 10**5, 2 * 10**5))
