@@ -13,6 +13,7 @@ array form.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -514,10 +515,7 @@ def kernel(outermost: Callable[..., Any]) -> Any:
     sums = (sum_start, sum_candidate, sum_apart, sum_moved)
     shared = (scalar.where, fabs, fmax, fmin, sqrt, rounding, steepest, newton, bracket)
     own = (start_terms, candidate_terms, *sums, piece_at, value_at)
-    tag = digest(*shared, *own, outermost)
-    scope: dict[str, Any] = {
-        "np": np,
-        "math": math,
+    constants = {
         "UNIT": bounds.UNIT,
         "INF": INF,
         "SAFE_LOW": SAFE_LOW,
@@ -526,6 +524,9 @@ def kernel(outermost: Callable[..., Any]) -> Any:
         "ROUNDING_FLAT": ROUNDING_FLAT,
         "ROUNDING_CURVED": ROUNDING_CURVED,
     }
+    # Constants are compiled in: the cached code must not outlive them either.
+    tag = f"{digest(*shared, *own, outermost)}_{zlib.crc32(repr(constants).encode()):08x}"
+    scope: dict[str, Any] = {"np": np, "math": math, **constants}
     for f in (*shared, *own, outermost):
         options = OPTIONS | {
             "cache": f is outermost, "no_cpython_wrapper": f is not outermost, "no_cfunc_wrapper": True
