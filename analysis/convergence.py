@@ -418,8 +418,8 @@ def section(results: ResultsDir) -> Section:
                 "theorem",
                 "The quantity of the theorem",
                 "Mean of dist(0, ∂F)² over the first T iterates, relative to the start: what the theorem "
-                "bounds by a multiple of 1/T for square-summable tolerances. Inner solver: proximal gradient; "
-                "every step proves both conditions of the theorem. A constant tolerance leaves the 1/T line "
+                "bounds by a multiple of 1/T for square-summable tolerances. Inner solver: proximal "
+                "gradient; every step proves both conditions of the theorem. A constant tolerance leaves the 1/T line "
                 "once its floor weighs in the mean.",
                 _plot_theorem(stored),
             ),
@@ -439,8 +439,8 @@ def section(results: ResultsDir) -> Section:
                 "start; the thin line is ε². Proximal gradient stops where it stands once that will do. The "
                 "adversary pushes the exact prox off in a random direction until the certificate of "
                 "dist(0, ∂Qₜ) ≤ ε just holds; the decrease of Qₜ is not asked of it. Where the line is flat, "
-                "runs end where exact steps do. Bisection (in the table) starts from a bracket so narrow that "
-                "most of a tolerance goes unused.",
+                "runs end where exact steps do. Bisection (in the table) starts from a bracket so narrow "
+                "that most of a tolerance goes unused.",
                 _plot_floors(floors),
             ),
             Plot(
@@ -470,9 +470,9 @@ def section(results: ResultsDir) -> Section:
             Plot(
                 "stochastic",
                 "Minibatches",
-                "dist(0, ∂F)² after each step with minibatch gradients, a mean over independent draws; digits, "
-                "each tolerance spent in full by the adversary. Where the curves coincide, the noise of the "
-                "gradients hides the tolerance of the prox.",
+                "dist(0, ∂F)² after each step with minibatch gradients, a mean over independent draws; "
+                "digits, each tolerance spent in full by the adversary. Where the curves coincide, the "
+                "tolerance of the prox makes no difference.",
                 _plot_stochastic(stored),
             ),
             Table(
