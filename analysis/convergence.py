@@ -419,8 +419,8 @@ def section(results: ResultsDir) -> Section:
                 "The quantity of the theorem",
                 "Mean of dist(0, ∂F)² over the first T iterates, relative to the start: what the theorem "
                 "bounds by a multiple of 1/T for square-summable tolerances. Inner solver: proximal "
-                "gradient; every step proves both conditions of the theorem. A constant tolerance leaves the 1/T line "
-                "once its floor weighs in the mean.",
+                "gradient; every step proves both conditions of the theorem. A constant tolerance leaves the "
+                "1/T line once its floor weighs in the mean.",
                 _plot_theorem(stored),
             ),
             Plot(

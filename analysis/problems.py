@@ -243,7 +243,6 @@ def _table(stored: StoredStudy) -> pd.DataFrame:
         rows.append(
             {
                 "problem": unit.name,
-                "trained": unit.values["description"],
                 "shape": " × ".join(str(n) for n in unit.values["shape"]),
                 "groups": unit.arrays["radius"].size,
                 "zero after the prox": zero,
@@ -253,6 +252,7 @@ def _table(stored: StoredStudy) -> pd.DataFrame:
                 "largest d": float(unit.arrays["d"].max()),
                 "median spread of d in a group": float(np.median(unit.arrays["spread"])),
                 "largest spread of d in a group": float(unit.arrays["spread"].max()),
+                "trained": unit.values["description"],
             }
         )
     return pd.DataFrame(rows)
