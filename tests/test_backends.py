@@ -122,18 +122,19 @@ EVERY_KERNEL = """
     from tests.table import PENALTIES, ROOT_FINDERS
     rng = np.random.default_rng(0)
     x, d = rng.normal(size=(40, 5)), np.exp(rng.normal(size=(40, 5)))
-    for row in PENALTIES:
-        for finder in [f for f in ROOT_FINDERS if type(f).__name__ in {names}]:
+    counts = set()
+    finders = [f for f in ROOT_FINDERS if type(f).__name__ in {names}]
+    for finder in finders:
+        spent = []
+        for row in PENALTIES:
             s = pl.solve(row.build(), x, 0.7, metric=d, root_finder=finder, backend="numba")
             t = pl.solve(row.build(), x, 0.7, metric=d, root_finder=finder, backend="array_api")
             np.testing.assert_allclose(s.z, t.z, rtol=1e-12, atol=1e-14, err_msg=f"{{row.id}} {{finder}}")
-            if row.name not in ("L1", "GroupL0"):
-                solved = (s.status == 0) & (t.status == 0)
-                assert solved.any(), row.id
-                # the counts tell root finders apart: a wrong one from the cache would converge too
-                difference = s.iterations[solved].sum() - t.iterations[solved].sum()
-                assert abs(int(difference)) <= 0.1 * solved.sum() + 2, (row.id, finder)
-    print("right")
+            spent.append(int(s.iterations.sum()))
+        print(finder, spent)
+        counts.add(tuple(spent))
+    # a root finder taken for another converges too: only its iterations tell
+    assert len(counts) == len(finders), counts
 """
 
 
@@ -144,16 +145,17 @@ def test_every_penalty_and_root_finder_from_the_disk_cache():
     for finder in ROOT_FINDERS:
         for penalty in (pl.GroupLasso(0.5), pl.GroupLinf(0.5)):
             pl.solve(penalty, x, root_finder=finder)
-    assert run(EVERY_KERNEL.format(names=names)) == "right"
+    assert len(run(EVERY_KERNEL.format(names=names)).splitlines()) == len(ROOT_FINDERS)
 
 
 def test_cold_and_warm_disk_cache(tmp_path):
     """Numba keys its cache on file, name and line: kernels built from one source must not share an entry."""
     code = EVERY_KERNEL.format(names=["Newton", "Bisection"])
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "right"
+    cold = run(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert len(cold.splitlines()) == 2
     built = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nbc")}
     assert built
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "right"
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == cold
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nbc")} == built
 
 
@@ -163,7 +165,7 @@ def test_the_first_build_is_said_once(tmp_path):
         logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", filename="{log}")
         for _ in range(2):
             pl.prox(pl.L1(0.5), np.ones((2, 3)))
-        print(open("{log}").read().count("proxlab compiles"))
+        print(open("{log}").read().count("compiling kernels"))
     """
     code = code.format(log=tmp_path / "log")
     assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "1"

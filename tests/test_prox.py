@@ -244,7 +244,7 @@ def test_extreme_points_are_solved_accurately(row, scale, backend):
     lengths = {"lam": scale, "lam1": scale, "lam2": scale, "theta": scale}
     if row.name == "GroupL0" and not 1e-150 < scale < 1e150:
         pytest.skip("the strength, of the size of x², is out of range")
-    parameters = {k: v * lengths.get(k, 1.0) for k, v in row.parameters.items()}
+    parameters = {k: v * lengths[k] if k in lengths else v for k, v in row.parameters.items()}
     case = Case(row.name, parameters, x[0], d[0], 1.0)
     z = pl.prox(row.build(parameters), x, metric=d, backend=backend)
     assert (np.abs(z[0] - case.answer.z) <= case.tolerance() + 2e-323).all()

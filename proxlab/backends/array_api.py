@@ -170,8 +170,9 @@ def find_root(
     far: Array,
     sure: Array,
     active: Array,
-    rtol: Array,
+    rtol: float,
     atol: Array,
+    cap: Array,
 ) -> Root:
     """Find the up-crossing of ``f`` on ``[at, far]`` in the active rows.
 
@@ -185,8 +186,8 @@ def find_root(
         Whether ``f(far) >= 0`` is known, so that the root exists.
     active : array of bool
         The rows to solve.
-    rtol, atol : array
-        Tolerances of the root.
+    rtol, atol, cap : float, array, array
+        The tolerance of a root ``r`` is ``atol + rtol·r``, and at most ``cap·r``.
     """
     propose = over_arrays(type(finder).propose, xp)
     final_step = over_arrays(secular.final_step, xp)
@@ -235,7 +236,7 @@ def find_root(
     done = none
     for _ in range(finder.max_iterations):
         # Stop?
-        tolerance = xp.maximum(atol + rtol * xp.abs(r), 4.0 * UNIT * xp.abs(r))
+        tolerance = xp.maximum(xp.minimum(atol + rtol * r, cap * r), 4.0 * UNIT * r)
         if finder.needs_bracket:
             stop = (hi - lo <= tolerance) | (f == 0)
         else:
@@ -287,8 +288,9 @@ def find_root(
         final, _ = final_step(best, f, xp.where(rising, slope, xp.ones_like(slope)), bend, zero)
         root = xp.where(done & rising, final, best)
     root = xp.minimum(xp.maximum(root, sure_lo), sure_hi)
-    lower = xp.minimum(xp.maximum(lower, sure_lo * (1.0 - 8.0 * UNIT)), root)
-    upper = xp.maximum(xp.minimum(upper, sure_hi * (1.0 + 8.0 * UNIT)), root)
+    # Outwards by what rounding the ends themselves may cost.
+    lower = xp.minimum(xp.maximum(lower, sure_lo) * (1.0 - 8.0 * UNIT), root)
+    upper = xp.maximum(xp.minimum(upper, sure_hi) * (1.0 + 8.0 * UNIT), root)
     # Where the sums left the range of float64 nothing is known but the a priori bounds.
     lost = ~((lower <= root) & (root <= upper))
     root, lower, upper = (xp.where(lost, a, b) for a, b in ((at, root), (floor, lower), (far, upper)))
@@ -482,12 +484,12 @@ def radial_rows(
             search = on & (f_at < 0) & rising & ((at <= limit) | sure)
             # Where candidates will be compared, the root must be good enough to compare.
             contested = found | ~here
-            relative = xp.where(contested, zero + min(rtol, RIVAL_RTOL), zero + rtol)
-            absolute = xp.where(contested, zero, finder.atol / p.unit_x)
+            cap = xp.where(contested, zero + RIVAL_RTOL, zero + 1.0)
+            absolute = finder.atol / p.unit_x
             floor = rho + zero
             if k == 0:
                 floor = xp.where(f0 < 0, xp.minimum(tangent * xp.maximum(1.0 - trust, zero), limit), zero)
-            root = find_root(xp, finder, eq, floor, at, limit, sure, search, relative, absolute)
+            root = find_root(xp, finder, eq, floor, at, limit, sure, search, rtol, absolute, cap)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             exists = root.exists | knot
             r = xp.where(knot, rho + zero, root.r)
@@ -589,7 +591,7 @@ def linf_rows(
         1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * secular_delta(n)
     )
     root = find_root(
-        xp, finder, eq, xp.maximum(floor, zero), at, top, search, search, zero + rtol, finder.atol / p.unit_x
+        xp, finder, eq, xp.maximum(floor, zero), at, top, search, search, rtol, finder.atol / p.unit_x, ones
     )
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
     lower = xp.where(search, root.lower, xp.where(tau > 0, t * (1.0 - 8.0 * UNIT), t))

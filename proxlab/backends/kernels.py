@@ -189,7 +189,7 @@ def enclose_at(
 
 def find_root(
     x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, sure: bool,
-    dmax: float, rtol: float, atol: float, max_iterations: int, explain: bool,
+    dmax: float, rtol: float, atol: float, cap: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Find the up-crossing of ``f`` on one piece; as ``find_root`` of the array form, for one group.
 
@@ -237,7 +237,7 @@ def find_root(
     m0, m1, m2, m3, m4 = NAN, NAN, NAN, NAN, NAN
     converged = False
     for _ in range(max_iterations):
-        tolerance = fmax(atol + rtol * r, 4.0 * UNIT * r)
+        tolerance = fmax(fmin(atol + rtol * r, cap * r), 4.0 * UNIT * r)
         if NEEDS_BRACKET:
             if hi - lo <= tolerance or f == 0.0:
                 converged = True
@@ -285,8 +285,9 @@ def find_root(
     lower, upper = sure_lo, sure_hi
     if explain:
         near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, delta, far)
-        lower = fmin(fmax(near, sure_lo * (1.0 - 8.0 * UNIT)), root)
-        upper = fmax(fmin(beyond, sure_hi * (1.0 + 8.0 * UNIT)), root)
+        # Outwards by what rounding the ends themselves may cost.
+        lower = fmin(fmax(near, sure_lo) * (1.0 - 8.0 * UNIT), root)
+        upper = fmax(fmin(beyond, sure_hi) * (1.0 + 8.0 * UNIT), root)
     if not (lower <= root <= upper):
         # The sums left the range of float64: nothing is known but the a priori bounds.
         return True, at, floor, far, False, iterations, evaluations
@@ -374,8 +375,8 @@ def solve_radial(
                 # Where candidates will be compared, the root must be good enough to compare.
                 contested = found or not here
                 exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, floor, at, limit, sure, dmax, fmin(rtol, RIVAL_RTOL) if contested else
-                    rtol, 0.0 if contested else atol / unit_x, max_iterations, explain,
+                    x, d, o, n, a, c, floor, at, limit, sure, dmax, rtol, atol / unit_x,
+                    RIVAL_RTOL if contested else 1.0, max_iterations, explain,
                 )  # fmt: skip
                 iterations += its
                 evaluations += evs
@@ -673,7 +674,7 @@ def solve_linf(
     at = over / s1
     _, r, low, high, ok, its, evs = find_root(
         x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, True, top, rtol, atol / unit_x,
-        max_iterations, explain,
+        1.0, max_iterations, explain,
     )  # fmt: skip
     return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
 
