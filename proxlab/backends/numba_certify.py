@@ -203,6 +203,12 @@ def certify_rows(
             bad |= t7
         if bad:
             return g
+        if xx == 0.0 and zz == 0.0 and dzz == 0.0 and not (row.any() or spot.any()):
+            # Both zero: nothing to solve, and common where inputs or units are dead.
+            for j in range(6):
+                out[j, g] = 0.0
+            decided[g], hard[g] = True, False
+            continue
         safe = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
         safe = safe and SAFE_LOW < xb < SAFE_HIGH and 1e-40 < step < 1e40
         safe = safe and (zz == 0.0 or (SAFE_LOW < zz < SAFE_HIGH and SAFE_LOW < dzz < SAFE_HIGH))
@@ -346,7 +352,9 @@ def certify_rows(
                     own = r * sqrt(s)
                     known = sqrt(total[3])
                     spread = alpha * sqrt(total[4]) * span
-                    if spread <= 0.125 * known or spread <= rounding(4.0 * height + 4.0 * k[0]) * own:
+                    # Good enough against what is known, or as good as the rounding of the sums allows.
+                    limited = s1 > 0.0 and fmax(ahead, behind) <= 4.0 * (noise + slack * r) / s1
+                    if spread <= 0.125 * known or limited:
                         solved = True
                         near = rounding(k[2] + 2.0)
                         distance = (known + spread + near * own) * up
