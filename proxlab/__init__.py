@@ -1,13 +1,14 @@
 """Certified weighted proximal operators of structured-sparsity penalties.
 
-``prox(h, x, step, metric=d)`` is ``argmin_z h(z) + ‖z - x‖²_D / (2 step)`` with the diagonal metric ``D =
-diag(d)`` of an
-adaptive optimizer: exact to rounding, global where ``h`` is not convex, and with proofs (:func:`certify`).
+``prox(h, x, step, metric=d)`` is ``argmin_z h(z) + ‖z - x‖²_D / (2 step)`` with the diagonal metric
+``D = diag(d)`` of an adaptive optimizer: exact to rounding, global where ``h`` is not convex, and with proofs
+(:func:`certify`).
 """
 
-from proxlab import inexactness
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from proxlab.backends.threads import get_num_threads, set_num_threads
-from proxlab.certificate import Certificate, certify
 from proxlab.groups import Groups
 from proxlab.penalties import (
     L1,
@@ -33,6 +34,10 @@ from proxlab.rootfinders import (
     RootFinder,
     Status,
 )
+
+if TYPE_CHECKING:
+    from proxlab import inexactness
+    from proxlab.certificate import Certificate, certify
 
 __version__ = "0.1.0"
 
@@ -67,3 +72,18 @@ __all__ = [
     "set_num_threads",
     "solve",
 ]
+
+# Loaded when asked for: a prox alone should not wait for the certificates.
+_LATE = {"Certificate": "certificate", "certify": "certificate", "inexactness": "inexactness"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_LATE[name]}")
+    value = globals()[name] = module if name == "inexactness" else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

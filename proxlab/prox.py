@@ -17,7 +17,6 @@ from proxlab.arguments import (
     float_bits,
     problem,
 )
-from proxlab.backends import array_api
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.rootfinders import Newton, RootFinder, Status
@@ -229,6 +228,8 @@ def _solve(
 
 
 def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ...]:
+    from proxlab.backends import array_api
+
     xp, layout, penalty = p.xp, p.layout, p.penalty
     check_finite("x", p.x, xp)
     if p.metric is not None and not isinstance(p.metric, float):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["get_num_threads", "run", "set_num_threads"]
 
@@ -87,6 +90,8 @@ def run(task: Callable[[int, int], int], count: int, work: int) -> int:
         return task(0, count)
     with _lock:
         if _pool is None or _size < n:
+            from concurrent.futures import ThreadPoolExecutor
+
             _pool, _size = ThreadPoolExecutor(n, thread_name_prefix="proxlab"), n
         pool = _pool
     bounds = [count * k // n for k in range(n + 1)]
