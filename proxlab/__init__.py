@@ -5,8 +5,8 @@
 (:func:`certify`).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
 from proxlab.backends.threads import get_num_threads, set_num_threads
 from proxlab.groups import Groups
@@ -35,7 +35,7 @@ from proxlab.rootfinders import (
     Status,
 )
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from proxlab import inexactness
     from proxlab.certificate import Certificate, certify
 
@@ -77,10 +77,10 @@ __all__ = [
 _LATE = {"Certificate": "certificate", "certify": "certificate", "inexactness": "inexactness"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_LATE[name]}")
+    module = importlib.import_module(f"{__name__}.{_LATE[name]}")
     value = globals()[name] = module if name == "inexactness" else getattr(module, name)
     return value
 

@@ -79,7 +79,7 @@ def test_importing_is_light():
 
 def test_all_is_sorted_and_complete():
     assert list(pl.__all__) == sorted(pl.__all__, key=lambda n: (not n.isupper(), n))
-    public = {n for n in vars(pl) if not n.startswith("_") and not inspect.ismodule(getattr(pl, n))}
+    public = {n for n in dir(pl) if not n.startswith("_") and not inspect.ismodule(getattr(pl, n))}
     assert public == {n for n in pl.__all__ if not inspect.ismodule(getattr(pl, n))}
 
 
