@@ -893,7 +893,13 @@ def solve_columns(
                 f, slope, bend = residual(s, s1, s2)
                 step = f / slope if slope > 0.0 else INF
                 if slope <= 0.0 or r[k] - step > far[k]:
-                    state[k] = 2
+                    # Below zero with a tangent that ends beyond the piece, or falling already at the first
+                    # point (a lower bound): no root on the piece, and z = x where the rest is flat.
+                    clear = f < -noise and (slope > 0.0 or passes == 1)
+                    if clear and far[k] == end0:
+                        r[k], a[k], c[k], state[k] = 1.0, 0.0, 0.0, 0
+                    else:
+                        state[k] = 2
                     active -= 1
                     continue
                 final, error = final_step(r[k], f, slope, bend, pace(r[k], a[k], c[k], 0.0))
