@@ -213,14 +213,15 @@ def _solve(
     if p.backend == "numba":
         from proxlab.backends import numba_cpu
 
-        return numba_cpu.solve(p, finder, rtol, out, Solution if explain else None)
-    # Overflow and division by zero in branches that are not selected are expected.
-    with np.errstate(all="ignore"):
-        z, *rest = _over_arrays(p, finder, rtol)
-    z = p.xp.astype(z, x.dtype)
-    if out is not None:
-        out[...] = z
-        z = out
+        z, *rest = numba_cpu.solve(p, finder, rtol, out, explain)
+    else:
+        # Overflow and division by zero in branches that are not selected are expected.
+        with np.errstate(all="ignore"):
+            z, *rest = _over_arrays(p, finder, rtol)
+        z = p.xp.astype(z, x.dtype)
+        if out is not None:
+            out[...] = z
+            z = out
     if not explain:
         return z
     radius, lower, upper, status, iterations, evaluations = rest

@@ -17,6 +17,7 @@ ORDER = [
     "groups",
     "scalar",
     "penalties",
+    "double_double",
     "secular",
     "rootfinders",
     "arguments",

@@ -13,20 +13,16 @@ from typing import Any
 
 import array_api_compat
 
-from proxlab import secular
+from proxlab import bounds, secular
 from proxlab.backends.build import over_arrays
+from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
 from proxlab.groups import Array
 from proxlab.penalties.base import Piece
 from proxlab.rootfinders import RootFinder, Status
+from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL
 
 __all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
-
-UNIT = 2.0**-53
-MARGIN_UNIT = 2.0**-102
-NEGLIGIBLE = 1e-280
-"""A strength that changes nothing, in the scaled units of a row."""
-RIVAL_RTOL = 1e-8
-"""Relative tolerance of a root that will be compared with other minimisers."""
 
 
 @dataclass
@@ -64,44 +60,23 @@ def row_max(xp: Any, rows: Array) -> Array:
     return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
 
 
-#
-#
 # ----------------------------------------------------------------------------------------------------
-# The zero test, exact to far below rounding: sums in double-double arithmetic (Dekker 1971).
-
-
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    s = a + b
-    v = s - a
-    return s, (a - (s - v)) + (b - v)
-
-
-def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    p = a * b
-    ca, cb = 134217729.0 * a, 134217729.0 * b
-    ah, bh = ca - (ca - a), cb - (cb - b)
-    al, bl = a - ah, b - bh
-    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
-
-
-def _square(high: Array, low: Array) -> tuple[Array, Array]:
-    p, e = _two_product(high, high)
-    return _two_sum(p, e + 2.0 * high * low)
+# The zero test, exact to far below rounding: sums in double-double arithmetic.
 
 
 def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖² - (strength·Π factors)²`` per row, to about twice the working precision."""
-    h, e = _sum(*_square(*_two_product(x, d)))
-    ph, pl = _square(*_product(strength, factors))
-    s, t = _two_sum(h, -ph)
+    h, e = _sum(*square(*two_product(x, d)))
+    ph, pl = square(*_product(strength, factors))
+    s, t = two_sum(h, -ph)
     return s + (t + (e - pl))
 
 
 def linf_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖₁ - strength·Π factors`` per row, to about twice the working precision."""
-    h, e = _sum(*_two_product(xp.abs(x), d))
+    h, e = _sum(*two_product(xp.abs(x), d))
     ph, pl = _product(strength, factors)
-    s, t = _two_sum(h, -ph)
+    s, t = two_sum(h, -ph)
     return s + (t + (e - pl))
 
 
@@ -113,21 +88,19 @@ def _sum(h: Array, e: Array) -> tuple[Array, Array]:
             zero = xp.zeros_like(h[:, :1])
             h, e = xp.concat([h, zero], axis=1), xp.concat([e, zero], axis=1)
         half = h.shape[1] // 2
-        s, t = _two_sum(h[:, :half], h[:, half:])
-        h, e = _two_sum(s, t + e[:, :half] + e[:, half:])
+        s, t = two_sum(h[:, :half], h[:, half:])
+        h, e = two_sum(s, t + e[:, :half] + e[:, half:])
     return h[:, 0], e[:, 0]
 
 
 def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
     high, low = strength, 0.0 * strength
     for factor in factors:
-        p, q = _two_product(high, factor)
-        high, low = _two_sum(p, q + low * factor)
+        p, q = two_product(high, factor)
+        high, low = two_sum(p, q + low * factor)
     return high, low
 
 
-#
-#
 # ----------------------------------------------------------------------------------------------------
 # The driver.
 
@@ -137,14 +110,15 @@ class Equation:
     """A scalar equation per row, as the driver needs it.
 
     ``evaluate(r)`` returns ``(f, slope, bend, sums)``, where ``bend`` means something if the equation is
-    ``smooth``; ``enclose(r, sums, delta, far)`` encloses the root from one evaluation; ``pace(r)`` bounds how
-    fast a term changes, relative to itself.
+    ``smooth``, and ``f + 1`` has a relative error of at most ``delta``; ``enclose(r, sums, far)`` encloses
+    the root from one evaluation; ``pace(r)`` bounds how fast a term changes, relative to itself.
     """
 
     evaluate: Callable[[Array], tuple[Array, Array, Array, tuple[Array, ...]]]
-    enclose: Callable[[Array, tuple[Array, ...], float, Array], tuple[Array, Array]]
+    enclose: Callable[[Array, tuple[Array, ...], Array], tuple[Array, Array]]
     pace: Callable[[Array], Array]
     size: int
+    delta: float
     smooth: bool = True
 
 
@@ -192,7 +166,6 @@ def find_root(
     propose = over_arrays(type(finder).propose, xp)
     final_step = over_arrays(secular.final_step, xp)
     noise = (8.0 + 2.0 * math.sqrt(eq.size)) * UNIT
-    delta = secular_delta(eq.size)
     nan = xp.full_like(at, math.nan)
     zero = xp.zeros_like(at)
     none = xp.zeros_like(active)
@@ -275,12 +248,12 @@ def find_root(
         above = running & (f >= 0)
         lo, f_lo = xp.where(below, r, lo), xp.where(below, f, f_lo)
         hi, f_hi = xp.where(above, r, hi), xp.where(above, f, f_hi)
-        sure_lo = xp.where(running & (f < -2.0 * delta), r, sure_lo)
-        sure_hi = xp.where(running & (f > 2.0 * delta), r, sure_hi)
+        sure_lo = xp.where(running & (f < -2.0 * eq.delta), r, sure_lo)
+        sure_hi = xp.where(running & (f > 2.0 * eq.delta), r, sure_hi)
         better = running & (xp.abs(f) <= xp.abs(f_best))
         best, f_best = xp.where(better, r, best), xp.where(better, f, f_best)
         best_sums = tuple(xp.where(better, n, o) for n, o in zip(sums, best_sums, strict=True))
-    lower, upper = eq.enclose(best, best_sums, delta, far)
+    lower, upper = eq.enclose(best, best_sums, far)
     root = best
     if not finder.needs_bracket:
         f, slope, bend, _ = eq.evaluate(best)
@@ -288,9 +261,9 @@ def find_root(
         final, _ = final_step(best, f, xp.where(rising, slope, xp.ones_like(slope)), bend, zero)
         root = xp.where(done & rising, final, best)
     root = xp.minimum(xp.maximum(root, sure_lo), sure_hi)
-    # Outwards by what rounding the ends themselves may cost.
-    lower = xp.minimum(xp.maximum(lower, sure_lo) * (1.0 - 8.0 * UNIT), root)
-    upper = xp.maximum(xp.minimum(upper, sure_hi) * (1.0 + 8.0 * UNIT), root)
+    # Outwards by what rounding the ends costs, and the radius at which tau is exact (see bounds.ROUNDING).
+    lower = xp.minimum(xp.maximum(lower, sure_lo) * (1.0 - 32.0 * UNIT), root)
+    upper = xp.maximum(xp.minimum(upper, sure_hi) * (1.0 + 32.0 * UNIT), root)
     # Where the sums left the range of float64 nothing is known but the a priori bounds.
     lost = ~((lower <= root) & (root <= upper))
     root, lower, upper = (xp.where(lost, a, b) for a, b in ((at, root), (floor, lower), (far, upper)))
@@ -298,14 +271,6 @@ def find_root(
     return Root(exists, xp.where(exists, root, zero), lower, upper, done | ~active, iterations, evaluations)
 
 
-def secular_delta(n: int) -> float:
-    """Return a bound of the relative error of a secular sum of ``n`` terms (docs: the mathematics)."""
-    k = n + 24
-    return k * UNIT / (1.0 - k * UNIT)
-
-
-#
-#
 # ----------------------------------------------------------------------------------------------------
 # Radial penalties.
 
@@ -359,8 +324,7 @@ def radial_rows(
     if n == 0:
         return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
     terms, residual_ = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
-    enclose, fraction = over_arrays(secular.enclose, xp), over_arrays(secular.shrunk_fraction, xp)
-    start = over_arrays(secular.start, xp)
+    bracket, fraction = over_arrays(bounds.bracket, xp), over_arrays(secular.shrunk_fraction, xp)
     big = xp.full_like(zero, 2.0**900)
     p = scale(xp, x, d)
     # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out
@@ -386,20 +350,20 @@ def radial_rows(
     # The zero test: F'(0+) >= 0.
     first = pieces[0]
     tau0 = in_slope_units(first.a)
-    f0, _ = start(safe_norm, safe_bb, bbd, tau0, zero)
+    f0 = (tau0 - safe_norm) / safe_norm
     # Relative error of the zero of the tangent at zero.
-    trust = 2.0 * secular_delta(n) / xp.maximum(xp.abs(f0), xp.full_like(f0, UNIT))
+    trust = 2.0 * rounding(n + 24) / xp.maximum(xp.abs(f0), xp.full_like(f0, UNIT))
     if first.value > 0:
         f0 = ones
     else:
-        near = nonzero & (xp.abs(f0) <= 4.0 * secular_delta(n)) & (tau0 > 1e-100)
+        near = nonzero & (xp.abs(f0) <= 4.0 * rounding(n + 24)) & (tau0 > 1e-100)
         if xp.any(near):
             scaled_step = step / unit_b
             exact = (unit_b > 1e-280) & (unit_b < 1e280) & (scaled_step > 1e-280) & (scaled_step < 1e280)
             margin = zero_margin(xp, p.x, p.d, xp.full_like(step, first.a), (weight, scaled_step))
             margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * bb, margin, zero)
             f0 = xp.where(near & exact, -margin / (safe_norm * (safe_norm + tau0)), f0)
-            trust = xp.where(near & exact, 4.0 * secular_delta(n) + zero, trust)
+            trust = xp.where(near & exact, 4.0 * rounding(n + 24) + zero, trust)
     zero_stable = (f0 >= 0) | ~nonzero
 
     best_r, best_tau = zero, tau0
@@ -440,38 +404,33 @@ def radial_rows(
 
             def pace(r: Array, c: Array = curve, tau_at: Callable[[Array], Array] = tau_at) -> Any:
                 tau = tau_at(r)
-                steepest = xp.where(
-                    r > 0, 1.0 / xp.where(r > 0, r, ones), dmax / xp.where(tau > 0, tau, ones)
-                )
-                falling = xp.where(tau > 0, c / xp.where(tau > 0, tau, ones), big)
+                safe_tau = xp.where(tau > 0, tau, ones)
+                steepest = xp.where(r > 0, 1.0 / xp.where(r > 0, r, ones), (dmax + xp.abs(c)) / safe_tau)
+                falling = xp.where(tau > 0, c / safe_tau, big)
                 return xp.where(c > 0, xp.maximum(steepest, falling), steepest)
 
             def enclosure(
                 r: Array,
                 sums: tuple[Array, ...],
-                delta: float,
                 far: Array,
                 c: Array = curve,
-                tau_at: Callable[[Array], Array] = tau_at,
+                k: tuple[int, int, int] = ROUNDING[piece.c > 0],
+                pace: Callable[[Array], Array] = pace,
             ) -> Any:
-                tau = tau_at(r)
-                falling = xp.where(tau > 0, c / xp.where(tau > 0, tau, ones), big)
-                amplified = delta * (1.0 + 2.0 * xp.where(c > 0, falling * r, zero))
-                return enclose(r, *sums, pace(r), c, amplified, far)
+                s, s1, s2 = sums
+                m = pace(r)
+                # Σ u² (d + |c|)/y, exactly S₁ where c <= 0.
+                b1 = xp.where(c > 0, (xp.sqrt(s * s2) + 2.0 * m * s) * (1.0 + 1e-9), s1)
+                noise, slack = rounding(n + k[0]) * s, rounding(n + k[1]) * b1
+                return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, far)
 
-            eq = Equation(evaluate, enclosure, pace, n)
+            eq = Equation(evaluate, enclosure, pace, n, rounding(n + ROUNDING[piece.c > 0][0]))
             if k == 0:
                 f_at = f0
                 slope0 = (bbd - curve * bb) / (safe_bb * safe_norm)
                 tangent = -f0 / xp.where(slope0 > 0, slope0, ones)
                 rising = slope0 > 0
-                if piece.c == 0.0 and len(pieces) == 1:
-                    # The tangent at infinity: f(r) <= r/‖x‖ + tau Σ(x²/d)/‖x‖³ - 1.
-                    spread = xp.sum(xp.where(p.b == 0, p.b, p.x * p.x / p.d), axis=1)
-                    outer = reach * (1.0 - 4e-16 * n) - tau0 * spread / xx
-                    at = xp.where(f0 < 0, xp.maximum(tangent, outer), zero)
-                else:
-                    at = xp.where(f0 < 0, tangent, zero)
+                at = xp.where(f0 < 0, tangent, zero)
             else:
                 at = rho + zero
                 f_at, s_at, _, _ = evaluate(at)
@@ -529,8 +488,6 @@ def radial_rows(
     return RowSolution(z, best_r * unit, lower * unit, upper * unit, status, iterations, evaluations)
 
 
-#
-#
 # ----------------------------------------------------------------------------------------------------
 # The ℓ∞ norm.
 
@@ -565,7 +522,9 @@ def linf_rows(
         slope = xp.sum(xp.where(over, p.d, none), axis=1) / safe_tau
         return f, slope, zero, (f, slope)
 
-    def enclose(t: Array, sums: tuple[Array, ...], delta: float, far: Array) -> tuple[Array, Array]:
+    delta = rounding(n + 24)
+
+    def enclose(t: Array, sums: tuple[Array, ...], far: Array) -> tuple[Array, Array]:
         f, slope = sums
         noise = delta * (2.0 + xp.abs(f))
         rising = slope > 0
@@ -575,7 +534,7 @@ def linf_rows(
         return xp.maximum(lower, zero), xp.minimum(xp.where(f < noise, chord, t), far)
 
     over = total - tau
-    near = (xp.abs(over) <= 4.0 * secular_delta(n) * total) & (tau > 1e-100)
+    near = (xp.abs(over) <= 4.0 * delta * total) & (tau > 1e-100)
     if xp.any(near):
         scaled = step / p.unit_d / p.unit_x
         margin = linf_margin(xp, p.x, p.d, xp.full_like(step, lam), (weight, scaled))
@@ -586,9 +545,9 @@ def linf_rows(
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
     at = xp.where(search, over / safe_tau / xp.where(slope0 > 0, slope0, ones), zero)
-    eq = Equation(evaluate, enclose, lambda t: zero, n, smooth=False)
+    eq = Equation(evaluate, enclose, lambda t: zero, n, delta, smooth=False)
     floor = at * (
-        1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * secular_delta(n)
+        1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * rounding(n + 24)
     )
     root = find_root(
         xp, finder, eq, xp.maximum(floor, zero), at, top, search, search, rtol, finder.atol / p.unit_x, ones

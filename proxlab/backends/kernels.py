@@ -1,11 +1,9 @@
 """Scalar source of the compiled kernels: loops over a group's elements, and what their sums decide.
 
 Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices
-keep indices
-nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*`` and ``write_*`` may be
-reassociated (their
-error bounds hold for any order); everything else is compiled strictly. The vectorised form in
-:mod:`proxlab.backends.array_api` is the specification.
+keep indices nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*``, ``add_*`` and
+``write_*`` may be reassociated (their error bounds hold for any order); everything else is compiled strictly.
+The vectorised form in :mod:`proxlab.backends.array_api` is the specification.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -16,21 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from proxlab.bounds import ROUNDING, UNIT, bracket, rounding
+from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
+from proxlab.rootfinders import Status
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import enclose, final_step, residual, terms
+from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL, final_step, residual, shrunk_fraction, terms
 
-# Statuses, as in proxlab.rootfinders.Status; BAD marks a group with invalid input.
-CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS, BAD = 0, 1, 2, 3, 4, 5
-UNIT = 2.0**-53
+CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
+BAD = len(Status)  # a group with invalid input
+FLAT, CURVED = ROUNDING[False], ROUNDING[True]
 # An offset of a plain integer type: a literal would make the compiler specialise once more.
 FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
-RIVAL_RTOL = 1e-8
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 512, 528
-MARGIN_UNIT = 2.0**-102
-NEGLIGIBLE = 1e-280
 INF = np.inf
 NAN = np.nan
 
@@ -115,30 +113,7 @@ def write_group(
             z[i] = x[i] * unit
     else:
         for i in range(n):
-            y = np.float64(d[i]) * r
-            z[i] = np.float64(x[i]) * (y / (y + tau)) * unit
-
-
-def two_sum(a: float, b: float) -> Any:
-    """Add exactly: the rounded sum and its error."""
-    s = a + b
-    v = s - a
-    return s, (a - (s - v)) + (b - v)
-
-
-def two_product(a: float, b: float) -> Any:
-    """Multiply exactly: the rounded product and its error (Dekker 1971)."""
-    p = a * b
-    ca, cb = 134217729.0 * a, 134217729.0 * b
-    ah, bh = ca - (ca - a), cb - (cb - b)
-    al, bl = a - ah, b - bh
-    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
-
-
-def square(high: float, low: float) -> Any:
-    """Square a double-double."""
-    p, e = two_product(high, high)
-    return two_sum(p, e + 2.0 * high * low)
+            z[i] = np.float64(x[i]) * shrunk_fraction(np.float64(d[i]), r, tau) * unit
 
 
 def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float) -> float:
@@ -172,19 +147,22 @@ def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, 
 def pace(r: float, a: float, c: float, dmax: float) -> float:
     """Bound how fast a term of the sums can change at ``r`` on the piece with slope ``a - c r``."""
     tau = fmax(a - c * r, 0.0)
-    m = 1.0 / r if r > 0.0 else dmax / tau
+    m = 1.0 / r if r > 0.0 else (dmax + fabs(c)) / tau
     if c > 0.0:
         m = fmax(m, c / tau if tau > 0.0 else 1e270)
     return m
 
 
 def enclose_at(
-    r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, delta: float, far: float
+    r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, n: int, far: float
 ) -> Any:
     """Enclose the root from the sums at ``r`` on the piece with slope ``a - c r``."""
     m = pace(r, a, c, dmax)
-    amplified = delta * (1.0 + 2.0 * m * r) if c > 0.0 else delta
-    return enclose(r, s, s1, s2, m, c, amplified, far)
+    # Σ u² (d + |c|)/y, exactly S1 where c <= 0.
+    b1 = (sqrt(s * s2) + 2.0 * m * s) * (1.0 + 1e-9) if c > 0.0 else s1
+    k = CURVED if c > 0.0 else FLAT
+    noise, slack = rounding(n + k[0]) * s, rounding(n + k[1]) * b1
+    return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, far)
 
 
 def find_root(
@@ -198,7 +176,7 @@ def find_root(
     exists, r, lower, upper, converged, iterations, evaluations
     """
     noise = (8.0 + 2.0 * sqrt(float(n))) * UNIT
-    delta = (n + 24.0) * UNIT * 1.001
+    delta = rounding(n + (CURVED[0] if c > 0.0 else FLAT[0]))
     at = fmin(at, far)
     r = at
     s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
@@ -284,10 +262,10 @@ def find_root(
     root = fmin(fmax(root, sure_lo), sure_hi)
     lower, upper = sure_lo, sure_hi
     if explain:
-        near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, delta, far)
-        # Outwards by what rounding the ends themselves may cost.
-        lower = fmin(fmax(near, sure_lo) * (1.0 - 8.0 * UNIT), root)
-        upper = fmax(fmin(beyond, sure_hi) * (1.0 + 8.0 * UNIT), root)
+        near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, n, far)
+        # Outwards by what rounding the ends costs, and the radius at which tau is exact (bounds.ROUNDING).
+        lower = fmin(fmax(near, sure_lo) * (1.0 - 32.0 * UNIT), root)
+        upper = fmax(fmin(beyond, sure_hi) * (1.0 + 32.0 * UNIT), root)
     if not (lower <= root <= upper):
         # The sums left the range of float64: nothing is known but the a priori bounds.
         return True, at, floor, far, False, iterations, evaluations
@@ -313,7 +291,7 @@ def solve_radial(
         return 0.0, 1.0, 0.0, 0.0, ZERO, iterations, evaluations
     norm, reach = sqrt(bb), sqrt(xx)
     count = pieces.shape[0]
-    delta = (n + 24.0) * UNIT
+    delta = rounding(n + 24)
     tau0 = fmin(eta / unit_d * pieces[0, 2] / unit_x, 1e270)
     f0 = (tau0 - norm) / norm
     trust = 2.0 * delta / fabs(f0) if f0 != 0.0 else 1.0  # relative error of the tangent at zero
@@ -614,8 +592,6 @@ def shrink_all(
     return -1
 
 
-#
-#
 # ----------------------------------------------------------------------------------------------------
 # The ℓ∞ norm: the same driver with another equation.
 
@@ -638,10 +614,11 @@ def residual_clipped(s: float, s1: float, s2: float) -> Any:
 
 
 def enclose_clipped(
-    t: float, s: float, s1: float, s2: float, a: float, c: float, top: float, delta: float, far: float
+    t: float, s: float, s1: float, s2: float, a: float, c: float, top: float, n: int, far: float
 ) -> Any:
     """Enclose the root: the tangent below, the chord to ``(top, 1)`` above."""
     f = 1.0 - s
+    delta = rounding(n + 24)
     noise = delta * (2.0 + fabs(f))
     lower = t - (f + noise) / (s1 * (1.0 - 4.0 * delta)) if s1 > 0.0 else 0.0
     upper = t + (noise - f) * (top - t) / fmax(1.0 - f, 1e-300) if f < noise else t
@@ -662,7 +639,7 @@ def solve_linf(
         return top, 0.0, low * unit_x, top * unit_x, UNSHRUNK, 0, 0
     s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
     over = s - 1.0
-    delta = (n + 24.0) * UNIT
+    delta = rounding(n + 24)
     trust = 2.0 * delta / fabs(over) if over != 0.0 else 1.0
     scaled = step / unit_d / unit_x
     if fabs(over) <= 4.0 * delta and strength > 1e-100 and 1e-280 < scaled < 1e280:
@@ -688,8 +665,6 @@ def clip_group(
         z[zo + i] = fmin(fmax(v, -r), r) * unit
 
 
-#
-#
 # ----------------------------------------------------------------------------------------------------
 # Groups across the rows of a matrix: whole rows are streamed, with accumulators per column.
 
@@ -775,8 +750,7 @@ def write_row(x: Any, d: Any, z: Any, o: int, w: int, acc: Any) -> None:
     """Write one row of ``z = x d r / (d r + tau)``; ``r`` and ``tau`` are the first two rows of ``acc``."""
     x, d, z = x[o : o + w], d[o : o + w], z[o : o + w]
     for j in range(w):
-        y = np.float64(d[j]) * acc[j]
-        z[j] = np.float64(x[j]) * (y / (y + acc[j + PITCH]))
+        z[j] = np.float64(x[j]) * shrunk_fraction(np.float64(d[j]), acc[j], acc[j + PITCH])
 
 
 def fold(columns: Any, groups: int, run: int) -> None:
@@ -812,7 +786,7 @@ def solve_columns(
     end0 = pieces[1, 0] if count > 1 else INF
     whole = rows - rows % 4
     size = float(rows * run)
-    doubt = 4.0 * (size + 24.0) * UNIT
+    doubt = 4.0 * rounding(size + 24.0)
     noise = (8.0 + 2.0 * sqrt(size)) * UNIT
     r, a, c, far = values[0], values[1], values[2], values[3]
     for block in range(begin, finish):

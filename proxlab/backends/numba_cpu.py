@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.core.event import Listener, register
 
-from proxlab import scalar, secular
+from proxlab import bounds, double_double, scalar, secular
 from proxlab.arguments import Problem, check_finite, check_metric_values
 from proxlab.backends import kernels, threads
 from proxlab.backends.build import digest, rebuild
@@ -39,17 +39,17 @@ MAX_PASSES = 8
 LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms", "ratio_terms")
 NO_INDEX = np.zeros(0, np.int64)
 
-_functions = {
+_functions: dict[str, Callable[..., Any]] = {
     name: f
     for name, f in vars(kernels).items()
     if isinstance(f, types.FunctionType) and f.__module__ == kernels.__name__
 }
-_shared = {
+_shared: dict[str, Callable[..., Any]] = {
     f.__name__: f
-    for module in (scalar, secular)
+    for module in (scalar, double_double, secular)
     for f in vars(module).values()
     if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
-}
+} | {"rounding": bounds.rounding, "bracket": bounds.bracket}
 
 
 def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str]) -> Any:
@@ -95,7 +95,7 @@ def _compile(
     return numba.njit(**options)(rebuild(function, scope, name))
 
 
-_SUMS = ("two_sum", "two_product", "square", "zero_margin", "largest", "is_valid", "power_of_two", "rescale")
+_SUMS = ("zero_margin", "largest", "is_valid", "power_of_two", "rescale")
 _RADIAL = (
     *_SUMS,
     "sum_start",
@@ -204,8 +204,8 @@ def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
     return shape[0], shape[1], shape[2], shape[3]
 
 
-def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type | None) -> Any:
-    """Solve a validated problem of NumPy arrays; see :func:`proxlab.prox.solve`."""
+def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) -> tuple[Any, ...]:
+    """Solve a validated problem of NumPy arrays: ``z`` and, to explain it, what a ``RowSolution`` holds."""
     x = np.ascontiguousarray(p.x)
     dense = p.metric is not None and not isinstance(p.metric, float)
     if dense:
@@ -230,7 +230,7 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type |
         _check_values(p)
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
-    result = _run(p, finder, rtol, x, d, z, dense, explain is not None)
+    result = _run(p, finder, rtol, x, d, z, dense, explain)
     if isinstance(result, int):
         _check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
@@ -240,10 +240,7 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: type |
             z = out
         elif z.dtype != p.x.dtype:
             z = z.astype(p.x.dtype)
-    if explain is None:
-        return z
-    radius, lower, upper, status, iterations, evaluations = result
-    return explain(z, radius, (lower, upper), status, iterations, evaluations, p.penalty)
+    return z, *result
 
 
 def _same_memory(a: Any, b: Any) -> bool:
