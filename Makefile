@@ -15,7 +15,7 @@ PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 TORCH ?= torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-gpu lint format typecheck docs pictures clean
+.PHONY: help study test lint format typecheck docs pictures clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,9 +25,6 @@ study: $(VENV)/.analysis  ## all studies on real data, into results/index.html (
 
 test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-
-test-gpu: $(VENV)/.test  ## only the tests that need an NVIDIA GPU (extras cuda12 or cuda13)
-	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.test  ## ruff: rules and layout
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,6 @@ from numpy.typing import NDArray
 from analysis.data import Array, birthwt, digits
 
 Rows = NDArray[np.int64]
-
-
-class Loss(Protocol):
-    """A mean loss over samples, as a function of one array of parameters."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the parameters."""
-
-    @property
-    def n_samples(self) -> int:
-        """How many samples the mean is over."""
-
-    def gradient(self, w: Array, rows: Rows | None = None) -> Array:
-        """Gradient at `w` over the samples `rows`, or over all."""
 
 
 def _softmax(scores: Array) -> Array:
@@ -125,13 +110,6 @@ class Perceptron:
             "output": error.T @ active,
             "output_bias": error.sum(axis=0),
         }
-
-    def accuracy(self) -> float:
-        """Share of the digits that the present parameters classify right."""
-        p = self.parameters
-        active = np.maximum(self.inputs @ p["hidden"].T + p["hidden_bias"], 0.0)
-        scores = active @ p["output"].T + p["output_bias"]
-        return float(np.mean(scores.argmax(axis=1) == self.onehot.argmax(axis=1)))
 
 
 def digits_multinomial() -> Linear:

@@ -180,8 +180,6 @@ class Reference:
         The prox, a ball around each coordinate with a relative radius below 1e-58.
     radius : arb
         ``‖z‖``.
-    is_tie : bool
-        Whether two minimisers could not be told apart.
 
     Raises
     ------
@@ -230,10 +228,9 @@ class Reference:
         objectives = [self._objective(z, r) for r, z in candidates]
         best = 0
         for k in range(1, len(candidates)):
+            # every candidate before the best is sparser or equal; a tie keeps it
             if objectives[k] < objectives[best]:
                 best = k
-        # every candidate before the best is sparser or equal; a tie keeps it
-        self.is_tie = any(not objectives[best] < q for k, q in enumerate(objectives) if k != best)
         self.radius, self.z = candidates[best]
         self._minimum = objectives[best]
 
