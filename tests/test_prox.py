@@ -94,7 +94,7 @@ def test_dtype_in_is_dtype_out(row, dtype, xp):
     z = pl.prox(row.build(), xp.asarray(x), 0.5, metric=xp.asarray(d))
     assert z.dtype == xp.asarray(x).dtype
     exact = pl.prox(row.build(), x.astype(np.float64), 0.5, metric=d.astype(np.float64))
-    eps = 2 * float(np.finfo(dtype).eps)
+    eps = 4 * float(np.finfo(dtype).eps)
     np.testing.assert_allclose(xp.to_numpy(z).astype(np.float64), exact, rtol=eps, atol=eps * 1e-3)
 
 
