@@ -1,0 +1,1 @@
+"""Adaptive proximal methods on arrays."""
