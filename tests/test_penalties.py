@@ -49,6 +49,28 @@ def test_convexity_is_declared(row):
     assert row.build().is_convex == row.convex
 
 
+@every_penalty
+def test_strength(row):
+    factors = [name for name in row.parameters if name.startswith("lam")]
+    options = {} if row.name == "L1" else {"groups": pl.Groups.over(0), "weights": [1.0, 2.0]}
+    penalty = row.build(**options)
+    assert penalty.strength == pytest.approx(sum(row.parameters[name] for name in factors), rel=1e-15)
+    z = np.array([[0.1, 3.0], [0.7, 0.02]])
+    for ratio in (0.0, 0.3, 2.0):
+        scaled = {name: v * ratio if name in factors else v for name, v in row.parameters.items()}
+        expected = row.build(scaled, **options)
+        found = penalty.with_strength(ratio * penalty.strength)
+        assert type(found) is type(penalty)
+        np.testing.assert_allclose(found.value(z), expected.value(z), rtol=1e-14)
+    with pytest.raises(ValueError, match=r"strength: must be finite and >= 0, got -1"):
+        penalty.with_strength(-1.0)
+
+
+def test_strength_without_a_proportion():
+    with pytest.raises(ValueError, match=r"strength: .*lam1.*lam2.* must not all be 0"):
+        pl.SparseGroupLasso(0.0, 0.0).with_strength(1.0)
+
+
 def test_degenerate_parameters_are_convex():
     assert pl.GroupMCP(0.0, 2.0)(np.ones((1, 3))) == 0.0
     for penalty in (pl.GroupMCP(0.0, 2.0), pl.GroupSCAD(0.0, 3.0), pl.GroupCapped(0.0, 1.0), pl.GroupL0(0.0)):

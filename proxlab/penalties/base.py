@@ -7,9 +7,9 @@ sign constraint) and, for radial penalties, the table of pieces on which the slo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import array_api_compat
 import numpy as np
@@ -110,6 +110,9 @@ class Penalty:
     groups: Groups = None  # type: ignore[assignment]
     weights: Weights = None
 
+    # The parameters that are factors of the penalty.
+    _factors: ClassVar[tuple[str, ...]] = ("lam",)
+
     def __post_init__(self) -> None:
         """Validate what all penalties share."""
         object.__setattr__(self, "groups", _check_groups(self.groups))
@@ -121,6 +124,37 @@ class Penalty:
     def is_convex(self) -> bool:
         """Whether the penalty is a convex function."""
         raise NotImplementedError
+
+    @property
+    def strength(self) -> float:
+        """The factor λ of the penalty; for several parts the sum of theirs."""
+        return math.fsum(getattr(self, name) for name in self._factors)
+
+    def with_strength(self, strength: float) -> Self:
+        """Return the same penalty with another strength.
+
+        Parameters
+        ----------
+        strength : float
+            The new :attr:`strength`, at least 0. Several parts keep their proportion.
+
+        Returns
+        -------
+        Penalty
+            With the same groups, weights and shape.
+
+        Raises
+        ------
+        ValueError
+            If all of several parts are 0: they have no proportion.
+        """
+        strength = check_number("strength", strength, 0.0)
+        changes: dict[str, Any] = {self._factors[0]: strength}
+        if len(self._factors) > 1:
+            if self.strength == 0:
+                raise ValueError(f"strength: {self._factors} must not all be 0 to be scaled, got {self!r}")
+            changes = {name: strength * (getattr(self, name) / self.strength) for name in self._factors}
+        return replace(self, **changes)
 
     @property
     def threshold(self) -> float:

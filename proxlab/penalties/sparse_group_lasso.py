@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from proxlab.penalties.base import Piece, RadialPenalty, check_number
 
@@ -30,6 +31,8 @@ class SparseGroupLasso(RadialPenalty):
 
     lam1: float
     lam2: float
+
+    _factors: ClassVar[tuple[str, ...]] = ("lam1", "lam2")
 
     def __post_init__(self) -> None:
         """Validate the parameters."""
