@@ -27,7 +27,7 @@ class AxisLayout:
     Attributes
     ----------
     shape : tuple of int
-        Shape of the array.
+        Shape in which the axes are counted: that of the array, or another with as many elements.
     reduced, kept : tuple of int
         The axes inside a group, and the axes that number the groups (C order).
     """
@@ -61,19 +61,20 @@ class AxisLayout:
         """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""
         del fill
         xp = array_api_compat.array_namespace(x)
-        return [xp.reshape(xp.permute_dims(x, self.kept + self.reduced), (self.n_groups, self.group_size))]
+        viewed = xp.permute_dims(xp.reshape(x, self.shape), self.kept + self.reduced)
+        return [xp.reshape(viewed, (self.n_groups, self.group_size))]
 
     def split_groups(self, values: Array) -> list[Array]:
         """Arrange one value per group to go with the matrices of :meth:`split`."""
         return [values]
 
     def join(self, rows: list[Array], free: Array) -> Array:
-        """Undo :meth:`split`; elements in no group come from ``free``."""
-        del free
+        """Undo :meth:`split`; the array's shape is that of ``free``."""
         xp = array_api_compat.array_namespace(rows[0])
         order = self.kept + self.reduced
         inverse = tuple(order.index(a) for a in range(len(order)))
-        return xp.permute_dims(xp.reshape(rows[0], tuple(self.shape[a] for a in order)), inverse)
+        viewed = xp.permute_dims(xp.reshape(rows[0], tuple(self.shape[a] for a in order)), inverse)
+        return xp.reshape(viewed, tuple(free.shape))
 
     def join_groups(self, values: list[Array]) -> Array:
         """Undo :meth:`split_groups`."""
@@ -237,7 +238,7 @@ class Groups:
         return self.layout(tuple(shape)).csr()
 
     @staticmethod
-    def over(axis: int | tuple[int, ...]) -> Groups:
+    def over(axis: int | tuple[int, ...], shape: tuple[int, ...] | None = None) -> Groups:
         """Make groups whose norm reduces the given axes, as ``axis`` in :func:`numpy.linalg.norm`.
 
         Parameters
@@ -245,16 +246,35 @@ class Groups:
         axis : int or tuple of int
             Axes inside a group; the other axes number the groups in C order. ``()`` makes every element a
             group.
+        shape : tuple of int, optional
+            View the array in this shape first, in C order, as :func:`numpy.reshape` does; one entry may be
+            -1. Then ``axis`` counts the axes of that view. By default the array's own shape.
 
         Returns
         -------
         Groups
+
+        Examples
+        --------
+        The heads of an attention layer, in the stacked projection to queries, keys and values:
+
+        >>> import proxlab as pl
+        >>> heads, size, width = 4, 8, 32
+        >>> pl.Groups.over((0, 2, 3), shape=(3, heads, size, width)).sizes((3 * heads * size, width))
+        array([768, 768, 768, 768])
         """
-        axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-        for a in axes:
-            if isinstance(a, bool) or not isinstance(a, (int, np.integer)):
-                raise TypeError(f"axis: must be an integer or a tuple of integers, got {axis!r}")
-        return _Over(tuple(int(a) for a in axes))
+        axes = _tuple_of_integers("axis", axis if isinstance(axis, (tuple, list)) else (axis,))
+        if shape is None:
+            return _Over(axes)
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(f"shape: must be a tuple of integers or None, got {shape!r}")
+        view = _tuple_of_integers("shape", shape)
+        if any(n < -1 for n in view) or view.count(-1) > 1:
+            raise ValueError(f"shape: must have nonnegative entries, at most one of them -1, got {view}")
+        if -1 not in view:
+            # The axes can be judged before an array is known.
+            _axis_layout(view, axes)
+        return _Over(axes, view)
 
     @staticmethod
     def csr(indptr: npt.ArrayLike, indices: npt.ArrayLike | None = None) -> Groups:
@@ -338,6 +358,13 @@ class Groups:
         return _Conv(kind)
 
 
+def _tuple_of_integers(name: str, values: tuple[Any, ...] | list[Any]) -> tuple[int, ...]:
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
+            raise TypeError(f"{name}: must be an integer or a tuple of integers, got {v!r}")
+    return tuple(int(v) for v in values)
+
+
 def _integers(name: str, values: npt.ArrayLike) -> IntArray:
     a: npt.NDArray[Any] = np.asarray(values)
     if a.ndim != 1:
@@ -352,12 +379,24 @@ def _integers(name: str, values: npt.ArrayLike) -> IntArray:
 @dataclass(frozen=True)
 class _Over(Groups):
     axes: tuple[int, ...]
+    view: tuple[int, ...] | None = None
 
     def layout(self, shape: tuple[int, ...]) -> Layout:
-        return _axis_layout(tuple(shape), self.axes)
+        if self.view is None:
+            return _axis_layout(tuple(shape), self.axes)
+        size, known = math.prod(shape), math.prod(n for n in self.view if n != -1)
+        missing = size // known if known else 0
+        view = tuple(missing if n == -1 else n for n in self.view)
+        if math.prod(view) != size:
+            raise ValueError(
+                f"groups: an array of shape {tuple(shape)} with {size} elements cannot be viewed in shape "
+                f"{self.view}"
+            )
+        return _axis_layout(view, self.axes)
 
     def __repr__(self) -> str:
-        return f"Groups.over({self.axes[0] if len(self.axes) == 1 else self.axes})"
+        view = "" if self.view is None else f", shape={self.view}"
+        return f"Groups.over({self.axes[0] if len(self.axes) == 1 else self.axes}{view})"
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ GROUPS: dict[str, tuple[Callable[[], pl.Groups], tuple[int, ...]]] = {
     "filters": (lambda: pl.Groups.conv("filter"), (3, 2, 2, 2)),
     "channels": (lambda: pl.Groups.conv("channel"), (3, 2, 2, 2)),
     "kernels": (lambda: pl.Groups.conv("kernel"), (3, 2, 2, 2)),
+    "heads": (lambda: pl.Groups.over((0, 2, 3), shape=(3, 2, 2, -1)), (12, 3)),
     "ragged": (lambda: pl.Groups.csr([0, 1, 1, 5, 8]), (9,)),
     "permuted": (lambda: pl.Groups.csr([0, 3, 5, 9], [8, 0, 3, 1, 2, 7, 6, 5, 4]), (3, 3)),
     "labels": (lambda: pl.Groups.labels(LABELS), (3, 4)),

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proxlab as pl
+from proxlab.backends.numba_cpu import canonical_shape
+from proxlab.groups import AxisLayout
 from tests.table import GROUPS, LABELS
 
 
@@ -49,6 +51,47 @@ def test_over_matches_the_axis_of_numpy_norms():
         value = pl.GroupLasso(1.0, groups=pl.Groups.over(axis)).value(x)
         expected = np.sqrt((x**2).sum(axis=axis))
         np.testing.assert_allclose(value, expected.ravel(), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("shape", "view", "axes"),
+    [
+        ((12, 5), (3, 2, 2, 5), (0, 2, 3)),
+        ((12, 5), (3, 2, 2, -1), (0, 2, 3)),
+        ((12,), (3, 2, -1), (0, -1)),
+        ((4, 6), (-1, 2, 3), (0, 2)),
+        ((2, 3, 4), (-1,), ()),
+        ((2, 3, 4), [6, -1], [0]),
+        ((0, 4), (-1, 2, 2), 1),
+    ],
+)
+@pytest.mark.parametrize("backend", ["numba", "array_api"])
+def test_over_a_view_is_over_the_reshaped_array(shape, view, axes, backend):
+    groups, plain = pl.Groups.over(axes, shape=view), pl.Groups.over(axes)
+    x = np.random.default_rng(0).normal(size=shape)
+    viewed = x.reshape(view)
+    assert groups.n_groups(shape) == plain.n_groups(viewed.shape)
+    assert members(groups, shape) == members(plain, viewed.shape)
+    penalty, by_hand = pl.GroupLasso(0.5, groups=groups), pl.GroupLasso(0.5, groups=plain)
+    metric = 1.0 + x**2
+    z = pl.prox(penalty, x, metric=metric, backend=backend)
+    assert z.shape == shape
+    expected = pl.prox(by_hand, viewed, metric=metric.reshape(view), backend=backend)
+    np.testing.assert_array_equal(z, expected.reshape(shape))
+    np.testing.assert_array_equal(penalty.value(x), by_hand.value(viewed))
+    certificate = pl.certify(penalty, z, x, metric=metric)
+    assert certificate.lower.shape == certificate.upper.shape == shape
+
+
+def test_heads_take_the_path_of_axes_and_split_views():
+    groups = pl.Groups.over((0, 2, 3), shape=(3, 4, 8, -1))
+    layout = groups.layout((96, 16))
+    assert isinstance(layout, AxisLayout)
+    assert canonical_shape(layout) == (1, 3, 4, 128)
+    x = np.arange(96.0 * 16).reshape(96, 16)
+    (row,) = pl.Groups.over((1, 2), shape=(4, 24, 16)).layout(x.shape).split(x, 0.0)
+    assert np.shares_memory(row, x)
+    assert repr(groups) == "Groups.over((0, 2, 3), shape=(3, 4, 8, -1))"
 
 
 def test_conv():
