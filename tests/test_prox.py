@@ -192,6 +192,14 @@ def test_metric_broadcasts(shape, backend):
 
 
 @backends
+def test_an_array_without_dimensions(backend):
+    z = pl.prox(pl.L1(0.5), np.array(2.0), metric=np.array(2.0), backend=backend)
+    assert isinstance(z, np.ndarray)
+    assert z.shape == ()
+    assert z == 1.75
+
+
+@backends
 def test_metric_defaults_to_the_identity(backend):
     x, _ = data((3, 4))
     expected = pl.prox(pl.GroupLasso(0.4), x, metric=np.ones_like(x), backend=backend)

@@ -206,11 +206,11 @@ def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
 
 def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) -> tuple[Any, ...]:
     """Solve a validated problem of NumPy arrays: ``z`` and, to explain it, what a ``RowSolution`` holds."""
-    x = np.ascontiguousarray(p.x)
+    x = np.asarray(p.x, order="C")
     dense = p.metric is not None and not isinstance(p.metric, float)
     if dense:
         d = p.metric if p.metric.shape == x.shape else np.broadcast_to(p.metric, x.shape)
-        d = np.ascontiguousarray(d)
+        d = np.asarray(d, order="C")
         if d.dtype != x.dtype:
             # Mixed precision: solve in the wider of the two.
             wide = np.result_type(x, d)
