@@ -68,4 +68,5 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	@$(PIP) '$(TORCH)' 2>/dev/null && touch $@ || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."
+	@{ $(PIP) '$(TORCH)' && $(PIP) 'torch-pruning>=1.6'; } 2>/dev/null && touch $@ \
+	  || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."

@@ -1,0 +1,341 @@
+"""Groups of networks: which weights of a model stand and fall together, as param groups for an optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
+
+from proxlab.groups import Groups
+from proxlab.penalties import L1, Penalty
+from proxlab.torch.structures import (
+    Attention,
+    check_ffn,
+    check_module,
+    conv_norm_pairs,
+    find_attention,
+    find_ffn,
+)
+
+__all__ = ["param_groups"]
+
+Conv = Literal["filter", "channel", "kernel", "filter+norm"]
+Side = Literal["input", "output"]
+Recurrent = Literal["input", "output", "unit"]
+Parts = list[tuple[str, Groups]]
+
+
+def param_groups(
+    model: nn.Module,
+    penalty: Penalty,
+    *,
+    conv: Conv | None = "channel",
+    linear: Side | None = "input",
+    embedding: Side | None = None,
+    lstm: Recurrent | None = "input",
+    attention: Literal["heads"] | Sequence[Attention] | None = None,
+    ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
+    exclude: str | Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Divide the parameters of a network into param groups with structured penalties.
+
+    The defaults are the groups of Deleu & Bengio (2021) for VGG, ResNet and BERT: convolutions by input
+    channel, linear layers by column. Biases, norms and parameters of other modules are not penalised.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    penalty : Penalty
+        What each group is penalised with: its ``groups`` are replaced for every kind of layer, its strength
+        and ``weights`` (None or ``"sqrt_size"``) stay.
+    conv : {"channel", "filter", "kernel", "filter+norm", None}, optional
+        Convolutions, transposed and grouped ones too: a group is what reads one input channel, what makes one
+        output channel, one spatial kernel, or a filter jointly with its bias and with the scale and shift of
+        the batch norm that is registered right after the convolution (without one, the filter alone).
+    linear : {"input", "output", None}, optional
+        Linear layers, and those of attention: a group is a column (what reads one input) or a row.
+    embedding : {"input", "output", None}, optional
+        Embeddings: a group is the vector of one token, or one dimension of all tokens.
+    lstm : {"input", "output", "unit", None}, optional
+        Recurrent layers (LSTM, GRU, RNN): a group is a column of a weight, the rows of all gates of one
+        hidden unit in a weight, or the latter jointly in all weights and biases of a layer.
+    attention : {"heads", None} or sequence of Attention, optional
+        With ``"heads"`` a group is a whole head: its rows in queries, keys and values with their biases,
+        jointly with its columns in the output layer. :class:`torch.nn.MultiheadAttention` and layers under
+        the usual names are found; others can be named. By default as ``linear``.
+    ffn : {"neurons", None} or sequence of tuple of str, optional
+        With ``"neurons"`` a group is a hidden unit of a feed-forward block: its row in the first layer with
+        its bias, jointly with its column in the second. Blocks under the usual names are found; others can be
+        given as tuples of module paths, that of the second layer last. By default as ``linear``.
+    exclude : str or iterable of str, optional
+        Paths of modules or parameters that are not penalised, with the wildcards of :mod:`fnmatch`.
+
+    Returns
+    -------
+    list of dict
+        For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, the
+        ``penalty`` (None in the last, which holds what is not penalised), and for groups that span several
+        parameters ``joint``, the groups of each. Every parameter of the model occurs once; one that several
+        modules share goes with the first of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of the above, a path or pattern fits nothing in the model, or a joint group
+        would hold a shared parameter. The message names the module's path.
+
+    References
+    ----------
+    Deleu & Bengio (2021), "Structured sparsity inducing adaptive optimizers for deep learning",
+    arXiv:2102.03869, §5.
+
+    Examples
+    --------
+    >>> import proxlab as pl
+    >>> from torch import nn
+    >>> from proxlab.torch import param_groups
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    >>> for group in param_groups(model, pl.GroupLasso(1e-3)):
+    ...     print(group["names"], group["penalty"] and group["penalty"].groups)
+    ['0.weight'] Groups.conv('channel')
+    ['3.weight'] Groups.over(0)
+    ['0.bias', '3.bias'] None
+    """
+    check_module(model)
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty: must be a proxlab penalty, for example GroupLasso(0.1), got {penalty!r}")
+    if penalty.weights is not None and not isinstance(penalty.weights, str):
+        raise ValueError('penalty: weights must be None or "sqrt_size", since each layer has its own groups')
+    for name, value, options in (
+        ("conv", conv, get_args(Conv)),
+        ("linear", linear, get_args(Side)),
+        ("embedding", embedding, get_args(Side)),
+        ("lstm", lstm, get_args(Recurrent)),
+    ):
+        if value is not None and value not in options:
+            raise ValueError(f"{name}: must be one of {', '.join(map(repr, options))} or None, got {value!r}")
+    builder = _Builder(model, penalty, [exclude] if isinstance(exclude, str) else list(exclude))
+    if attention is not None:
+        for parts in _heads(model, attention):
+            builder.joint("attention", parts)
+    if ffn is not None:
+        for paths in _blocks(model, ffn):
+            builder.joint("ffn", _neurons(model, paths))
+    if conv == "filter+norm":
+        for path, norm in conv_norm_pairs(model):
+            layer = model.get_submodule(path)
+            assert isinstance(layer, _ConvNd)
+            bias = [(f"{path}.bias", Groups.over(()))] if layer.bias is not None else []
+            parts = [(f"{path}.weight", _conv_groups(layer, "filter")), *bias]
+            builder.joint("conv", [*parts, *((f"{norm}.{p}", Groups.over(())) for p in ("weight", "bias"))])
+    if lstm == "unit":
+        for path, module in model.named_modules():
+            if isinstance(module, nn.RNNBase):
+                for parts in _units(path, module):
+                    builder.joint("lstm", parts)
+    for path, module in model.named_modules():
+        for name, groups in _layer_groups(module, conv, linear, embedding, lstm):
+            builder.add(f"{path}.{name}" if path else name, groups)
+    return builder.finish()
+
+
+class _Builder:
+    """Collects param groups so that every parameter occurs once."""
+
+    def __init__(self, model: nn.Module, penalty: Penalty, exclude: list[str]) -> None:
+        self.penalty = penalty
+        self.named = dict(model.named_parameters(remove_duplicate=False))
+        for name, p in self.named.items():
+            if isinstance(p, UninitializedParameter):
+                raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
+        # The first name of each parameter is that under which it is listed.
+        self.first: dict[int, str] = {}
+        for name, p in self.named.items():
+            self.first.setdefault(id(p), name)
+        self.excluded = set()
+        for pattern in exclude:
+            if not isinstance(pattern, str):
+                raise TypeError(f"exclude: must hold paths of modules or parameters, got {pattern!r}")
+            hits = {name for name in self.named if _is_under(name, pattern)}
+            if not hits:
+                raise ValueError(f"exclude: {pattern!r} fits no module or parameter of the model")
+            self.excluded |= {self.first[id(self.named[name])] for name in hits}
+        self.taken: set[str] = set()
+        self.groups: dict[Groups, list[str]] = {}
+        self.joints: list[Parts] = []
+
+    def add(self, name: str, groups: Groups) -> None:
+        """Penalise a parameter by itself, unless that is settled."""
+        if name in self.taken or name in self.excluded or self.first[id(self.named[name])] != name:
+            return
+        self.taken.add(name)
+        self.groups.setdefault(groups, []).append(name)
+
+    def joint(self, argument: str, parts: Parts) -> None:
+        """Penalise groups that span several parameters."""
+        if isinstance(self.penalty, L1):
+            raise ValueError(f"{argument}: joint groups need a penalty on groups; L1 is elementwise")
+        for name, _ in parts:
+            first = self.first[id(self.named[name])]
+            if name in self.taken or first != name:
+                other = "another joint group" if name in self.taken else f"{first!r}"
+                raise ValueError(
+                    f"{argument}: {name!r} is shared with {other}, so it cannot be in this group"
+                )
+        kept = [(name, groups) for name, groups in parts if name not in self.excluded]
+        if kept:
+            self.taken |= {name for name, _ in kept}
+            self.joints.append(kept)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return the param groups."""
+        out = []
+        for parts in self.joints:
+            group = self._group([name for name, _ in parts], Groups.over(-1))
+            out.append(group | {"joint": [groups for _, groups in parts]})
+        if isinstance(self.penalty, L1):
+            names = [name for listed in self.groups.values() for name in listed]
+            out += [self._group(names, None) | {"penalty": self.penalty}] if names else []
+        else:
+            out += [self._group(names, groups) for groups, names in self.groups.items()]
+        free = [name for name in self.first.values() if name not in self.taken]
+        if free:
+            out.append(self._group(free, None))
+        return out
+
+    def _group(self, names: list[str], groups: Groups | None) -> dict[str, Any]:
+        penalty = None if groups is None else dataclasses.replace(self.penalty, groups=groups)
+        return {"params": [self.named[name] for name in names], "names": names, "penalty": penalty}
+
+
+def _is_under(name: str, pattern: str) -> bool:
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: k + 1]), pattern) for k in range(len(parts)))
+
+
+def _layer_groups(
+    module: nn.Module, conv: Conv | None, linear: Side | None, embedding: Side | None, lstm: Recurrent | None
+) -> Parts:
+    """Groups of the parameters that a module holds itself."""
+    if isinstance(module, _ConvNd) and conv is not None:
+        return [("weight", _conv_groups(module, "filter" if conv == "filter+norm" else conv))]
+    if isinstance(module, nn.Linear) and linear is not None:
+        return [("weight", _matrix_groups(linear))]
+    if isinstance(module, nn.MultiheadAttention) and linear is not None:
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return [(name, _matrix_groups(linear)) for name in names if getattr(module, name) is not None]
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and embedding is not None:
+        return [("weight", Groups.over(-1 if embedding == "input" else 0))]
+    if isinstance(module, nn.RNNBase) and lstm in ("input", "output"):
+        weights = [name for name, _ in module.named_parameters() if name.startswith("weight")]
+        return [(name, Groups.over(0) if lstm == "input" else _unit_rows(name, module)) for name in weights]
+    return []
+
+
+def _matrix_groups(side: Side) -> Groups:
+    return Groups.over(0 if side == "input" else -1)
+
+
+def _conv_groups(module: _ConvNd, kind: Literal["filter", "channel", "kernel"]) -> Groups:
+    """Groups of a convolution's weight, which is transposed where the convolution is."""
+    transposed = isinstance(module, _ConvTransposeNd)
+    kernel = tuple(range(2, module.weight.ndim))
+    if kind == "kernel" or (module.groups == 1 and not transposed):
+        return Groups.conv(kind)
+    # Rows of the weight are output channels, or input channels where the convolution is transposed.
+    if (kind == "filter") != transposed:
+        return Groups.over((1, *kernel))
+    if module.groups == 1:
+        return Groups.over((0, *kernel))
+    # The second axis counts the channels of one block; every block of rows has its own.
+    rows, columns, *spatial = module.weight.shape
+    view = (module.groups, rows // module.groups, columns, *spatial)
+    return Groups.over((1, *range(3, len(view))), shape=view)
+
+
+def _unit_rows(name: str, module: nn.RNNBase) -> Groups:
+    """The rows of all gates of each hidden unit, in a weight or bias of a recurrent layer."""
+    if name.startswith("weight_hr"):
+        return Groups.over(0)  # the projection reads the hidden units
+    rows = getattr(module, name).shape[0]
+    gates = (rows // module.hidden_size, module.hidden_size)
+    return Groups.over(0, shape=gates) if name.startswith("bias") else Groups.over((0, 2), shape=(*gates, -1))
+
+
+def _units(path: str, module: nn.RNNBase) -> list[Parts]:
+    prefix = f"{path}." if path else ""
+    return [[(prefix + name, _unit_rows(name, module)) for name in layer] for layer in module._all_weights]
+
+
+def _heads(model: nn.Module, attention: str | Sequence[Attention]) -> list[Parts]:
+    found: list[Parts] = []
+    if isinstance(attention, str):
+        if attention != "heads":
+            raise ValueError(
+                f'attention: must be "heads", a sequence of Attention or None, got {attention!r}'
+            )
+        for path, module in model.named_modules():
+            if isinstance(module, nn.MultiheadAttention):
+                found.append(_stacked_heads(path, module))
+        attention = find_attention(model)
+    for layers in attention:
+        if not isinstance(layers, Attention):
+            raise TypeError(f"attention: must hold proxlab.torch.Attention, got {layers!r}")
+        found.append(_separate_heads(model, layers))
+    if not found:
+        raise ValueError("attention: the model has no attention layer that is known; name its layers")
+    return found
+
+
+def _stacked_heads(path: str, module: nn.MultiheadAttention) -> Parts:
+    prefix = f"{path}." if path else ""
+    heads, size = module.num_heads, module.head_dim
+    parts: Parts = []
+    if module.in_proj_weight is not None:
+        parts.append(("in_proj_weight", Groups.over((0, 2, 3), shape=(3, heads, size, -1))))
+    else:
+        rows = Groups.over((1, 2), shape=(heads, size, -1))
+        parts += [(name, rows) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")]
+    if module.in_proj_bias is not None:
+        parts.append(("in_proj_bias", Groups.over((0, 2), shape=(3, heads, size))))
+    parts.append(("out_proj.weight", Groups.over((0, 2), shape=(-1, heads, size))))
+    return [(prefix + name, groups) for name, groups in parts]
+
+
+def _separate_heads(model: nn.Module, layers: Attention) -> Parts:
+    q, k, v, o = layers.layers(model)
+    parts: Parts = []
+    for path, layer in ((layers.query, q), (layers.key, k), (layers.value, v)):
+        size = layer.out_features // layers.heads
+        parts.append((f"{path}.weight", Groups.over((1, 2), shape=(layers.heads, size, -1))))
+        if layer.bias is not None:
+            parts.append((f"{path}.bias", Groups.over(1, shape=(layers.heads, size))))
+    columns = (-1, layers.heads, o.in_features // layers.heads)
+    return [*parts, (f"{layers.output}.weight", Groups.over((0, 2), shape=columns))]
+
+
+def _blocks(model: nn.Module, ffn: str | Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    if not isinstance(ffn, str):
+        return check_ffn(model, ffn)
+    if ffn != "neurons":
+        raise ValueError(f'ffn: must be "neurons", a sequence of tuples of paths or None, got {ffn!r}')
+    found = find_ffn(model)
+    if not found:
+        raise ValueError("ffn: the model has no feed-forward block that is known; name its layers")
+    return found
+
+
+def _neurons(model: nn.Module, paths: tuple[str, ...]) -> Parts:
+    *first, last = paths
+    parts: Parts = []
+    for path in first:
+        parts.append((f"{path}.weight", Groups.over(-1)))
+        if model.get_submodule(path).bias is not None:
+            parts.append((f"{path}.bias", Groups.over(())))
+    return [*parts, (f"{last}.weight", Groups.over(0))]

@@ -1,0 +1,76 @@
+"""What compacting a network removed and gained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxlab.torch.sparsity import format_table
+
+__all__ = ["CompactReport", "Kept", "Removed"]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed: how many ``what`` ("outputs" or "heads") a layer had before and has after."""
+
+    layer: str
+    what: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is zero and stays: ``count`` "outputs", "inputs" or "heads" of a layer, with the reason."""
+
+    layer: str
+    what: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What :func:`compact` removed and gained; printed as tables. Pairs are before and after.
+
+    Attributes
+    ----------
+    parameters : tuple of int
+        Number of parameters.
+    flops : tuple of int
+        Floating-point operations of a call on the example inputs, counted by
+        :mod:`torch.utils.flop_counter` (matrix products and convolutions).
+    latency : tuple of float
+        Median time of a call on the example inputs, in seconds.
+    difference : float
+        Greatest difference of the outputs, relative to the greatest output, in the model's own precision.
+    removed : tuple of Removed
+        Layers with fewer outputs, and attention with fewer heads; what depends on them lost as many inputs.
+    kept : tuple of Kept
+        What is zero and could not be removed, with the reason.
+    """
+
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+    latency: tuple[float, float]
+    difference: float
+    removed: tuple[Removed, ...]
+    kept: tuple[Kept, ...]
+
+    def __str__(self) -> str:
+        gains = [
+            (name, f"{before:{style}}", f"{after:{style}}", f"{before / after:.2f} ×" if after else "")
+            for name, (before, after), style in (
+                ("parameters", self.parameters, ","),
+                ("FLOPs", self.flops, ","),
+                ("latency [ms]", (self.latency[0] * 1e3, self.latency[1] * 1e3), ".3f"),
+            )
+        ]
+        tables = [format_table(("", "before", "after", "gain"), gains)]
+        if self.removed:
+            rows = [(f"{r.layer} ({r.what})", f"{r.before}", f"{r.after}") for r in self.removed]
+            tables.append(format_table(("removed from", "before", "after"), rows))
+        if self.kept:
+            lines = [f"  {k.layer}: {k.count} {k.what}: {k.reason}" for k in self.kept]
+            tables.append("\n".join(["zero, but not removed", *lines]))
+        return "\n\n".join(tables)

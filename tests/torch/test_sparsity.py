@@ -1,0 +1,99 @@
+"""Group sparsity of a network against counts by hand."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import proxlab as pl  # noqa: E402
+from proxlab.torch.networks import param_groups  # noqa: E402
+from proxlab.torch.sparsity import group_sparsity  # noqa: E402
+from tests.torch import models  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+LASSO = pl.GroupLasso(0.1)
+
+
+def sparse_vgg():
+    model = models.vgg()
+    with torch.no_grad():
+        model[4].weight[:, :3] = 0
+        model[12].weight[:, [0, 4]] = 0
+        model[9].weight[:, 5] = 0
+        model[9].weight[1:, 6] = 0  # not all of the column
+        model[0].bias[:] = 0  # in no group
+    return model
+
+
+@pytest.mark.parametrize("kind", ["model", "groups", "optimizer"])
+def test_counts_by_hand(kind):
+    model = sparse_vgg()
+    groups = param_groups(model, LASSO)
+    source = {"model": model, "groups": groups, "optimizer": torch.optim.SGD(groups, lr=0.1)}[kind]
+    table = group_sparsity(source)
+    assert [(r.name, r.groups, r.zero_groups, r.elements, r.zero_elements) for r in table.layers] == [
+        ("0.weight", 3, 0, 216, 0),
+        ("4.weight", 8, 3, 1152, 3 * 144),
+        ("9.weight", 64, 1, 640, 10),
+        ("12.weight", 10, 2, 30, 6),
+    ]
+    total = table.total
+    assert (total.groups, total.zero_groups) == (85, 6)
+    assert total.sparsity == 6 / 85
+    assert total.weighted == (432 + 10 + 6) / (216 + 1152 + 640 + 30)
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["layer", "groups", "zero", "sparsity", "weighted"]
+    assert lines[2].split() == ["4.weight", "8", "3", "37.5%", "37.5%"]
+    assert lines[-1].split() == ["total", "85", "6", "7.1%", "22.0%"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_joint_groups_are_zero_where_all_their_parts_are():
+    model = models.Encoder()
+    with torch.no_grad():
+        model.fc1.weight[:4] = 0
+        model.fc1.bias[:3] = 0
+        model.fc2.weight[:, 1:5] = 0
+    groups = param_groups(model, LASSO, ffn="neurons", attention="heads")
+    rows = {r.name: r for r in group_sparsity(groups).layers}
+    neurons = rows["fc1.weight + fc1.bias + fc2.weight"]
+    assert (neurons.groups, neurons.zero_groups) == (16, 2)
+    assert (neurons.elements, neurons.zero_elements) == (16 * 25, 2 * 25)
+    # Each parameter by itself would count three and four.
+    elements = pl.GroupLasso(1.0, groups=pl.Groups.over(()))
+    assert group_sparsity([{"params": [model.fc1.bias], "penalty": elements}]).total.zero_groups == 3
+
+
+def test_ragged_groups_and_free_elements():
+    w = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 2.0])
+    penalty = pl.GroupLasso(1.0, groups=pl.Groups.csr([0, 2, 5, 5], [0, 1, 2, 3, 4]))
+    (row,) = group_sparsity([{"params": w, "penalty": penalty}]).layers
+    # An empty group has nothing that is not zero.
+    assert (row.name, row.groups, row.zero_groups, row.elements, row.zero_elements) == (
+        "group 0, parameter 0", 3, 2, 5, 2,
+    )  # fmt: skip
+
+
+def test_layouts_and_dtypes():
+    weight = torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last).bfloat16()
+    weight[:, 2] = 0
+    weight[1, 3:] = -0.0
+    penalty = pl.GroupLasso(1.0, groups=pl.Groups.conv("channel"))
+    assert group_sparsity([{"params": [weight], "penalty": penalty}]).total.zero_groups == 1
+    assert group_sparsity([{"params": [weight[:, 2:3]], "penalty": penalty}]).total.sparsity == 1.0
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ([], ValueError, "source: no param group has a penalty"),
+        ([{"params": []}], ValueError, "source: no param group has a penalty"),
+        ([nn.Parameter(torch.ones(2))], TypeError, "source: must hold param groups"),
+        (nn.ReLU(), ValueError, "source: no param group has a penalty"),
+    ],
+)
+def test_errors(source, error, message):
+    with pytest.raises(error, match=message):
+        group_sparsity(source)
