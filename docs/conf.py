@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import proxlab
@@ -29,6 +30,8 @@ myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "d
 myst_heading_anchors = 3
 
 autosummary_generate = True
+# The reference of proxlab.torch is built without PyTorch where it is not installed.
+autodoc_mock_imports = [name for name in ("torch", "torch_pruning") if find_spec(name) is None]
 autodoc_typehints = "none"
 autoclass_content = "class"
 numpydoc_show_class_members = False

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -13,11 +14,12 @@ import proxlab
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PUBLIC = [
-    (module, name)
-    for module in ("proxlab", "proxlab.inexactness")
-    for name in importlib.import_module(module).__all__
+MODULES = [
+    "proxlab",
+    "proxlab.inexactness",
+    *(["proxlab.torch"] if importlib.util.find_spec("torch") else []),
 ]
+PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 
 
 def run(test: doctest.DocTest) -> None:
@@ -29,11 +31,16 @@ def run(test: doctest.DocTest) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_of_a_page(page):
     examples = "\n".join(block for block in BLOCK.findall(page.read_text("utf-8")) if ">>>" in block)
+    if "import torch" in examples:
+        pytest.importorskip("torch")
+        pytest.importorskip("torch_pruning")
     run(doctest.DocTestParser().get_doctest(examples, {}, page.name, str(page), 0))
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
 def test_examples_of_a_docstring(module, name):
+    if name == "compact":
+        pytest.importorskip("torch_pruning")
     thing = getattr(importlib.import_module(module), name)
     for test in doctest.DocTestFinder().find(thing, name, module=False, globs={}):
         run(test)

@@ -1,0 +1,38 @@
+"""Adaptive proximal optimizers, groups of networks and compaction for PyTorch (extra ``torch``)."""
+
+from proxlab.torch.compaction import compact
+from proxlab.torch.networks import param_groups
+from proxlab.torch.optimizers import (
+    RAMDA,
+    RMDA,
+    AdaBreg,
+    LinBreg,
+    ProxAdagrad,
+    ProxAdam,
+    ProxAdamW,
+    ProxAMSGrad,
+    ProxRMSprop,
+    ProxSGD,
+)
+from proxlab.torch.report import CompactReport
+from proxlab.torch.sparsity import NetworkSparsity, group_sparsity
+from proxlab.torch.structures import Attention
+
+__all__ = [
+    "RAMDA",
+    "RMDA",
+    "AdaBreg",
+    "Attention",
+    "CompactReport",
+    "LinBreg",
+    "NetworkSparsity",
+    "ProxAMSGrad",
+    "ProxAdagrad",
+    "ProxAdam",
+    "ProxAdamW",
+    "ProxRMSprop",
+    "ProxSGD",
+    "compact",
+    "group_sparsity",
+    "param_groups",
+]

@@ -1,0 +1,192 @@
+"""The prox problems of a step: which parameters share a prox, and what their update rules ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxlab.groups import AxisLayout, Groups
+from proxlab.optim.rules import Proposal
+from proxlab.penalties import Penalty
+
+__all__ = ["Block", "Problem", "check_group"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The parameters that share a prox: one, or those of a joint group.
+
+    Attributes
+    ----------
+    number : int
+        Which param group it is of.
+    group : dict
+        The param group.
+    settings : mapping
+        Its settings, validated.
+    index : int or None
+        Which parameter it is; None for all of a joint group.
+    """
+
+    number: int
+    group: dict[str, Any]
+    settings: Mapping[str, Any]
+    index: int | None
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters."""
+        params: list[Tensor] = self.group["params"]
+        return params if self.index is None else [params[self.index]]
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """The penalty as it is now: its strength may be driven."""
+        penalty: Penalty | None = self.group["penalty"]
+        return penalty
+
+    @property
+    def where(self) -> str:
+        """How an error names the place."""
+        if self.index is None:
+            return f"param group {self.number} (joint)"
+        return f"param group {self.number}, {name_parameter(self.group, self.index)}"
+
+    def join(self, arrays: list[Any]) -> Tensor:
+        """Make one array of an array for each parameter: joint groups side by side, with a group per row."""
+        if self.index is not None:
+            return arrays[0]
+        layouts = _layouts(self.group["joint"], self.params)
+        return torch.cat([layout.split(a, 0.0)[0] for layout, a in zip(layouts, arrays, strict=True)], dim=1)
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        """Undo :meth:`join`."""
+        if self.index is not None:
+            return [joined]
+        layouts = _layouts(self.group["joint"], self.params)
+        columns = joined.split([layout.group_size for layout in layouts], dim=1)
+        return [layout.join([rows], p) for layout, rows, p in zip(layouts, columns, self.params, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The prox of a block in this step.
+
+    Attributes
+    ----------
+    block : Block
+    proposals : list of Proposal
+        What the update rule asks for, for each parameter of the block.
+    x, metric : Tensor
+        The prox's point and metric, of the whole block.
+    step : float
+    """
+
+    block: Block
+    proposals: list[Proposal]
+    x: Tensor
+    metric: Tensor | None
+    step: float
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a prox to solve; otherwise the answer is the point."""
+        return self.block.penalty is not None and self.step > 0 and self.x.numel() > 0
+
+    @classmethod
+    def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
+        """Put together what the parameters of a block ask for."""
+        first = proposals[0]
+        metric = None if first.metric is None else block.join([p.metric for p in proposals])
+        return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
+
+
+def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None:
+    """Raise an error if the parameters, the penalty and the joint groups of a param group do not fit.
+
+    Parameters
+    ----------
+    group : mapping
+        The param group.
+    where : str
+        How an error names it.
+    convex_only : bool
+        Whether the method is defined for convex penalties only.
+    """
+    penalty, joint, params = group["penalty"], group.get("joint"), group["params"]
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
+        )
+    for k, p in enumerate(params):
+        if p.dtype not in _DTYPES:
+            raise TypeError(
+                f"{where}: {name_parameter(group, k)} must have a real floating-point dtype, got {p.dtype}"
+            )
+    if convex_only and penalty is not None and not penalty.is_convex:
+        raise ValueError(
+            f"{where}: penalty: must be convex, since the state of this method is a subgradient, got "
+            f"{type(penalty).__name__}"
+        )
+    if joint is not None:
+        _check_joint(penalty, list(joint), params, where)
+    elif penalty is not None:
+        for k, p in enumerate(params):
+            _check_fit(penalty, tuple(p.shape), f"{where}: {name_parameter(group, k)}")
+
+
+def name_parameter(group: Mapping[str, Any], k: int) -> str:
+    """Name a parameter of a param group: by its name too, where the group has one."""
+    names = group.get("names") or group.get("param_names")
+    shape = tuple(group["params"][k].shape)
+    return f"parameter {k} ({names[k]!r}, shape {shape})" if names else f"parameter {k} (shape {shape})"
+
+
+def _check_fit(penalty: Penalty, shape: tuple[int, ...], where: str) -> None:
+    try:
+        penalty.group_weights(penalty.groups.layout(shape))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; give it a param group with another penalty or None") from error
+
+
+def _check_joint(penalty: Penalty | None, joint: list[Groups], params: list[Tensor], where: str) -> None:
+    if penalty is None:
+        raise ValueError(f"{where}: joint: needs a penalty, got None")
+    if penalty.groups != Groups.over(-1):
+        raise ValueError(
+            f"{where}: penalty: must have the default groups where joint says what they are, got "
+            f"{penalty.groups!r}"
+        )
+    if len(joint) != len(params) or not params:
+        raise ValueError(f"{where}: joint: must hold groups for each of the {len(params)} parameters")
+    if any(not isinstance(groups, Groups) for groups in joint):
+        raise TypeError(f"{where}: joint: must hold proxlab.Groups, got {joint!r}")
+    for k, (groups, p) in enumerate(zip(joint, params, strict=True)):
+        try:
+            layout = groups.layout(tuple(p.shape))
+        except ValueError as error:
+            raise ValueError(f"{where}: joint[{k}]: {error}") from error
+        if not isinstance(layout, AxisLayout):
+            raise ValueError(f"{where}: joint[{k}]: must be groups by axes, got {groups!r}")
+    layouts = _layouts(joint, params)
+    counts = [layout.n_groups for layout in layouts]
+    if len(set(counts)) > 1:
+        raise ValueError(f"{where}: joint: every parameter must have as many groups, got {counts}")
+    if len({p.device for p in params}) > 1 or len({p.dtype for p in params}) > 1:
+        raise ValueError(f"{where}: joint: the parameters must be on one device and of one dtype")
+    _check_fit(penalty, (counts[0], sum(layout.group_size for layout in layouts)), f"{where}: joint")
+
+
+def _layouts(joint: list[Groups], params: list[Tensor]) -> list[AxisLayout]:
+    layouts = []
+    for groups, p in zip(joint, params, strict=True):
+        layout = groups.layout(tuple(p.shape))
+        assert isinstance(layout, AxisLayout)
+        layouts.append(layout)
+    return layouts
