@@ -36,7 +36,7 @@ from proxlab.rootfinders import (
 )
 
 if typing.TYPE_CHECKING:
-    from proxlab import inexactness
+    from proxlab import inexactness, optim
     from proxlab.certificate import Certificate, certify
 
 __version__ = "0.1.0"
@@ -68,20 +68,26 @@ __all__ = [
     "envelope",
     "get_num_threads",
     "inexactness",
+    "optim",
     "prox",
     "set_num_threads",
     "solve",
 ]
 
 # Loaded when asked for: a prox alone should not wait for the certificates.
-_LATE = {"Certificate": "certificate", "certify": "certificate", "inexactness": "inexactness"}
+_LATE = {
+    "Certificate": "certificate",
+    "certify": "certificate",
+    "inexactness": "inexactness",
+    "optim": "optim",
+}
 
 
 def __getattr__(name: str) -> typing.Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_LATE[name]}")
-    value = globals()[name] = module if name == "inexactness" else getattr(module, name)
+    value = globals()[name] = module if name == _LATE[name] else getattr(module, name)
     return value
 
 

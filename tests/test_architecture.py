@@ -101,8 +101,9 @@ def documented():
                 internal = attribute.startswith("_") or attribute == "propose"
                 if not internal and not inherited and callable(member):
                     yield f"{name}.{attribute}", member
-    for name in pl.inexactness.__all__:
-        yield f"inexactness.{name}", getattr(pl.inexactness, name)
+    for module in ("inexactness", "optim"):
+        for name in getattr(pl, module).__all__:
+            yield f"{module}.{name}", getattr(getattr(pl, module), name)
 
 
 @pytest.mark.parametrize(("name", "thing"), list(documented()), ids=[n for n, _ in documented()])

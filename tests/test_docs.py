@@ -17,6 +17,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = [
     "proxlab",
     "proxlab.inexactness",
+    "proxlab.optim",
     *(["proxlab.torch"] if importlib.util.find_spec("torch") else []),
 ]
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]

@@ -23,7 +23,7 @@ from proxlab.groups import Array
 from proxlab.penalties.base import check_number
 from proxlab.scalar import fabs, fmax, sqrt
 
-__all__ = ["RULES", "Proposal", "Rule", "Schedule", "Setting", "Slot", "Update", "check_settings"]
+__all__ = ["RULES", "Proposal", "Rule", "Schedule", "Setting", "Slot", "Update", "check_settings", "rule_of"]
 
 Settings = Mapping[str, Any]
 
@@ -268,6 +268,68 @@ def adabreg(
 
 
 # ----------------------------------------------------------------------------------------------------
+# The metrics again, from the new state: a pass that keeps nothing for each element forms them anew.
+
+
+def adagrad_metric(total: Array, sign: Array, l2: Array, lr: Array, eps: Array) -> Array:
+    """Form the metric of :func:`adagrad`."""
+    return sqrt(total) + eps
+
+
+def rmsprop_metric(
+    square: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
+) -> Array:
+    """Form the metric of :func:`rmsprop`."""
+    return sqrt(square) + eps
+
+
+def rmsprop_momentum_metric(
+    square: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array,
+    mu: Array,
+) -> Array:  # fmt: skip
+    """Form the metric of :func:`rmsprop_momentum`."""
+    return sqrt(square) + eps
+
+
+def rmsprop_centered_metric(
+    square: Array, mean: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
+) -> Array:
+    """Form the metric of :func:`rmsprop_centered`."""
+    return sqrt(fabs(square - mean * mean)) + eps
+
+
+def rmsprop_centered_momentum_metric(
+    square: Array, mean: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array,
+    new: Array, mu: Array,
+) -> Array:  # fmt: skip
+    """Form the metric of :func:`rmsprop_centered_momentum`."""
+    return sqrt(fabs(square - mean * mean)) + eps
+
+
+def adam_metric(
+    m: Array, v: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array, new_v: Array,
+    unbias: Array, eps: Array, size: Array,
+) -> Array:  # fmt: skip
+    """Form the metric of :func:`adam`."""
+    return sqrt(v) * unbias + eps
+
+
+def amsgrad_metric(
+    m: Array, v: Array, largest: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array,
+    new_v: Array, unbias: Array, eps: Array, size: Array,
+) -> Array:  # fmt: skip
+    """Form the metric of :func:`amsgrad`."""
+    return sqrt(largest) * unbias + eps
+
+
+def ramda_metric(
+    origin: Array, total: Array, square: Array, weight: Array, size: Array, eps: Array, third: Array
+) -> Array:
+    """Form the metric of :func:`ramda`."""
+    return square**third + eps
+
+
+# ----------------------------------------------------------------------------------------------------
 # What a method is made of.
 
 
@@ -283,10 +345,14 @@ class Slot(NamedTuple):
 
 
 class Update(NamedTuple):
-    """An elementwise function ``(w, g, *slots, *coefficients) -> (x, [d], *slots)`` and its slots."""
+    """An elementwise function ``(w, g, *slots, *coefficients) -> (x, [d], *slots)`` and its slots.
+
+    ``metric(*slots, *coefficients)`` forms the same ``d`` again from the new state.
+    """
 
     function: Callable[..., Any]
     slots: tuple[Slot, ...] = ()
+    metric: Callable[..., Any] | None = None
 
 
 class Proposal(NamedTuple):
@@ -440,17 +506,24 @@ def _schedule_sgd(s: Settings, t: int, carry: float) -> Schedule:
     return Schedule((*common, mu, damp, of_g, of_buf), s["lr"], carry)
 
 
+_UPDATE_ADAGRAD = Update(adagrad, (Slot("sum", "initial_accumulator_value"),), adagrad_metric)
+
+
 def _schedule_adagrad(s: Settings, t: int, carry: float) -> Schedule:
     lr = s["lr"] / (1.0 + (t - 1) * s["lr_decay"])
     return Schedule((_sign(s), s["weight_decay"], lr, s["eps"]), lr, carry)
 
 
 _RMSPROP = {
-    (False, False): Update(rmsprop, (Slot("square_avg"),)),
-    (False, True): Update(rmsprop_momentum, (Slot("square_avg"), Slot("momentum_buffer"))),
-    (True, False): Update(rmsprop_centered, (Slot("square_avg"), Slot("grad_avg"))),
+    (False, False): Update(rmsprop, (Slot("square_avg"),), rmsprop_metric),
+    (False, True): Update(
+        rmsprop_momentum, (Slot("square_avg"), Slot("momentum_buffer")), rmsprop_momentum_metric
+    ),
+    (True, False): Update(rmsprop_centered, (Slot("square_avg"), Slot("grad_avg")), rmsprop_centered_metric),
     (True, True): Update(
-        rmsprop_centered_momentum, (Slot("square_avg"), Slot("grad_avg"), Slot("momentum_buffer"))
+        rmsprop_centered_momentum,
+        (Slot("square_avg"), Slot("grad_avg"), Slot("momentum_buffer")),
+        rmsprop_centered_momentum_metric,
     ),
 }
 
@@ -472,8 +545,8 @@ def _moments(s: Settings, t: int) -> tuple[float, ...]:
 
 
 _MOMENTS = Slot("exp_avg"), Slot("exp_avg_sq")
-_UPDATE_ADAM = Update(adam, _MOMENTS)
-_UPDATE_AMSGRAD = Update(amsgrad, (*_MOMENTS, Slot("max_exp_avg_sq")))
+_UPDATE_ADAM = Update(adam, _MOMENTS, adam_metric)
+_UPDATE_AMSGRAD = Update(amsgrad, (*_MOMENTS, Slot("max_exp_avg_sq")), amsgrad_metric)
 
 
 def _select_adam(s: Settings) -> Update:
@@ -490,6 +563,7 @@ def _schedule_adamw(s: Settings, t: int, carry: float) -> Schedule:
 
 
 _ORIGIN = Slot("origin", "parameter"), Slot("grad_sum")
+_UPDATE_RAMDA = Update(ramda, (*_ORIGIN, Slot("square_sum")), ramda_metric)
 
 
 def _schedule_rmda(s: Settings, t: int, carry: float) -> Schedule:
@@ -558,7 +632,7 @@ RULES: Mapping[str, Rule] = {
                 "eps": Setting(1e-10, positive=True),
                 **_MAXIMIZE,
             },
-            lambda s: Update(adagrad, (Slot("sum", "initial_accumulator_value"),)),
+            lambda s: _UPDATE_ADAGRAD,
             _schedule_adagrad,
         ),
         Rule(
@@ -589,7 +663,7 @@ RULES: Mapping[str, Rule] = {
         Rule(
             "RAMDA",
             {"lr": Setting(1e-2), **_SHARE, "eps": _EPS, **_MAXIMIZE},
-            lambda s: Update(ramda, (*_ORIGIN, Slot("square_sum"))),
+            lambda s: _UPDATE_RAMDA,
             _schedule_ramda,
             averages=True,
         ),
@@ -612,3 +686,11 @@ RULES: Mapping[str, Rule] = {
     )
 }
 """Every method, by its name."""
+
+
+def rule_of(cls: type) -> Rule:
+    """Return the rule of a class: that of its name, or of the class that it is derived from."""
+    for base in cls.__mro__:
+        if base.__name__ in RULES:
+            return RULES[base.__name__]
+    raise TypeError(f"{cls.__name__}: has no update rule; use one of {', '.join(RULES)}")

@@ -289,6 +289,22 @@ class RadialPenalty(Penalty):
         """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
         raise NotImplementedError
 
+    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+        """Return the strength at which ``p(r)`` is ``value``, for penalties that are not convex.
+
+        What asks for it relies on a slope that is concave up to where it vanishes (docs: the theory of the
+        optimizers).
+
+        Parameters
+        ----------
+        xp : namespace
+        r, value : array
+            Positive radii, and values of ``p`` there.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say at which strength it has a given value (_strength_at)"
+        )
+
     @property
     def is_convex(self) -> bool:
         """Whether the penalty is a convex function: no jump, and a slope that never decreases."""

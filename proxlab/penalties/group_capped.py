@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from proxlab.groups import Array
 from proxlab.penalties.base import Piece, RadialPenalty, check_number
 
 __all__ = ["GroupCapped"]
@@ -40,3 +42,7 @@ class GroupCapped(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ``, then 0."""
         return (Piece(0.0, 0.0, self.lam, 0.0), Piece(self.theta, self.lam * self.theta, 0.0, 0.0))
+
+    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+        """Divide by ``min(r, θ)``."""
+        return value / xp.clip(r, max=self.theta)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from proxlab.groups import Array
 from proxlab.penalties.base import Piece, RadialPenalty, check_number
 
 __all__ = ["GroupL0"]
@@ -36,3 +38,7 @@ class GroupL0(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p`` jumps to λ at 0 and is flat from there."""
         return (Piece(0.0, self.lam, 0.0, 0.0),)
+
+    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+        """Return the value: λ is the price of a group."""
+        return value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from proxlab.groups import Array
 from proxlab.penalties.base import Piece, RadialPenalty, check_number
 
 __all__ = ["GroupMCP"]
@@ -44,3 +46,8 @@ class GroupMCP(RadialPenalty):
         """``p'(r) = λ - r/γ``, then 0."""
         end = self.gamma * self.lam
         return (Piece(0.0, 0.0, self.lam, 1.0 / self.gamma), Piece(end, 0.5 * end * self.lam, 0.0, 0.0))
+
+    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+        """Solve ``λ r - r²/2γ``, or ``γλ²/2`` where ``r`` lies beyond ``γλ``, for λ."""
+        half = 0.5 * r / self.gamma
+        return xp.where(value >= half * r, value / r + half, xp.sqrt(2.0 * value / self.gamma))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from proxlab.groups import Array
 from proxlab.penalties.base import Piece, RadialPenalty, check_number
 
 __all__ = ["GroupSCAD"]
@@ -46,3 +48,11 @@ class GroupSCAD(RadialPenalty):
             Piece(lam, lam * lam, a * lam / (a - 1.0), 1.0 / (a - 1.0)),
             Piece(a * lam, 0.5 * (a + 1.0) * lam * lam, 0.0, 0.0),
         )
+
+    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+        """Solve each of the three pieces for λ."""
+        a, square = self.a, r * r
+        root = xp.sqrt(xp.maximum((a * a - 1.0) * square - 2.0 * (a - 1.0) * value, xp.zeros_like(r)))
+        bend = (square + 2.0 * (a - 1.0) * value) / (a * r + root)
+        flat = xp.sqrt(2.0 * value / (a + 1.0))
+        return xp.where(value >= square, value / r, xp.where(a * flat <= r, flat, bend))

@@ -9,24 +9,19 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import check_root_finder
-from proxlab.certificate import Certificate, certify
 from proxlab.inexactness import Criterion, Schedule
-from proxlab.optim.rules import RULES, Proposal, Rule, Slot, check_settings
+from proxlab.optim import bregman
+from proxlab.optim.inexact import Tolerance, solve_certified
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
+from proxlab.optim.sparsity import TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import check_number
-from proxlab.prox import prox
 from proxlab.rootfinders import RootFinder
-from proxlab.torch import dual
-from proxlab.torch.inexact import Tolerance, together, worst_group
-from proxlab.torch.problems import Block, Problem, check_group, name_parameter
+from proxlab.torch.problems import HALF, Block, Problem, check_group, name_parameter, on_host, wide
 from proxlab.torch.sparsity import group_sparsity
 from proxlab.torch.strength import DrivenStrength
 
 __all__ = ["ProxOptimizer"]
 
-# Iterations after which more of them prove nothing more.
-_ENOUGH = 200
-_HALF = (torch.float16, torch.bfloat16)
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
 # Keys of the param groups of PyTorch's optimizers that say how to compute, not what.
@@ -56,22 +51,23 @@ class ProxOptimizer(torch.optim.Optimizer):
         settings: dict[str, Any],
         penalty: Penalty | None,
         root_finder: RootFinder,
-        sparsity: Any,
+        sparsity: TargetSparsity | None,
         certify_every: int | None,
         inexactness: tuple[type[Criterion], Schedule] | None,
         fused: bool | None,
     ) -> None:
         if not isinstance(fused, (bool, type(None))):
             raise TypeError(f"fused: must be True, False or None, got {fused!r}")
-        if certify_every is not None and check_number("certify_every", certify_every, 1.0) % 1:
-            raise ValueError(f"certify_every: must be a whole number, got {certify_every!r}")
+        if certify_every is not None:
+            certify_every = check_count("certify_every", certify_every)
         self.root_finder = check_root_finder(root_finder)
         self.fused = fused
         self._tolerance = None if inexactness is None else Tolerance(inexactness)
         # Without a word on it, a tolerance is proved in every step.
         self.certify_every = 1 if certify_every is None and inexactness is not None else certify_every
         self.history: list[dict[str, Any]] = []
-        self._strength = None if sparsity is None else DrivenStrength(sparsity)
+        target = check_sparsity(sparsity)
+        self._strength = None if target is None else DrivenStrength(target)
         self._steps = 0
         self._check_settings(settings)
         super().__init__(params, {**settings, "penalty": penalty})
@@ -79,7 +75,7 @@ class ProxOptimizer(torch.optim.Optimizer):
     @property
     def rule(self) -> Rule:
         """The update rule (:mod:`proxlab.optim.rules`)."""
-        return RULES[type(self).__name__]
+        return rule_of(type(self))
 
     def _check_settings(self, group: dict[str, Any]) -> dict[str, Any]:
         return check_settings(self.rule, {name: _plain(name, group[name]) for name in self.rule.settings})
@@ -104,13 +100,13 @@ class ProxOptimizer(torch.optim.Optimizer):
             check_group(param_group, where, self.rule.convex)
             try:
                 self._check_settings(param_group)
+                if self._strength is not None:
+                    param_group["penalty"] = self._strength.admit(param_group["penalty"])
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{where}: {error}") from error
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-        if self._strength is not None:
-            self._strength.admit(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, strings and tensors.
@@ -154,13 +150,14 @@ class ProxOptimizer(torch.optim.Optimizer):
             for key, value in old.items():
                 new.setdefault(key, value)
             for p, k in zip(new["params"], saved["params"], strict=True):
-                if p.dtype in _HALF:
+                if p.dtype in HALF:
                     # PyTorch has rounded the state to the parameter's precision.
                     self.state[p].update(_widened(given["state"].get(k, {}), p))
         if self._tolerance is not None:
             self._tolerance.iterations = int(given.get("iterations", 1))
         if self._strength is not None and "strength" in given:
-            self._strength.load_state_dict(given["strength"], self.param_groups)
+            self._strength.load_state_dict(given["strength"])
+            self._set_penalties()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in _PICKLED}
@@ -186,11 +183,11 @@ class ProxOptimizer(torch.optim.Optimizer):
         self._steps += 1
         due = self.certify_every is not None and self._steps % self.certify_every == 0
         record: dict[str, Any] = {}
-        # The strength comes before the update where the state belongs to it (a dual variable), and otherwise
-        # after it, since the points of all proxes may decide on it.
-        early = self._strength is not None and self.rule.convex
-        late = self._strength is not None and not early
-        if early:
+        target = None if self._strength is None else self._strength.target
+        drive = target is not None and target.due(self._steps)
+        # The points of all proxes may decide on the strength of this step.
+        late = drive and target is not None and target.needs_problems
+        if drive and not late:
             record |= self._drive([])
         problems: Iterable[Problem] = self._problems(fuse=not due and not late)
         if late:
@@ -212,35 +209,27 @@ class ProxOptimizer(torch.optim.Optimizer):
             if not (fuse and self._fused_step(block)):
                 yield Problem.of(block, [self._propose(p, block) for p in block.params])
 
-    def _drive(self, problems: list[Problem]) -> dict[str, Any]:
-        """Set the strength of all penalties; returns what the history says of it."""
+    def _drive(self, problems: list[Problem]) -> dict[str, float]:
+        """Decide on the strength of all penalties; returns what the history says of it."""
         assert self._strength is not None
-        points = [
-            (p.block.penalty, _numpy(p.x), _numpy(p.metric), p.step)
-            for p in problems
-            if p.block.penalty is not None and p.step > 0
-        ]
-        before = [group["penalty"] for group in self.param_groups]
-        record = self._strength.update(self.param_groups, self._steps, points, self._sparsity)
-        if self.rule.convex:
-            for group, penalty in zip(self.param_groups, before, strict=True):
-                self._reanchor(group, penalty)
+        asked = []
+        for p in problems:
+            given = self._strength.given[p.block.number]
+            if p.is_open and given is not None:
+                asked.append(p.asked()._replace(penalty=given))
+        record = self._strength.update(self._steps, asked, self._sparsity)
+        self._set_penalties()
         return record
+
+    def _set_penalties(self) -> None:
+        assert self._strength is not None
+        for group, penalty in zip(self.param_groups, self._strength.penalties(), strict=True):
+            group["penalty"] = penalty
 
     def _sparsity(self) -> float:
         assert self._strength is not None
         total = group_sparsity(self).total
         return total.weighted if self._strength.target.weighted else total.sparsity
-
-    def _reanchor(self, group: dict[str, Any], before: Penalty | None) -> None:
-        """Let the dual variables follow the strength of their penalty, with the weights as they are."""
-        if before is None or before is group["penalty"] or before.strength == 0:
-            return
-        ratio, delta = group["penalty"].strength / before.strength, self._check_settings(group)["delta"]
-        for p in group["params"]:
-            state = self.state.get(p, {})
-            if "dual" in state:
-                state["dual"] = dual.reanchored(state["dual"], _wide(p), delta, ratio)
 
     def _blocks(self) -> Iterator[Block]:
         """Go through the parameters that have a gradient."""
@@ -262,15 +251,15 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Give a block the dual variables that it starts from, a joint group as a whole."""
         if not self.rule.convex or all("dual" in self.state.get(p, {}) for p in block.params):
             return
-        joined = dual.start(
-            block.penalty, block.join([_wide(p) for p in block.params]), block.settings["delta"]
+        joined = bregman.dual_start(
+            block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
         )
         for p, v in zip(block.params, block.split(joined), strict=True):
-            self.state[p]["dual"] = torch.empty_like(_wide(p)).copy_(v)
+            self.state[p]["dual"] = torch.empty_like(wide(p)).copy_(v)
 
     def _propose(self, p: Tensor, block: Block) -> Proposal:
-        w, state = _wide(p), self.state.get(p, {})
-        grad = torch.zeros_like(w) if p.grad is None else _wide(p.grad)
+        w, state = wide(p), self.state.get(p, {})
+        grad = torch.zeros_like(w) if p.grad is None else wide(p.grad)
         slots = tuple(self._slots(p, w, block.settings).values())
         t, carry = _count(state), state.get("weight_sum", 0.0)
         return self.rule.propose(block.settings, w, grad, slots, t, carry)
@@ -334,52 +323,16 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _solve(self, problem: Problem, finder: RootFinder) -> Tensor:
         """Solve the prox of a block; where there is none to solve, this is its point."""
-        x = problem.x
-        if not problem.is_open:
-            return x
-        penalty, d = problem.block.penalty, problem.metric
-        assert penalty is not None
-        try:
-            z = prox(penalty, _numpy(x), problem.step, metric=_numpy(d), root_finder=finder)
-        except ValueError as error:
-            raise ValueError(f"{problem.block.where}: {error}") from error
-        return torch.from_numpy(z) if on_host(x) else z
+        return problem.tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
 
     def _certified(self, problems: list[Problem]) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
-        tolerance, open_ones = self._tolerance, [p for p in problems if p.is_open]
-        if tolerance is not None:
-            tolerance.iterations = max(1, tolerance.iterations - 1)
-        solved = {id(p): self._certify(p, len(open_ones)) for p in open_ones}
+        asked = [p.asked(previous=True) for p in problems if p.is_open]
+        found, record = solve_certified(asked, self._steps, self.root_finder, self._tolerance)
+        solutions = iter(found)
         for problem in problems:
-            self._write(problem, solved[id(problem)][0] if problem.is_open else problem.x)
-        record = together(certificate.total for _, certificate in solved.values())
-        if tolerance is not None:
-            record |= {"tolerance": tolerance.at(self._steps), "iterations": tolerance.iterations}
+            self._write(problem, problem.tensor(next(solutions)) if problem.is_open else problem.x)
         return record
-
-    def _certify(self, problem: Problem, parts: int) -> tuple[Tensor, Certificate]:
-        """Solve a prox, with more iterations until its criterion is proved."""
-        penalty, block, tolerance = problem.block.penalty, problem.block, self._tolerance
-        assert penalty is not None
-        x, d, step = _numpy(problem.x), _numpy(problem.metric), problem.step
-        while True:
-            finder = self._finder()
-            z = self._solve(problem, finder)
-            certificate = certify(penalty, _numpy(z), x, step, metric=d)
-            if tolerance is None:
-                return z, certificate
-            eps = tolerance.at(self._steps)
-            last = block.join([_wide(p) for p in block.params])
-            if tolerance.criterion(eps, parts).holds(certificate, _numpy(last)):
-                return z, certificate
-            if finder.max_iterations == self.root_finder.max_iterations or tolerance.iterations > _ENOUGH:
-                raise ValueError(
-                    f"inexactness: step {self._steps}, {block.where}: the tolerance {eps:.3g} is not proved; "
-                    f"least is known of group {worst_group(certificate)}. Ask for less, or raise "
-                    "max_iterations of the root finder"
-                )
-            tolerance.iterations += 1
 
     def _write(self, problem: Problem, z: Tensor) -> None:
         """Write the new weights and the state of a block."""
@@ -387,7 +340,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         keep = block.settings["momentum"] if self.rule.averages else 0.0
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         for p, proposal, new in zip(block.params, problem.proposals, block.split(z), strict=True):
-            p.copy_(keep * _wide(p) + (1.0 - keep) * new if keep else new)
+            p.copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
             self._save(p, dict(zip(names, proposal.slots, strict=True)), proposal.carry)
 
     def _save(self, p: Tensor, slots: dict[str, Tensor], carry: float) -> None:
@@ -402,28 +355,12 @@ class ProxOptimizer(torch.optim.Optimizer):
         state.update(slots)
 
 
-def _numpy(a: Tensor | None) -> Any:
-    """Return an array that compiled kernels take, where the tensor is on the host."""
-    return a if a is None or not on_host(a) else a.numpy()
-
-
-def on_host(a: Tensor) -> bool:
-    """Return whether NumPy can view a tensor: compiled kernels are for these."""
-    return bool(a.device.type == "cpu")
-
-
 def _count(state: Mapping[str, Any]) -> int:
     """Return the count of the next step of a parameter."""
     if "step" in state:
         return int(state["step"]) + 1
     # torch.optim.SGD keeps no count: its first step is the one without a buffer.
     return 2 if "momentum_buffer" in state else 1
-
-
-def _wide(a: Tensor) -> Tensor:
-    """Return a tensor in the precision of state and arithmetic."""
-    a = a.detach()
-    return a.float() if a.dtype in _HALF else a
 
 
 def _widened(saved: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from proxlab.inexactness import Criterion, Schedule
+from proxlab.optim.sparsity import TargetSparsity
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
@@ -102,7 +103,7 @@ class ProxSGD(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -159,7 +160,7 @@ class ProxAdagrad(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -218,7 +219,7 @@ class ProxRMSprop(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -277,7 +278,7 @@ class ProxAdam(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -344,7 +345,7 @@ class ProxAdamW(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -396,7 +397,7 @@ class ProxAMSGrad(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -451,7 +452,7 @@ class RMDA(DualAveraging):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -499,7 +500,7 @@ class RAMDA(DualAveraging):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -517,7 +518,9 @@ class LinBreg(ProxOptimizer):
     """Linearised Bregman iterations.
 
     Gradients move a dual variable, ``v ← v - lr m``, and the weights are read off it, ``w = prox_{δψ}(δ v)``:
-    groups that are zero stay so until the gradients of many steps agree. The penalty must be convex.
+    groups that are zero stay so until the gradients of many steps agree. The penalty must be convex. The
+    method is made to start from few groups (:func:`proxlab.optim.sparse_start`). Where the strength changes,
+    ``v`` stays and the weights follow.
 
     Parameters
     ----------
@@ -548,7 +551,7 @@ class LinBreg(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,
@@ -599,7 +602,7 @@ class AdaBreg(ProxOptimizer):
         maximize: bool = False,
         penalty: Penalty | None = None,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
-        sparsity: Any = None,
+        sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
         inexactness: tuple[type[Criterion], Schedule] | None = None,
         fused: bool | None = None,

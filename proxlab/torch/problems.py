@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxlab.groups import AxisLayout, Groups
+from proxlab.groups import Array, AxisLayout, Groups
+from proxlab.optim.problem import ProxProblem
 from proxlab.optim.rules import Proposal
 from proxlab.penalties import Penalty
 
-__all__ = ["Block", "Problem", "check_group"]
+__all__ = ["HALF", "Block", "Problem", "check_group", "name_parameter", "on_host", "wide"]
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALF = (torch.float16, torch.bfloat16)
+_DTYPES = (*HALF, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +101,42 @@ class Problem:
         """Whether there is a prox to solve; otherwise the answer is the point."""
         return self.block.penalty is not None and self.step > 0 and self.x.numel() > 0
 
+    def asked(self, previous: bool = False) -> ProxProblem:
+        """Return the problem in arrays that compiled kernels take, where the tensors are on the host.
+
+        ``previous`` says whether with the weights before the step.
+        """
+        block = self.block
+        assert block.penalty is not None
+        last = _numpy(block.join([wide(p) for p in block.params])) if previous else None
+        metric = None if self.metric is None else _numpy(self.metric)
+        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last)
+
+    def tensor(self, z: Array) -> Tensor:
+        """Return a solution as a tensor."""
+        return torch.from_numpy(z) if on_host(self.x) else z
+
     @classmethod
     def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
         """Put together what the parameters of a block ask for."""
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
         return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
+
+
+def on_host(a: Tensor) -> bool:
+    """Return whether NumPy can view a tensor: compiled kernels are for these."""
+    return bool(a.device.type == "cpu")
+
+
+def wide(a: Tensor) -> Tensor:
+    """Return a tensor in the precision of state and arithmetic."""
+    a = a.detach()
+    return a.float() if a.dtype in HALF else a
+
+
+def _numpy(a: Tensor) -> Array:
+    return a.numpy() if on_host(a) else a
 
 
 def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from proxlab.groups import Array, Groups
+from proxlab.groups import Groups
+from proxlab.optim.sparsity import living_groups
 from proxlab.penalties import GroupLasso, Penalty
 from proxlab.torch.networks import param_groups
 
@@ -147,9 +148,7 @@ def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> Layer
     alive: Any = None
     sizes: Any = 0
     for p, part in zip(params, groups, strict=True):
-        layout = part.layout(tuple(p.shape))
-        rows: list[Array] = layout.split(p.detach(), 0.0)
-        found = layout.join_groups([(matrix != 0).any(dim=1) for matrix in rows]).cpu().numpy()
+        found = living_groups(part, p.detach())
         alive = found if alive is None else alive | found
-        sizes = sizes + layout.sizes()
+        sizes = sizes + part.sizes(tuple(p.shape))
     return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from proxlab.optim.problem import ProxProblem
+from proxlab.optim.sparsity import TargetSparsity, driven, record
+from proxlab.penalties import Penalty
 
 __all__ = ["DrivenStrength"]
 
@@ -16,58 +20,48 @@ class DrivenStrength:
     ----------
     target : TargetSparsity
         What decides on the strength.
+
+    Attributes
+    ----------
+    given : list of Penalty or None
+        The penalty of each param group as it was given.
     """
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: TargetSparsity) -> None:
         self.target = target
-        self._unit = 0.0
-        self._lam = 0.0
-        self._state: dict[str, Any] | None = None
+        self.given: list[Penalty | None] = []
+        self._state: dict[str, float] | None = None
 
-    def admit(self, group: dict[str, Any]) -> None:
-        """Note in a param group what its strength is to the common one, which is that of the first."""
-        penalty = group["penalty"]
-        if penalty is None:
-            return
-        if self._state is None:
-            self._unit = self._lam = penalty.strength
-            self._state = self.target.init(self._lam)
-        group["share"] = penalty.strength / self._unit if self._unit > 0 else 1.0
+    def admit(self, penalty: Penalty | None) -> Penalty | None:
+        """Note the penalty of a new param group; returns it with the strength that it is driven to."""
+        if penalty is not None:
+            if penalty.strength == 0:
+                raise ValueError(f"penalty: must have a strength > 0 to be driven, got {penalty!r}")
+            if self._state is None:
+                self._state = self.target.init(penalty.strength)
+        self.given.append(penalty)
+        return self._now(penalty)
 
     def update(
-        self, groups: list[dict[str, Any]], t: int, points: list[Any], reached: Callable[[], float]
-    ) -> dict[str, Any]:
-        """Decide on the strength of step ``t`` and set it; returns a record for the history.
-
-        Parameters
-        ----------
-        groups : list of dict
-            The param groups.
-        t : int
-        points : list of tuple
-            Penalty, point, metric and step of each prox of this step, where they are known.
-        reached : callable
-            Returns the sparsity of the weights as they are.
-        """
+        self, t: int, problems: Sequence[ProxProblem], sparsity: Callable[[], float]
+    ) -> dict[str, float]:
+        """Decide on the strength of step ``t`` (:meth:`TargetSparsity.update`); returns a record of it."""
         if self._state is None:
             return {}
-        lam, self._state = self.target.update(self._state, t, points, reached)
-        if lam != self._lam:
-            self._lam = lam
-            self.set(groups)
-        return {"lam": lam} | {key: self._state[key] for key in ("sparsity", "gap") if key in self._state}
+        _, self._state = self.target.update(self._state, t, problems, sparsity)
+        return record(self._state)
 
-    def set(self, groups: list[dict[str, Any]]) -> None:
-        """Give every penalty its share of the common strength."""
-        for group in groups:
-            if group["penalty"] is not None:
-                group["penalty"] = group["penalty"].with_strength(self._lam * group["share"])
+    def penalties(self) -> list[Penalty | None]:
+        """Return the penalty of each param group with the strength that it is driven to."""
+        return [self._now(penalty) for penalty in self.given]
+
+    def _now(self, penalty: Penalty | None) -> Penalty | None:
+        return penalty if penalty is None or self._state is None else driven(penalty, self._state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers."""
-        return {"unit": self._unit, "lam": self._lam, "state": copy.deepcopy(self._state)}
+        return {} if self._state is None else dict(self._state)
 
-    def load_state_dict(self, state: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-        """Load what :meth:`state_dict` returned, and set the strengths."""
-        self._unit, self._lam, self._state = state["unit"], state["lam"], copy.deepcopy(state["state"])
-        self.set(groups)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        self._state = copy.copy(state) or None

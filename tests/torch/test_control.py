@@ -1,7 +1,6 @@
 """What an optimizer does beside its steps: driven strengths, certified steps, dual variables."""
 
 import copy
-import dataclasses
 import io
 import pickle
 
@@ -14,46 +13,19 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
-from proxlab.torch import dual  # noqa: E402
+from proxlab.optim import TargetSparsity  # noqa: E402
+from proxlab.torch import group_sparsity  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH, prox_rows  # noqa: E402
 
 pytestmark = pytest.mark.torch
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lasso(pl.GroupLasso):
-    """The group lasso with its strength as a penalty that can be driven has it."""
-
-    @property
-    def strength(self):
-        return self.lam
-
-    def with_strength(self, lam):
-        return dataclasses.replace(self, lam=lam)
-
-
-class Controller:
-    """Stands for a TargetSparsity: a tenth more while half of the groups are not zero, else a tenth less."""
-
-    weighted = False
-
-    def init(self, lam0):
-        return {"lam": lam0, "calls": 0, "points": 0}
-
-    def update(self, state, t, problems, sparsity):
-        reached = sparsity()
-        lam = state["lam"] * (1.1 if reached < 0.5 else 1 / 1.1)
-        assert t == state["calls"] + 1
-        new = {"lam": lam, "calls": t, "points": len(problems), "sparsity": reached, "gap": 0.5 - reached}
-        return lam, new
 
 
 def start(method, sparsity=None, **options):
     rng = np.random.default_rng(0)
     params = [nn.Parameter(torch.tensor(rng.normal(size=shape))) for shape in ((8, 3), (6, 2), (4,))]
     groups = [
-        {"params": params[:1], "penalty": Lasso(0.02)},
-        {"params": params[1:2], "penalty": Lasso(0.06)},
+        {"params": params[:1], "penalty": pl.GroupLasso(0.02)},
+        {"params": params[1:2], "penalty": pl.GroupLasso(0.06)},
         {"params": params[2:]},
     ]
     return params, method(groups, sparsity=sparsity, **options)
@@ -65,54 +37,104 @@ def run(params, optimizer, steps, seed=1):
     for _ in range(steps):
         for p in params:
             scale = torch.linspace(0.0, 1.0, p.shape[0], dtype=p.dtype).reshape(-1, *[1] * (p.ndim - 1))
-            noise = torch.tensor(rng.normal(size=p.shape, scale=0.01))
+            noise = torch.tensor(rng.normal(size=p.shape, scale=0.01), dtype=p.dtype)
             p.grad = p.detach() - scale + noise
         optimizer.step()
 
 
+def zero_rows(params):
+    """How many of the fourteen penalised rows are zero."""
+    return sum(int((~p.detach().any(dim=1)).sum()) for p in params[:2])
+
+
+def quantile(target=0.5, **options):
+    return TargetSparsity(target, **options)
+
+
+def controller(target=0.5, **options):
+    return TargetSparsity(target, method="multiplicative", **options)
+
+
 @pytest.mark.parametrize("name", sorted(ONE_EACH))
-def test_one_strength_is_driven_and_ratios_stay(name):
-    params, optimizer = start(ONE_EACH[name], Controller())
-    run(params, optimizer, 40)
-    history = optimizer.history
-    assert [record["step"] for record in history] == list(range(1, 41))
-    assert all(record["gap"] == 0.5 - record["sparsity"] for record in history)
-    lam = 0.02
-    for record in history:
-        lam *= 1.1 if record["sparsity"] < 0.5 else 1 / 1.1
-        assert record["lam"] == pytest.approx(lam, rel=1e-12)
+def test_the_quantile_reaches_its_target_in_every_step(name):
+    params, optimizer = start(ONE_EACH[name], quantile(0.6), **NO_AVERAGE.get(name, {}))
+    for _ in range(10):
+        run(params, optimizer, 1)
+        record = optimizer.history[-1]
+        assert zero_rows(params) == 9  # the least number that is 60 % of fourteen
+        assert record["sparsity"] == pytest.approx(9 / 14)
+        assert record["sparsity_gap"] == pytest.approx(0.6 - 9 / 14)
     first, second, free = (group["penalty"] for group in optimizer.param_groups)
-    assert (first.lam, second.lam) == pytest.approx((lam, 3 * lam), rel=1e-12)
+    assert (first.lam, second.lam) == pytest.approx((record["lam"], 3 * record["lam"]), rel=1e-12)
     assert free is None
-
-
-def test_the_strength_of_a_step_is_decided_on_before_its_prox():
-    class Jump(Controller):
-        def update(self, state, t, problems, sparsity):
-            ((_, x, metric, step), _) = problems
-            # the least strength at which every row of the first parameter vanishes
-            norms = np.linalg.norm(metric * x, axis=1) / step
-            return float(norms.max()) * (1 + 1e-12), state
-
-    params, optimizer = start(METHODS["adamw"], Jump())
-    run(params, optimizer, 1)
-    assert not params[0].any()
     assert params[2].all()
 
 
+NO_AVERAGE = {name: {"momentum": 0.0} for name in ("RMDA", "RAMDA")}
+
+
+@pytest.mark.parametrize("name", sorted(ONE_EACH))
+def test_the_controller_follows_the_sparsity_of_the_weights(name):
+    params, optimizer = start(ONE_EACH[name], controller(rate=0.5), **NO_AVERAGE.get(name, {}))
+    lam, rate, changes, before = 0.02, 0.5, 0, 0.0
+    for t in range(1, 41):
+        gap = 0.5 - zero_rows(params) / 14
+        run(params, optimizer, 1, seed=t)
+        record = optimizer.history[-1]
+        assert record["sparsity_gap"] == pytest.approx(gap, abs=1e-15)
+        if gap and np.sign(gap) == -before:
+            changes += 1
+            rate *= 0.95 if changes > 1 else 1.0
+        before = np.sign(gap) or before
+        lam *= (1 + rate * abs(gap)) ** np.sign(gap)
+        assert record["lam"] == pytest.approx(lam, rel=1e-12)
+    assert optimizer.param_groups[1]["penalty"].lam == pytest.approx(3 * lam, rel=1e-12)
+    assert abs(gap) < 0.3
+
+
+def test_joint_groups_and_their_sizes_are_driven():
+    params, joint = [nn.Parameter(torch.randn(8, 3)), nn.Parameter(torch.randn(8))], pl.Groups.over
+    group = {"params": params, "penalty": pl.GroupMCP(1.0, gamma=3.0), "joint": [joint(1), joint(())]}
+    other = nn.Parameter(torch.randn(4, 10))
+    groups = [group, {"params": [other], "penalty": pl.GroupLasso(0.5)}]
+    optimizer = METHODS["adamw"](groups, sparsity=quantile(0.5, weighted=True))
+    for p in (*params, other):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    total = group_sparsity(optimizer).total
+    assert 0.5 <= total.weighted < 0.5 + 10 / 72
+    assert optimizer.history[-1]["sparsity"] == pytest.approx(total.weighted)
+    assert torch.equal(params[0].any(dim=1), params[1] != 0)
+
+
+def test_half_precision_and_steps_between_decisions():
+    params, optimizer = start(METHODS["adamw"], quantile(0.5, every=3, ramp="linear", ramp_steps=4))
+    for p in params:
+        p.data = p.data.to(torch.bfloat16)
+    run(params, optimizer, 7)
+    assert [(r["step"], r["sparsity"]) for r in optimizer.history] == [
+        (1, pytest.approx(2 / 14)),
+        (4, pytest.approx(0.5)),
+        (7, pytest.approx(0.5)),
+    ]
+    assert zero_rows(params) >= 7
+
+
 @pytest.mark.parametrize("name", ["ProxAdamW", "RAMDA", "LinBreg"])
-def test_a_driven_strength_is_saved(name):
-    params, optimizer = start(ONE_EACH[name], Controller(), certify_every=3)
+@pytest.mark.parametrize("make", [quantile, controller])
+def test_a_driven_strength_is_saved(name, make):
+    params, optimizer = start(ONE_EACH[name], make(), certify_every=3)
     run(params, optimizer, 10)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
     assert state["strength"]["lam"] == optimizer.history[-1]["lam"]
-    others, resumed = start(ONE_EACH[name], Controller(), certify_every=3)
+    others, resumed = start(ONE_EACH[name], make(), certify_every=3)
     for p, q in zip(params, others, strict=True):
         q.data.copy_(p.data)
     resumed.load_state_dict(state)
+    assert resumed.param_groups[1]["penalty"].lam == optimizer.param_groups[1]["penalty"].lam
     twins, twin = pickle.loads(pickle.dumps((params, optimizer)))
     run(params, optimizer, 10, seed=2)
     run(others, resumed, 10, seed=2)
@@ -125,12 +147,28 @@ def test_a_driven_strength_is_saved(name):
 
 
 def test_a_group_that_is_added_later_is_driven_too():
-    params, optimizer = start(METHODS["adamw"], Controller())
+    params, optimizer = start(METHODS["adamw"], controller())
     run(params, optimizer, 2)
     late = nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
-    optimizer.add_param_group({"params": [late], "penalty": Lasso(0.01)})
+    optimizer.add_param_group({"params": [late], "penalty": pl.GroupLasso(0.01)})
+    lam = optimizer.history[-1]["lam"]
+    assert optimizer.param_groups[3]["penalty"].lam == pytest.approx(lam / 2)
     run([*params, late], optimizer, 2)
     assert optimizer.param_groups[3]["penalty"].lam == pytest.approx(optimizer.history[-1]["lam"] / 2)
+
+
+def test_a_strength_of_zero_and_anything_else_are_refused():
+    with pytest.raises(ValueError, match="param group 0: penalty: must have a strength > 0 to be driven"):
+        METHODS["sgd"]([nn.Parameter(torch.ones(2, 2))], penalty=pl.GroupLasso(0.0), sparsity=quantile())
+    for bad in (0.9, "quantile", TargetSparsity):
+        with pytest.raises(TypeError, match="sparsity: must be a TargetSparsity such as"):
+            start(METHODS["sgd"], bad)
+
+
+def test_no_strength_is_driven_where_nothing_moves():
+    params, optimizer = start(METHODS["adamw"], quantile(), lr=0.0)
+    run(params, optimizer, 2)
+    assert optimizer.history == [{"step": 1, "lam": 0.02}, {"step": 2, "lam": 0.02}]
 
 
 # Certified steps
@@ -164,7 +202,8 @@ def test_the_default_root_finder_is_exact():
     run(params, optimizer, 5)
     assert all(0 < record["distance"] < 1e-13 for record in optimizer.history)
     assert all(
-        set(r) == {"step", "distance", "metric_distance", "stationarity", "gap"} for r in optimizer.history
+        set(r) == {"step", "distance", "metric_distance", "stationarity", "gap", "evaluations"}
+        for r in optimizer.history
     )
 
 
@@ -183,46 +222,20 @@ def test_certify_every_is_checked(bad, error):
 
 # Dual variables
 
-CONVEX = [
-    pl.L1(0.3),
-    pl.GroupLasso(0.3),
-    pl.GroupLasso(0.3, groups=pl.Groups.over(0), weights="sqrt_size"),
-    pl.GroupLasso(0.3, groups=pl.Groups.csr([0, 3, 5, 12], list(range(12)))),
-    pl.GroupElasticNet(0.3, kappa=0.5),
-    pl.SparseGroupLasso(0.2, 0.3),
-    pl.GroupLinf(0.3),
-]
-
-
-@pytest.mark.parametrize("penalty", CONVEX, ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("delta", [0.5, 1.0, 3.0])
-def test_the_prox_of_the_first_dual_variable_is_the_start(penalty, delta):
-    w = np.random.default_rng(0).normal(size=(6, 4))
-    w[[1, 3]] = 0.0
-    w[:, 2] = 0.0
-    for a in (w, torch.tensor(w)):
-        v = dual.start(penalty, a, delta)
-        z = pl.prox(penalty, delta * v, delta)
-        np.testing.assert_allclose(np.asarray(z), w, rtol=0, atol=1e-14)
-        np.testing.assert_array_equal(np.asarray(z) == 0, w == 0)
-
 
 @pytest.mark.parametrize("name", ["linbreg", "adabreg"])
-def test_weights_stay_where_they_are_when_the_strength_changes(name):
-    class Later(Controller):
-        def update(self, state, t, problems, sparsity):
-            return (0.02 if t < 10 else 0.5), state
-
-    params, optimizer = start(METHODS[name], Later())
-    run(params, optimizer, 9)
-    before = [p.detach().clone() for p in params]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    run(params, optimizer, 3)
-    assert optimizer.param_groups[0]["penalty"].lam == 0.5
-    for p, q in zip(params, before, strict=True):
-        torch.testing.assert_close(p.detach(), q, rtol=0, atol=1e-14)
-        assert torch.equal(p == 0, q == 0)
+def test_weights_are_read_off_the_dual_variable_with_the_new_strength(name):
+    params, optimizer = start(METHODS[name], quantile(0.8), lr=0.0)
+    delta = optimizer.param_groups[0]["delta"]
+    w = params[0].detach().numpy().copy()
+    unit = w / np.linalg.norm(w, axis=1, keepdims=True)
+    run(params, optimizer, 1)
+    lam = optimizer.history[-1]["lam"]
+    expected = prox_rows(w + delta * 0.02 * unit, np.ones_like(w), delta, lam)
+    np.testing.assert_allclose(params[0].detach().numpy(), expected, rtol=0, atol=1e-13)
+    dual_before = optimizer.state[params[0]]["dual"].clone()
+    run(params, optimizer, 2)
+    assert torch.equal(optimizer.state[params[0]]["dual"], dual_before)
 
 
 def test_the_references_of_these_tests_agree_with_the_package():

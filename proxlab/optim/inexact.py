@@ -1,0 +1,144 @@
+"""Proximal steps that are solved just well enough: a tolerance for each step, proved where it is certified.
+
+The number of iterations that the criterion needs is learned where a step is certified, and used until the
+next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import array_api_compat
+
+from proxlab.bounds import rounding
+from proxlab.certificate import Certificate, Total
+from proxlab.groups import Array
+from proxlab.inexactness import Criterion, Distance, EpsSubgradient, Gap, Schedule, Stationarity
+from proxlab.optim.problem import ProxProblem
+from proxlab.rootfinders import RootFinder
+
+__all__ = ["Tolerance", "solve_certified"]
+
+# Iterations after which more of them prove nothing more.
+_ENOUGH = 200
+
+
+class Tolerance:
+    """A criterion with a schedule, and the iterations that it has needed so far.
+
+    Parameters
+    ----------
+    inexactness : tuple of (type of Criterion, Schedule)
+        For example ``(Stationarity, SquareSummable(1e-2))``.
+    iterations : int
+        How many have been enough.
+    """
+
+    def __init__(self, inexactness: object, iterations: int = 1) -> None:
+        if not (
+            isinstance(inexactness, tuple)
+            and len(inexactness) == 2
+            and isinstance(inexactness[0], type)
+            and issubclass(inexactness[0], Criterion)
+            and isinstance(inexactness[1], Schedule)
+        ):
+            raise TypeError(
+                "inexactness: must be a criterion and a schedule, for example (Stationarity, "
+                f"SquareSummable(1e-2)), or None, got {inexactness!r}"
+            )
+        self._criterion: type[Criterion] = inexactness[0]
+        self._schedule: Schedule = inexactness[1]
+        self.iterations = iterations
+
+    def at(self, t: int) -> float:
+        """Return the tolerance ε_t of the whole step."""
+        return self._schedule(t)
+
+    def criterion(self, eps: float, parts: int) -> Criterion:
+        """Return what each of ``parts`` proxes has to satisfy, so that all together satisfy it with ε."""
+        if issubclass(self._criterion, (Distance, Stationarity)):
+            eps = eps / math.sqrt(parts)
+        elif issubclass(self._criterion, (Gap, EpsSubgradient)):
+            eps = eps / parts
+        return self._criterion(eps)  # type: ignore[call-arg]
+
+    def finder(self, root_finder: RootFinder) -> RootFinder:
+        """Return the root finder, stopped after the iterations that have been enough."""
+        return replace(root_finder, max_iterations=min(self.iterations, root_finder.max_iterations))
+
+
+def solve_certified(
+    problems: Sequence[ProxProblem], t: int, root_finder: RootFinder, tolerance: Tolerance | None
+) -> tuple[list[Array], dict[str, float]]:
+    """Solve and certify all proxes of step ``t``, with more iterations until the tolerance is proved.
+
+    Parameters
+    ----------
+    problems : sequence of ProxProblem
+    t : int
+    root_finder : RootFinder
+    tolerance : Tolerance or None
+        For all problems together; it learns how many iterations are enough.
+
+    Returns
+    -------
+    list of array
+        The solutions.
+    dict
+        The bounds of all together, the evaluations of secular functions and, with a tolerance, ε_t and the
+        iterations that were enough.
+
+    Raises
+    ------
+    ValueError
+        If the tolerance cannot be proved; the message names the step, the place and the group.
+    """
+    if tolerance is not None:
+        tolerance.iterations = max(1, tolerance.iterations - 1)
+    solved = [_certified(p, t, root_finder, tolerance, len(problems)) for p in problems]
+    record = _together([certificate.total for _, certificate, _ in solved])
+    record["evaluations"] = sum(evaluations for _, _, evaluations in solved)
+    if tolerance is not None:
+        record |= {"tolerance": tolerance.at(t), "iterations": tolerance.iterations}
+    return [z for z, _, _ in solved], record
+
+
+def _certified(
+    problem: ProxProblem, t: int, root_finder: RootFinder, tolerance: Tolerance | None, parts: int
+) -> tuple[Array, Certificate, int]:
+    evaluations = 0
+    while True:
+        finder = root_finder if tolerance is None else tolerance.finder(root_finder)
+        solution = problem.solve(finder)
+        evaluations += int(solution.evaluations.sum()) if solution.evaluations.shape[0] else 0
+        certificate = problem.certify(solution.z)
+        if tolerance is None:
+            return solution.z, certificate, evaluations
+        eps = tolerance.at(t)
+        if tolerance.criterion(eps, parts).holds(certificate, problem.previous):
+            return solution.z, certificate, evaluations
+        if finder.max_iterations == root_finder.max_iterations or tolerance.iterations > _ENOUGH:
+            raise ValueError(
+                f"inexactness: step {t}, {problem.where}: the tolerance {eps:.3g} is not proved; least is "
+                f"known of group {_worst_group(certificate)}. Ask for less, or raise max_iterations of the "
+                "root finder"
+            )
+        tolerance.iterations += 1
+
+
+def _together(bounds: Iterable[Total]) -> dict[str, float]:
+    """Put bounds of parts together: 2-norms of distances and stationarity, the sum of gaps."""
+    bounds = list(bounds)
+    up = 1.0 + rounding(len(bounds) + 8)
+    norms = {
+        name: math.hypot(*(getattr(b, name) for b in bounds)) * up for name in Total._fields if name != "gap"
+    }
+    return norms | {"gap": math.fsum(b.gap for b in bounds) * up}
+
+
+def _worst_group(certificate: Certificate) -> int:
+    """Return the group of which least is known."""
+    xp = array_api_compat.array_namespace(certificate.distance)
+    return int(xp.argmax(certificate.distance))

@@ -1,0 +1,684 @@
+"""The adaptive proximal methods on arrays of any namespace: settings of one loop, with an explicit state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import array_api_compat
+
+from proxlab.arguments import check_array, check_root_finder, dtype_name
+from proxlab.groups import Array
+from proxlab.inexactness import Criterion, Schedule
+from proxlab.optim import bregman, tree
+from proxlab.optim.inexact import Tolerance, solve_certified
+from proxlab.optim.problem import ProxProblem
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
+from proxlab.optim.sparsity import (
+    TargetSparsity,
+    check_count,
+    check_sparsity,
+    driven,
+    living_groups,
+    record,
+)
+from proxlab.optim.state import State
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import check_number
+from proxlab.rootfinders import Newton, RootFinder
+
+__all__ = [
+    "RAMDA",
+    "RMDA",
+    "AdaBreg",
+    "LinBreg",
+    "Optimizer",
+    "ProxAMSGrad",
+    "ProxAdagrad",
+    "ProxAdam",
+    "ProxAdamW",
+    "ProxRMSprop",
+    "ProxSGD",
+]
+
+Tree = TypeVar("Tree")
+LearningRate = float | Callable[[int], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """Base of all: forms the point and the metric of each prox by the update rule, and solves it.
+
+    Parameters
+    ----------
+    root_finder : RootFinder, optional
+        What solves the secular equation of each group; by default exact to rounding.
+    inexactness : tuple of (type of Criterion, Schedule), optional
+        Solve each prox just well enough, for example to ``(Stationarity, SquareSummable(1e-2))`` of
+        :mod:`proxlab.inexactness`. The tolerance holds for all parameters together. It is proved in the steps
+        of ``certify_every``, with as many iterations as that takes, and the steps between take as many; a
+        tolerance that cannot be proved is an error.
+    certify_every : int, optional
+        Certify the proxes of every so many steps; by default of all where there is a tolerance, else of none.
+    sparsity : TargetSparsity, optional
+        Drives the strength of all penalties, in proportion, towards a wanted sparsity.
+    """
+
+    root_finder: RootFinder = Newton()  # noqa: RUF009 (frozen)
+    inexactness: tuple[type[Criterion], Schedule] | None = None
+    certify_every: int | None = None
+    sparsity: TargetSparsity | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        check_root_finder(self.root_finder)
+        check_sparsity(self.sparsity)
+        if self.inexactness is not None:
+            Tolerance(self.inexactness)
+        if self.certify_every is not None:
+            object.__setattr__(self, "certify_every", check_count("certify_every", self.certify_every))
+        elif self.inexactness is not None:
+            object.__setattr__(self, "certify_every", 1)
+        self._settings(1)
+
+    @property
+    def rule(self) -> Rule:
+        """The update rule (:mod:`proxlab.optim.rules`)."""
+        return rule_of(type(self))
+
+    def _settings(self, t: int) -> dict[str, Any]:
+        """Return the settings of step ``t``, validated."""
+        given = {name: getattr(self, name) for name in self.rule.settings}
+        if callable(given["lr"]):
+            given["lr"] = given["lr"](t)
+        return check_settings(self.rule, given)
+
+    def init(self, params: Any, penalty: Any = None) -> State:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        params : tree of array
+            One array or a nested dict, list or tuple of arrays, real, of float32 or float64.
+        penalty : Penalty, tree of Penalty, or None
+            A penalty holds for all parameters below its place in the tree; None is no penalty.
+
+        Returns
+        -------
+        State
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or its penalty is not admissible; the message names it by its path.
+        """
+        found = tree.leaves(params, "params")
+        for place, w in found.items():
+            _check_parameter(place, w)
+        penalties = dict(zip(found, tree.spread(penalty, params, "penalty"), strict=True))
+        for place, p in penalties.items():
+            self._check_penalty(place, p, found[place])
+        given = [p for p in penalties.values() if p is not None]
+        sparsity = None
+        if self.sparsity is not None:
+            if not given:
+                raise ValueError("sparsity: needs a penalty to drive, but no parameter has one")
+            sparsity = self.sparsity.init(given[0].strength)
+        state = State(self.rule.name, 0, (), penalties, {}, sparsity)
+        return replace(state, slots=self._start(found, penalties))
+
+    def step(
+        self,
+        params: Tree,
+        grads: Any,
+        state: State,
+        *,
+        loss: float | None = None,
+        full_gradient: Any = None,
+    ) -> tuple[Tree, State]:
+        """Perform a step.
+
+        Parameters
+        ----------
+        params : tree of array
+            The parameters.
+        grads : tree of array
+            A gradient of the loss at ``params``, stochastic or not, of the same structure.
+        state : State
+            As :meth:`init` or the step before returned it.
+        loss : float, optional
+            The loss at ``params``; with it, ``history`` has the objective there.
+        full_gradient : tree of array, optional
+            The full gradient of the loss at ``params``; with it, ``history`` has ``dist(0, ∂F)`` there, for
+            the objective ``F``.
+
+        Returns
+        -------
+        params : tree of array
+            The new parameters.
+        state : State
+            The new state; the old one stays as it was.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not admissible, or a tolerance is not proved; the message names the parameter by
+            its path.
+        """
+        if (method := getattr(state, "method", type(state).__name__)) != self.rule.name:
+            raise TypeError(f"state: must be one that {self.rule.name}.init has made, got one of {method}")
+        found = tree.leaves(params, "params")
+        if list(found) != list(state.slots):
+            raise TypeError(
+                f"params: must have the parameters of the state, {list(state.slots)}, got {list(found)}"
+            )
+        gradients = _gradients(found, grads, params, "grads")
+        t = state.step + 1
+        settings = self._settings(t)
+        proposals = {
+            place: self.rule.propose(
+                settings,
+                w,
+                gradients[place],
+                tuple(state.slots[place].values()),
+                state.stage_step + 1,
+                state.weight_sum,
+            )
+            for place, w in found.items()
+        }
+        sign = -1.0 if settings["maximize"] else 1.0
+        entry = _measured(found, params, state, loss, full_gradient, sign)
+        sparsity = state.sparsity
+        if self.sparsity is not None and sparsity is not None and self.sparsity.due(t):
+            asked = _problems(found, state.penalties, proposals)
+            _, sparsity = self.sparsity.update(
+                sparsity, t, list(asked.values()), lambda: self._sparsity(found, state.penalties)
+            )
+            entry |= record(sparsity)
+        problems = _problems(found, _driven(state.penalties, sparsity), proposals)
+        solutions, bounds, iterations = self._solve(problems, t, state.iterations)
+        entry |= bounds
+        keep = settings["momentum"] if self.rule.averages else 0.0
+        new = {}
+        for place, w in found.items():
+            z = solutions[place] if place in solutions else proposals[place].x
+            new[place] = keep * w + (1.0 - keep) * z if keep else z
+        if entry:
+            entry = {"step": t, **entry, "support": self._support(new, state.penalties)}
+        slots = {
+            place: dict(zip(state.slots[place], proposal.slots, strict=True))
+            for place, proposal in proposals.items()
+        }
+        carries = [proposal.carry for proposal in proposals.values()]
+        after = replace(
+            state,
+            step=t,
+            stage_step=state.stage_step + 1,
+            weight_sum=carries[0] if carries else state.weight_sum,
+            slots=slots,
+            sparsity=sparsity,
+            iterations=iterations,
+            history=(*state.history, entry) if entry else state.history,
+        )
+        return tree.rebuild(params, iter(new.values())), after
+
+    def _solve(
+        self, problems: Mapping[str, ProxProblem], t: int, iterations: int
+    ) -> tuple[dict[str, Array], dict[str, float], int]:
+        """Solve the proxes of a step; returns also what is proved, and how many iterations were enough."""
+        tolerance = None if self.inexactness is None else Tolerance(self.inexactness, iterations)
+        if self.certify_every is not None and t % self.certify_every == 0:
+            found, bounds = solve_certified(list(problems.values()), t, self.root_finder, tolerance)
+            enough = iterations if tolerance is None else tolerance.iterations
+            return dict(zip(problems, found, strict=True)), bounds, enough
+        finder = self.root_finder if tolerance is None else tolerance.finder(self.root_finder)
+        return {place: p.prox(finder) for place, p in problems.items()}, {}, iterations
+
+    def _start(
+        self, found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]
+    ) -> dict[str, dict[str, Array]]:
+        """Return the arrays of state as they start."""
+        settings = self._settings(1)
+        slots = self.rule.select(settings).slots
+        return {
+            place: {slot.name: _start(slot, w, penalties[place], settings) for slot in slots}
+            for place, w in found.items()
+        }
+
+    def _check_penalty(self, place: str, penalty: Any, w: Array) -> None:
+        if penalty is None:
+            return
+        where = place.replace("params", "penalty", 1)
+        if not isinstance(penalty, Penalty):
+            raise TypeError(
+                f"{where}: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
+            )
+        if self.rule.convex and not penalty.is_convex:
+            raise ValueError(
+                f"{where}: must be convex, since the state of {self.rule.name} is a subgradient, got "
+                f"{type(penalty).__name__}"
+            )
+        if self.sparsity is not None and penalty.strength == 0:
+            raise ValueError(f"{where}: must have a strength > 0 to be driven, got {penalty!r}")
+        try:
+            penalty.group_weights(penalty.groups.layout(tuple(w.shape)))
+        except ValueError as error:
+            raise ValueError(f"{where}: does not fit {place}: {error}") from error
+
+    def _sparsity(self, found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]) -> float:
+        """Return the share of groups that are zero, as the target counts them."""
+        assert self.sparsity is not None
+        zero = total = 0
+        for place, p in penalties.items():
+            if p is not None:
+                alive = living_groups(p.groups, found[place])
+                counts = (
+                    p.groups.sizes(tuple(found[place].shape)) if self.sparsity.weighted else alive * 0 + 1
+                )
+                zero, total = zero + int(counts[~alive].sum()), total + int(counts.sum())
+        return zero / total if total else 0.0
+
+    @staticmethod
+    def _support(found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]) -> int:
+        """Return the number of groups that are not zero."""
+        return sum(
+            int(living_groups(p.groups, found[place]).sum())
+            for place, p in penalties.items()
+            if p is not None
+        )
+
+
+def _check_parameter(place: str, w: Any) -> None:
+    check_array(place, w)
+    if dtype_name(w.dtype) not in ("float32", "float64"):
+        raise TypeError(f"{place}: must be of float32 or float64, which its state is kept in, got {w.dtype}")
+    if getattr(w, "requires_grad", False):
+        raise ValueError(f"{place}: must not require a gradient: detach it, or use proxlab.torch")
+
+
+def _gradients(found: Mapping[str, Array], grads: Any, params: Any, name: str) -> dict[str, Array]:
+    """Return the leaves of a tree of gradients, checked."""
+    gradients = dict(zip(found, tree.like(grads, params, name), strict=True))
+    for place, w in found.items():
+        g, where = gradients[place], place.replace("params", name, 1)
+        xp = check_array(where, g)
+        if xp is not array_api_compat.array_namespace(w) or g.dtype != w.dtype:
+            raise TypeError(
+                f"{where}: must be an array of the kind and dtype of its parameter, {type(w).__name__} of "
+                f"{w.dtype}, got {type(g).__name__} of {g.dtype}"
+            )
+        if tuple(g.shape) != tuple(w.shape):
+            raise ValueError(
+                f"{where}: must have the shape of its parameter, {tuple(w.shape)}, got {tuple(g.shape)}"
+            )
+    return gradients
+
+
+def _problems(
+    found: Mapping[str, Array],
+    penalties: Mapping[str, Penalty | None],
+    proposals: Mapping[str, Proposal],
+) -> dict[str, ProxProblem]:
+    """Return the proxes that there are to solve."""
+    problems = {}
+    for place, p in penalties.items():
+        x, metric, step, *_ = proposals[place]
+        if p is not None and step > 0 and 0 not in x.shape:
+            problems[place] = ProxProblem(p, x, metric, step, place, found[place])
+    return problems
+
+
+def _driven(
+    penalties: Mapping[str, Penalty | None], state: Mapping[str, float] | None
+) -> Mapping[str, Penalty | None]:
+    """Return the penalties with the strength that they are driven to."""
+    if state is None:
+        return penalties
+    return {place: None if p is None else driven(p, state) for place, p in penalties.items()}
+
+
+def _measured(
+    found: Mapping[str, Array], params: Any, state: State, loss: float | None, full_gradient: Any, sign: float
+) -> dict[str, Any]:
+    """Return what can be said of the objective at the point where a step starts."""
+    measured: dict[str, Any] = {}
+    if loss is None and full_gradient is None:
+        return measured
+    penalties = _driven(state.penalties, state.sparsity)
+    if loss is not None:
+        value = sign * check_number("loss", loss, -math.inf)
+        measured["objective"] = value + sum(p(found[k]) for k, p in penalties.items() if p is not None)
+    if full_gradient is not None:
+        full = _gradients(found, full_gradient, params, "full_gradient")
+        squares = (_squared_distance(penalties[k], sign * full[k], w) for k, w in found.items())
+        measured["dist"] = math.sqrt(sum(squares))
+    return measured
+
+
+def _squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
+    """Return ``dist(0, ∂F)²`` over one parameter."""
+    xp = array_api_compat.array_namespace(w)
+    grad = xp.astype(grad, xp.float64)
+    if penalty is None or 0 in w.shape:
+        return float(xp.sum(grad * grad))
+    layout = penalty.groups.layout(tuple(w.shape))
+    free = layout.join([rows * 0.0 for rows in layout.split(grad, 0.0)], grad)
+    distance = penalty.subdiff_distance(grad, w)
+    return float(xp.sum(distance * distance)) + float(xp.sum(free * free))
+
+
+def _start(slot: Slot, w: Array, penalty: Penalty | None, settings: Mapping[str, Any]) -> Array:
+    xp = array_api_compat.array_namespace(w)
+    if slot.start == "parameter":
+        return xp.asarray(w, copy=True)
+    if slot.start == "dual":
+        return bregman.dual_start(penalty, w, settings["delta"])
+    return xp.full_like(w, 0.0 if slot.start == "zeros" else settings[slot.start])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxSGD(Optimizer):
+    """Stochastic gradient descent with momentum; the prox has step ``lr`` and the identity for a metric.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps ``t = 1, 2, …``; the prox has it as its step.
+    momentum, dampening : float, optional
+        Momentum, and the share of the gradient that is left out of it.
+    weight_decay : float, optional
+        Factor of an ℓ2 penalty, whose gradient is added to the gradient.
+    nesterov : bool, optional
+        Nesterov's momentum; needs momentum and no dampening.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, proxlab as pl
+    >>> optimizer = pl.optim.ProxSGD(lr=1.0)
+    >>> params = np.array([[3.0, 4.0], [0.3, 0.4]])
+    >>> state = optimizer.init(params, pl.GroupLasso(1.0))
+    >>> params, state = optimizer.step(params, np.zeros((2, 2)), state)
+    >>> params
+    array([[2.4, 3.2],
+           [0. , 0. ]])
+    """
+
+    lr: LearningRate = 1e-3
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxAdagrad(Optimizer):
+    """Adagrad; the metric is ``sqrt(Σ g²) + eps``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    lr_decay : float, optional
+        The learning rate of step t is divided by ``1 + (t - 1) lr_decay``.
+    weight_decay : float, optional
+        Factor of an ℓ2 penalty, whose gradient is added to the gradient.
+    initial_accumulator_value : float, optional
+        The sum of squares at the start.
+    eps : float, optional
+        Added to the root of the second moment; above 0, since the metric has to be.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-2
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxRMSprop(Optimizer):
+    """RMSprop; the metric is ``sqrt(v) + eps``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    alpha : float, optional
+        Decay of the second moment.
+    eps : float, optional
+        Added to the root of the second moment; above 0, since the metric has to be.
+    weight_decay : float, optional
+        Factor of an ℓ2 penalty, whose gradient is added to the gradient.
+    momentum : float, optional
+        Momentum of the preconditioned gradient.
+    centered : bool, optional
+        Take the variance of the gradient for its second moment.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxAdam(Optimizer):
+    """Adam; the metric is ``sqrt(v̂) + eps``, corrected for its bias as the step is.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps; the prox has it as its step.
+    betas : tuple of float, optional
+        Decay of the first and second moment.
+    eps : float, optional
+        Added to the root of the second moment; above 0, since the metric has to be.
+    weight_decay : float, optional
+        Factor of an ℓ2 penalty, whose gradient is added to the gradient.
+    maximize, amsgrad : bool, optional
+        Maximise the loss; take the largest second moment so far.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    maximize: bool = False
+    amsgrad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxAdamW(Optimizer):
+    """Adam with decoupled weight decay: the point of the prox is ``w (1 - lr·weight_decay) - lr m̂/d``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps; the prox has it as its step.
+    betas : tuple of float, optional
+        Decay of the first and second moment.
+    eps : float, optional
+        Added to the root of the second moment; above 0, since the metric has to be.
+    weight_decay : float, optional
+        Shrinks the weights by the factor ``1 - lr·weight_decay`` before the step.
+    maximize, amsgrad : bool, optional
+        Maximise the loss; take the largest second moment so far.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    maximize: bool = False
+    amsgrad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxAMSGrad(Optimizer):
+    """AMSGrad: Adam whose metric has the largest second moment so far.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps; the prox has it as its step.
+    betas : tuple of float, optional
+        Decay of the first and second moment.
+    eps : float, optional
+        Added to the root of the second moment; above 0, since the metric has to be.
+    weight_decay : float, optional
+        Factor of an ℓ2 penalty, whose gradient is added to the gradient.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    maximize: bool = False
+
+
+class DualAveraging(Optimizer):
+    """Base of the methods whose averages start anew at each stage of training."""
+
+    def restart(self, params: Any, state: State) -> State:
+        """Return the state of a new stage that starts at ``params``, as where the learning rate drops.
+
+        Parameters
+        ----------
+        params : tree of array
+            The parameters as they are.
+        state : State
+            The state that goes with them; its count of steps, history and target go on.
+        """
+        found = tree.leaves(params, "params")
+        return replace(state, stage_step=0, weight_sum=0.0, slots=self._start(found, state.penalties))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMDA(DualAveraging):
+    """Regularised modernised dual averaging (Huang & Lee 2022).
+
+    With ``s_t = lr √t``, ``α_t = Σ s`` and ``V = Σ s g``, the prox of step ``α_t/√t`` at ``w0 - V/√t``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    momentum : float, optional
+        The share of the last weights in the new ones, below 1. Weights are exactly zero only without it.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-1
+    momentum: float = 0.0
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAMDA(DualAveraging):
+    """Regularised adaptive momentum dual averaging (Huang & Lee 2024).
+
+    As :class:`RMDA` with ``U = Σ s g²`` and the metric ``P = U^(1/3) + eps``: the prox of step ``α_t`` at
+    ``w0 - V/P``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    momentum : float, optional
+        The share of the last weights in the new ones, below 1. Weights are exactly zero only without it.
+    eps : float, optional
+        Added to the metric; above 0.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-2
+    momentum: float = 0.0
+    eps: float = 1e-8
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinBreg(Optimizer):
+    """Linearised Bregman iterations (Bungert, Roith, Tenbrinck & Burger 2022), for convex penalties.
+
+    Gradients move a dual variable, ``v ← v - lr m``, and the weights are read off it, ``w = prox_{δψ}(δ v)``.
+    Where the strength changes, ``v`` stays and the weights follow.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    momentum : float, optional
+        Momentum, below 1.
+    delta : float, optional
+        The δ of ``J_δ = ψ + ‖·‖²/2δ``, the step of the prox: large values regularise less.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-3
+    momentum: float = 0.0
+    delta: float = 1.0
+    maximize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaBreg(Optimizer):
+    """Linearised Bregman iterations with the directions of Adam, ``v ← v - lr m̂/(sqrt(v̂) + eps)``.
+
+    Parameters
+    ----------
+    lr : float or callable, optional
+        Learning rate, or a function of the count of steps.
+    betas : tuple of float, optional
+        Decay of the first and second moment.
+    eps : float, optional
+        Added to the root of the second moment; above 0.
+    delta : float, optional
+        The δ of ``J_δ = ψ + ‖·‖²/2δ``, the step of the prox: large values regularise less.
+    maximize : bool, optional
+        Maximise the loss.
+    root_finder, inexactness, certify_every, sparsity
+        As in :class:`Optimizer`.
+    """
+
+    lr: LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    delta: float = 1.0
+    maximize: bool = False

@@ -1,0 +1,47 @@
+"""The prox that an update rule asks for, with all that it takes to solve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from proxlab.certificate import Certificate, certify
+from proxlab.groups import Array
+from proxlab.penalties import Penalty
+from proxlab.prox import Solution, prox, solve
+from proxlab.rootfinders import RootFinder
+
+__all__ = ["ProxProblem"]
+
+
+class ProxProblem(NamedTuple):
+    """A prox of a step: ``argmin_z penalty(z) + ‖z - x‖²_D / (2 step)``.
+
+    ``where`` is how an error names the place, ``previous`` the weights before the step.
+    """
+
+    penalty: Penalty
+    x: Array
+    metric: Array | None
+    step: float
+    where: str = ""
+    previous: Array | None = None
+
+    def prox(self, root_finder: RootFinder) -> Array:
+        """Return the prox; an error says where."""
+        return self._call(prox, root_finder)
+
+    def solve(self, root_finder: RootFinder) -> Solution:
+        """Return the prox explained; an error says where."""
+        solution: Solution = self._call(solve, root_finder)
+        return solution
+
+    def certify(self, z: Array) -> Certificate:
+        """Bound the error of a candidate."""
+        return certify(self.penalty, z, self.x, self.step, metric=self.metric)
+
+    def _call(self, verb: Callable[..., Any], root_finder: RootFinder) -> Any:
+        try:
+            return verb(self.penalty, self.x, self.step, metric=self.metric, root_finder=root_finder)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from error
