@@ -41,6 +41,14 @@ SMOOTH = True
 RESCALES = True
 # Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
 solve_group: Any = None
+# Set by the target: the kernel that Python calls, and views of arrays that do not count references.
+kernel: Any = None
+borrowed: Any = None
+
+
+def call_borrowed(*arguments: Any) -> Any:
+    """Call the kernel on arrays that the caller holds."""
+    return kernel(*borrowed(arguments))
 
 
 def sum_start(x: Any, d: Any, o: int, n: int) -> Any:

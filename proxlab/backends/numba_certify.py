@@ -25,7 +25,7 @@ from proxlab import bounds, scalar
 from proxlab.backends import threads
 from proxlab.backends.array_certify import RowBounds, known_form
 from proxlab.backends.build import digest, rebuild
-from proxlab.backends.numba_cpu import LOOSE, OPTIONS
+from proxlab.backends.numba_cpu import LOOSE, OPTIONS, outermost
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
@@ -518,7 +518,7 @@ def applies(penalty: object) -> bool:
 
 
 @lru_cache(maxsize=2)
-def kernel(outermost: Callable[..., Any]) -> Any:
+def kernel(main: Callable[..., Any]) -> Any:
     """Compile a kernel, cached on disk."""
     sums = (sum_start, sum_candidate, sum_apart, sum_moved)
     shared = (scalar.where, fabs, fmax, fmin, sqrt, rounding, steepest, newton, bracket)
@@ -533,16 +533,14 @@ def kernel(outermost: Callable[..., Any]) -> Any:
         "ROUNDING_CURVED": ROUNDING_CURVED,
     }
     # Constants are compiled in: the cached code must not outlive them either.
-    tag = f"{digest(*shared, *own, outermost)}_{zlib.crc32(repr(constants).encode()):08x}"
+    tag = f"{digest(*shared, *own, main)}_{zlib.crc32(repr(constants).encode()):08x}"
     scope: dict[str, Any] = {"np": np, "math": math, **constants}
-    for f in (*shared, *own, outermost):
-        options = OPTIONS | {
-            "cache": f is outermost, "no_cpython_wrapper": f is not outermost, "no_cfunc_wrapper": True
-        }  # fmt: skip
+    for f in (*shared, *own, main):
+        options = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         if f in sums:
             options["fastmath"] = LOOSE
         scope[f.__name__] = numba.njit(**options)(rebuild(f, scope, f"{f.__name__}_{tag}"))
-    return scope[outermost.__name__]
+    return outermost(scope[main.__name__], f"{main.__name__}_{tag}")
 
 
 def row_bounds(

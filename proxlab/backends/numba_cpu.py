@@ -4,6 +4,8 @@ Kernels are built on first use and cached on disk by Numba; a log message says s
 seconds.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 import logging
@@ -15,7 +17,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import cgutils
 from numba.core.event import Listener, register
+from numba.extending import intrinsic
 
 from proxlab import bounds, double_double, scalar, secular
 from proxlab.arguments import Problem, check_finite, check_metric_values
@@ -80,9 +84,36 @@ def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str
             scope[name] = _compile(value, scope, f"{name}_{tag}_{marks}", loose=False)
     for name in names:
         seen = scope | {alias: scope[target] for alias, target in replaced.items() if target in scope}
-        loose, cache = name.startswith(LOOSE_NAMES), name == names[-1]
-        scope[name] = _compile(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose, cache=cache)
-    return scope[names[-1]]
+        loose = name.startswith(LOOSE_NAMES)
+        scope[name] = _compile(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose)
+    return outermost(scope[names[-1]], f"{names[-1]}_{tag}_{marks}")
+
+
+def outermost(kernel: Any, name: str) -> Any:
+    """Compile what Python calls, cached on disk as ``name``: a kernel, on arrays that are not counted.
+
+    Numba counts references to an array atomically wherever it slices one, which takes longer than a small
+    group; the caller holds the arrays anyway.
+    """
+    scope = {"kernel": kernel, "borrowed": borrowed}
+    return _compile(kernels.call_borrowed, scope, name, loose=False, cache=True)
+
+
+@intrinsic
+def borrowed(_: Any, arguments: Any) -> Any:
+    """Return a tuple of arguments whose arrays have no owner to count references for."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        parts = cgutils.unpack_tuple(builder, values[0])
+        for k, kind in enumerate(arguments):
+            if isinstance(kind, numba.types.Array):
+                view = cgutils.create_struct_proxy(kind)(context, builder, value=parts[k])
+                view.meminfo = cgutils.get_null_value(view.meminfo.type)
+                view.parent = cgutils.get_null_value(view.parent.type)
+                parts[k] = view._getvalue()
+        return context.make_tuple(builder, arguments, parts)
+
+    return arguments(arguments), codegen
 
 
 def _compile(
@@ -380,4 +411,4 @@ class _Announcer(Listener):
         pass
 
 
-register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
+register("numba:compile", _Announcer())
