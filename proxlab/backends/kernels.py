@@ -2,7 +2,8 @@
 
 Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices
 keep indices nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*``, ``add_*`` and
-``write_*`` may be reassociated (their error bounds hold for any order); everything else is compiled strictly.
+``write_row*`` may be reassociated (their error bounds hold for any order); everything else is compiled
+strictly.
 The vectorised form in :mod:`proxlab.backends.array_api` is the specification.
 """
 
@@ -39,6 +40,12 @@ NEEDS_BRACKET = False
 # Set by the target: whether the equation has a second derivative; whether sums may leave float64's range.
 SMOOTH = True
 RESCALES = True
+# Set by the target: whether single precision finds where to start; its chunks of a sum, the most passes it
+# takes, and the relative error at which it is good enough.
+NARROW = False
+CHUNK = 4096
+NARROW_PASSES = 4
+NARROW_ERROR = 2.0**-6
 # Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
 solve_group: Any = None
 # Set by the target: the kernel that Python calls, and views of arrays that do not count references.
@@ -77,6 +84,47 @@ def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: flo
         s1 += b
         s2 += c
     return s, s1, s2
+
+
+def sum_ratio(x: Any, d: Any, o: int, n: int, ratio: float, unit: float) -> Any:
+    """Sum ``u²``, ``u² e``, ``u² e²`` in float32: ``e = d ratio/(d ratio + 1)``, ``u = x unit e``."""
+    x, d = x[o : o + n], d[o : o + n]
+    one, rho, scale = np.float32(1.0), np.float32(ratio), np.float32(unit)
+    v, ve, vee = 0.0, 0.0, 0.0
+    for begin in range(0, n, CHUNK):
+        p, q = x[begin : begin + CHUNK], d[begin : begin + CHUNK]
+        zero: Any = np.float32(0.0)
+        s, t, w = zero, zero, zero
+        for i in range(len(p)):
+            y = q[i] * rho
+            e = y / (y + one)
+            u = p[i] * scale * e
+            a = u * u
+            b = a * e
+            s += a
+            t += b
+            w += b * e
+        v += s
+        ve += t
+        vee += w
+    return v, ve, vee
+
+
+def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Any:
+    """Return ``S``, ``S₁``, ``S₂`` at ``r`` from the sums of ``z²``, ``z² e``, ``z² e²`` at ``r/tau``.
+
+    For ``e = d r/(d r + tau) = z/x``: ``u = z/r`` and ``(d - c)/(d r + tau) = e (1/r + c/tau) - c/tau``.
+    """
+    p, q = 1.0 / r + c / tau, c / tau
+    rr = r * r
+    return v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr
+
+
+def narrow_fraction(y: float) -> float:
+    """Return ``y/(y + 1)`` to 45 bits: a reciprocal in single precision and a step of Newton's method."""
+    y = fmin(y, 1e30)
+    w = np.float64(np.float32(1.0) / np.float32(y + 1.0))
+    return y * (w * (2.0 - (y + 1.0) * w))
 
 
 def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> float:
@@ -119,6 +167,10 @@ def write_group(
     elif tau == 0.0:
         for i in range(n):
             z[i] = x[i] * unit
+    elif NARROW:
+        ratio = r / tau
+        for i in range(n):
+            z[i] = np.float64(x[i]) * narrow_fraction(np.float64(d[i]) * ratio)
     else:
         for i in range(n):
             z[i] = np.float64(x[i]) * shrunk_fraction(np.float64(d[i]), r, tau) * unit
@@ -173,11 +225,49 @@ def enclose_at(
     return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, far)
 
 
+def third_order(r: float, f: float, slope: float, final: float) -> float:
+    """Return where to evaluate next: the third-order step, unless it is more than twice Newton's."""
+    step = f / slope
+    low, high = fmin(r - 2.0 * step, r), fmax(r - 2.0 * step, r)
+    return final if low < final < high else r - step
+
+
+def approach(
+    x: Any, d: Any, o: int, n: int, a: float, c: float, at: float, far: float, reach: float, most: int
+) -> Any:
+    """Go from ``at`` towards the root in single precision; returns where, and how many passes it took.
+
+    Nothing is proved here, and where anything is out of range the root is left to the careful search.
+    """
+    r = at
+    for passes in range(most):
+        tau = a - c * r
+        unit = 1.0 / reach
+        ratio = r / tau
+        if not (1e-30 < reach < 1e30 and 1e-30 < ratio < 1e30 and tau > 0.0):
+            return at, passes
+        v, ve, vee = sum_ratio(x, d, o, n, ratio, unit)
+        scale = reach * reach
+        s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, c)
+        if not (s > 0.0 and s1 > 0.0 and s2 < INF):
+            return at, passes + 1
+        f, slope, bend = residual(s, s1, s2)
+        final, error = final_step(r, f, slope, bend, pace(r, a, c, 0.0))
+        r = third_order(r, f, slope, final)
+        if not at <= r <= far:
+            return at, passes + 1
+        if error <= NARROW_ERROR * r:
+            return r, passes + 1
+    return r, most
+
+
 def find_root(
-    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, sure: bool,
-    dmax: float, rtol: float, atol: float, cap: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, reach: float,
+    sure: bool, dmax: float, rtol: float, atol: float, cap: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Find the up-crossing of ``f`` on one piece; as ``find_root`` of the array form, for one group.
+
+    ``at`` is a lower bound, ``reach`` is ``‖x‖``.
 
     Returns
     -------
@@ -186,10 +276,18 @@ def find_root(
     noise = (8.0 + 2.0 * sqrt(float(n))) * UNIT
     delta = rounding(n + (CURVED[0] if c > 0.0 else FLAT[0]))
     at = fmin(at, far)
-    r = at
+    r, iterations = at, 0
+    if NARROW:
+        r, iterations = approach(x, d, o, n, a, c, at, far, reach, min(NARROW_PASSES, max_iterations - 1))
     s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
     f, slope, bend = residual(s, s1, s2)
-    evaluations, iterations = 1, 0
+    if r > at and not (f >= 0.0 or slope > 0.0):
+        # Beyond the maximum of f.
+        r = at
+        s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
+        f, slope, bend = residual(s, s1, s2)
+        iterations += 1
+    evaluations = 1 + iterations
     lo, f_lo, s_lo = r, f, slope
     hi, f_hi = far, NAN
     if NEEDS_BRACKET:
@@ -220,9 +318,14 @@ def find_root(
                 return False, 0.0, 0.0, 0.0, True, iterations, evaluations
     best, f_best, b0, b1, b2 = r, f, s, s1, s2
     sure_lo, sure_hi = floor, far
+    if r > at and f >= 0.0:
+        lo, f_lo, hi, f_hi = at, NAN, r, f
+        sure_hi = r if f > 2.0 * delta else far
+    elif r > at:
+        sure_lo = r if f < -2.0 * delta else floor
     m0, m1, m2, m3, m4 = NAN, NAN, NAN, NAN, NAN
     converged = False
-    for _ in range(max_iterations):
+    for _ in range(max_iterations - iterations):
         tolerance = fmax(fmin(atol + rtol * r, cap * r), 4.0 * UNIT * r)
         if NEEDS_BRACKET:
             if hi - lo <= tolerance or f == 0.0:
@@ -311,7 +414,6 @@ def solve_radial(
             margin = zero_margin(x, d, o, n, pieces[0, 2], weight, scaled)
             f0 = -margin / (norm * (norm + tau0)) if fabs(margin) > (n + 16.0) * MARGIN_UNIT * bb else 0.0
             trust = 4.0 * delta
-    dmax = largest(d, o, n) if explain else 1e270
 
     found = f0 >= 0.0
     best_r, best_tau, lower, upper = 0.0, 1.0, 0.0, 0.0
@@ -360,8 +462,10 @@ def solve_radial(
                     continue
                 # Where candidates will be compared, the root must be good enough to compare.
                 contested = found or not here
+                # Read at r = 0 only.
+                dmax = largest(d, o, n) if explain and at <= 0.0 else 1e270
                 exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, floor, at, limit, sure, dmax, rtol, atol / unit_x,
+                    x, d, o, n, a, c, floor, at, limit, reach, sure, dmax, rtol, atol / unit_x,
                     RIVAL_RTOL if contested else 1.0, max_iterations, explain,
                 )  # fmt: skip
                 iterations += its
@@ -658,8 +762,8 @@ def solve_linf(
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
     at = over / s1
     _, r, low, high, ok, its, evs = find_root(
-        x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, True, top, rtol, atol / unit_x,
-        1.0, max_iterations, explain,
+        x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, top, True, top, rtol,
+        atol / unit_x, 1.0, max_iterations, explain,
     )  # fmt: skip
     return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
 

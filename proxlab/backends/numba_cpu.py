@@ -40,7 +40,7 @@ LOOSE = {"reassoc", "contract", "nsz"}
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-LOOSE_NAMES = ("sum_", "add_", "write_", "start_terms", "ratio_terms")
+LOOSE_NAMES = ("sum_", "add_", "write_row", "start_terms", "ratio_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
 
 _functions: dict[str, Callable[..., Any]] = {
@@ -131,8 +131,13 @@ _RADIAL = (
     *_SUMS,
     "sum_start",
     "sum_secular",
+    "sum_ratio",
+    "from_ratio",
+    "narrow_fraction",
     "sum_moved",
     "pace",
+    "third_order",
+    "approach",
     "enclose_at",
     "find_root",
     "solve_radial",
@@ -178,6 +183,7 @@ def group_solver(finder: Any, linf: bool, direct: bool, wide: bool) -> Any:
         "NEEDS_BRACKET": finder.needs_bracket,
         "SMOOTH": not linf,
         "RESCALES": wide or not direct,
+        "NARROW": direct and not (wide or linf or finder.needs_bracket or finder is not Newton),
     }
     last = (
         ("solve_one", "solve_rows")
@@ -401,7 +407,7 @@ class _Announcer(Listener):
     said = False
 
     def on_start(self, event: Any) -> None:
-        if not self.said and event.data["dispatcher"].py_func.__module__.startswith("proxlab"):
+        if not self.said and (event.data["dispatcher"].py_func.__module__ or "").startswith("proxlab"):
             self.said = True
             logger.warning(
                 "compiling kernels on first use, which takes some seconds; they are cached on disk"
