@@ -40,7 +40,7 @@ LOOSE = {"reassoc", "contract", "nsz"}
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-LOOSE_NAMES = ("sum_", "add_", "write_row", "start_terms", "ratio_terms", "narrow_fraction")
+LOOSE_NAMES = ("sum_", "add_", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
 
 _functions: dict[str, Callable[..., Any]] = {
@@ -194,20 +194,20 @@ def group_solver(finder: Any, linf: bool, direct: bool, wide: bool) -> Any:
     return build(names, extra, _CLIPPED if linf else {"solve_group": "solve_radial"})
 
 
-@lru_cache(maxsize=1)
-def column_solver() -> Any:
-    """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece)."""
-    loops = (
-        "start_terms",
-        "ratio_terms",
-        "add_start",
-        "add_start_row",
-        "add_ratio",
-        "add_ratio_row",
-        "write_row",
-    )
-    names = ("pace", *loops, "fold", "solve_columns")
-    return build(names, {}, {})
+@lru_cache(maxsize=2)
+def column_solver(narrow: bool) -> Any:
+    """Build the kernel for groups across the rows of a matrix (Newton's method on the first piece).
+
+    Parameters
+    ----------
+    narrow : bool
+        For float32.
+    """
+    sums = ("start_terms", "ratio_terms", "narrow_fraction", "fraction", "exact_terms")
+    rows = ("add_start", "add_start_row", "add_ratio", "add_ratio_row", "add_exact", "add_exact_row")
+    passes = ("add_size_row", "fold", "spread", "pass_start", "pass_ratio", "pass_exact", "write_row")
+    steps = ("pace", "from_ratio", "third_order", "enclose_ratio")
+    return build((*sums, *rows, *passes, *steps, "solve_columns"), {"NARROW": narrow}, {})
 
 
 @lru_cache(maxsize=1)
@@ -330,26 +330,26 @@ def _run(
     n = count if explain else 0
     radius, lower, upper = np.zeros(n), np.zeros(n), np.zeros(n)
     status, iterations, evaluations = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    results = (radius, lower, upper, status, iterations, evaluations)
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     chosen, total = NO_INDEX, count
     if (
         shape is not None and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN
-        and dense and not (explain or linf or shrinks) and type(finder) is Newton and not finder.atol
+        and dense and not (linf or shrinks) and type(finder) is Newton and not finder.atol
         and finder.max_iterations >= MAX_PASSES
     ):  # fmt: skip
-        hard, bad = _columns(p, xf, df, zf, shape, steps, weights, pieces, rtol)
+        hard, bad = _columns(xf, df, zf, shape, steps, weights, pieces, rtol, explain, results)
         if bad >= 0:
             return bad
         chosen = np.flatnonzero(hard)
         total = len(chosen)
         if total == 0:
-            return ()
+            return results
     kind: Any = type(finder)
     direct = dense and shape is not None and shape[1] == 1 and shape[3] > 0 and not shrinks
     kernel = group_solver(kind, linf, direct, x.dtype == np.float64)
     read_x, read_d = _readonly(xf), _readonly(df)
     options = (pieces, rtol, finder.atol, finder.max_iterations, explain)
-    results = (radius, lower, upper, status, iterations, evaluations)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
@@ -367,12 +367,12 @@ def _run(
         return found
 
     bad = threads.run(task, total, longest * total)
-    return bad if bad >= 0 else (radius, lower, upper, status, iterations, evaluations)
+    return bad if bad >= 0 else results
 
 
 def _columns(
-    p: Problem, xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any,
-    pieces: Any, rtol: float,
+    xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any,
+    rtol: float, explain: bool, results: tuple[Any, ...],
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
@@ -380,15 +380,16 @@ def _columns(
     per_block = min(share, max(1, kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
-    kernel = column_solver()
+    kernel = column_solver(xf.dtype == np.float32)
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        acc, state = np.empty(4 * kernels.PITCH), np.empty(per_block, np.int64)
-        values = np.empty((4, per_block))
+        acc, early = np.empty(5 * kernels.PITCH), np.empty(5 * kernels.PITCH, xf.dtype)
+        state, spent = np.empty(per_block, np.int64), np.empty(per_block, np.int64)
+        values = np.empty((9, per_block))
         found: int = kernel(
             _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces,
-            rtol, MAX_PASSES, hard, acc, state, values,
+            rtol, MAX_PASSES, hard, explain, *results, acc, early, state, spent, values,
         )  # fmt: skip
         return found
 
