@@ -15,13 +15,17 @@ PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 TORCH ?= torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help study test lint format typecheck docs pictures clean
+.PHONY: help study study-deep test lint format typecheck docs pictures clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 study: $(VENV)/.analysis  ## all studies on real data, into results/index.html (FULL=1: the large profile)
 	$(BIN)/python -m analysis all --profile $(PROFILE)
+
+study-deep: $(VENV)/.deep  ## sparse networks on real images and texts, into the same page (FULL=1: the large profile)
+	$(BIN)/python -m analysis vision --profile $(PROFILE)
+	$(BIN)/python -m analysis language --profile $(PROFILE)
 
 test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -70,3 +74,9 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 $(VENV)/.torch: $(VENV)/.test
 	@{ $(PIP) '$(TORCH)' && $(PIP) 'torch-pruning>=1.6'; } 2>/dev/null && touch $@ \
 	  || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."
+
+$(VENV)/.deep: $(VENV)/.analysis
+	@$(PIP) '$(TORCH)' 'torch-pruning>=1.6' || { \
+	  echo "study-deep needs PyTorch, and $(TORCH) is not on offer here." >&2; \
+	  echo "Name another build, for example: make study-deep TORCH=torch==2.13.0" >&2; exit 1; }
+	@touch $@

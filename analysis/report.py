@@ -29,6 +29,11 @@ STUDIES: dict[str, str] = {
     "convergence": "analysis.convergence",
     "speed": "analysis.speed",
 }
+#: Those that train networks: they need PyTorch, and `all` leaves them out.
+DEEP_STUDIES: dict[str, str] = {
+    "vision": "analysis.vision",
+    "language": "analysis.language",
+}
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,8 @@ def build(results: ResultsDir, studies: Mapping[str, str] | None = None) -> Path
     ----------
     results : ResultsDir
     studies : mapping of str to str, optional
-        Modules by study; `STUDIES` by default. Studies without results are listed as not run.
+        Modules by study; by default all of `STUDIES` and `DEEP_STUDIES`. Studies without results
+        are listed as not run.
 
     Returns
     -------
@@ -213,7 +219,7 @@ def build(results: ResultsDir, studies: Mapping[str, str] | None = None) -> Path
         If no study has been run.
     """
     sections, missing = [], []
-    for name, module in (STUDIES if studies is None else studies).items():
+    for name, module in (STUDIES | DEEP_STUDIES if studies is None else studies).items():
         try:
             stored = results.read(name)
         except MissingResultsError:

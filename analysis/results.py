@@ -60,6 +60,7 @@ RECORDED_PACKAGES = (
     "python-flint",
     "pandas",
     "matplotlib",
+    "torch",
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis import __main__, cli, report
+from analysis.deep.fetch import MissingDataError
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,11 +21,11 @@ def invoke(*arguments):
 def test_help_lists_every_study():
     shown = invoke("--help")
     assert shown.exit_code == 0
-    for name in (*report.STUDIES, "all", "report"):
+    for name in (*report.STUDIES, *report.DEEP_STUDIES, "all", "report"):
         assert f" {name} " in shown.output
 
 
-@pytest.mark.parametrize("command", [*report.STUDIES, "all"])
+@pytest.mark.parametrize("command", [*report.STUDIES, *report.DEEP_STUDIES, "all"])
 def test_every_study_takes_the_same_options(command):
     shown = invoke(command, "--help").output
     assert all(option in shown for option in ("--profile", "--results", "--threads", "--seed"))
@@ -65,6 +66,24 @@ def test_all_runs_every_study_once_then_builds_the_page(tmp_path, monkeypatch):
     assert [name for name, _ in studies] == list(report.STUDIES)
     assert {(profile.name, profile.seed, profile.threads) for _, profile in studies} == {("quick", 4, 1)}
     assert page == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("no", name="torch"), "vision needs the package 'torch': pip install"),
+        (MissingDataError("words.txt: not found"), "words.txt: not found"),
+    ],
+)
+def test_what_a_deep_study_lacks_is_one_sentence(tmp_path, monkeypatch, error, message):
+    def run(profile, results, progress):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "study_vision", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(cli, "DEEP_STUDIES", {"vision": "study_vision"})
+    shown = invoke("vision", "--results", str(tmp_path))
+    assert shown.exit_code == 1
+    assert message in " ".join(shown.output.split())
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

@@ -1,0 +1,219 @@
+"""Stored training runs as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.deep.catalogue import METHODS, TITLES, Plan, unit_name
+from analysis.results import StoredStudy, StoredUnit
+
+#: Weighted sparsity from which on a network counts as sparse.
+SPARSE = 0.7
+_MEANS = (
+    "accuracy",
+    "sparsity",
+    "weighted sparsity",
+    "parameters after",
+    "parameters ×",
+    "FLOPs ×",
+    "latency ×",
+    "difference",
+    "s per epoch",
+)
+
+
+def trained(stored: StoredStudy) -> list[StoredUnit]:
+    """The training runs of a study."""
+    return [unit for unit in stored.units if "method" in unit.parameters]
+
+
+def runs(stored: StoredStudy) -> pd.DataFrame:
+    """A row for each training run, in percent and before over after."""
+    rows: list[dict[str, Any]] = []
+    for unit in trained(stored):
+        v = unit.values
+        row = {name: unit.parameters[name] for name in ("task", "method", "strength", "seed")}
+        row["failed"] = v.get("failed")
+        if row["failed"] is None:
+            before, after = v["compact"]["parameters"]
+            row |= {
+                "accuracy": 100.0 * v["accuracy"],
+                "sparsity": 100.0 * v["plain"],
+                "weighted sparsity": 100.0 * v["weighted"],
+                "parameters": before,
+                "parameters after": after,
+                "parameters ×": before / after,
+                "FLOPs ×": _ratio(v["compact"]["flops"]),
+                "latency ×": _ratio(v["compact"]["latency"]),
+                "difference": v["compact"]["difference"],
+                "s per epoch": float(unit.arrays["seconds"].mean()),
+            }
+        rows.append(row)
+    columns = ["task", "method", "strength", "seed", "failed", "parameters", *_MEANS]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _ratio(pair: list[float]) -> float:
+    return pair[0] / pair[1] if pair[1] else float("nan")
+
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds of the runs that did not fail, and the spread of the accuracy."""
+    by = frame.groupby(["task", "method", "strength"], sort=False)
+    found = by[list(_MEANS)].mean()
+    found["accuracy ±"] = by["accuracy"].std()
+    found["weighted sparsity ±"] = by["weighted sparsity"].std()
+    found["failed"] = by["failed"].count()
+    found["runs"] = by.size()
+    found = found.reset_index()
+    dense = found[found["method"] == "dense"].set_index("task")["accuracy"]
+    found["against dense"] = found["accuracy"] - found["task"].map(dense)
+    return found
+
+
+def ours(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs of the weighted prox in Adam."""
+    return frame[[METHODS[method].kind == "ours" for method in frame["method"]]]
+
+
+def best(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    """For each method the most accurate strength that is sparse, or the sparsest where none is."""
+    rows = []
+    given = frame[frame["task"] == task].dropna(subset=["accuracy"])
+    for method, part in given.groupby("method", sort=False):
+        if method == "dense":
+            continue
+        sparse = part[part["weighted sparsity"] >= 100.0 * SPARSE]
+        rows.append(_first(sparse, "accuracy") if len(sparse) else _first(part, "weighted sparsity"))
+    return pd.concat(rows) if rows else frame.head(0)
+
+
+def _first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The row with the largest entry in a column."""
+    return frame.sort_values(column, ascending=False, kind="stable").head(1)
+
+
+def compared(stored: StoredStudy, means: pd.DataFrame, task: str, weighted: float) -> list[StoredUnit]:
+    """Of each sparse method the first draw with the strength whose sparsity is nearest to `weighted`."""
+    part = means[(means["task"] == task) & ~means["method"].isin(("dense", "inexact"))]
+    part = part.dropna(subset=["accuracy"])
+    part = part.assign(distance=-(part["weighted sparsity"] - weighted).abs())
+    names = [
+        unit_name(task, str(method), float(_first(rows, "distance")["strength"].iloc[0]), 0)
+        for method, rows in part.groupby("method", sort=False)
+    ]
+    # of several draws the first may have failed
+    return [unit for unit in map(stored.unit, names) if "epoch" in unit.arrays]
+
+
+def with_arrays(stored: StoredStudy, task: str, method: str, array: str) -> list[StoredUnit]:
+    """Runs of a method that hold an array, first draws only."""
+    return [
+        unit
+        for unit in trained(stored)
+        if unit.parameters["task"] == task
+        and unit.parameters["method"] == method
+        and unit.name.endswith("-0")
+        and array in unit.arrays
+    ]
+
+
+def targets(stored: StoredStudy) -> pd.DataFrame:
+    """Wanted and reached sparsity."""
+    rows = [
+        {
+            "network": TITLES[unit.parameters["task"]],
+            "seed": unit.parameters["seed"],
+            "target": 100.0 * unit.parameters["strength"],
+            "reached": 100.0 * unit.values["weighted"],
+            "gap": 100.0 * (unit.values["weighted"] - unit.parameters["strength"]),
+            "last λ": float(unit.arrays["history-lam"][-1]),
+            "accuracy": 100.0 * unit.values["accuracy"],
+        }
+        for unit in trained(stored)
+        if unit.parameters["method"] == "target" and "failed" not in unit.values
+    ]
+    names = ["network", "seed", "target", "reached", "gap", "last λ", "accuracy"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def times(stored: StoredStudy, plan: Plan) -> pd.DataFrame:
+    """Median time of a step of each method, and of an epoch against dense AdamW."""
+    rows = []
+    for unit in stored.units:
+        if "rounds" not in unit.parameters:
+            continue
+        seconds = unit.arrays["seconds"]
+        total = np.median(seconds.sum(axis=2), axis=0)
+        step = np.median(seconds[:, :, 1], axis=0)
+        names = unit.values["methods"]
+        dense = names.index("dense")
+        ratio = np.median(seconds.sum(axis=2) / seconds.sum(axis=2)[:, [dense]], axis=0)
+        rows += [
+            {
+                "network": TITLES[unit.parameters["task"]],
+                "method": METHODS[name].title,
+                "key": name,
+                "step [ms]": 1e3 * total[k],
+                "optimizer [ms]": 1e3 * step[k],
+                "epoch [s]": total[k] * unit.values["per_epoch"],
+                "against dense": float(ratio[k]),
+                "weighted sparsity": 100.0 * unit.values["weighted"][k],
+            }
+            for k, name in enumerate(names)
+        ]
+    names = ["network", "method", "key", "step [ms]", "optimizer [ms]", "epoch [s]", "against dense"]
+    return pd.DataFrame(rows, columns=[*names, "weighted sparsity"]).dropna(ignore_index=True)
+
+
+def certified(unit: StoredUnit) -> pd.DataFrame:
+    """Tolerance, proved bound and error of the certified steps of a run."""
+    a = unit.arrays
+    proved = pd.DataFrame(
+        {
+            "step": a["history-step"].astype(int),
+            "tolerance": a["history-tolerance"],
+            "proved": a["history-distance"],
+            "iterations": a["history-iterations"].astype(int),
+        }
+    )
+    found = pd.DataFrame({"step": a["probe-step"].astype(int), "error": a["probe-error"]})
+    return proved.merge(found, on="step", how="outer").sort_values("step", ignore_index=True)
+
+
+def convexity(unit: StoredUnit) -> pd.DataFrame:
+    """How many subproblems were not convex in each step that was looked at, and what ProxSSI made of them."""
+    names = ("step", "convex", "nonconvex-share", "excess", "distance", "zero", "proxssi-zero")
+    groups = pd.DataFrame({name: unit.arrays[f"probe-{name}"] for name in names})
+    # what is not finite is no answer
+    groups["wrong"] = ~(groups["distance"] <= WRONG)
+    rows = []
+    for step, part in groups.groupby("step"):
+        convex = part["convex"] > 0
+        rows.append(
+            {
+                "step": int(float(str(step))),
+                "groups": len(part),
+                "not convex": int((~convex).sum()),
+                "zero": int((part["zero"] > 0).sum()),
+                "ProxSSI off, convex": int(part.loc[convex, "wrong"].sum()),
+                "ProxSSI off, not convex": int(part.loc[~convex, "wrong"].sum()),
+                "ProxSSI no number": int((~np.isfinite(part["distance"])).sum()),
+                "largest distance": float(np.nanmax(part["distance"], initial=0.0)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+#: Relative distance from the minimiser beyond which an answer in single precision is off.
+WRONG = 1e-3
+
+
+def distances(unit: StoredUnit) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Distance of ProxSSI's answers, relative to the point, in convex and in nonconvex subproblems."""
+    distance, convex = unit.arrays["probe-distance"], unit.arrays["probe-convex"] > 0
+    return distance[convex], distance[~convex]

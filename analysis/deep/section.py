@@ -1,0 +1,277 @@
+"""What the studies on networks report, read from stored runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.deep import figures, readout
+from analysis.deep.catalogue import GAMMA, METHODS, TITLES, Plan
+from analysis.report import Finding, Plot, Section, Table, Text
+from analysis.results import ResultsDir, StoredStudy
+
+_PERCENT, _TIMES = "{:.1f}", "{:.2f}×"
+
+
+def section(plan: Plan, results: ResultsDir) -> Section:
+    """Findings, plots and tables of a study's stored runs."""
+    stored = results.read(plan.name)
+    frame = readout.runs(stored)
+    means = readout.means(frame)
+    times = readout.times(stored, plan)
+    targets = readout.targets(stored)
+    main = plan.tasks[-1]
+    items: list[Plot | Table | Text] = [
+        Text(_methods_text(), "What is compared"),
+        Plot(
+            "frontier",
+            "Accuracy against sparsity",
+            "Test accuracy against the share of penalised weights in groups that are exactly zero, one point "
+            "for each strength. Grey: dense AdamW, and the band of "
+            f"{plan.points} points below it. Runs further down are in the table. Solid: the weighted prox in "
+            "AdamW; dashed: other published methods; dotted: what is done without a weighted prox."
+            + _seeds(frame),
+            figures.plot_frontier(means, plan),
+        ),
+        Table(
+            "best",
+            "Each method at its best",
+            f"The most accurate strength with at least {readout.SPARSE:.0%} weighted sparsity; where there "
+            "is none, the sparsest. Parameters, FLOPs and latency: before over after compact, latency in the "
+            "process that trained. Against dense: points of accuracy.",
+            _shown(pd.concat([readout.best(means, task) for task in reversed(plan.tasks)])),
+            _FORMATS,
+        ),
+        Plot(
+            "course",
+            "Sparsity over epochs",
+            f"{TITLES[main]}: of each method the run whose weighted sparsity is nearest to 80 %. Left: its "
+            "course. Right: how often, so far, a zero group has come back, seen sixteen times an epoch; a "
+            "pattern that has settled is a flat line. Magnitude pruning cuts once, in the middle; Bregman "
+            "iterations start sparse.",
+            figures.plot_course(stored, means, plan),
+        ),
+        Plot(
+            "patterns",
+            "What is left",
+            f"{TITLES[main]}, the same runs: each picture is a matrix of a layer, outputs by inputs (norms "
+            "of kernels in convolutions); darker is larger, clear is exactly zero. The percentage is the "
+            "weighted sparsity of the whole network.",
+            figures.plot_patterns(stored, means, plan),
+        ),
+    ]
+    if len(times):
+        items += [
+            Plot(
+                "times",
+                "Time of a step",
+                "Median time of a training step, all methods in turn in one process, each at the middle one "
+                "of its strengths and after 40 steps; the number is the median ratio to dense AdamW (torch, "
+                "fused). ProxSSI's prox is a NumPy port of the published code.",
+                figures.plot_times(times),
+            ),
+            Table(
+                "times",
+                "Time of a step and of an epoch",
+                "As in the plot; an epoch is that of all training samples. Weighted sparsity when timed.",
+                times.drop(columns="key"),
+                {
+                    "step [ms]": "{:.1f}",
+                    "optimizer [ms]": "{:.2f}",
+                    "epoch [s]": "{:.1f}",
+                    "against dense": _TIMES,
+                    "weighted sparsity": _PERCENT,
+                },
+            ),
+        ]
+    items += _targets(stored, plan, targets) + _subproblems(stored, plan)
+    items.append(
+        Table(
+            "runs",
+            "Every run",
+            "Means over seeds; ± is their standard deviation. Accuracy and sparsity in percent. A run that "
+            "diverged, or that its method gave up, counts as failed.",
+            _shown(means),
+            _FORMATS,
+            bad={"failed": lambda count: count > 0},
+            max_rows=len(means),
+        )
+    )
+    return Section(
+        title=plan.title,
+        lead=(
+            f"{' and '.join(TITLES[t] for t in reversed(plan.tasks))}, trained from scratch with penalties "
+            "on whole groups: input channels and columns, or heads and neurons. All methods have the same "
+            "initial weights, batches and number of steps. Weighted sparsity counts each group by its size."
+        ),
+        findings=_findings(means, times, targets, plan),
+        items=items,
+    )
+
+
+def _methods_text() -> str:
+    rows = [f"<b>{m.title}</b>: {m.text}." for m in METHODS.values()]
+    return (
+        "The learning rate rises over the first tenth of the steps and falls linearly to zero; RMDA and "
+        "RAMDA have three stages instead, with a restart at each. Penalties weigh a group by the "
+        "root of its size. "
+        f"The group MCP has γ = {GAMMA:g}.\n\n" + "<br>".join(rows)
+    )
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    count = frame["seed"].nunique()
+    return f" Means of {count} seeds; bars are standard deviations." if count > 1 else ""
+
+
+_FORMATS = {
+    "strength": "{:g}",
+    "accuracy": "{:.2f}",
+    "accuracy ±": "{:.2f}",
+    "against dense": "{:+.2f}",
+    "sparsity": _PERCENT,
+    "weighted sparsity": _PERCENT,
+    "weighted sparsity ±": _PERCENT,
+    "parameters after": "{:,.0f}",
+    "parameters ×": _TIMES,
+    "FLOPs ×": _TIMES,
+    "latency ×": _TIMES,
+    "difference": "{:.1e}",
+    "s per epoch": "{:.1f}",
+}
+
+
+def _shown(means: pd.DataFrame) -> pd.DataFrame:
+    """With names in words, without columns that are empty."""
+    names = {task: TITLES[task] for task in means["task"].unique()}
+    titles = {method: METHODS[method].title for method in means["method"].unique()}
+    shown = means.assign(task=means["task"].map(names), method=means["method"].map(titles))
+    shown = shown.rename(columns={"task": "network"})
+    order = [
+        *("network", "method", "strength", "weighted sparsity", "accuracy", "against dense"),
+        *("parameters ×", "FLOPs ×", "latency ×", "parameters after", "sparsity"),
+        *("accuracy ±", "weighted sparsity ±", "difference", "s per epoch", "runs", "failed"),
+    ]
+    return shown[[name for name in order if shown[name].notna().any()]]
+
+
+def _targets(stored: StoredStudy, plan: Plan, targets: pd.DataFrame) -> list[Plot | Table | Text]:
+    if not len(targets):
+        return []
+    return [
+        Plot(
+            "targets",
+            "Target and reached sparsity",
+            f"{TITLES[plan.tasks[-1]]}. Left: the sparsity that was asked for (dashed) and the sparsity of "
+            "the weights; the target rises with the steps. Right: the strength that TargetSparsity chose "
+            "in each step, in the unit of the group lasso.",
+            figures.plot_targets(stored, plan),
+        ),
+        Table(
+            "targets",
+            "Targets",
+            "Weighted sparsity at the end of training against the target, in percent.",
+            targets,
+            {
+                "target": _PERCENT,
+                "reached": "{:.2f}",
+                "gap": "{:+.2f}",
+                "last λ": "{:.2g}",
+                "accuracy": "{:.2f}",
+            },
+        ),
+    ]
+
+
+def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
+    items: list[Plot | Table | Text] = []
+    inexact = [u for t in plan.tasks for u in readout.with_arrays(stored, t, "inexact", "probe-error")]
+    if inexact:
+        items.append(
+            Plot(
+                "certified",
+                "Tolerance, proof and error",
+                "ProxAdamW that solves each prox by bisection, no further than a square-summable tolerance "
+                "asks. The proved bound is that of all proxes of a step together; the error is the distance "
+                "of the new weights from proxes solved in double precision. The weights are in single "
+                "precision, whose rounding is the floor of the error.",
+                figures.plot_certified(inexact),
+            )
+        )
+        items += [
+            Table(
+                f"certified-{unit.parameters['task']}",
+                f"Certified steps: {TITLES[unit.parameters['task']]}",
+                "Distances from the exact prox; iterations that the proof took.",
+                readout.certified(unit),
+                {"tolerance": "{:.1e}", "proved": "{:.1e}", "error": "{:.1e}"},
+                max_rows=12,
+            )
+            for unit in inexact
+        ]
+    for task in plan.tasks:
+        for unit in readout.with_arrays(stored, task, "mcp", "convexity"):
+            items += [
+                Plot(
+                    f"convexity-{task}",
+                    "How often the subproblem of the group MCP is not convex",
+                    f"{TITLES[task]}, λ = {unit.parameters['strength']:g}, steps throughout training. Left: "
+                    "log₁₀ of γd/(ηw) over all elements; below 0 (orange) the subproblem is not convex. "
+                    "Middle: share of groups with such an element. Right: how far the answer of ProxSSI's "
+                    "solver to the same subproblem is from its global minimiser, relative to the point; "
+                    f"beyond the line ({readout.WRONG:g}) it is off, at the right edge it is no number.",
+                    figures.plot_convexity(unit),
+                ),
+                Table(
+                    f"convexity-{task}",
+                    "Subproblems in training",
+                    "Groups by step: how many subproblems are not convex, in how many the global minimiser "
+                    "is zero, and in how many ProxSSI's answer is off. Distances relative to the point.",
+                    readout.convexity(unit),
+                    {"largest distance": "{:.2g}"},
+                ),
+            ]
+    return items
+
+
+def _findings(means: pd.DataFrame, times: pd.DataFrame, targets: pd.DataFrame, plan: Plan) -> list[Finding]:
+    main = plan.tasks[-1]
+    own = readout.ours(means[(means["task"] == main) & (means["method"] != "inexact")])
+    own = own.dropna(subset=["against dense"])
+    within = own[own["against dense"] >= -plan.points]
+    found = []
+    if len(within):
+        row = within.sort_values("weighted sparsity").to_dict("records")[-1]
+        method, against = METHODS[row["method"]].title, f"{row['against dense']:+.2f}".replace("-", "−")
+        difference = f"{row['difference']:.0e}".replace("e-", "e−")
+        found += [
+            Finding(
+                f"{row['weighted sparsity']:.0f} %",
+                f"weighted group sparsity within {plan.points} points of dense AdamW "
+                f"({against}): {method}, {TITLES[main]}. Hoped for: 70 %.",
+                "good" if row["weighted sparsity"] >= 100.0 * readout.SPARSE else "bad",
+            ),
+            Finding(
+                f"{row['parameters ×']:.1f}×",
+                f"fewer parameters after compact in that run, {row['FLOPs ×']:.1f}× fewer FLOPs and "
+                f"{row['latency ×']:.1f}× faster, outputs equal to {difference}. Hoped for: 2×.",
+                "good" if row["parameters ×"] >= 2.0 and row["latency ×"] > 1.0 else "bad",
+            ),
+        ]
+    if len(targets):
+        gap = float(targets["gap"].abs().max())
+        found.append(
+            Finding(
+                f"{gap:.2f}",
+                "points between target and reached weighted sparsity, at most.",
+                "good" if gap <= 1.0 else "bad",
+            )
+        )
+    lasso = times[(times["key"] == "lasso") & (times["network"] == TITLES[main])]
+    if len(lasso):
+        found.append(
+            Finding(
+                f"{float(lasso['against dense'].iloc[0]):.2f}×",
+                "time of a training step of ProxAdamW with the group lasso against dense AdamW.",
+            )
+        )
+    return found

@@ -1,0 +1,87 @@
+"""What the studies on networks run: every method with its strengths, and how long their steps take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis import baselines
+from analysis.deep import (
+    blocks,
+    catalogue,
+    fetch,
+    glosses,
+    images,
+    loop,
+    methods,
+    networks,
+    probes,
+    samples,
+    shortcuts,
+    tasks,
+    timing,
+    training,
+)
+from analysis.deep.catalogue import BUDGETS, PROBED, Plan, strengths, unit_name
+from analysis.results import Profile, Progress, ResultsDir
+
+#: A change of these makes stored runs stale.
+_SOURCES = (
+    baselines,
+    blocks,
+    catalogue,
+    glosses,
+    images,
+    loop,
+    methods,
+    networks,
+    probes,
+    samples,
+    shortcuts,
+    tasks,
+    timing,
+    training,
+)
+
+
+def units(plan: Plan, profile: Profile, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The parameters of each training run, those that take longest first."""
+    found = {}
+    for task in plan.tasks:
+        quick, full = BUDGETS[task]
+        count, epochs = profile.pick(quick, full)
+        for draw in range(profile.pick(1, 3)):
+            for method, values in strengths(task, full=profile.is_full).items():
+                for strength in values:
+                    found[unit_name(task, method, strength, draw)] = {
+                        "task": task,
+                        "method": method,
+                        "strength": strength,
+                        "seed": profile.seed + draw,
+                        "samples": count,
+                        "epochs": epochs,
+                        "data": digests[task],
+                        "probe": draw == 0 and PROBED.get((task, method)) == strength,
+                    }
+    return found
+
+
+def run(plan: Plan, profile: Profile, results: ResultsDir, progress: Progress) -> None:
+    """Train, as many runs at a time as there are threads, then time the steps of all methods in turn."""
+    digests = {
+        task: fetch.digest(fetch.locate(tasks.TASKS[task].package, progress.say)) for task in plan.tasks
+    }
+    with results.study(plan.name, profile, *_SOURCES) as study:
+        runs = units(plan, profile, digests)
+        study.run(training.train, runs, progress, f"{plan.name}: training", workers=profile.threads)
+        timed = {
+            f"{task}-timing": {
+                "task": task,
+                "full": profile.is_full,
+                "rounds": profile.pick(20, 100),
+                "threads": profile.threads,
+                "seed": profile.seed,
+                "data": digests[task],
+            }
+            for task in plan.tasks
+        }
+        study.run(timing.measure, timed, progress, f"{plan.name}: time of a step")

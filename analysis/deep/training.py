@@ -1,0 +1,193 @@
+"""One training run: a method, a strength and a seed on a task, with what the report shows of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+import proxlab as pl
+from analysis.deep import methods, tasks
+from analysis.deep.blocks import Block, sparsity
+from analysis.deep.loop import BATCH, batches, evaluate, tensor
+from analysis.deep.probes import ConvexityProbe, ErrorProbe, Subproblems
+from analysis.deep.samples import Samples
+from analysis.results import Record
+from proxlab.torch import compact
+
+#: So often in an epoch the sparsity is looked at.
+_LOOKS = 16
+#: Samples in the call that is timed before and after `compact`.
+_CALL = 64
+#: So often in a run its subproblems are looked at.
+_EXAMINED = 12
+#: What a method raises that gives up, or whose weights have gone astray.
+FAILURES = (ArithmeticError, ValueError, RuntimeError)
+_PROBES: dict[str, type[Subproblems]] = {"mcp": ConvexityProbe, "inexact": ErrorProbe}
+
+
+class Trace:
+    """Sparsity in the course of training, and how many groups become zero and come back."""
+
+    def __init__(self, of: list[Block]) -> None:
+        self._blocks = of
+        self._alive = [b.alive() for b in of]
+        self._ever_zero = [~a for a in self._alive]
+        self.rows: list[tuple[float, ...]] = []
+
+    def look(self, epoch: float) -> None:
+        """Record the present state."""
+        alive = [b.alive() for b in self._blocks]
+        now = sparsity(self._blocks, alive)
+        groups = sum(len(a) for a in alive)
+        died = sum(int((old & ~new).sum()) for old, new in zip(self._alive, alive, strict=True))
+        back = sum(int((~old & new).sum()) for old, new in zip(self._alive, alive, strict=True))
+        self._alive = alive
+        self.rows.append((epoch, now.plain, now.weighted, died / groups, back / groups))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Columns by name."""
+        names = ("epoch", "plain", "weighted", "died", "back")
+        return dict(zip(names, np.array(self.rows).T, strict=True))
+
+
+def train(
+    task: str,
+    method: str,
+    strength: float,
+    seed: int,
+    samples: int | None,
+    epochs: int,
+    data: str,
+    probe: bool = False,
+) -> Record:
+    """Train a network and look at what came of it.
+
+    A run that diverges, or that a method gives up, is a record too: its only value is ``failed``.
+
+    Parameters
+    ----------
+    task : str
+        One of `analysis.deep.tasks.TASKS`.
+    method : str
+        One of `analysis.deep.catalogue.METHODS`.
+    strength : float
+        λ, or the share of weights that is to be zero.
+    seed : int
+        Of the initial weights and the order of the samples.
+    samples : int or None
+        How many training samples are used; None for all.
+    epochs : int
+        How often each sample is used.
+    data : str
+        Digest of the data, so that a run on other data is another unit.
+    probe : bool
+        Whether to look at the subproblems of some steps.
+    """
+    del data
+    # Numbers that fade away would slow the arithmetic many times over; proofs are made with them.
+    torch.set_flush_denormal(method != "inexact")
+    try:
+        return _train(task, method, strength, seed, samples, epochs, probe)
+    except FAILURES as error:
+        return Record({"failed": f"{type(error).__name__}: {error}"})
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _train(
+    task: str, method: str, strength: float, seed: int, samples: int | None, epochs: int, probe: bool
+) -> Record:
+    torch.set_num_threads(pl.get_num_threads())
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 1])
+    loaded, bucketed = tasks.samples(task), tasks.TASKS[task].bucketed
+    split = loaded.train.head(samples)
+    model = tasks.TASKS[task].build(loaded)
+    per_epoch = len(split) // BATCH
+    run = methods.start(task, method, strength, model, epochs * per_epoch)
+    probed = _PROBES[method](run.blocks, run.optimizer) if probe else None
+    trace = Trace(run.blocks)
+    look, examine = max(per_epoch // _LOOKS, 1), max(run.steps // _EXAMINED, 1)
+    seconds, losses = [], []
+    for epoch in range(epochs):
+        spent, total = 0.0, 0.0
+        for x, y in batches(split, rng, bucketed):
+            due = probed if (run.count + 1) % examine == 0 else None
+            if due is not None:
+                due.before()
+            started = time.perf_counter()
+            run.optimizer.zero_grad()
+            loss = functional.cross_entropy(model(x), y)
+            loss.backward()
+            run.step()
+            spent += time.perf_counter() - started
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise FloatingPointError(f"the loss is not finite in step {run.count}, epoch {epoch + 1}")
+            if due is not None:
+                due.after(run.count)
+            if run.count % look == 0:
+                trace.look(run.count / per_epoch)
+        seconds.append(spent)
+        losses.append(total / per_epoch)
+    final = sparsity(run.blocks, [b.alive() for b in run.blocks])
+    accuracy, loss_of_test = evaluate(model, loaded.test)
+    values = {
+        "accuracy": accuracy,
+        "loss": loss_of_test,
+        "plain": final.plain,
+        "weighted": final.weighted,
+        "steps": run.count,
+        "samples": len(split),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "penalised": sum(b.size * b.n_groups for b in run.blocks),
+        "layers": _layers(run.blocks),
+        **_compacted(model, loaded),
+    }
+    patterns = {f"pattern-{name}": a for name, a in _patterns(run.blocks).items()}
+    found = {} if probed is None else probed.arrays()
+    columns = {"seconds": np.array(seconds), "losses": np.array(losses)}
+    return Record(values, {**columns, **trace.arrays(), **patterns, **run.arrays(), **found})
+
+
+def _layers(of: list[Block]) -> list[dict[str, Any]]:
+    alive = [b.alive() for b in of]
+    return [
+        {"name": b.name, "groups": len(a), "zero": int((~a).sum()), "size": b.size}
+        for b, a in zip(of, alive, strict=True)
+    ]
+
+
+def _patterns(of: list[Block]) -> dict[str, NDArray[Any]]:
+    """The norm of each kernel or weight of the penalised matrices, outputs by inputs."""
+    found = {}
+    for b in of:
+        for name, p in zip(b.names, b.params, strict=True):
+            if p.ndim > 1:
+                norms = p.detach().flatten(2).norm(dim=2) if p.ndim > 2 else p.detach().abs()
+                found[name] = norms.numpy().astype(np.float16)
+    return found
+
+
+def _compacted(model: nn.Module, loaded: Samples) -> dict[str, Any]:
+    """What is left without the zeros, and what that gains."""
+    small, report = compact(model.eval(), tensor(loaded.test.x[:_CALL]))
+    accuracy, _ = evaluate(small, loaded.test)
+    return {
+        "compact": {
+            "parameters": report.parameters,
+            "flops": report.flops,
+            "latency": report.latency,
+            "difference": report.difference,
+            "accuracy": accuracy,
+            "kept": [asdict(k) for k in report.kept],
+        }
+    }

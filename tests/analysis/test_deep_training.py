@@ -1,0 +1,373 @@
+"""The studies on networks: their groups, the baselines against a few lines of PyTorch, a small study."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+
+import torch
+from torch import nn
+
+import proxlab as pl
+from analysis import language, report, vision
+from analysis.deep import catalogue, fetch, loop, methods, networks, study, tasks, training
+from analysis.deep.blocks import blocks, sparsity
+from analysis.deep.catalogue import Plan
+from analysis.deep.probes import ConvexityProbe, ErrorProbe
+from analysis.deep.samples import Samples, Split
+from analysis.deep.shortcuts import MagnitudePruning, ProxSSI, UnweightedProxAdamW
+from analysis.results import Profile, Progress, ResultsDir
+from proxlab.torch import ProxAdamW, param_groups
+
+pytestmark = pytest.mark.torch
+
+
+def mlp(_=None):
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def gradients(model, seed=0):
+    """Gradients that are the same for every model of a shape, small in half of the columns."""
+    draw = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=draw)
+        if p.ndim == 2:
+            p.grad[:, ::2] *= 1e-2
+
+
+def made(method, lam=1e-2, **settings):
+    """An optimizer over the columns of two layers, its network, and the network's penalised weights."""
+    torch.manual_seed(0)
+    model = mlp()
+    groups = param_groups(model, pl.GroupLasso(lam, weights="sqrt_size"), exclude="0")
+    return method(groups, **settings), model, [model[2].weight, model[4].weight]
+
+
+@pytest.mark.parametrize(
+    ("task", "groups"),
+    [
+        # input channels of four convolutions, columns of two linear layers
+        ("vgg", {"4": 16, "8": 32, "12": 64, "15": 128, "19": 9 * 128, "21": 256}),
+        # the shortcut has its own groups; the stem is left out
+        ("resnet", {"1.conv1": 16, "1.conv2": 32, "1.shortcut.0": 16, "3.conv2": 128, "6": 128}),
+        # heads, neurons, and dimensions of the embedding
+        ("encoder", {"layers.0.attention": 8, "layers.1": 512, "widen": 32}),
+    ],
+)
+def test_groups_are_those_of_the_layers(task, groups):
+    classes = tuple(str(k) for k in range(10))
+    x = np.zeros((2, 24), np.int64)
+    loaded = Samples(*[Split(x, np.zeros(2, np.int64))] * 2, classes, ("", "?", "a"))
+    model = tasks.TASKS[task].build(loaded)
+    found = blocks(tasks.TASKS[task].param_groups(model, pl.GroupLasso(1.0)))
+    counted = {b.name: b for b in found}
+    assert {name: counted[name].n_groups for name in groups} == groups
+    for b in found:
+        assert b.n_groups * b.size == sum(p.numel() for p in b.params)
+        assert b.weights().shape == (b.n_groups, b.size)
+
+
+@pytest.mark.parametrize("attention", [None, "heads"])
+def test_rows_of_a_block_are_written_back(attention):
+    torch.manual_seed(0)
+    model = networks.Encoder(9, 3, 5, embedding=4, width=8, hidden=6, heads=2, layers=1)
+    groups = param_groups(model, pl.GroupLasso(1.0), attention=attention)
+    (block, *_) = blocks(groups)
+    rows = torch.arange(block.n_groups * block.size, dtype=torch.float32).reshape(block.n_groups, -1)
+    block.write(rows)
+    assert torch.equal(block.weights(), rows)
+    rows[0] = 0.0
+    block.write(rows)
+    assert list(block.alive()) == [False] + [True] * (block.n_groups - 1)
+    if attention == "heads":
+        # the first head is the first half of queries and of what the output layer reads
+        first = model.layers[0].attention
+        assert not first.q_proj.weight[:4].any()
+        assert first.q_proj.weight[4:].all()
+        assert not first.out_proj.weight[:, :4].any()
+
+
+def test_sparsity_is_counted_by_groups_and_by_weights():
+    _, _, (hidden, last) = made(ProxAdamW)
+    with torch.no_grad():
+        hidden[:, :4] = 0.0
+        last[:, 0] = 0.0
+    groups = [
+        {"params": [w], "names": ["w"], "penalty": pl.GroupLasso(1.0, groups=pl.Groups.over(0))}
+        for w in (hidden, last)
+    ]
+    of = blocks(groups)
+    found = sparsity(of, [b.alive() for b in of])
+    assert found.plain == 5 / 32
+    assert found.weighted == (4 * 16 + 3) / (256 + 48)
+
+
+def test_magnitude_pruning_takes_the_least_and_keeps_them_zero():
+    optimizer, model, weights = made(MagnitudePruning, share=0.5, at=3, lr=1e-2)
+    reference = mlp()
+    reference.load_state_dict(model.state_dict())
+    plain = torch.optim.AdamW(reference.parameters(), lr=1e-2)
+    for step in range(5):
+        for network, o in ((model, optimizer), (reference, plain)):
+            gradients(network, step)
+            o.step()
+        if step == 2:
+            columns = [
+                (float(w.detach().square().mean(0)[j]), k, j)
+                for k, w in enumerate((reference[2].weight, reference[4].weight))
+                for j in range(16)
+            ]
+            sizes, expected, taken = (16, 3), set(), 0
+            for _, k, j in sorted(columns):
+                taken += sizes[k]
+                if taken > 0.5 * (256 + 48):
+                    break
+                expected.add((k, j))
+        if step >= 2:
+            zero = {(k, j) for k, w in enumerate(weights) for j in range(16) if not w[:, j].any()}
+            assert zero == expected
+    assert len(expected) > 8
+
+
+def test_the_unweighted_prox_shrinks_columns_by_their_norm():
+    optimizer, model, weights = made(UnweightedProxAdamW, lam=0.5, lr=1e-2)
+    gradients(model)
+    reference = mlp()
+    reference.load_state_dict(model.state_dict())
+    plain = torch.optim.AdamW(reference.parameters(), lr=1e-2)
+    gradients(reference)
+    plain.step()
+    optimizer.step()
+    for w, y in zip(weights, (reference[2].weight, reference[4].weight), strict=True):
+        norm = y.norm(dim=0)
+        factor = (1.0 - 1e-2 * 0.5 * math.sqrt(len(y)) / norm).clamp_min(0.0)
+        torch.testing.assert_close(w, factor * y)
+
+
+def test_proxssi_is_as_published():
+    """Adam's corrected step; the prox with the plain rate and the uncorrected metric, by bisection."""
+    lr, lam, (beta1, beta2), eps = 1e-2, 2e-3, (0.9, 0.999), 1e-8
+    optimizer, model, weights = made(ProxSSI, lam=lam, lr=lr, weight_decay=0.1)
+    w = [p.detach().double().clone() for p in weights]
+    m, v = [torch.zeros_like(a) for a in w], [torch.zeros_like(a) for a in w]
+    for step in range(1, 4):
+        gradients(model, step)
+        g = [p.grad.double() for p in weights]
+        optimizer.step()
+        for k, a in enumerate(w):
+            m[k] = beta1 * m[k] + (1 - beta1) * g[k]
+            v[k] = beta2 * v[k] + (1 - beta2) * g[k] ** 2
+            corrected = m[k] / (1 - beta1**step) / ((v[k] / (1 - beta2**step)).sqrt() + eps)
+            x, d = a * (1 - lr * 0.1) - lr * corrected, v[k].sqrt() + eps
+            threshold = lr * lam * math.sqrt(len(a))
+            low, high = torch.zeros(a.shape[1], dtype=a.dtype), x.norm(dim=0)
+            for _ in range(100):
+                r = (low + high) / 2
+                above = ((d * x / (d * r + threshold)) ** 2).sum(0) > 1
+                low, high = torch.where(above, r, low), torch.where(above, high, r)
+            zero = (d * x).norm(dim=0) <= threshold
+            w[k] = torch.where(zero, 0.0, d * r * x / (d * r + threshold))
+        for p, a in zip(weights, w, strict=True):
+            torch.testing.assert_close(p.detach().double(), a, atol=1e-5, rtol=1e-4)
+    assert any(not p[:, j].any() for p in weights for j in range(16))
+    assert any(p[:, j].any() for p in weights for j in range(16))
+
+
+@pytest.mark.parametrize("penalty", [pl.GroupLasso(1e-3, weights="sqrt_size"), pl.GroupMCP(1e-3, 30.0)])
+def test_probes_form_the_problems_that_were_solved(penalty):
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = ProxAdamW(param_groups(model, penalty), lr=1e-2)
+    probe = ErrorProbe(blocks(optimizer.param_groups), optimizer)
+    for step in range(1, 4):
+        gradients(model, step)
+        probe.before()
+        optimizer.step()
+        probe.after(step)
+    found = probe.arrays()
+    assert list(found["probe-step"]) == [1, 2, 3]
+    assert found["probe-error"].max() < 1e-5
+    with torch.no_grad():
+        model[0].weight[0, 0] += 0.25
+    probe.after(3)
+    assert probe.arrays()["probe-error"][-1] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_the_convexity_probe_counts_and_compares():
+    torch.manual_seed(0)
+    model, lam, gamma, lr = mlp(), 2e-2, 3.0, 1e-2
+    optimizer = ProxAdamW(
+        param_groups(model, pl.GroupMCP(lam, gamma), exclude=["0", "2"]), lr=lr, weight_decay=0.0
+    )
+    probe = ConvexityProbe(blocks(optimizer.param_groups), optimizer)
+    before = model[4].weight.detach().double().clone()
+    gradients(model)
+    # by hand: in the first step the metric is |g| + eps, the point w − lr sign(g)
+    g = model[4].weight.grad.double()
+    d, x = g.abs() + 1e-8, before - lr * g / (g.abs() + 1e-8)
+    probe.before()
+    optimizer.step()
+    probe.after(1)
+    found = probe.arrays()
+    assert found["convexity"].sum() == g.numel()
+    assert found["convexity"][: len(catalogue.CONVEXITY_EDGES) // 2].sum() == int((gamma * d < lr).sum())
+    convex = (gamma * d >= lr).all(dim=0)
+    assert 0 < int(convex.sum()) < len(convex)
+    np.testing.assert_array_equal(found["probe-convex"] > 0, convex.numpy())
+    np.testing.assert_array_equal(found["probe-zero"] > 0, ~(model[4].weight != 0).any(dim=0).numpy())
+
+    def objective(z):
+        r = z.norm(dim=0).clamp_max(gamma * lam)
+        return lam * r - r**2 / (2 * gamma) + (d * (z - x) ** 2).sum(0) / (2 * lr)
+
+    # nothing on a ray through the answer, or near it, is better
+    z = model[4].weight.detach().double()
+    draw = torch.Generator().manual_seed(0)
+    for scale in torch.linspace(0.0, 2.0, 41):
+        shift = 1e-2 * torch.randn(z.shape, generator=draw, dtype=z.dtype)
+        for other in (scale * z, scale * x, z + shift):
+            assert (objective(other) >= objective(z) - 1e-9).all()
+
+
+def test_the_rate_rises_and_falls():
+    rates = [loop.factor(k, 100) for k in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(1 / 90)
+    assert np.argmax(rates) == 9
+
+
+def test_dual_averaging_has_stages(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "vgg", tasks.Task(fetch.FASHION_MNIST, None, mlp, {"exclude": "0"}))
+    torch.manual_seed(0)
+    model = mlp()
+    run = methods.start("vgg", "ramda", 1e-6, model, 20)
+    seen = []
+    for step in range(20):
+        gradients(model, step)
+        run.step()
+        group = run.optimizer.param_groups[0]
+        steps = {int(state["step"]) for state in run.optimizer.state.values()}
+        seen.append((round(group["lr"] / seen[0][0], 6) if seen else group["lr"], group["momentum"], *steps))
+    assert [s[2] for s in seen] == [*range(1, 13), *range(1, 6), *range(1, 4)]
+    assert {s[:2] for s in seen[1:]} == {(1.0, 0.9), (0.3, 0.9), (0.1, 0.0)}
+
+
+def test_batches_hold_every_sample_once_and_texts_of_a_length():
+    x = np.zeros((6400, 8), np.int64)
+    lengths = 1 + np.arange(6400) % 8
+    x[np.arange(8) < lengths[:, None]] = 5
+    split = Split(x, np.arange(6400))
+    found = list(loop.batches(split, np.random.default_rng(0), bucketed=True))
+    assert sorted(torch.cat([y for _, y in found]).tolist()) == list(range(6400))
+    assert [b.shape[1] for b, _ in found] == [int((b != 0).sum(1).max()) for b, _ in found]
+    assert len({b.shape[1] for b, _ in found}) == 8
+
+
+# --------------------------------------------------------------------------------------------------------
+# A small study: three classes of points, a network of three layers
+
+
+def points(_=None):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((3, 12))
+    y = rng.integers(0, 3, 1400)
+    x = (centres[y] + 0.5 * rng.standard_normal((1400, 12))).astype(np.float32)
+    return Samples(Split(x[:1280], y[:1280]), Split(x[1280:], y[1280:]), ("a", "b", "c"))
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The task "vgg" with other data and another network."""
+    (tmp_path / "points").write_text("")
+    monkeypatch.setenv(fetch.VARIABLE, str(tmp_path))
+    package = fetch.Package("toy", ("points",), "none", "none", "", "")
+    tasks.samples.cache_clear()
+    monkeypatch.setitem(tasks.TASKS, "vgg", tasks.Task(package, points, mlp, {"exclude": "0"}))
+    monkeypatch.setitem(catalogue.BUDGETS, "vgg", ((1280, 4), (None, 8)))
+    monkeypatch.setattr(loop, "tensor", torch.from_numpy)
+    monkeypatch.setattr(training, "tensor", torch.from_numpy)
+    yield Plan("vision", "Toy", ("vgg",), 1.0, ("2.weight", "4.weight"))
+    tasks.samples.cache_clear()
+
+
+def test_a_run_that_diverges_is_a_record(small, monkeypatch):
+    monkeypatch.setitem(catalogue.RATES["vgg"], "sgd", 1e12)
+    record = training.train("vgg", "sgd", 1e-3, 0, 1280, 2, "")
+    assert list(record.values) == ["failed"]
+    assert "finite" in record.values["failed"]
+
+
+def test_a_run_depends_on_its_parameters_alone(small):
+    first, second = (training.train("vgg", "lasso", 1e-3, 0, 1280, 1, "") for _ in range(2))
+    assert first.values["accuracy"] == second.values["accuracy"]
+    np.testing.assert_array_equal(first.arrays["pattern-2.weight"], second.arrays["pattern-2.weight"])
+
+
+def test_a_small_study_reports_what_it_ran(small, monkeypatch, tmp_path):
+    chosen = {
+        "dense": (0.0,),
+        "magnitude": (0.7,),
+        "lasso": (1e-2, 1e-1),
+        "mcp": (1e-2,),
+        "target": (0.75,),
+        "inexact": (1e-2,),
+        "sgd": (1e-3,),
+    }
+    monkeypatch.setitem(catalogue.STRENGTHS, "vgg", chosen)
+    monkeypatch.setitem(catalogue.PROBED, ("vgg", "mcp"), 1e-2)
+    monkeypatch.setitem(catalogue.PROBED, ("vgg", "inexact"), 1e-2)
+    monkeypatch.setitem(catalogue.RATES["vgg"], "sgd", 1e12)
+    monkeypatch.setattr(study.timing, "_BEFORE", 3)
+    results = ResultsDir(tmp_path / "results")
+    with Progress(Console(file=sys.stderr, quiet=True)) as progress:
+        study.run(small, Profile(), results, progress)
+    stored = results.read("vision")
+    assert stored.complete
+    assert len(stored.units) == sum(len(v) for v in chosen.values()) + 1
+    reached = stored.unit("vgg-target-0.75-0").values["weighted"]
+    assert abs(reached - 0.75) < 0.06
+    pruned = stored.unit("vgg-magnitude-0.7-0").values
+    assert pruned["compact"]["parameters"][1] < pruned["compact"]["parameters"][0]
+    assert pruned["compact"]["accuracy"] == pytest.approx(pruned["accuracy"], abs=0.01)
+    inexact = stored.unit("vgg-inexact-0.01-0").arrays
+    assert (inexact["history-distance"] <= inexact["history-tolerance"]).all()
+    assert (
+        inexact["probe-error"] <= 1.01 * inexact["history-tolerance"][: len(inexact["probe-error"])]
+    ).all()
+    # the page: everything of the section, the failure marked
+    monkeypatch.setattr(vision, "VISION", small)
+    page = report.build(results, {"vision": "analysis.vision"}).read_text()
+    for text in (
+        "Accuracy against sparsity",
+        "What is left",
+        "Time of a step",
+        "Target and reached sparsity",
+    ):
+        assert text in page
+    assert "Tolerance, proof and error" in page
+    assert "is not convex" in page
+    assert '<td class="number bad">1</td>' in page
+    table = (tmp_path / "results" / "tables" / "vision-runs.csv").read_text()
+    assert len(table.splitlines()) == 1 + sum(len(v) for v in chosen.values())
+
+
+@pytest.mark.parametrize("module", [vision, language])
+@pytest.mark.parametrize("profile", [Profile(), Profile("full")])
+def test_every_strength_is_a_unit(module, profile):
+    plan = getattr(module, module.__name__.rpartition(".")[2].upper())
+    units = study.units(plan, profile, dict.fromkeys(plan.tasks, "0"))
+    draws = profile.pick(1, 3)
+    assert len(units) == draws * sum(
+        len(v) for t in plan.tasks for v in catalogue.strengths(t, full=profile.is_full).values()
+    )
+    assert {u["seed"] for u in units.values()} == set(range(draws))
+    for (task, method), strength in catalogue.PROBED.items():
+        if task in plan.tasks:
+            assert units[catalogue.unit_name(task, method, strength, 0)]["probe"]
+    assert all(set(catalogue.strengths(t, full=True)) == set(methods.MAKERS) for t in plan.tasks)
