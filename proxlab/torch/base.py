@@ -281,7 +281,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             if self.fused:
                 raise RuntimeError(f"fused=True: {block.where} {obstacle}")
             return False
-        from proxlab.optim import fused_cpu
+        from proxlab.optim import fused_cpu  # type: ignore[attr-defined]
 
         (p,) = block.params
         assert p.grad is not None
@@ -311,7 +311,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         if not all(a.is_contiguous() for a in tensors):
             return "is not contiguous, or its gradient or state is not"
         try:  # TODO remove the guard when fused_cpu is there
-            from proxlab.optim import fused_cpu
+            from proxlab.optim import fused_cpu  # type: ignore[attr-defined]
         except ImportError:
             return "has no compiled pass yet"
         if not fused_cpu.applies(self.rule, block.penalty, p.detach().numpy()):
