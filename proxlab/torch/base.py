@@ -281,7 +281,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             if self.fused:
                 raise RuntimeError(f"fused=True: {block.where} {obstacle}")
             return False
-        from proxlab.optim import fused_cpu  # type: ignore[attr-defined]
+        from proxlab.optim import fused_cpu
 
         (p,) = block.params
         assert p.grad is not None
@@ -310,10 +310,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         tensors = (p, p.grad, *(a for a in state if isinstance(a, Tensor)))
         if not all(a.is_contiguous() for a in tensors):
             return "is not contiguous, or its gradient or state is not"
-        try:  # TODO remove the guard when fused_cpu is there
-            from proxlab.optim import fused_cpu  # type: ignore[attr-defined]
-        except ImportError:
-            return "has no compiled pass yet"
+        from proxlab.optim import fused_cpu
+
         if not fused_cpu.applies(self.rule, block.penalty, p.detach().numpy()):
             return f"has a penalty without a compiled pass, {block.penalty!r}"
         return ""

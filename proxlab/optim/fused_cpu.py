@@ -1,0 +1,424 @@
+"""The fused pass of the optimizers over NumPy arrays: state, weights and prox without arrays in between.
+
+Contiguous groups are solved one after the other while they are in the cache. Groups along other axes are
+solved in blocks of neighbouring columns, whose point is written to the weights and whose metric is formed
+anew from the state: nothing is kept for each element, and every pass streams through whole rows. A thread
+keeps a scratch of about a megabyte; a contiguous group that does not fit gets its own for the step.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+
+from proxlab import scalar, secular
+from proxlab.arguments import float_bits
+from proxlab.backends import threads
+from proxlab.backends.build import digest, over_arrays, rebuild
+from proxlab.backends.numba_cpu import LOOSE, OPTIONS, canonical_shape
+from proxlab.groups import AxisLayout
+from proxlab.optim import fused_kernels as kernels
+from proxlab.optim.rules import Rule, Settings, Update, sgd
+from proxlab.penalties import Penalty, RadialPenalty
+from proxlab.penalties.base import Piece
+from proxlab.prox import prox
+from proxlab.rootfinders import Newton, RootFinder
+
+__all__ = ["applies", "step"]
+
+Array = np.ndarray[Any, Any]
+
+#: Elements of a thread's scratch.
+SCRATCH = 1 << 16
+#: Columns that a block has a multiple of: what is fetched together.
+COLUMNS = 16
+#: Contiguous groups that are shorter are columns of a matrix with one row.
+SHORT = 64
+LOOSE_NAMES = ("sum_", "add_", "write", "terms", "update", "soft", "metric", "again", "recalled", "blend")
+
+#: What :mod:`proxlab.optim.fused_kernels` leaves to the rule.
+OPEN_NAMES = {"update", "read", "write", "metric", "again", "recalled", "blend", "SHRINKS"}
+
+_functions: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for module in (scalar, secular, kernels)
+    for f in vars(module).values()
+    if isinstance(f, FunctionType) and f.__module__ == module.__name__
+}
+_local = threading.local()
+
+
+@lru_cache(maxsize=1)
+def _special() -> tuple[str, ...]:
+    """Name the functions that a rule enters, in order: those that call what is left to it, or one another."""
+    names: set[str] = set()
+    while True:
+        more = {key for key, f in _functions.items() if (OPEN_NAMES | names) & set(f.__code__.co_names)}
+        if more == names:
+            return tuple(key for key in _functions if key in names)
+        names = more
+
+
+def _compiled(scope: dict[str, Any], parts: dict[str, Callable[..., Any]], mark: str, outermost: str) -> None:
+    """Compile functions, callees first, into their scope. Python calls, and the disk keeps, the outermost."""
+    for key, f in parts.items():
+        chosen = key == outermost
+        options = OPTIONS | {
+            "cache": chosen,
+            "no_cpython_wrapper": not chosen,
+            "no_cfunc_wrapper": True,
+        }
+        if key.startswith(LOOSE_NAMES):
+            options["fastmath"] = LOOSE
+        scope[key] = numba.njit(**options)(rebuild(f, scope, f"{key}_{mark}"))
+
+
+@lru_cache(maxsize=1)
+def _common() -> dict[str, Any]:
+    """Return the scope of what is the same for every rule, which is compiled once."""
+    scope: dict[str, Any] = {key: value for key, value in vars(kernels).items() if key.isupper()}
+    scope |= {"np": np, "math": math}
+    parts = {key: f for key, f in _functions.items() if key not in _special()}
+    _compiled(scope, parts, digest(*_functions.values()), "")
+    return scope
+
+
+@lru_cache(maxsize=256)
+def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
+    """Compile a function of :mod:`proxlab.optim.fused_kernels` for a rule; it is cached on disk."""
+    function, slots, again = update
+    tag = digest(function, *_functions.values())
+    mark = f"{function.__name__}_{len(slots)}{averages:d}{shrinks:d}_{tag}"
+    chosen = {
+        "read": f"read{len(slots)}",
+        "write": f"write{len(slots)}",
+        "metric": "metric_unit" if again is None else "metric_own",
+        "recalled": "recalled_unit" if again is None else "recalled_own",
+        "blend": "blend_average" if averages else "blend_new",
+    }
+    parts = {"update": function, "again": again or function}
+    parts |= {key: _functions[target] for key, target in chosen.items()}
+    parts |= {key: _functions[key] for key in dict.fromkeys((*_special(), name))}
+    scope = _common() | {"SHRINKS": shrinks}
+    _compiled(scope, parts, mark, name)
+    return scope[name]
+
+
+@dataclass(frozen=True, eq=False)
+class _Radial(RadialPenalty):
+    """The radial part of a penalty, over rows: what is left of groups after the elementwise part."""
+
+    table: tuple[Piece, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """As the penalty has them."""
+        return self.table
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How the groups of a penalty lie in an array of a shape, and what the kernels need of the penalty.
+
+    Attributes
+    ----------
+    name : str
+        The kernel: "flow" where there are no groups, else "rows" or "columns".
+    shape : tuple of int
+        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+    weights : array
+        One per group, or one for all.
+    pieces : tuple of Piece
+    cut : float
+        Strength of the elementwise part.
+    minus : float
+        0 where negative weights are to be zero, else 1.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    weights: Array = field(default_factory=lambda: np.ones(1))
+    pieces: tuple[Piece, ...] = ()
+    cut: float = 0.0
+    minus: float = 1.0
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether there is an elementwise part."""
+        return self.cut > 0.0 or self.minus == 0.0
+
+    @property
+    def size(self) -> int:
+        """Elements of a group."""
+        return self.shape[1] * self.shape[3]
+
+    def __len__(self) -> int:
+        """Return the number of groups."""
+        return self.shape[0] * self.shape[2]
+
+    def blocks(self, per_block: int) -> int:
+        """Return the number of blocks of so many groups."""
+        return self.shape[0] * -(-self.shape[2] // per_block)
+
+    def per_block(self, parts: int) -> int:
+        """Groups of a block of columns, where there are to be at least so many blocks."""
+        _, _, kept, run = self.shape
+        blocks = max(parts, -(-kept * run // kernels.BLOCK))
+        # Whole cache lines, and no columns beside the vectors.
+        whole = COLUMNS // math.gcd(COLUMNS, run)
+        wanted = -(-kept // blocks)
+        wanted += -wanted % whole
+        return max(1, min(wanted, kernels.BLOCK // run, kept))
+
+    def numbers(self, step: float, rtol: float, dtype: Any) -> Array:
+        """Return what the kernels read of penalty, step and precision."""
+        first, last = self.pieces[0], self.pieces[-1]
+        unit, low = (2.0**-24, 1e-30) if dtype == np.float32 else (2.0**-53, 1e-200)
+        # What a sum of as many terms may be wrong by.
+        terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
+        end = last.start if len(self.pieces) > 1 else math.inf
+        doubt = (terms + 32.0) * unit
+        return np.array(
+            [first.a, first.c, end, first.value, last.value, max(rtol, 2.0 * unit), unit, low, step, doubt]
+        )
+
+
+_FREE = _Plan("flow")
+
+
+@lru_cache(maxsize=256)
+def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
+    """Return the plan, or None if there is no fused pass."""
+    if penalty is None:
+        return _FREE
+    layout = penalty.groups.layout(shape)
+    geometry = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    if geometry is None or not isinstance(penalty, RadialPenalty):
+        return None
+    pieces, cut, minus = penalty.pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0
+    if len(pieces) == 1 and not any(pieces[0][1:]):
+        return _Plan("flow", cut=cut, minus=minus)
+    flat_end = len(pieces) == 2 and pieces[1].a == 0.0 and pieces[1].c == 0.0
+    if not (len(pieces) == 1 or flat_end):
+        return None
+    outer, length, kept, run = geometry
+    name = "columns"
+    if length == 1 and kept == 1:
+        if run >= SHORT:
+            name = "rows"
+        else:
+            outer, kept = 1, outer
+    if name == "columns" and run > kernels.BLOCK:
+        return None
+    return _Plan(name, (outer, length, kept, run), penalty.group_weights(layout), pieces, cut, minus)
+
+
+def applies(rule: Rule, penalty: Penalty | None, w: Array) -> bool:
+    """Return whether there is a fused pass for a rule, a penalty and a parameter.
+
+    There is one for arrays of float32 and float64 in C order and for radial penalties whose slope has one
+    piece, or one and a flat end, and whose groups are axes.
+    """
+    del rule
+    native = w.dtype in (np.float32, np.float64) and w.flags.c_contiguous
+    return bool(native) and _plan(penalty, w.shape) is not None
+
+
+def step(
+    rule: Rule,
+    settings: Settings,
+    penalty: Penalty | None,
+    w: Array,
+    grad: Array,
+    slots: tuple[Array, ...],
+    t: int,
+    carry: float,
+    finder: RootFinder,
+) -> float:
+    """Take a step of a method in place.
+
+    Parameters
+    ----------
+    rule, settings, t, carry
+        As in :meth:`proxlab.optim.rules.Rule.propose`.
+    penalty : Penalty or None
+    w, grad : array
+        The parameter, which becomes the new one, and its gradient: in C order, of one shape and dtype.
+    slots : tuple of array
+        The state, which becomes the new one.
+    finder : RootFinder
+        Solves the prox. With other options than the defaults of Newton's method, and where an average is
+        taken of groups that are not contiguous, the step is not fused.
+
+    Returns
+    -------
+    float
+        The new carry.
+
+    Raises
+    ------
+    ValueError
+        If the gradient of a penalised parameter is not finite: nothing has changed then. Or if the prox's
+        point or metric is not, though the gradient is: parameter and state are undefined then.
+    """
+    update, schedule = rule.select(settings), rule.schedule(settings, t, carry)
+    if w.size == 0:
+        return schedule.carry
+    plan = _plan(penalty if schedule.step > 0.0 else None, w.shape)
+    assert plan is not None
+    keep = settings["momentum"] if rule.averages else 0.0
+    number = w.dtype.type
+    one, g = number(1.0), grad.reshape(-1)
+    # Of the groups' lengths, where they come with the check of the gradient.
+    squares = np.empty(len(plan)) if plan.name == "columns" else None
+    if plan is not _FREE:
+        fused = finder == Newton() and not (keep and plan.name == "columns")
+        if not (fused and _is_finite(plan, w.reshape(-1), g, squares, one)):
+            return _unfused(rule, settings, penalty, w, grad, slots, t, carry, finder)
+    kernel = _kernel(plan.name, update, keep > 0.0, plan.shrinks)
+    flat = w.reshape(-1)
+    data = (flat, g, tuple([a.reshape(-1) for a in slots]), tuple([number(c) for c in schedule.coefficients]))
+    elementwise = number(schedule.step * plan.cut), number(plan.minus)
+    if plan.name == "flow":
+
+        def flow(begin: int, finish: int) -> int:
+            total = kernel(*data, begin, finish, *elementwise, number(keep), one)
+            return -1 if total == 0.0 or plan is _FREE else begin
+
+        if threads.run(flow, w.size, w.size) >= 0:
+            raise ValueError("the prox's point must be finite")
+        return schedule.carry
+
+    rtol = finder.relative_tolerance(float_bits(w))
+    numbers = plan.numbers(schedule.step, rtol, w.dtype)
+
+    def rows(begin: int, finish: int) -> int:
+        x, d, hard, part, _, _ = _scratch(plan.size, w.dtype)
+        capacity = len(x) // plan.size
+        while begin < finish:
+            begin, count = kernel(
+                *data, plan.shape, begin, finish, plan.weights, numbers, *elementwise, number(keep), one, x,
+                d, hard[:capacity], part,
+            )  # fmt: skip
+            if count:
+                left = hard[:count]
+                point, metric = (a[: count * plan.size].reshape(count, -1) for a in (x, d))
+                z = _solve(plan, left, point, metric, schedule.step, finder)
+                view = flat.reshape(-1, plan.size)
+                view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
+        return -1
+
+    def columns(begin: int, finish: int) -> int:
+        _, _, hard, part, total, values = _scratch(1, w.dtype)
+        while begin < finish:
+            begin, count = kernel(
+                *data, plan.shape, begin, finish, plan.weights, numbers, *elementwise, one, hard, part, total,
+                values, per_block, squares,
+            )  # fmt: skip
+            if count:
+                _finish_columns(plan, update, data, hard[:count], schedule.step, finder)
+        return -1
+
+    if plan.name == "rows":
+        threads.run(rows, len(plan), w.size)
+    else:
+        per_block = plan.per_block(threads.get_num_threads())
+        threads.run(columns, plan.blocks(per_block), w.size)
+    return schedule.carry
+
+
+def _finish_columns(
+    plan: _Plan, update: Update, data: tuple[Any, ...], left: Array, step: float, finder: RootFinder
+) -> None:
+    """Solve the groups of a block whose point the kernel left in the weights."""
+    w, _, slots, coefficients = data
+    _, _, kept, _ = plan.shape
+    outer, column = left[0] // kept, left % kept
+
+    def taken(a: Array) -> Any:
+        return a.reshape(plan.shape)[outer][:, column].transpose(1, 0, 2).reshape(len(left), plan.size)
+
+    point = taken(w)
+    metric = None
+    if update.metric is not None:
+        metric = over_arrays(update.metric, np)(*[taken(a) for a in slots], *coefficients)
+    z = _solve(plan, left, point, metric, step, finder)
+    w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
+
+
+def _solve(
+    plan: _Plan, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder
+) -> Array:
+    """Solve groups, given as rows, that a kernel left."""
+    usable = np.isfinite(point).all(axis=1)
+    if metric is not None:
+        usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
+    if not usable.all():
+        group = int(left[np.argmin(usable)])
+        raise ValueError(f"group {group}: the prox's point must be finite and its metric finite and > 0")
+    weights = plan.weights[left] if len(plan.weights) > 1 else np.full(len(left), plan.weights[0])
+    z: Array = prox(_Radial(plan.pieces, weights=weights), point, step, metric=metric, root_finder=finder)
+    return z
+
+
+def _is_finite(plan: _Plan, w: Array, g: Array, squares: Array | None, one: Any) -> bool:
+    """Return whether the squares of the gradient are finite.
+
+    Those of the weights come along for groups of columns: their sum goes to ``squares``.
+    """
+    update = Update(sgd)  # nothing of it is used
+    if squares is None:
+        kernel = _kernel("invalid", update, False, False)
+        return threads.run(lambda b, f: -1 if kernel(g, b, f, one) == 0.0 else b, g.size, g.size) < 0
+    scan, per_block = _kernel("scan", update, False, False), plan.per_block(threads.get_num_threads())
+
+    def task(begin: int, finish: int) -> int:
+        _, _, _, part, total, _ = _scratch(1, w.dtype)
+        finite = scan(w, g, plan.shape, begin, finish, per_block, one, part, total, squares)
+        return -1 if finite else begin
+
+    return threads.run(task, plan.blocks(per_block), g.size) < 0
+
+
+def _unfused(
+    rule: Rule, settings: Settings, penalty: Penalty | None, w: Array, grad: Array, slots: tuple[Array, ...],
+    t: int, carry: float, finder: RootFinder,
+) -> float:  # fmt: skip
+    """Take the step as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
+    assert penalty is not None
+    # What overflows is found by the prox.
+    with np.errstate(all="ignore"):
+        proposal = rule.propose(settings, w, grad, slots, t, carry)
+    z = prox(penalty, proposal.x, proposal.step, metric=proposal.metric, root_finder=finder)
+    keep = settings["momentum"] if rule.averages else 0.0
+    w[...] = keep * w + (1.0 - keep) * z if keep else z
+    for a, new in zip(slots, proposal.slots, strict=True):
+        a[...] = new
+    return proposal.carry
+
+
+def _scratch(size: int, dtype: Any) -> tuple[Array, ...]:
+    """Return the thread's arrays: point, metric, numbers of groups, sums and data of groups.
+
+    Point and metric have at least ``size`` elements, and are kept unless they are large.
+    """
+    held: dict[str, tuple[Array, ...]] = _local.__dict__
+    found = held.get(dtype.char)
+    if found is None or len(found[0]) < size:
+        n = max(size, SCRATCH)
+        sums = 8 * int(kernels.PITCH)
+        found = (
+            np.empty(n, dtype), np.empty(n, dtype), np.empty(max(kernels.BLOCK, n // SHORT), np.int64),
+            np.empty(sums, dtype), np.empty(sums), np.empty((6, kernels.BLOCK)),
+        )  # fmt: skip
+        if n == SCRATCH:
+            held[dtype.char] = found
+    return found

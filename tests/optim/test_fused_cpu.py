@@ -1,0 +1,300 @@
+"""The fused pass: steps of every method against a few lines of NumPy, and against rule and prox."""
+
+import numpy as np
+import pytest
+
+import proxlab as pl
+from proxlab.backends.build import over_arrays
+from proxlab.optim import fused_cpu
+from proxlab.optim.rules import RULES, check_settings
+from tests.optim.methods import METHODS, prox_rows
+
+NEWTON = pl.Newton()
+ADAMW = RULES["ProxAdamW"]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = pl.get_num_threads()
+    pl.set_num_threads(request.param)
+    yield request.param
+    pl.set_num_threads(before)
+
+
+def start(slot, w, settings, lam):
+    """A slot before the first step; the dual point of a group lasso over rows."""
+    if slot.start == "parameter":
+        return w.copy()
+    if slot.start == "dual":
+        length = np.linalg.norm(w, axis=1, keepdims=True)
+        return w / settings["delta"] + lam * w / np.where(length > 0, length, 1.0)
+    return np.full_like(w, 0.0 if slot.start == "zeros" else settings[slot.start])
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("across", [False, True])
+def test_methods_take_their_steps(name, across):
+    rng = np.random.default_rng(1)
+    method, lam = METHODS[name], 0.4
+    rule = RULES[method.make.__name__]
+    settings = check_settings(rule, method.settings)
+    size = np.array([[1.0, 1.0, 1.0, 0.1, 0.1, 0.01]]).T
+    # The last row starts at zero: dual methods leave it there.
+    w = rng.normal(size=(6, 80)) * size * (size > 0.01)
+    slots = [start(slot, w, settings, lam) for slot in rule.select(settings).slots]
+    expected, state, carry = w.copy(), {}, 0.0
+    flip = (lambda a: np.ascontiguousarray(a.T)) if across else (lambda a: a)
+    w, slots = flip(w), tuple(flip(a) for a in slots)
+    penalty = pl.GroupLasso(lam, groups=pl.Groups.over(0 if across else 1))
+    zeros = 0
+    for t in range(1, 26):
+        g = 0.3 * size * rng.normal(size=expected.shape)
+        state["t"] = t
+        x, d, eta = method.reference(expected, g, state, method.settings | {"lam": lam})
+        z = prox_rows(x, d, eta, lam)
+        keep = method.settings.get("momentum", 0.0) if rule.averages else 0.0
+        expected = keep * expected + (1 - keep) * z
+        carry = fused_cpu.step(rule, settings, penalty, w, flip(g), slots, t, carry, NEWTON)
+        np.testing.assert_allclose(flip(w), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+        if not keep:
+            np.testing.assert_array_equal(flip(w) == 0, expected == 0)
+        zeros += (expected == 0).all(axis=1).sum()
+    assert 0 < zeros < 6 * 25 or keep
+
+
+def unfused(rule, settings, penalty, w, g, slots, t):
+    """A step by the arrays' form of the rule and the public prox, which do not overwrite anything."""
+    proposal = rule.propose(settings, w, g, slots, t, 0.0)
+    z = proposal.x
+    if penalty is not None and proposal.step > 0:
+        z = pl.prox(penalty, z, proposal.step, metric=proposal.metric)
+    return z, proposal.slots
+
+
+def adamw(dtype, shape, penalty, steps=20, seed=0, lr=1e-2, scale=0.1):
+    """Take the same steps fused and unfused; returns the greatest relative distance, and how much is zero."""
+    rng = np.random.default_rng(seed)
+    settings = check_settings(ADAMW, {"lr": lr})
+    # Groups of all lengths, along whichever axes they lie.
+    lengths = np.ones(shape)
+    for axis, n in enumerate(shape):
+        lengths *= 10.0 ** rng.uniform(-1.5 / len(shape), 0.0, n).reshape(
+            [-1 if k == axis else 1 for k in range(len(shape))]
+        )
+    w = np.asarray(scale * lengths * rng.normal(size=shape), dtype)
+    slots = np.zeros_like(w), np.zeros_like(w)
+    worst, zero = 0.0, 0.0
+    for t in range(1, steps + 1):
+        g = np.asarray(0.05 * w + 0.02 * rng.normal(size=shape), dtype)
+        expected, state = unfused(ADAMW, settings, penalty, w, g, slots, t)
+        fused_cpu.step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
+        for a, b in zip((w, *slots), (expected, *state), strict=True):
+            worst = max(worst, float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)))
+        np.testing.assert_array_equal(w == 0, expected == 0)
+        zero += float((w == 0).mean()) / steps
+    return worst, zero
+
+
+# Strengths at which some groups vanish: k is the square root of a group's size, n the number of groups.
+KINDS = {
+    "lasso": lambda k, n, **o: pl.GroupLasso(0.015 * k, **o),
+    "sqrt size": lambda k, n, **o: pl.GroupLasso(0.015, weights="sqrt_size", **o),
+    "weights": lambda k, n, **o: pl.GroupLasso(0.015 * k, weights=np.linspace(0.5, 1.5, n), **o),
+    "elastic": lambda k, n, **o: pl.GroupElasticNet(0.015 * k, 0.1, **o),
+    "sparse": lambda k, n, **o: pl.SparseGroupLasso(0.004, 0.012 * k, **o),
+    "mcp": lambda k, n, **o: pl.GroupMCP(0.015 * k, gamma=30.0, **o),
+    "capped": lambda k, n, **o: pl.GroupCapped(0.015 * k, theta=0.05 * k, **o),
+    "l0": lambda k, n, **o: pl.GroupL0(0.0006 * k**2, **o),
+}
+LAYOUTS = {
+    "rows": ((30, 70), pl.Groups.over(1)),
+    "long rows": ((3, 2500), pl.Groups.over(1)),
+    "columns": ((70, 30), pl.Groups.over(0)),
+    "odd columns": ((37, 21), pl.Groups.over(0)),
+    "channels": ((24, 10, 3, 3), pl.Groups.conv("channel")),
+    "filters": ((10, 24, 3, 3), pl.Groups.conv("filter")),
+    "kernels": ((8, 9, 3, 3), pl.Groups.conv("kernel")),
+    "middle": ((4, 12, 6), pl.Groups.over(1)),
+    "elements": ((9, 11), pl.Groups.over(())),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fused_equals_rule_and_prox(kind, layout, dtype):
+    shape, groups = LAYOUTS[layout]
+    lying = groups.layout(shape)
+    penalty = KINDS[kind](np.sqrt(lying.group_size), lying.n_groups, groups=groups)
+    assert fused_cpu.applies(ADAMW, penalty, np.zeros(shape, dtype))
+    worst, zero = adamw(dtype, shape, penalty)
+    # A group close to its threshold is as much smaller than its data as it is worse conditioned.
+    assert worst < 64 * np.finfo(dtype).eps
+    assert 0.02 < zero < 0.98
+
+
+@pytest.mark.parametrize("penalty", [None, pl.L1(0.01), pl.L1(0.01, nonnegative=True), pl.GroupLasso(0.0)])
+@pytest.mark.parametrize("shape", [(1,), (5,), (40, 30)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_groups(penalty, shape, dtype):
+    worst, _ = adamw(dtype, shape, penalty)
+    assert worst < 8 * np.finfo(dtype).eps
+
+
+def test_threads_share_large_arrays(threads):
+    for shape, groups in (((600, 500), pl.Groups.over(1)), ((600, 500), pl.Groups.over(0))):
+        worst, zero = adamw(np.float32, shape, pl.GroupLasso(0.25, groups=groups), steps=8, lr=1e-3)
+        assert worst < 16 * np.finfo(np.float32).eps
+        assert zero < 1
+
+
+def test_more_columns_than_a_block():
+    worst, _ = adamw(np.float32, (3, 9001), pl.GroupLasso(0.01, groups=pl.Groups.over(0)), steps=4)
+    assert worst < 16 * np.finfo(np.float32).eps
+
+
+SGD = RULES["ProxSGD"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_groups_at_their_threshold(axis, dtype):
+    # The lengths are 5·2^k without rounding, and the threshold is 10.
+    w = np.zeros((6, 64), dtype)
+    w[:, :2] = np.array([3.0, 4.0]) * 2.0 ** np.arange(6)[:, None]
+    w = w if axis else np.ascontiguousarray(w.T)
+    settings = check_settings(SGD, {"lr": 1.0})
+    fused_cpu.step(
+        SGD, settings, pl.GroupLasso(10.0, groups=pl.Groups.over(axis)), w, np.zeros_like(w), (), 1, 0, NEWTON
+    )
+    lengths = np.linalg.norm(w, axis=axis)
+    np.testing.assert_allclose(lengths, [0, 0, 10, 30, 70, 150], rtol=4 * np.finfo(dtype).eps)
+    assert (lengths[:2] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e17])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scales_at_the_ends_of_single_precision(scale, axis):
+    rng = np.random.default_rng(0)
+    shape = (8, 66) if axis else (66, 8)
+    w = (scale * rng.normal(size=shape)).astype(np.float32)
+    lam = float(np.median(np.linalg.norm(w.astype(np.float64), axis=axis)))
+    penalty = pl.GroupLasso(lam, groups=pl.Groups.over(axis))
+    expected = pl.prox(penalty, w, 1.0)
+    settings = check_settings(SGD, {"lr": 1.0})
+    fused_cpu.step(SGD, settings, penalty, w, np.zeros_like(w), (), 1, 0.0, NEWTON)
+    np.testing.assert_array_equal(w == 0, expected == 0)
+    # Close to the threshold the result moves much more than the data: as the prox of data within rounding.
+    np.testing.assert_allclose(w, expected, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_dead_groups_stay_dead_and_a_gradient_revives_one():
+    settings = check_settings(ADAMW, {"lr": 1e-2})
+    w, g = np.zeros((3, 70), np.float32), np.zeros((3, 70), np.float32)
+    slots = np.zeros_like(w), np.zeros_like(w)
+    penalty = pl.GroupLasso(1.0)
+    for t in range(1, 4):
+        fused_cpu.step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
+        assert not w.any()
+    g[1] = 1.0
+    fused_cpu.step(ADAMW, settings, penalty, w, g, slots, 4, 0.0, NEWTON)
+    assert not w[[0, 2]].any()
+    assert w[1].all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+@pytest.mark.parametrize(
+    "penalty", [pl.L1(0.1), pl.GroupLasso(0.1), pl.GroupLasso(0.1, groups=pl.Groups.over(0))]
+)
+def test_a_bad_gradient_changes_nothing(bad, penalty):
+    rng = np.random.default_rng(0)
+    settings = check_settings(ADAMW, {})
+    w, m, v = (rng.uniform(1, 2, size=(70, 90)).astype(np.float32) for _ in range(3))
+    before = [a.copy() for a in (w, m, v)]
+    g = np.ones_like(w)
+    g[69, 89] = bad
+    with pytest.raises(ValueError, match=r"(x|metric): must be finite.*\(69, 89\)"):
+        fused_cpu.step(ADAMW, settings, penalty, w, g, (m, v), 1, 0.0, NEWTON)
+    for a, b in zip((w, m, v), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_large_gradient_is_no_error_where_nothing_squares_it():
+    w, g = np.zeros((4, 70), np.float32), np.full((4, 70), 1e25, np.float32)
+    settings = check_settings(SGD, {"lr": 1e-25})
+    fused_cpu.step(SGD, settings, pl.GroupLasso(1.0), w, g, (), 1, 0.0, NEWTON)
+    np.testing.assert_allclose(w, -1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_weight_that_is_not_finite_is_an_error_that_names_the_group(axis):
+    settings = check_settings(ADAMW, {})
+    w = np.ones((80, 80))
+    w[3, 3] = np.nan
+    slots = np.zeros_like(w), np.zeros_like(w)
+    with pytest.raises(ValueError, match=r"group 3: .* must be finite|\(3, 3\) is nan"):
+        fused_cpu.step(
+            ADAMW, settings, pl.GroupLasso(0.1, groups=pl.Groups.over(axis)), w, np.ones_like(w), slots, 1,
+            0.0, NEWTON,
+        )  # fmt: skip
+    w[...] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        fused_cpu.step(ADAMW, settings, pl.L1(0.1), w, np.ones_like(w), slots, 1, 0.0, NEWTON)
+
+
+def test_no_prox_where_the_learning_rate_is_zero():
+    settings = check_settings(ADAMW, {"lr": 0.0})
+    w = np.ones((4, 70))
+    fused_cpu.step(
+        ADAMW, settings, pl.GroupLasso(5.0), w, w.copy(), (np.zeros_like(w), np.zeros_like(w)), 1, 0.0, NEWTON
+    )
+    np.testing.assert_array_equal(w, 1.0)
+
+
+def test_empty_arrays():
+    for shape in ((0, 5), (5, 0), (0,)):
+        w = np.zeros(shape)
+        settings = check_settings(ADAMW, {})
+        slots = np.zeros(shape), np.zeros(shape)
+        assert fused_cpu.step(ADAMW, settings, pl.L1(0.1), w, w.copy(), slots, 1, 0.0, NEWTON) == 0.0
+
+
+def test_another_root_finder_is_heeded():
+    rng = np.random.default_rng(0)
+    settings = check_settings(ADAMW, {"lr": 1.0})
+    w, g = rng.normal(size=(2, 10, 70))
+    slots = np.zeros_like(w), np.zeros_like(w)
+    rough = pl.Bisection(max_iterations=2)
+    p = ADAMW.propose(settings, w, g, slots, 1, 0.0)
+    rough_z, z = (
+        pl.prox(pl.GroupLasso(2.0), p.x, 1.0, metric=p.metric, root_finder=f) for f in (rough, NEWTON)
+    )
+    assert not np.allclose(rough_z, z, rtol=1e-6)
+    fused_cpu.step(ADAMW, settings, pl.GroupLasso(2.0), w, g, slots, 1, 0.0, rough)
+    np.testing.assert_array_equal(w, rough_z)
+
+
+def test_where_it_applies():
+    w = np.zeros((6, 8), np.float32)
+    assert fused_cpu.applies(ADAMW, None, w)
+    assert not fused_cpu.applies(ADAMW, None, w.T)
+    assert not fused_cpu.applies(ADAMW, None, w.astype(np.float16))
+    assert not fused_cpu.applies(ADAMW, pl.GroupLinf(0.1), w)
+    assert not fused_cpu.applies(ADAMW, pl.GroupSCAD(0.1, a=3.0), w)
+    csr = pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
+    assert not fused_cpu.applies(ADAMW, pl.GroupLasso(0.1, groups=csr), w)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_metric_can_be_formed_again(name):
+    rng = np.random.default_rng(0)
+    method = METHODS[name]
+    rule = RULES[method.make.__name__]
+    settings = check_settings(rule, method.settings)
+    update, numbers = rule.select(settings), rule.schedule(settings, 3, 0.7)
+    w, g, *slots = rng.uniform(0.5, 2.0, size=(2 + len(update.slots), 40))
+    proposal = rule.propose(settings, w, g, tuple(slots), 3, 0.7)
+    assert (update.metric is None) == (proposal.metric is None)
+    if update.metric is not None:
+        again = over_arrays(update.metric, np)(*proposal.slots, *numbers.coefficients)
+        np.testing.assert_array_equal(again, proposal.metric)
