@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,33 @@ def _errors(
     ]
 
 
+#: What the profile solves with.
+FINDERS = {"rtol 1e-1": pl.Newton(rtol=1e-1), "rtol 1e-4": pl.Newton(rtol=1e-4), "default": pl.Newton()}
+
+
+def measure_passes(shape: list[int], axis: int, repeats: int, seed: int) -> Record:
+    """Where the time goes: the group lasso in float32 with all groups zero, and with one tolerance after
+    the other, which asks for more evaluations, on one thread.
+    """
+    x, d, lam = make(shape, axis, "float32", seed)
+    z = np.empty_like(x)
+    groups = pl.Groups.over(axis)
+    half, none = pl.GroupLasso(lam, groups=groups), pl.GroupLasso(1e6 * lam, groups=groups)
+    calls: dict[str, Callable[[], object]] = {
+        "multiply": lambda: np.multiply(x, d, out=z),
+        "all zero": _with_threads(1, lambda: pl.prox(none, x, STEP, metric=d, out=z)),
+    }
+    evaluations = {"multiply": 0.0, "all zero": 0.0}
+    for name, finder in FINDERS.items():
+        call = partial(pl.prox, half, x, STEP, metric=d, out=z, root_finder=finder)
+        calls[name] = _with_threads(1, call)
+        counts = pl.solve(half, x, STEP, metric=d, root_finder=finder).evaluations
+        evaluations[name] = float(np.mean(counts[counts > 0]))
+    seconds = interleave(calls, repeats)
+    nanoseconds = {name: 1e9 * float(np.median(t)) / x.size for name, t in seconds.items()}
+    return Record({"rows": {}, "ns per element": nanoseconds, "evaluations": evaluations})
+
+
 def measure_flatness(sizes: list[int], threads: list[int], repeats: int, seed: int) -> Record:
     """Time per element over arrays of growing size, rows of 500."""
     block_x, block_d, lam = make((200, 500), 1, "float32", seed)
@@ -220,8 +248,19 @@ def units(
                 others = profile.is_full or shape != SHAPES[-1]
                 parameters = common | {"shape": list(shape), "axis": axis, "dtype": dtype, "others": others}
                 found[f"{label}-{'x'.join(map(str, shape))}-{dtype}"] = measure_prox, parameters
+            profiled = {"shape": list(shape), "axis": axis, "repeats": repeats, "seed": profile.seed}
+            found[f"passes-{label}-{'x'.join(map(str, shape))}"] = measure_passes, profiled
     for layout in LAYOUTS:
         found[f"published-{layout.replace(' ', '-')}"] = measure_published, common | {"layout": layout}
+    if find_spec("torch") is not None:
+        from analysis.speed_steps import GROUPINGS, NETWORKS, measure_proxssi_step, measure_step
+
+        for network in NETWORKS:
+            for grouping in GROUPINGS:
+                parameters = common | {"network": network, "grouping": grouping}
+                name = f"{network.lower()}-{grouping.replace(' ', '-')}"
+                found[f"step-{name}"] = measure_step, parameters
+                found[f"proxssi-step-{name}"] = measure_proxssi_step, parameters
     found["flatness"] = measure_flatness, common | {"sizes": list(SIZES[: profile.pick(3, 4)])}
     found["iterations"] = measure_iterations, {"n_groups": profile.pick(200, 10_000), "seed": profile.seed}
     found["memory"] = measure_memory, {"rows": 100_000}
@@ -288,6 +327,8 @@ def table(stored: StoredStudy) -> pd.DataFrame:
                 {0: "strided", 1: "contiguous"}.get(parameters.get("axis", -1), ""),
                 parameters.get("dtype", ""),
                 parameters.get("layout", ""),
+                parameters.get("network", ""),
+                parameters.get("grouping", ""),
             )
             if part
         )
@@ -307,6 +348,20 @@ def table(stored: StoredStudy) -> pd.DataFrame:
             )
     order = {name: k for k, name in enumerate(TARGETS)}
     return pd.DataFrame(rows).sort_values("row", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+
+
+def _passes(stored: StoredStudy) -> pd.DataFrame:
+    """Time and evaluations of each profiled case."""
+    rows = []
+    for unit in stored.units:
+        if unit.name.startswith("passes-"):
+            row: dict[str, object] = {"case": unit.name.removeprefix("passes-").replace("-", " ")}
+            for name, time_taken in unit.values["ns per element"].items():
+                row[f"{name}, ns"] = time_taken
+                if unit.values["evaluations"][name]:
+                    row[f"{name}, evaluations"] = unit.values["evaluations"][name]
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def section(results: ResultsDir) -> Section:
@@ -360,6 +415,19 @@ def section(results: ResultsDir) -> Section:
         caption = "float32, each in the layout of its authors and with their default settings."
         items.append(
             Plot("published", "Published solvers against prox", caption, speed_plots.plot_published(frame))
+        )
+    profile = _passes(stored)
+    if len(profile):
+        items.append(
+            Table(
+                "passes",
+                "Where the time goes",
+                "Group lasso in float32 on one thread: nanoseconds per element, and the mean number of "
+                "evaluations of a group that is not zero. The difference of two columns is the cost of the "
+                "evaluations between them.",
+                profile,
+                formats={name: "{:.3g}" for name in profile.columns if name != "case"},
+            )
         )
     if "flat" in present:
         caption = "Group lasso in float32, rows of 500."

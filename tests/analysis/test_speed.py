@@ -53,7 +53,7 @@ def test_measures_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(ensembles, "CAPTURED", {})
     results = ResultsDir(tmp_path)
     with Progress() as progress:
-        only = ["contiguous", "strided", "published", "flatness", "iterations"]
+        only = ["contiguous", "strided", "passes", "published", "flatness", "iterations"]
         speed.run(Profile(), results, progress, threads=(1,), repeats=2, only=only)
     frame = speed.table(results.read("speed"))
     rows = {
@@ -70,4 +70,36 @@ def test_measures_and_reports(tmp_path, monkeypatch):
     assert rows <= set(frame["row"])
     assert np.isfinite(frame["measured"]).all()
     section = speed.section(results)
-    assert {item.name for item in section.items} == {"targets", "multiply", "published", "flatness"}
+    names = {"targets", "multiply", "published", "passes", "flatness"}
+    assert {item.name for item in section.items} == names
+    evaluations = [
+        unit.values["evaluations"] for unit in results.read("speed").units if "passes" in unit.name
+    ]
+    assert all(counts["rtol 1e-1"] <= counts["default"] for counts in evaluations)
+
+
+def test_steps_are_compared_over_half_zero_networks(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from analysis import speed_steps
+
+    network = [(10, 8), (10,), (6, 4, 3, 3), (70, 90)]
+    monkeypatch.setattr(speed_steps, "NETWORKS", {"tiny": lambda: network})
+    results = ResultsDir(tmp_path)
+    with Progress() as progress:
+        only = ["step", "proxssi"]
+        speed.run(Profile(), results, progress, threads=(1,), repeats=3, only=only)
+    stored = results.read("speed")
+    assert {unit.values.get("zero", 0.5) for unit in stored.units} == {0.5}
+    frame = speed.table(stored)
+    assert set(frame["row"]) == {"step-fused", "step-default", "step-proxssi"}
+    assert set(frame["case"]) == {f"tiny {name}" for name in speed_steps.GROUPINGS}
+    assert (frame["measured"] > 0).all()
+
+
+def test_networks_have_their_published_sizes():
+    pytest.importorskip("torch")
+    from analysis.speed_steps import NETWORKS
+
+    # of torchvision 0.20 and transformers 4.46
+    sizes = {name: sum(int(np.prod(shape)) for shape in make()) for name, make in NETWORKS.items()}
+    assert sizes == {"VGG16": 138_357_544, "ResNet50": 25_557_032, "BERT-base": 109_482_240}
