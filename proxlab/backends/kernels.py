@@ -713,7 +713,7 @@ def shrink_all(
             return i
         size = fabs(v) - steps[i if len(steps) > 1 else 0] * threshold / di
         size = 0.0 if size < 0.0 else size
-        z[i] = size if v > 0.0 else (0.0 if nonnegative else -size)
+        z[i] = size if v > 0.0 else (0.0 if nonnegative else 0.0 - size)
     return -1
 
 
@@ -1069,6 +1069,10 @@ def solve_columns(
                     continue
                 if fabs(f0) <= doubt or (beyond and not flat_end) or fabs(reach - end0) <= doubt * reach:
                     state[k] = 2
+                    continue
+                if only_flat and f0 < 0.0:
+                    # No penalty at all.
+                    r[k], a[k], c[k] = reach, 0.0, 0.0
                     continue
                 if f0 >= 0.0:
                     if beyond or only_flat:

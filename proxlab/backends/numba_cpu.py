@@ -22,7 +22,7 @@ from numba.core.event import Listener, register
 from numba.extending import intrinsic
 
 from proxlab import bounds, double_double, scalar, secular
-from proxlab.arguments import Problem, check_finite, check_metric_values
+from proxlab.arguments import Problem, check_values
 from proxlab.backends import kernels, threads
 from proxlab.backends.build import digest, rebuild
 from proxlab.groups import AxisLayout
@@ -264,12 +264,12 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) 
     )
     if in_place:
         # Nothing is overwritten before everything is known to be valid.
-        _check_values(p)
+        check_values(p)
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
     result = _run(p, finder, rtol, x, d, z, dense, explain)
     if isinstance(result, int):
-        _check_values(p)
+        check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
     if z is not out:
         if out is not None:
@@ -283,12 +283,6 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) 
 def _same_memory(a: Any, b: Any) -> bool:
     here, there = a.__array_interface__, b.__array_interface__
     return bool(here["data"][0] == there["data"][0] and a.shape == b.shape and a.strides == b.strides)
-
-
-def _check_values(p: Problem) -> None:
-    check_finite("x", p.x, np)
-    if p.metric is not None and not isinstance(p.metric, float):
-        check_metric_values(p.metric, np)
 
 
 def _run(
@@ -305,8 +299,10 @@ def _run(
         assert isinstance(penalty, RadialPenalty)
         pieces, linf = np.array(penalty.pieces), False
     flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
-    if flat and isinstance(layout, AxisLayout) and not layout.reduced and not explain:
-        kernel = elementwise()
+    # Without a group penalty, and with what is left of it the same for all elements of a group.
+    uniform = len(steps) == 1 or penalty.threshold == 0.0
+    if flat and isinstance(layout, AxisLayout) and not explain and (uniform or not layout.reduced):
+        kernel, steps = elementwise(), steps[:1] if uniform else steps
 
         def shrink(begin: int, finish: int) -> int:
             found: int = kernel(
@@ -324,7 +320,7 @@ def _run(
         indptr, indices = layout.csr()
         longest = int(np.diff(indptr).max(initial=0))
         if len(indices) != xf.size:
-            _check_values(p)
+            check_values(p)
             zf[...] = xf
     geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
     n = count if explain else 0

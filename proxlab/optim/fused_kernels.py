@@ -123,7 +123,7 @@ def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     """Apply the soft threshold ``cut/d``; ``minus`` is 0 where negative results are to be zero, else 1."""
     size = fabs(x) - cut / d
     size = zero if size <= zero else size  # NaN stays
-    return size if x > zero else -(minus * size)
+    return size if x > zero else zero - minus * size
 
 
 def sum_invalid(g: Any, o: int, n: int, one: float) -> float:
