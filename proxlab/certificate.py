@@ -20,7 +20,7 @@ from proxlab.arguments import Problem, check_finite, check_metric_values, check_
 from proxlab.backends import array_certify
 from proxlab.backends.array_certify import RowBounds
 from proxlab.bounds import rounding
-from proxlab.groups import Array, IndexLayout
+from proxlab.groups import Array, AxisLayout, IndexLayout
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 
 __all__ = ["Certificate", "Total", "certify"]
@@ -214,6 +214,7 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
     not apply.
     """
     from proxlab.backends import numba_certify
+    from proxlab.backends.numba_cpu import canonical_shape
 
     penalty, layout = p.penalty, p.layout
     if not numba_certify.applies(penalty) or layout.n_groups == 0:
@@ -225,21 +226,33 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
         kinds.append(metric.dtype)
     dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
     full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
-    candidates, points, metrics = (
-        [np.ascontiguousarray(m) for m in layout.split(a.astype(dtype, copy=False), fill)]
-        for a, fill in ((z, 0.0), (p.x, 0.0), (full, 2.0**-100))
-    )
+    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    if shape is not None and shape[1] == 1:
+        shape = None  # rows
+    arrays = [np.asarray(a, dtype=dtype) for a in (z, p.x, full)]
+    if shape is not None:
+        copies = [[np.ascontiguousarray(a)] for a in arrays]
+    else:
+        fills = (0.0, 0.0, 2.0**-100)
+        copies = [
+            [np.ascontiguousarray(m) for m in layout.split(a, fill)]
+            for a, fill in zip(arrays, fills, strict=True)
+        ]
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
     parts = []
-    for zs, xs, ds, step, weight in zip(candidates, points, metrics, steps, weights, strict=True):
-        found = numba_certify.row_bounds(zs, xs, ds, step, weight, penalty)
+    for zs, xs, ds, step, weight in zip(*copies, steps, weights, strict=True):
+        if shape is not None:
+            found = numba_certify.strided_bounds(zs, xs, ds, shape, step, weight, penalty)
+        else:
+            found = numba_certify.row_bounds(zs, xs, ds, step, weight, penalty)
         if found is None or found[1].any():
             check_finite("z", z, np)
             _check_values(p)
         assert found is not None, "the kernel found an invalid value that the check did not"
         bounds, open_rows = found[0], np.flatnonzero(found[1])
         if len(open_rows):
-            zw, xw, dw = (np.asarray(a[open_rows], dtype=np.float64) for a in (zs, xs, ds))
+            rows = (a[open_rows] if shape is None else _taken(a, shape, open_rows) for a in (zs, xs, ds))
+            zw, xw, dw = (a.astype(np.float64) for a in rows)
             with np.errstate(all="ignore"):
                 other = array_certify.radial_bounds(
                     p.xp, zw, xw, dw, step[open_rows], weight[open_rows], penalty
@@ -249,6 +262,12 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
         parts.append(bounds)
     joined = {name: layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
     return RowBounds(**joined, low=None, high=None)
+
+
+def _taken(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
+    """Return some groups of an array as rows."""
+    _, _, inner, _ = shape
+    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
 
 
 def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:

@@ -30,7 +30,7 @@ from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
 
-__all__ = ["applies", "row_bounds"]
+__all__ = ["applies", "row_bounds", "strided_bounds"]
 
 # Squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
@@ -38,6 +38,8 @@ MAX_EVALUATIONS = 12
 # As numbers of one type, for the compiler.
 ROUNDING_FLAT, ROUNDING_CURVED = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
 INF = np.inf
+#: Groups copied together, and elements of an array that are.
+TILE, CACHED = 32, 1 << 17
 
 
 def start_terms(x: Any, z: Any, d: Any) -> Any:
@@ -499,6 +501,37 @@ def certify_elements(
     return -1
 
 
+def collect(source: Any, out: Any, shape: Any, begin: int, finish: int) -> None:
+    """Copy the tiles ``begin … finish - 1`` of ``TILE`` neighbouring groups to the first rows of ``out``.
+
+    Square tiles use every cache line that they fetch, whatever the stride. ``shape`` is (outer kept, outer
+    reduced, inner kept, inner reduced).
+    """
+    rows, inner, run = shape[1], shape[2], shape[3]
+    stride, n = inner * run, rows * run
+    tiles = (inner + TILE - 1) // TILE
+    target = 0
+    for tile in range(begin, finish):
+        outer, first = tile // tiles, (tile % tiles) * TILE
+        width = min(TILE, inner - first)
+        base = outer * rows * stride + first * run
+        for top in range(0, rows, TILE):
+            height = min(TILE, rows - top)
+            for k in range(width):
+                row = out[target + k * n + top * run : target + k * n + (top + height) * run]
+                place = base + top * stride + k * run
+                if run == 1:
+                    column = source[place : place + (height - 1) * stride + 1]
+                    for i in range(height):
+                        row[i] = column[i * stride]
+                else:
+                    for i in range(height):
+                        segment = source[place + i * stride : place + i * stride + run]
+                        for t in range(run):
+                            row[i * run + t] = segment[t]
+        target += width * n
+
+
 def applies(penalty: object) -> bool:
     """Return whether a kernel knows the penalty.
 
@@ -543,6 +576,90 @@ def kernel(main: Callable[..., Any]) -> Any:
     return outermost(scope[main.__name__], f"{main.__name__}_{tag}")
 
 
+@lru_cache(maxsize=1)
+def collector() -> Any:
+    """Compile :func:`collect`, cached on disk."""
+    name = f"collect_{digest(collect)}"
+    scope = {"TILE": TILE}
+    return outermost(numba.njit(**OPTIONS)(rebuild(collect, scope, name)), name)
+
+
+def _pieces(penalty: RadialPenalty) -> Any:
+    """Return the pieces as the kernel takes them."""
+    pieces = np.array(penalty.pieces)
+    if pieces[0, 1] > 0.0:  # a jump at zero: a piece without extent before it
+        pieces = np.concatenate([np.zeros((1, 4)), pieces])
+    return pieces
+
+
+def _extremes(d: Any, pieces: Any) -> tuple[Any, Any]:
+    """Return the least and the greatest metric of each row, where the kernel needs them."""
+    if not (pieces[:, 3] > 0.0).any():
+        return np.zeros(1), np.zeros(1)
+    return np.min(d, axis=1, initial=INF).astype(np.float64), np.max(d, axis=1, initial=0.0).astype(
+        np.float64
+    )
+
+
+def _joined(out: Any, decided: Any) -> RowBounds:
+    distance, metric_distance, stationarity, gap, lower, upper = out
+    return RowBounds(distance, metric_distance, stationarity, gap, decided, lower, upper, None, None)
+
+
+def strided_bounds(
+    z: Any, x: Any, d: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, penalty: RadialPenalty
+) -> tuple[RowBounds, Any] | None:
+    """Certify groups that are not rows, in copies of some at a time that stay in cache.
+
+    Parameters
+    ----------
+    z, x, d : array
+        Candidate, point and metric: contiguous, of one dtype.
+    shape : tuple of int
+        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+    steps, weights : array
+        One per group.
+    penalty : RadialPenalty
+
+    Returns
+    -------
+    tuple of RowBounds and array of bool, or None
+        As from :func:`row_bounds`.
+    """
+    outer, rows, inner, run = shape
+    count, n, tiles = outer * inner, rows * run, -(-inner // TILE)
+    out = np.zeros((6, count))
+    decided, hard = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    compiled, copy, pieces = kernel(certify_rows), collector(), _pieces(penalty)
+    geometry = np.array(shape, dtype=np.int64)
+    sources = [a.reshape(-1) for a in (x, z, d)]
+    together = max(1, CACHED // (TILE * n))
+
+    def group(tile: int) -> int:
+        return (tile // tiles) * inner + (tile % tiles) * TILE
+
+    def task(begin: int, finish: int) -> int:
+        copies = [np.empty((together * TILE, n), a.dtype) for a in sources]
+        for tile in range(begin, finish, together):
+            last = min(tile + together, finish)
+            low, high = group(tile), group(last)
+            for source, target in zip(sources, copies, strict=True):
+                copy(source, target.reshape(-1), geometry, tile, last)
+            k = high - low
+            xs, zs, ds = (target[:k] for target in copies)
+            found, known, open_ = np.zeros((6, k)), np.zeros(k, np.bool_), np.zeros(k, np.bool_)
+            bad: int = compiled(
+                xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, k, found,
+                known, open_,
+            )  # fmt: skip
+            if bad >= 0:
+                return low + bad
+            out[:, low:high], decided[low:high], hard[low:high] = found, known, open_
+        return -1
+
+    return None if threads.run(task, outer * tiles, x.size) >= 0 else (_joined(out, decided), hard)
+
+
 def row_bounds(
     z: Any, x: Any, d: Any, steps: Any, weights: Any, penalty: RadialPenalty
 ) -> tuple[RowBounds, Any] | None:
@@ -559,13 +676,8 @@ def row_bounds(
             found: int = elements(xf, zf, df, steps, lam, nonnegative, begin, finish, out, decided, hard)
             return found
     else:
-        pieces = np.array(penalty.pieces)
-        if pieces[0, 1] > 0.0:  # a jump at zero: a piece without extent before it
-            pieces = np.concatenate([np.zeros((1, 4)), pieces])
-        least = most = np.zeros(1)
-        if (pieces[:, 3] > 0.0).any():
-            least = np.min(d, axis=1, initial=INF).astype(np.float64)
-            most = np.max(d, axis=1, initial=0.0).astype(np.float64)
+        pieces = _pieces(penalty)
+        least, most = _extremes(d, pieces)
         compiled = kernel(certify_rows)
 
         def task(begin: int, finish: int) -> int:
@@ -576,5 +688,4 @@ def row_bounds(
 
     if threads.run(task, rows, rows * n) >= 0:
         return None
-    distance, metric_distance, stationarity, gap, lower, upper = out
-    return RowBounds(distance, metric_distance, stationarity, gap, decided, lower, upper, None, None), hard
+    return _joined(out, decided), hard
