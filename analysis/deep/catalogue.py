@@ -9,8 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Shape of the group MCP.
-GAMMA = 300.0
+#: Shape of the group MCP, by task; groups of a norm beyond γλ are charged alike.
+GAMMAS = {"vgg": 300.0, "resnet": 300.0, "encoder": 5000.0}
+
+#: Share of the groups that Bregman iterations start with.
+STARTED_WITH = 0.3
+#: A target is raised to its value in this first part of the steps.
+RAMP = 0.5
 
 Kind = Literal["ours", "published", "shortcut"]
 
@@ -44,7 +49,7 @@ METHODS = {
         "AdamW, magnitude pruning",
         "shortcut",
         8,
-        "AdamW for half of the epochs; then the groups of least root mean square are set to zero, and the "
+        "AdamW for half of the steps; then the groups of least root mean square are set to zero, and the "
         "rest is fine-tuned",
     ),
     "unweighted": Method(
@@ -66,7 +71,10 @@ METHODS = {
     "lasso": Method("ProxAdamW, group lasso", "ours", 0, "AdamW and the exact prox in its own metric"),
     "mcp": Method("ProxAdamW, group MCP", "ours", 1, "the same with the nonconvex group MCP"),
     "target": Method(
-        "ProxAdamW, target sparsity", "ours", 2, "the group lasso, its strength driven to a wanted sparsity"
+        "ProxAdamW, target sparsity",
+        "ours",
+        2,
+        "the number of groups (group L0), its strength driven to a wanted sparsity",
     ),
     "inexact": Method(
         "ProxAdamW, inexact prox", "ours", 0, "the group lasso, each prox by bisection to a proved tolerance"
@@ -85,42 +93,81 @@ RATES = {
 CONVEXITY_EDGES = tuple(k / 8 for k in range(-32, 33))
 
 TARGETS = (0.75, 0.9, 0.95, 0.99)
+Strengths = dict[str, tuple[float, ...]]
 #: What each method is run with, from weak to strong.
-STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
+STRENGTHS: dict[str, Strengths] = {
     "vgg": {
         "dense": (0.0,),
-        "magnitude": (0.7, 0.9, 0.95),
-        "unweighted": (0.05, 0.1, 0.2),
-        "sgd": (3e-4, 1e-3, 3e-3),
-        "proxssi": (3e-5, 1e-4),
-        "rmda": (5e-4, 1e-3, 2e-3),
-        "ramda": (5e-5, 1e-4, 3e-4),
-        "linbreg": (1e-2, 3e-2, 1e-1),
-        "adabreg": (0.1, 0.3, 0.5),
-        "lasso": (3e-4, 1e-3, 1.5e-3, 3e-3),
-        "mcp": (5e-4, 1e-3, 2e-3, 3e-3),
+        "magnitude": (0.7, 0.8, 0.9),
+        "unweighted": (0.1, 0.2),
+        "sgd": (3e-3, 1e-2),
+        "proxssi": (1e-4, 5e-4),
+        "rmda": (1e-3, 3e-3),
+        "ramda": (1e-4, 3e-4),
+        "linbreg": (3e-3, 1e-2),
+        "adabreg": (0.02, 0.05),
+        "lasso": (3e-4, 1e-3, 2e-3, 4e-3),
+        "mcp": (1e-3, 2.5e-3, 3e-3),
         "target": TARGETS,
         "inexact": (1e-3,),
     },
-}
-STRENGTHS["resnet"] = STRENGTHS["vgg"]
-STRENGTHS["encoder"] = STRENGTHS["vgg"]
-#: What the quick profile runs instead.
-_QUICK: dict[str, dict[str, tuple[float, ...]]] = {
     "resnet": {
         "dense": (0.0,),
-        "magnitude": (0.7, 0.9),
-        "lasso": (5e-4, 1e-3),
-        "mcp": (1e-3, 2e-3),
+        "magnitude": (0.75,),
+        "lasso": (1e-3,),
+        "mcp": (2e-3,),
         "target": (0.75, 0.9),
-    }
+    },
+    "encoder": {
+        "dense": (0.0,),
+        "magnitude": (0.8, 0.95),
+        "unweighted": (0.1, 0.2),
+        "sgd": (3e-4,),
+        "proxssi": (3e-5, 1e-4),
+        "rmda": (1e-3,),
+        "ramda": (5e-6, 2e-5),
+        "linbreg": (1e-2,),
+        "adabreg": (0.02,),
+        "lasso": (3e-5, 1e-4, 2e-4, 4e-4),
+        "mcp": (1e-4, 2e-4, 6e-4),
+        "target": TARGETS,
+        "inexact": (1e-4,),
+    },
+}
+#: What the full profile runs besides; the residual network with all methods.
+MORE: dict[str, Strengths] = {
+    "vgg": {
+        "magnitude": (0.95,),
+        "unweighted": (0.05,),
+        "sgd": (1e-3,),
+        "proxssi": (1e-3,),
+        "rmda": (5e-4,),
+        "ramda": (1e-3,),
+        "linbreg": (3e-2,),
+        "adabreg": (0.01, 0.3),
+        "lasso": (1e-4, 1.5e-3),
+        "mcp": (5e-4, 1.5e-3),
+    },
+    "resnet": STRENGTHS["vgg"],
+    "encoder": {
+        "magnitude": (0.7, 0.9),
+        "unweighted": (0.05,),
+        "sgd": (1e-5, 1e-4),
+        "proxssi": (1e-5,),
+        "rmda": (1e-5, 1e-4),
+        "ramda": (1e-4,),
+        "linbreg": (1e-3, 3e-3),
+        "adabreg": (0.005, 0.3),
+        "lasso": (1e-5, 1.5e-4),
+        "mcp": (5e-5, 4e-4),
+    },
 }
 #: Whose subproblems are looked at in training, and with which strength.
 PROBED = {
-    ("vgg", "mcp"): 1e-3,
+    ("vgg", "mcp"): 2.5e-3,
     ("vgg", "inexact"): 1e-3,
-    ("encoder", "mcp"): 3e-3,
-    ("encoder", "inexact"): 1e-3,
+    ("encoder", "mcp"): 2e-4,
+    ("encoder", "inexact"): 1e-4,
 }
 #: Training samples (None for all) and epochs, of the quick profile and of the full one.
 BUDGETS: dict[str, tuple[tuple[int | None, int], tuple[int | None, int]]] = {
@@ -144,6 +191,8 @@ class Plan:
         What is trained, of `analysis.deep.tasks.TASKS`; the first with all methods.
     points : float
         So many points of accuracy below the dense network count as nearly the same.
+    groups : str
+        What stands and falls together.
     pictured : tuple of str
         Matrices of the first task whose patterns are drawn.
     """
@@ -152,6 +201,7 @@ class Plan:
     title: str
     tasks: tuple[str, ...]
     points: float
+    groups: str
     pictured: tuple[str, ...]
 
 
@@ -166,6 +216,7 @@ VISION = Plan(
     "Sparse networks for images",
     ("resnet", "vgg"),
     1.0,
+    "input channels of convolutions and columns of linear layers",
     ("4.weight", "8.weight", "12.weight", "15.weight", "19.weight", "21.weight"),
 )
 LANGUAGE = Plan(
@@ -173,6 +224,7 @@ LANGUAGE = Plan(
     "A sparse transformer for text",
     ("encoder",),
     1.5,
+    "attention heads, neurons of the feed-forward blocks and dimensions of the embedding",
     (
         "widen.weight",
         "layers.0.attention.q_proj.weight",
@@ -184,9 +236,13 @@ LANGUAGE = Plan(
 )
 
 
-def strengths(task: str, *, full: bool) -> dict[str, tuple[float, ...]]:
+def strengths(task: str, *, full: bool) -> Strengths:
     """Methods of a task with their strengths."""
-    return STRENGTHS[task] if full else _QUICK.get(task, STRENGTHS[task])
+    quick = STRENGTHS[task]
+    if not full:
+        return quick
+    both = {method: {*quick.get(method, ()), *MORE[task].get(method, ())} for method in METHODS}
+    return {method: tuple(sorted(values)) for method, values in both.items()}
 
 
 def middle(values: tuple[float, ...]) -> float:

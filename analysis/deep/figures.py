@@ -88,7 +88,7 @@ def plot_course(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figure:
 
 def plot_patterns(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figure:
     """Which weights are left, layer by layer."""
-    chosen = ("magnitude", "unweighted", "lasso", "mcp")
+    chosen = ("magnitude", "unweighted", "lasso", "mcp", "target")
     found = [
         u
         for u in readout.compared(stored, means, plan.tasks[-1], _COMPARED)

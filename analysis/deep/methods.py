@@ -13,7 +13,7 @@ from torch import nn
 
 import proxlab as pl
 from analysis.deep.blocks import Block, blocks
-from analysis.deep.catalogue import GAMMA, RATES
+from analysis.deep.catalogue import GAMMAS, RAMP, RATES, STARTED_WITH
 from analysis.deep.loop import factor
 from analysis.deep.shortcuts import MagnitudePruning, ProxSSI, UnweightedProxAdamW
 from analysis.deep.tasks import TASKS
@@ -26,10 +26,6 @@ MOMENTUM = 0.9
 #: Stages of dual averaging: where they begin, as a share of the steps, the factor of the learning rate, and
 #: the momentum, which has to end for weights to be exactly zero.
 STAGES = ((0.0, 1.0, MOMENTUM), (0.6, 0.3, MOMENTUM), (0.85, 0.1, 0.0))
-#: Share of the groups that Bregman iterations start with.
-STARTED_WITH = 0.3
-#: A target is raised to its value in the first part of a run.
-RAMP = 0.5
 #: Bounds of the distances of all steps: their squares add up to a finite sum.
 TOLERANCE = 1e-1
 #: So often in a run the proxes are certified.
@@ -103,14 +99,16 @@ def _lasso(s: Setup) -> torch.optim.Optimizer:
 
 
 def _mcp(s: Setup) -> torch.optim.Optimizer:
-    return ProxAdamW(s.groups(pl.GroupMCP(s.strength, GAMMA, weights="sqrt_size")), **s.adam)
+    penalty = pl.GroupMCP(s.strength, GAMMAS[s.task], weights="sqrt_size")
+    return ProxAdamW(s.groups(penalty), **s.adam)
 
 
 def _target(s: Setup) -> torch.optim.Optimizer:
     target = TargetSparsity(
         s.strength, method="quantile", weighted=True, ramp="cubic", ramp_steps=int(RAMP * s.steps)
     )
-    penalty = pl.GroupLasso(1e-3, weights="sqrt_size")
+    # a penalty that shrinks takes from every group what the strongest of the removed ones needs
+    penalty = pl.GroupL0(1e-3, weights="sqrt_size")
     return ProxAdamW(s.groups(penalty), **s.adam, sparsity=target)
 
 

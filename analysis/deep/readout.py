@@ -122,23 +122,35 @@ def with_arrays(stored: StoredStudy, task: str, method: str, array: str) -> list
     ]
 
 
-def targets(stored: StoredStudy) -> pd.DataFrame:
-    """Wanted and reached sparsity."""
-    rows = [
-        {
-            "network": TITLES[unit.parameters["task"]],
-            "seed": unit.parameters["seed"],
-            "target": 100.0 * unit.parameters["strength"],
-            "reached": 100.0 * unit.values["weighted"],
-            "gap": 100.0 * (unit.values["weighted"] - unit.parameters["strength"]),
-            "last λ": float(unit.arrays["history-lam"][-1]),
-            "accuracy": 100.0 * unit.values["accuracy"],
-        }
-        for unit in trained(stored)
-        if unit.parameters["method"] == "target" and "failed" not in unit.values
-    ]
-    names = ["network", "seed", "target", "reached", "gap", "last λ", "accuracy"]
-    return pd.DataFrame(rows, columns=names)
+def targets(stored: StoredStudy, means: pd.DataFrame) -> pd.DataFrame:
+    """Wanted and reached sparsity, what it costs, and how many layers it leaves nothing of."""
+    dense = means[means["method"] == "dense"].set_index("task")["accuracy"]
+    rows = []
+    for unit in trained(stored):
+        if unit.parameters["method"] != "target" or "failed" in unit.values:
+            continue
+        task, layers = unit.parameters["task"], unit.values["layers"]
+        accuracy, target = 100.0 * unit.values["accuracy"], 100.0 * unit.parameters["strength"]
+        sizes = [layer["size"] for layer in layers]
+        weights = sum(layer["size"] * layer["groups"] for layer in layers)
+        rows.append(
+            {
+                "network": TITLES[task],
+                "seed": unit.parameters["seed"],
+                "target": target,
+                "reached": 100.0 * unit.values["weighted"],
+                "gap": 100.0 * unit.values["weighted"] - target,
+                "largest group": 100.0 * max(sizes) / weights,
+                "accuracy": accuracy,
+                "against dense": accuracy - dense.get(task, float("nan")),
+                "layers": len(layers),
+                "empty layers": sum(layer["zero"] == layer["groups"] for layer in layers),
+                "one group each": 100.0 * (1.0 - sum(sizes) / weights),
+                "last λ": float(unit.arrays["history-lam"][-1]),
+            }
+        )
+    names = ["network", "seed", "target", "reached", "gap", "largest group", "accuracy", "against dense"]
+    return pd.DataFrame(rows, columns=[*names, "layers", "empty layers", "one group each", "last λ"])
 
 
 def times(stored: StoredStudy, plan: Plan) -> pd.DataFrame:

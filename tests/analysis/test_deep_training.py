@@ -4,6 +4,7 @@ import math
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from torch import nn
 
 import proxlab as pl
 from analysis import language, report, vision
-from analysis.deep import catalogue, fetch, loop, methods, networks, study, tasks, training
+from analysis.deep import catalogue, fetch, loop, methods, networks, readout, section, study, tasks, training
 from analysis.deep.blocks import blocks, sparsity
 from analysis.deep.catalogue import Plan
 from analysis.deep.probes import ConvexityProbe, ErrorProbe
@@ -292,7 +293,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setitem(catalogue.BUDGETS, "vgg", ((1280, 4), (None, 8)))
     monkeypatch.setattr(loop, "tensor", torch.from_numpy)
     monkeypatch.setattr(training, "tensor", torch.from_numpy)
-    yield Plan("vision", "Toy", ("vgg",), 1.0, ("2.weight", "4.weight"))
+    yield Plan("vision", "Toy", ("vgg",), 1.0, "columns", ("2.weight", "4.weight"))
     tasks.samples.cache_clear()
 
 
@@ -332,6 +333,12 @@ def test_a_small_study_reports_what_it_ran(small, monkeypatch, tmp_path):
     assert len(stored.units) == sum(len(v) for v in chosen.values()) + 1
     reached = stored.unit("vgg-target-0.75-0").values["weighted"]
     assert abs(reached - 0.75) < 0.06
+    (row,) = readout.targets(stored, readout.means(readout.runs(stored))).to_dict("records")
+    # columns of 16 and of 3 weights, 16 of each
+    assert row["one group each"] == pytest.approx(100.0 * (1.0 - 19 / 304))
+    assert (row["layers"], row["empty layers"]) == (2, 0)
+    assert row["gap"] == pytest.approx(100.0 * (reached - 0.75))
+    assert 0.0 <= row["gap"] <= row["largest group"] == pytest.approx(100.0 * 16 / 304)
     pruned = stored.unit("vgg-magnitude-0.7-0").values
     assert pruned["compact"]["parameters"][1] < pruned["compact"]["parameters"][0]
     assert pruned["compact"]["accuracy"] == pytest.approx(pruned["accuracy"], abs=0.01)
@@ -355,6 +362,29 @@ def test_a_small_study_reports_what_it_ran(small, monkeypatch, tmp_path):
     assert '<td class="number bad">1</td>' in page
     table = (tmp_path / "results" / "tables" / "vision-runs.csv").read_text()
     assert len(table.splitlines()) == 1 + sum(len(v) for v in chosen.values())
+
+
+def judged(*rows):
+    """Findings on runs of the group lasso, beside a dense network and a pruned one."""
+    given = [
+        ("dense", 90.0, 0.0, 1.0, 1.0),
+        ("magnitude", 90.0, 99.0, 9.0, 9.0),
+        *[("lasso", *r) for r in rows],
+    ]
+    names = ["method", "accuracy", "weighted sparsity", "parameters ×", "latency ×"]
+    frame = pd.DataFrame(given, columns=names).assign(**{"task": "vgg", "FLOPs ×": 2.0, "difference": 1e-6})
+    frame["against dense"] = frame["accuracy"] - 90.0
+    return [(f.figure, f.verdict, "not reached" in f.text) for f in section.goals(frame, "vgg", 1.0)]
+
+
+def test_goals_are_judged_by_the_runs():
+    sparse, dense = (89.5, 72.0, 2.5, 1.2), (90.2, 30.0, 1.5, 1.1)
+    lost = (88.9, 95.0, 20.0, 3.0)
+    assert judged(dense, sparse, lost) == [("72 %", "good", False), ("2.5×", "good", False)]
+    assert judged(dense, lost) == [("30 %", "bad", True), ("1.5×", "bad", True)]
+    assert judged((*sparse[:3], 0.9)) == [("72 %", "good", False), ("2.5×", "bad", True)]
+    assert judged(lost) == [("−1.10", "bad", True)]
+    assert judged() == []
 
 
 @pytest.mark.parametrize("module", [vision, language])
