@@ -372,7 +372,7 @@ def _columns(
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
-    share = -(-inner // threads.get_num_threads())
+    share = -(-inner // threads.available())
     per_block = min(share, max(1, kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)

@@ -330,7 +330,7 @@ def step(
     if plan.name == "rows":
         threads.run(rows, len(plan), w.size)
     else:
-        per_block = plan.per_block(threads.get_num_threads())
+        per_block = plan.per_block(threads.available())
         threads.run(columns, plan.blocks(per_block), w.size)
     return schedule.carry
 
@@ -378,7 +378,7 @@ def _is_finite(plan: _Plan, w: Array, g: Array, squares: Array | None, one: Any)
     if squares is None:
         kernel = _kernel("invalid", update, False, False)
         return threads.run(lambda b, f: -1 if kernel(g, b, f, one) == 0.0 else b, g.size, g.size) < 0
-    scan, per_block = _kernel("scan", update, False, False), plan.per_block(threads.get_num_threads())
+    scan, per_block = _kernel("scan", update, False, False), plan.per_block(threads.available())
 
     def task(begin: int, finish: int) -> int:
         _, _, _, part, total, _ = _scratch(1, w.dtype)

@@ -492,6 +492,12 @@ def add_part(part: Any, total: Any, n: int, sums: int) -> None:
             part[base + i] = part[base + i] - part[base + i]
 
 
+def clear(sums: Any, n: int, count: int) -> None:
+    """Set ``count`` sums of ``n`` columns to zero."""
+    for k in range(UINT(count)):
+        sums[k * PITCH : k * PITCH + n] = 0.0
+
+
 def fold(total: Any, groups: int, run: int, sums: int) -> None:
     """Add the columns of each group; the sum of group ``k`` lands in column ``k``."""
     if run == 1:
@@ -521,8 +527,8 @@ def scan(
         groups = min(per_block, kept - first)
         n = UINT(groups * run)
         base = UINT(outer * length * kept * run + first * run)
-        part[:] = 0.0
-        total[:] = 0.0
+        clear(part, n, 1)
+        clear(total, n, 1)
         for i in range(length):
             add_squares(w, g, base + UINT(i * kept * run), n, one, part)
             if i % ROWS == ROWS - 1:
@@ -557,8 +563,8 @@ def columns(
         groups = min(per_block, kept - first)
         n = UINT(groups * run)
         base = UINT(outer * length * kept * run + first * run)
-        part[:] = 0.0
-        total[:] = 0.0
+        clear(part, n, 7)
+        clear(total, n, 7)
         for k in range(groups):
             group = outer * kept + first + k
             eta = numbers[8] * weights[group if len(weights) > 1 else 0]
@@ -607,7 +613,7 @@ def columns(
                         ratio = 0.0
                 for j in range(UINT(k * run), UINT(k * run + run)):
                     part[j + PITCH3] = ratio
-            total[:] = 0.0
+            clear(total, n, 3)
             for i in range(0, pairs, 2):
                 add_terms(w, slots, c, base + UINT(i) * stride, stride, n, one, part)
                 if i % (2 * ROWS) == 2 * ROWS - 2:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import check_root_finder
+from proxlab.backends import threads
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
@@ -203,11 +204,15 @@ class ProxOptimizer(torch.optim.Optimizer):
         return loss
 
     def _problems(self, fuse: bool) -> Iterator[Problem]:
-        """Form the problems of a step one after the other; blocks that are fused are done on the way."""
+        """Do the steps of blocks that are fused, and form the problems of the others one after the other."""
+        fused: list[Block] = []
+        others: list[Block] = []
         for block in self._blocks():
             self._start_duals(block)
-            if not (fuse and self._fused_step(block)):
-                yield Problem.of(block, [self._propose(p, block) for p in block.params])
+            (fused if fuse and self._is_fused(block) else others).append(block)
+        threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
+        for block in others:
+            yield Problem.of(block, [self._propose(p, block) for p in block.params])
 
     def _drive(self, problems: list[Problem]) -> dict[str, float]:
         """Decide on the strength of all penalties; returns what the history says of it."""
@@ -272,15 +277,18 @@ class ProxOptimizer(torch.optim.Optimizer):
             for slot in self.rule.select(settings).slots
         }
 
-    def _fused_step(self, block: Block) -> bool:
-        """Do the step of a block in one compiled pass; returns whether that was possible."""
+    def _is_fused(self, block: Block) -> bool:
+        """Say whether the step of a block is one compiled pass; an error where it has to be and cannot."""
         if self.fused is False:
             return False
         obstacle = self._obstacle(block)
-        if obstacle:
-            if self.fused:
-                raise RuntimeError(f"fused=True: {block.where} {obstacle}")
-            return False
+        if obstacle and self.fused:
+            raise RuntimeError(f"fused=True: {block.where} {obstacle}")
+        return not obstacle
+
+    @torch.no_grad()
+    def _fused_step(self, block: Block) -> None:
+        """Do the step of a block in one compiled pass."""
         from proxlab.optim import fused_cpu
 
         (p,) = block.params
@@ -296,7 +304,6 @@ class ProxOptimizer(torch.optim.Optimizer):
         except ValueError as error:
             raise ValueError(f"{block.where}: {error}") from error
         self._save(p, slots, carry)
-        return True
 
     def _obstacle(self, block: Block) -> str:
         """Say why there is no compiled pass for a block; "" if there is one."""

@@ -74,3 +74,43 @@ def test_asked_for_where_it_cannot_be(group, message):
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match=f"fused=True: param group 0.*{message}"):
         optimizer.step()
+
+
+def test_parameters_side_by_side_take_the_same_steps():
+    """A large one that all threads share, several that they take each, and small ones."""
+    shapes = [(900, 700), (300, 500), (400, 300), (70000,), (20, 30), (7,)]
+    start = [torch.randn(shape) for shape in shapes]
+    grads = [0.1 * torch.randn(shape) for shape in shapes]
+    found = []
+    before = pl.get_num_threads()
+    for threads, fused in ((1, False), (1, True), (3, True)):
+        pl.set_num_threads(threads)
+        params = [nn.Parameter(w.clone()) for w in start]
+        groups = [{"params": params[:3], "penalty": pl.GroupLasso(0.1)}, {"params": params[3:]}]
+        optimizer = pt.ProxAdamW(groups, fused=fused)
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        for _ in range(3):
+            optimizer.step()
+        found.append([p.detach() for p in params])
+    pl.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2, 3])
+def test_an_error_beside_other_threads_names_its_parameter(bad):
+    params = [nn.Parameter(torch.ones(shape)) for shape in ((300, 500), (400, 300), (300, 300), (4, 3))]
+    optimizer = pt.ProxAdamW(params, penalty=pl.GroupLasso(0.1))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[bad].grad[2, 1] = torch.nan
+    before = pl.get_num_threads()
+    pl.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match=rf"param group 0, parameter {bad}.*\(2, 1\) is nan"):
+            optimizer.step()
+    finally:
+        pl.set_num_threads(before)
+    assert (params[bad] == 1).all()
