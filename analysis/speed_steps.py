@@ -21,10 +21,11 @@ from proxlab.torch import ProxAdamW
 Shape = tuple[int, ...]
 
 #: Scale of weights and of gradients, and what groups that are to stay zero have of the latter.
-WEIGHT, GRADIENT, FAINT = 0.02, 1e-3, 0.1
+WEIGHT, GRADIENT, FAINT = 0.02, 1e-3, 0.01
 LEARNING_RATE = 1e-3
-#: Of a root mean square of a group's gradient: between those of zero groups and of the others.
-STRENGTH = 0.3 * GRADIENT
+#: Above the root mean square of a zero group's gradient; ProxSSI, whose metric starts a thousand times too
+#: small, leaves the others alive too.
+STRENGTH = 0.03 * GRADIENT
 #: Largest tensor on which ProxSSI's step is timed: it takes about a hundred times as long.
 PROXSSI_SIZE = 3_000_000
 
@@ -185,12 +186,13 @@ def measure_proxssi_step(network: str, grouping: str, threads: list[int], repeat
     candidates = [s for s in NETWORKS[network]() if math.prod(s) <= PROXSSI_SIZE]
     shape = max(candidates, key=math.prod)
     tensors = Tensors([shape], grouping, seed)
-    ours, theirs = tensors.penalised()[1], tensors.penalised()[1]
+    ours, theirs = tensors.penalised(), tensors.penalised()
     steps: dict[str, Callable[[], object]] = {
-        "prox": ProxAdamW(ours, lr=LEARNING_RATE).step,
-        "proxssi": ProxSSI(theirs, lr=LEARNING_RATE).step,
+        "prox": ProxAdamW(ours[1], lr=LEARNING_RATE).step,
+        "proxssi": ProxSSI(theirs[1], lr=LEARNING_RATE).step,
     }
     seconds = timed(steps, threads, repeats)
     rows = _ratios(seconds, threads, {"step-proxssi": ("proxssi", "prox")})
     values = {"rows": rows, "ns per element": _per_element(seconds, math.prod(shape))}
-    return Record(values | {"parameter": list(shape)})
+    zero = [tensors.zero_share(params) for params, _ in (ours, theirs)]
+    return Record(values | {"parameter": list(shape), "zero": zero})
