@@ -14,8 +14,12 @@ PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 # downloads the gigabytes of the CUDA build. To test over another build: make test TORCH=torch==2.13.0
 TORCH ?= torch==2.13.0+cpu
 
+# Tests on a GPU, and builds for one, want a toolkit of the driver's CUDA. Compiler and assembler are one version.
+CUDA ?= 13
+TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
+
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-gpu gpu-static lint format typecheck docs pictures clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +33,12 @@ study-deep: $(VENV)/.deep  ## sparse networks on real images and texts, into the
 
 test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a driver of CUDA 12)
+	$(BIN)/python -m pytest -m gpu tests/cuda
+
+gpu-static: $(VENV)/.cuda  ## build every GPU kernel for two architectures and test what it takes; needs no GPU
+	$(BIN)/python -m pytest -n $(JOBS) tests/cuda/test_static.py tests/cuda/test_dispatch.py
 
 lint: $(VENV)/.test  ## ruff: rules and layout
 	$(BIN)/ruff check .
@@ -72,11 +82,16 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	@{ $(PIP) '$(TORCH)' && $(PIP) 'torch-pruning>=1.6'; } 2>/dev/null && touch $@ \
+	@{ $(PIP) '$(TORCH)' && $(PIP) 'torch-pruning>=1.6' -e '.[pretrained]'; } 2>/dev/null && touch $@ \
 	  || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."
+
+$(VENV)/.cuda: $(VENV)/.test
+	$(PIP) -e '.[analysis,test,dev,cuda$(CUDA)]' $(TOOLS_$(CUDA))
+	@touch $@
 
 $(VENV)/.deep: $(VENV)/.analysis
 	@$(PIP) '$(TORCH)' 'torch-pruning>=1.6' || { \
 	  echo "study-deep needs PyTorch, and $(TORCH) is not on offer here." >&2; \
 	  echo "Name another build, for example: make study-deep TORCH=torch==2.13.0" >&2; exit 1; }
+	$(PIP) -e '.[pretrained]'
 	@touch $@

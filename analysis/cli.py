@@ -6,7 +6,7 @@ import enum
 import importlib
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -68,7 +68,9 @@ HELP = {
 }
 
 
-def _run(studies: list[str], profile: ProfileName, results: Path, threads: int, seed: int) -> None:
+def _run(
+    studies: list[str], profile: ProfileName, results: Path, threads: int, seed: int, **options: Any
+) -> None:
     chosen = Profile(profile.value, seed=seed, threads=threads or usable_cores())
     directory = ResultsDir(results)
     started = time.perf_counter()
@@ -77,7 +79,7 @@ def _run(studies: list[str], profile: ProfileName, results: Path, threads: int, 
         for name in studies:
             progress.say(f"[bold]{name}[/bold]")
             try:
-                importlib.import_module(modules[name]).run(chosen, directory, progress)
+                importlib.import_module(modules[name]).run(chosen, directory, progress, **options)
             except MissingDataError as error:
                 _stop(str(error))
             except ModuleNotFoundError as error:
@@ -88,7 +90,7 @@ def _run(studies: list[str], profile: ProfileName, results: Path, threads: int, 
 
 
 def _stop(text: str) -> NoReturn:
-    Console().print(f"[red]{text}[/red]", highlight=False)
+    Console().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1) from None
 
 
@@ -124,12 +126,55 @@ def _add_command(name: str, studies: list[str], text: str) -> None:
 
 
 for _study, _text in HELP.items():
-    _add_command(_study, [_study], _text)
+    if _study != "speed":
+        _add_command(_study, [_study], _text)
 _add_command(
     "all",
     list(STUDIES),
     "Every study but vision and language, then the page: at most eight minutes on two cores.",
 )
+
+
+class Backend(enum.StrEnum):
+    """Where speed is measured."""
+
+    cpu = enum.auto()
+    cuda = enum.auto()
+
+
+@app.command("speed", help=HELP["speed"])
+def _speed(
+    profile: ProfileOption = ProfileName.quick,
+    results: ResultsOption = RESULTS,
+    threads: ThreadsOption = 0,
+    seed: SeedOption = 0,
+    backend: Annotated[
+        Backend, typer.Option(help="cuda: on a GPU instead; prints a record and stores nothing.")
+    ] = Backend.cpu,
+    only: Annotated[
+        list[str], typer.Option(help="Measure only what begins so: contiguous, strided, passes, step, …")
+    ] = [],  # noqa: B006 (typer copies it)
+) -> None:
+    if backend is Backend.cpu:
+        _run(["speed"], profile, results, threads, seed, only=only)
+        return
+    from analysis import speed_cuda
+
+    try:
+        speed_cuda.run(print)
+    except speed_cuda.NoDeviceError as error:
+        _stop(str(error))
+
+
+@app.command("gpu-static")
+def _gpu_static() -> None:
+    """Build every GPU kernel for two architectures, without a GPU, and write docs/gpu.md's tables."""
+    from analysis import gpu_static
+
+    try:
+        gpu_static.write(print)
+    except gpu_static.MissingToolError as error:
+        _stop(str(error))
 
 
 @app.command()

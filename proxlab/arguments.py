@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import array_api_compat
@@ -15,7 +18,7 @@ from proxlab.rootfinders import RootFinder
 
 __all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
 
-BACKENDS = (None, "numba", "array_api")
+BACKENDS = (None, "numba", "cuda", "array_api")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Problem:
     layout : Layout
     xp : namespace
     backend : str
-        "numba" or "array_api".
+        "numba", "cuda" or "array_api".
     """
 
     penalty: Penalty
@@ -67,6 +70,7 @@ class Problem:
         return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
 
 
+_NUMPY = array_api_compat.array_namespace(np.zeros(0))
 # NumPy makes a dtype's name anew at each call, which takes longer than everything else here.
 _NUMPY_NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64")}
 
@@ -85,12 +89,20 @@ def float_bits(x: Array) -> int:
 
 def check_array(name: str, x: Any) -> Any:
     """Return the namespace of a real floating-point array, or raise an error that names it."""
-    if not array_api_compat.is_array_api_obj(x) or isinstance(x, np.generic):
+    is_array = type(x) is np.ndarray or (
+        array_api_compat.is_array_api_obj(x) and not isinstance(x, np.generic)
+    )
+    if not is_array:
         raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
     dtype = dtype_name(x.dtype)
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
-    return array_api_compat.array_namespace(x)
+    return namespace(x)
+
+
+def namespace(x: Array) -> Any:
+    """Return an array's namespace; that of NumPy's without a search, which a small prox would notice."""
+    return _NUMPY if type(x) is np.ndarray else array_api_compat.array_namespace(x)
 
 
 def check_root_finder(root_finder: object) -> RootFinder:
@@ -114,13 +126,28 @@ def check_metric_values(metric: Array, xp: Any) -> None:
         raise ValueError(f"metric: must be finite and > 0, but {_first(metric, good, xp)}")
 
 
+def check_values(p: Problem) -> None:
+    """Raise an error that names an element of the point, the metric or the steps that is invalid."""
+    check_finite("x", p.x, p.xp)
+    if p.metric is not None and not isinstance(p.metric, float):
+        check_metric_values(p.metric, p.xp)
+    if not isinstance(p.step, float):
+        _check_steps(p.step, p.xp)
+
+
+def _check_steps(steps: Array, xp: Any) -> None:
+    good = (steps > 0) & xp.isfinite(steps)
+    if not bool(xp.all(good)):
+        raise ValueError(f"step: must be finite and > 0, but {_first(steps, good, xp)}")
+
+
 def _first(x: Array, good: Array, xp: Any) -> str:
     flat = int(xp.argmin(xp.reshape(xp.astype(good, xp.int8), (-1,))))
     index = tuple(int(i) for i in np.unravel_index(flat, tuple(x.shape)))
     return f"element {index} is {float(xp.reshape(x, (-1,))[flat])}"
 
 
-def _step(step: Any, layout: Layout, x: Array, xp: Any) -> Any:
+def _step(step: Any, layout: Layout, x: Array, xp: Any, reads: bool) -> Any:
     if not array_api_compat.is_array_api_obj(step) or isinstance(step, np.generic):
         if isinstance(step, bool) or not isinstance(step, (int, float, np.integer, np.floating)):
             raise TypeError(f"step: must be a positive number or an array of shape (n_groups,), got {step!r}")
@@ -128,10 +155,11 @@ def _step(step: Any, layout: Layout, x: Array, xp: Any) -> Any:
         if not math.isfinite(number) or number <= 0:
             raise ValueError(f"step: must be finite and > 0, got {step!r}")
         return number
+    reads |= array_api_compat.is_numpy_array(step)
     shape = tuple(step.shape)
-    if shape == ():
-        return _step(float(step), layout, x, xp)
-    if shape != (layout.n_groups,):
+    if shape == () and reads:
+        return _step(float(step), layout, x, xp, reads)
+    if shape not in ((), (layout.n_groups,)):
         raise ValueError(
             f"step: must be a number or have shape (n_groups,) = ({layout.n_groups},), got {shape}"
         )
@@ -139,14 +167,13 @@ def _step(step: Any, layout: Layout, x: Array, xp: Any) -> Any:
     if array_api_compat.is_numpy_array(step) and not array_api_compat.is_numpy_array(x):
         step = xp.asarray(step, device=array_api_compat.device(x))
     steps = xp.astype(_same_kind("step", step, x, xp), xp.float64)
-    good = (steps > 0) & xp.isfinite(steps)
-    if not bool(xp.all(good)):
-        raise ValueError(f"step: must be finite and > 0, but {_first(steps, good, xp)}")
-    return steps
+    if reads:
+        _check_steps(steps, xp)
+    return steps if shape else xp.broadcast_to(steps, (layout.n_groups,))
 
 
 def _same_kind(name: str, a: Any, x: Array, xp: Any) -> Array:
-    if array_api_compat.array_namespace(a) is not xp:
+    if namespace(a) is not xp:
         raise TypeError(
             f"{name}: must be an array of the kind of x, {type(x).__name__}, got {type(a).__name__}"
         )
@@ -186,23 +213,72 @@ def check_same(name: str, a: object, x: Array, xp: Any) -> Array:
     return array
 
 
-def problem(penalty: object, x: Any, step: object, metric: object, backend: str | None) -> Problem:
-    """Validate the arguments that all verbs share, all but the values of ``x`` and ``metric``.
+def on_gpu(x: Array) -> bool:
+    """Tell whether an array lies where GPU kernels can reach it: one of CuPy, or a CUDA tensor of torch."""
+    if array_api_compat.is_cupy_array(x):
+        return True
+    return bool(array_api_compat.is_torch_array(x) and x.is_cuda)
 
-    Those are checked where they are read anyway: by the compiled kernel, or before the array form.
-    """
-    if not isinstance(penalty, Penalty):
-        raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
-    xp = check_array("x", x)
+
+@lru_cache(maxsize=1)
+def _has_kernels() -> bool:
+    return find_spec("numba_cuda") is not None
+
+
+def _records(*arrays: Any) -> bool:
+    """Tell whether torch would record what is done to one of the arrays."""
+    if not any(array_api_compat.is_torch_array(a) and a.requires_grad for a in arrays):
+        return False
+    return bool(sys.modules["torch"].is_grad_enabled())
+
+
+def _choose(backend: str | None, x: Array, others: tuple[Any, ...]) -> str:
+    """Return the backend that was asked for, if it can take the array; by default, the fastest that can."""
     if backend not in BACKENDS:
-        raise ValueError(f'backend: must be None, "numba" or "array_api", got {backend!r}')
-    native = array_api_compat.is_numpy_array(x) and dtype_name(x.dtype) in ("float32", "float64")
-    if backend == "numba" and not native:
+        raise ValueError(f'backend: must be None, "numba", "cuda" or "array_api", got {backend!r}')
+    native = dtype_name(x.dtype) in ("float32", "float64")
+    host = native and array_api_compat.is_numpy_array(x)
+    device = native and not host and on_gpu(x)
+    if backend == "numba" and not host:
         raise TypeError(
             f"backend: the numba backend needs a NumPy array of float32 or float64, got "
             f"{type(x).__name__} of {x.dtype}; use backend=None"
         )
+    if backend == "cuda" and not device:
+        raise TypeError(
+            f"backend: the cuda backend needs an array of CuPy or a CUDA tensor of torch, of float32 or "
+            f"float64, got {type(x).__name__} of {x.dtype}; move it there (cupy.asarray, x.cuda()), or use "
+            "backend=None"
+        )
+    records = device and _records(x, *others)
+    if backend == "cuda" and records:
+        raise ValueError(
+            "backend: the cuda backend records no gradient, and x, metric or step requires one; use "
+            'backend="array_api", or x.detach()'
+        )
+    if backend is not None:
+        return backend
+    return "numba" if host else ("cuda" if device and not records and _has_kernels() else "array_api")
+
+
+def problem(
+    penalty: object,
+    x: Any,
+    step: object,
+    metric: object,
+    backend: str | None,
+    check: bool | None = True,
+) -> Problem:
+    """Validate the arguments that all verbs share, all but the values of ``x`` and ``metric``.
+
+    Those are checked where they are read anyway: by the compiled kernel, or before the array form. Nor are
+    steps on a GPU read without ``check``.
+    """
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
+    xp = check_array("x", x)
+    chosen = _choose(backend, x, (step, metric))
     layout = penalty.groups.layout(tuple(x.shape))
     penalty.group_weights(layout)
-    chosen = backend or ("numba" if native else "array_api")
-    return Problem(penalty, x, _step(step, layout, x, xp), _metric(metric, x, xp), layout, xp, chosen)
+    steps = _step(step, layout, x, xp, bool(check) or chosen != "cuda")
+    return Problem(penalty, x, steps, _metric(metric, x, xp), layout, xp, chosen)

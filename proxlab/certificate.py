@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from proxlab.arguments import Problem, check_finite, check_metric_values, check_same, problem
+from proxlab.arguments import Problem, check_finite, check_same, check_values, problem
 from proxlab.backends import array_certify
 from proxlab.backends.array_certify import RowBounds
 from proxlab.bounds import rounding
@@ -173,7 +173,7 @@ def certify(
         with np.errstate(all="ignore"):
             return _certificate(p, z, bounds, _free_bounds(p, z))
     check_finite("z", z, p.xp)
-    _check_values(p)
+    check_values(p)
     # Overflow and division by zero in branches that are not selected are expected.
     with np.errstate(all="ignore"):
         parts = _row_bounds(p, z)
@@ -201,12 +201,6 @@ def _certificate(p: Problem, z: Array, b: RowBounds, free: Total) -> Certificate
         bracket=(b.lower, b.upper),
         _free=free,
     )
-
-
-def _check_values(p: Problem) -> None:
-    check_finite("x", p.x, p.xp)
-    if p.metric is not None and not isinstance(p.metric, float):
-        check_metric_values(p.metric, p.xp)
 
 
 def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
@@ -247,7 +241,7 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
             found = numba_certify.row_bounds(zs, xs, ds, step, weight, penalty)
         if found is None or found[1].any():
             check_finite("z", z, np)
-            _check_values(p)
+            check_values(p)
         assert found is not None, "the kernel found an invalid value that the check did not"
         bounds, open_rows = found[0], np.flatnonzero(found[1])
         if len(open_rows):

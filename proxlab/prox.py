@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from proxlab.arguments import (
     Problem,
-    check_finite,
-    check_metric_values,
     check_root_finder,
     check_same,
+    check_values,
     float_bits,
     problem,
 )
@@ -58,8 +58,8 @@ class Solution:
     @property
     def ok(self) -> bool:
         """Whether every group is as exact as was asked for."""
-        worst = self.status == int(Status.MAX_ITERATIONS)
-        return not bool(worst.any())
+        xp = array_api_compat.array_namespace(self.status)
+        return not bool(xp.any(self.status == int(Status.MAX_ITERATIONS)))
 
 
 def prox(
@@ -71,6 +71,7 @@ def prox(
     root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
     backend: str | None = None,
     out: Array | None = None,
+    check: bool | None = None,
 ) -> Array:
     """Return the weighted proximal operator ``argmin_z h(z) + ‖z - x‖²_D / (2 step)``.
 
@@ -88,10 +89,15 @@ def prox(
         The diagonal of the metric ``D``, positive and broadcastable to ``x``; the identity by default.
     root_finder : RootFinder, optional
         What solves the secular equation.
-    backend : {None, "numba", "array_api"}, optional
-        By default compiled kernels where there are some for the array, else the array form.
+    backend : {None, "numba", "cuda", "array_api"}, optional
+        By default compiled kernels where there are some for the array, on the CPU or a GPU, else the array
+        form.
     out : array, optional
         Where to put the result; it may be ``x``. After an error its content is undefined, unless it is ``x``.
+    check : bool, optional
+        Whether an invalid value in ``x``, ``metric`` or ``step`` is an error. By default it is, but for
+        kernels on a GPU, where finding out means to wait for the device: there, a group with an invalid
+        value comes out as NaN. Kernels on the CPU find out on the way and always say so.
 
     Returns
     -------
@@ -121,7 +127,7 @@ def prox(
     array([[2.016, 3.565],
            [0.   , 0.   ]])
     """
-    return _solve(penalty, x, step, metric, root_finder, backend, out, explain=False)
+    return _solve(penalty, x, step, metric, root_finder, backend, out, check, explain=False)
 
 
 def solve(
@@ -133,12 +139,13 @@ def solve(
     root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
     backend: str | None = None,
     out: Array | None = None,
+    check: bool | None = None,
 ) -> Solution:
     """Solve the weighted proximal operator and explain the result group by group.
 
     Parameters
     ----------
-    penalty, x, step, metric, root_finder, backend, out
+    penalty, x, step, metric, root_finder, backend, out, check
         As in :func:`prox`.
 
     Returns
@@ -152,7 +159,7 @@ def solve(
     >>> s.radius, [pl.Status(k).name for k in s.status]
     (array([4., 0.]), ['CONVERGED', 'ZERO'])
     """
-    solution: Solution = _solve(penalty, x, step, metric, root_finder, backend, out, explain=True)
+    solution: Solution = _solve(penalty, x, step, metric, root_finder, backend, out, check, explain=True)
     return solution
 
 
@@ -178,7 +185,7 @@ def envelope(
     array of shape (n_groups,)
         In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` for convex ``h``.
     """
-    p = problem(penalty, x, step, metric, backend)
+    p = problem(penalty, x, step, metric, backend, check=None)
     z = prox(penalty, x, step, metric=metric, backend=backend)
     xp = p.xp
     difference = xp.astype(z, xp.float64) - xp.astype(x, xp.float64)
@@ -198,10 +205,16 @@ def _solve(
     root_finder: RootFinder,
     backend: str | None,
     out: Array | None,
+    check: bool | None,
     *,
     explain: bool,
 ) -> Any:
-    p = problem(penalty, x, step, metric, backend)
+    if backend == "cuda":
+        # What is missing here comes before what is wrong with an array.
+        from proxlab.backends.cuda import launch
+
+        launch.check_device()
+    p = problem(penalty, x, step, metric, backend, check)
     finder = check_root_finder(root_finder)
     rtol = finder.relative_tolerance(float_bits(x))
     if out is not None:
@@ -214,7 +227,13 @@ def _solve(
         from proxlab.backends import numba_cpu
 
         z, *rest = numba_cpu.solve(p, finder, rtol, out, explain)
+    elif p.backend == "cuda":
+        from proxlab.backends.cuda import launch
+
+        z, *rest = launch.solve(p, finder, rtol, out, explain, bool(check))
     else:
+        if check is not False:
+            check_values(p)
         # Overflow and division by zero in branches that are not selected are expected.
         with np.errstate(all="ignore"):
             z, *rest = _over_arrays(p, finder, rtol)
@@ -232,9 +251,6 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
     from proxlab.backends import array_api
 
     xp, layout, penalty = p.xp, p.layout, p.penalty
-    check_finite("x", p.x, xp)
-    if p.metric is not None and not isinstance(p.metric, float):
-        check_metric_values(p.metric, xp)
     x = xp.astype(p.x, xp.float64)
     rows = layout.split(x, 0.0)
     metrics = layout.split(p.full_metric(), 1.0)

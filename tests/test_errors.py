@@ -118,7 +118,7 @@ def test_candidate_of_certify(z, error, parts):
         ("root_finder", "newton", TypeError, ["proxlab.Newton()", "newton"]),
         ("root_finder", pl.Newton, TypeError, ["proxlab.Newton()", "Newton"]),
         ("root_finder", pl.RootFinder(), TypeError, ["proxlab.Newton()"]),
-        ("backend", "cuda", ValueError, ['"numba"', "'cuda'"]),
+        ("backend", "gpu", ValueError, ['"numba"', "'gpu'"]),
         ("out", [0.0], TypeError, ["array", "list"]),
         ("out", np.zeros((2, 2)), ValueError, ["shape of x", "(2, 3)", "(2, 2)"]),
         ("out", np.zeros((2, 3), np.float32), TypeError, ["dtype of x", "float64", "float32"]),

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
@@ -30,6 +30,7 @@ __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum"
 FLOOR = 2.0**-300  # radii and thresholds below this share of max|x|, max|b| are not resolved
 SPREAD = 2.0**200  # nor metrics that put more than this on an element whose |b| is not the largest
 EXPONENTS = 1000  # of the powers of two in the table
+_POWERS = np.ldexp(1.0, np.arange(-EXPONENTS, EXPONENTS + 1))  # not by pow, which need not be exact
 MAX_EVALUATIONS = 60
 
 
@@ -62,7 +63,7 @@ def exponent(xp: Any, v: Array) -> Array:
 
 def times_power(xp: Any, v: Array, e: Array) -> Array:
     """Return ``v 2^e``, exact but for underflow and overflow."""
-    powers = _powers(xp, array_api_compat.device(v))
+    powers = xp.asarray(_POWERS, device=array_api_compat.device(v))
     steps = [e]
     if bool(xp.any(xp.abs(e) > EXPONENTS)):
         third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
@@ -71,12 +72,6 @@ def times_power(xp: Any, v: Array, e: Array) -> Array:
         factor = xp.take(powers, xp.astype(k + EXPONENTS, xp.int64), axis=0)
         v = v * (factor if v.ndim == 1 else factor[:, None])
     return v
-
-
-@lru_cache(maxsize=16)
-def _powers(xp: Any, device: Any) -> Array:
-    # Not by pow, which need not be exact.
-    return xp.asarray([2.0**k for k in range(-EXPONENTS, EXPONENTS + 1)], dtype=xp.float64, device=device)
 
 
 def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:

@@ -1,0 +1,177 @@
+"""Build GPU kernels: the shared source with a team's loops, compiled by numba-cuda on first use."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import dis
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from proxlab import bounds, double_double, scalar, secular
+from proxlab.backends import kernels
+from proxlab.backends.build import digest, rebuild
+from proxlab.backends.cuda import source
+
+__all__ = ["Variant", "compiled", "device_source", "linked"]
+
+#: What the loops and the driver mean by a name, for the ℓ∞ norm and for radial penalties.
+_CLIPPED = {
+    "solve_group": "solve_linf",
+    "sum_secular": "sum_clipped",
+    "residual": "residual_clipped",
+    "enclose_at": "enclose_clipped",
+    "largest": "largest_point",
+    "write": "write_clipped",
+}
+_RADIAL = {"solve_group": "solve_radial", "largest": "largest_metric", "write": "write_shrunk"}
+_TEAM = ("lane", "width", "first", "stride", "combine", "greatest", "precise")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which kernel: all that is constant when it is compiled.
+
+    Attributes
+    ----------
+    kernel : {"solve_groups", "solve_tile", "shrink_elements"}
+    team : {"lanes", "block", "grid"}
+    index : {"contiguous", "strided", "gathered"}
+    width : int
+        Lanes of a team: 1, 4 or 32; a block adds up by warps of so many.
+    warps : int
+        Such warps of a block.
+    dense, shrinks, rescales, narrow, explain : bool
+        Whether there is a metric per element, an elementwise part, data whose squares may leave the range, a
+        first search in single precision, an explained result.
+    count : int
+        Pieces of the penalty's slope.
+    linf : bool
+        For the ℓ∞ norm instead of a radial penalty.
+    finder : type of RootFinder or None
+    tile : tuple of (int, str, str)
+        Elements of a tile and its dtypes.
+    """
+
+    kernel: str = "solve_groups"
+    team: str = "lanes"
+    index: str = "contiguous"
+    width: int = 32
+    warps: int = 4
+    dense: bool = True
+    shrinks: bool = False
+    rescales: bool = False
+    narrow: bool = False
+    explain: bool = False
+    count: int = 1
+    linf: bool = False
+    finder: Any = None
+    tile: tuple[int, str, str] = (1, "float32", "float32")
+
+    def constants(self) -> dict[str, Any]:
+        """Return the constants that the source calls by name."""
+        names = ("dense", "shrinks", "rescales", "narrow", "explain", "count", "width", "warps")
+        values: dict[str, Any] = {name.upper(): getattr(self, name) for name in names}
+        values |= {"RAGGED": self.index == "gathered", "SMOOTH": not self.linf, "TILE": self.tile[0]}
+        values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
+        values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
+        return values
+
+    def aliases(self) -> dict[str, str]:
+        """Return what the source means by the names that a target sets."""
+        chosen = {name: f"{name}_{self.team}" for name in _TEAM}
+        chosen["index"] = f"index_{self.index}"
+        return chosen | (_CLIPPED if self.linf else _RADIAL)
+
+
+def _plain(module: Any) -> dict[str, Callable[..., Any]]:
+    return {
+        name: f
+        for name, f in vars(module).items()
+        if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
+    }
+
+
+# Later ones replace earlier ones of the same name: a team's loops replace those of one thread.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **_plain(scalar),
+    **_plain(double_double),
+    **_plain(secular),
+    "rounding": bounds.rounding,
+    "bracket": bounds.bracket,
+    **_plain(kernels),
+    **_plain(source),
+}
+_CONSTANTS = {name: v for module in (kernels, source) for name, v in vars(module).items() if name.isupper()}
+
+
+def linked(
+    variant: Variant,
+    make: Callable[[Callable[..., Any]], Any],
+    operations: dict[str, Any],
+    replaced: dict[str, str],
+) -> Callable[..., Any]:
+    """Return a kernel's function, with all that it calls made by ``make``.
+
+    Parameters
+    ----------
+    variant : Variant
+    make : callable
+        Makes a device function of a plain one.
+    operations : dict
+        Modules that the source calls: ``cuda``, ``math``.
+    replaced : dict
+        Names of functions that other ones stand for.
+    """
+    functions = dict(_FUNCTIONS)
+    if variant.finder is not None:
+        functions["propose"] = variant.finder.propose
+    aliases = variant.aliases() | replaced
+    constants = _CONSTANTS | {"np": np, "float64": np.float64, **operations, **variant.constants()}
+    made: dict[str, Any] = {}
+
+    def build(name: str) -> Any:
+        if name not in made:
+            made[name] = make(link(functions[name], name))
+        return made[name]
+
+    def link(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        scope: dict[str, Any] = {}
+        for used in {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}:
+            target = aliases.get(used, used)
+            if target in functions:
+                scope[used] = build(target)
+            elif used in constants:
+                scope[used] = constants[used]
+        return rebuild(function, scope, name)
+
+    tag = digest(*functions.values())
+    marks = "_".join(str(getattr(v, "__module__", v)).rpartition(".")[2] for v in vars(variant).values())
+    name = "".join(c if c.isalnum() else "_" for c in f"{variant.kernel}_{tag}_{marks}")
+    return link(functions[variant.kernel], name)
+
+
+def device_source(variant: Variant) -> Callable[..., Any]:
+    """Return a kernel's function as numba-cuda compiles it."""
+    from numba import cuda
+    from numba.cuda import libdevice
+
+    def make(function: Callable[..., Any]) -> Any:
+        return cuda.jit(device=True)(function)
+
+    operations = {"cuda": cuda, "math": math, "libdevice": libdevice}
+    return linked(variant, make, operations, {"two_product": "two_product_fused"})
+
+
+@lru_cache(maxsize=256)
+def compiled(variant: Variant) -> Any:
+    """Return a kernel, compiled at its first launch and cached on disk."""
+    from numba import cuda
+
+    return cuda.jit(cache=True)(device_source(variant))

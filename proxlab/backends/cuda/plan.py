@@ -1,0 +1,253 @@
+"""Which GPU kernels solve a problem: chosen by the shape of its groups.
+
+Nothing here asks for a device or reads an array's values, so that the same plans run in a simulator.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from proxlab.arguments import Problem, dtype_name
+from proxlab.backends.cuda.build import Variant
+from proxlab.backends.numba_cpu import canonical_shape
+from proxlab.groups import Array, IndexLayout, Layout
+from proxlab.penalties import GroupLinf, RadialPenalty
+from proxlab.rootfinders import Newton, RootFinder
+
+__all__ = ["MAX_BLOCKS", "Launch", "Place", "arrange", "plan"]
+
+#: Largest groups of the three teams within a warp, and their lanes; a block adds up by warps of the last.
+LIMITS, LANES = (4, 32, 2048), (1, 4, 32)
+#: Least size of groups for which all blocks work together, where there are fewer than multiprocessors.
+GIANT = 65536
+THREADS = {"lanes": 128, "block": 256, "grid": 256}
+#: Most blocks that work together, and elements that each should have.
+MAX_BLOCKS, PER_BLOCK = 1024, 4096
+#: Bytes of shared memory of a tile, and the bytes that one access to memory brings.
+TILE_BYTES, SECTOR = 40960, 32
+#: Blocks of the elementwise kernel at most; beyond, a thread takes several elements.
+ELEMENT_BLOCKS = 16384
+
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with its grid and its arguments; where all blocks work together, fewer may be launched."""
+
+    variant: Variant
+    blocks: int
+    threads: int
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a problem's arrays are, and on which stream things happen.
+
+    Attributes
+    ----------
+    xp : namespace
+    device : device
+        As the namespace knows it.
+    number, stream, processors : int
+        Of the device: its number, the handle of the current stream, its multiprocessors.
+    """
+
+    xp: Any
+    device: Any
+    number: int
+    stream: int
+    processors: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from other places; CuPy's devices cannot be keys."""
+        return self.xp, self.number, self.stream
+
+    def put(self, values: Any) -> Array:
+        """Copy an array from the host."""
+        return self.xp.asarray(values, device=self.device)
+
+
+def arrange(layout: Layout, size_x: int, size_d: int) -> tuple[str, Shape]:
+    """Say how kernels reach the elements of a group.
+
+    Parameters
+    ----------
+    layout : Layout
+    size_x, size_d : int
+        Bytes of an element of the point and of the metric; 0 for a metric that is one number.
+
+    Returns
+    -------
+    how : {"gathered", "contiguous", "strided", "tile", "transposed"}
+        By indices; one after the other; in runs that fill an access to memory; in shorter runs, a tile of
+        neighbouring groups at once; in a copy with a group per row.
+    shape : tuple of int
+        (outer kept, outer reduced, inner kept, inner reduced).
+    """
+    if isinstance(layout, IndexLayout):
+        return "gathered", (1, 1, 1, 1)
+    n = layout.group_size
+    shape = canonical_shape(layout)
+    if shape is not None and shape[1] == 1:
+        return "contiguous", shape
+    if shape is not None and shape[3] * size_x >= SECTOR:
+        return "strided", shape
+    if shape is not None and _tile_groups(n, size_x, size_d) >= min(4, shape[2]):
+        return "tile", shape
+    return "transposed", (layout.n_groups, 1, 1, n)
+
+
+def _tile_groups(n: int, size_x: int, size_d: int) -> int:
+    return TILE_BYTES // (size_x + size_d) // (n | 1)
+
+
+def team(n: int, count: int, processors: int) -> tuple[str, int]:
+    """Choose who solves one of ``count`` groups of ``n`` elements: a kind of team, its lanes in a warp."""
+    for limit, lanes in zip(LIMITS, LANES, strict=True):
+        if n <= limit:
+            return "lanes", lanes
+    return ("grid" if n >= GIANT and count < processors else "block"), LANES[-1]
+
+
+def plan(
+    p: Problem, finder: RootFinder, rtol: float, how: str, shape: Shape, x: Array, d: Array, z: Array,
+    bad: Array, results: tuple[Array, ...], place: Place,
+) -> list[Launch]:  # fmt: skip
+    """Choose the launches that solve a problem, in order.
+
+    Parameters
+    ----------
+    p : Problem
+    finder : RootFinder
+    rtol : float
+    how, shape : str, tuple of int
+        From :func:`arrange`.
+    x, d, z : array
+        Flat: the point, the metric (``x`` again where that is a number) and the result, which may be ``x``.
+    bad : array of one int32
+        Becomes 1 where input is invalid.
+    results : tuple of six arrays, or ()
+        Where to put radius, lower, upper (float64), status, iterations, evaluations (int64).
+    place : Place
+    """
+    penalty, layout = p.penalty, p.layout
+    dense = p.metric is not None and not isinstance(p.metric, float)
+    metric = 1.0 if p.metric is None or dense else p.metric
+    many_steps = not isinstance(p.step, float)
+    steps, step = (p.step, 1.0) if many_steps else (z, p.step)
+    count, size = layout.n_groups, x.shape[0]
+    if isinstance(penalty, GroupLinf):
+        pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
+    else:
+        assert isinstance(penalty, RadialPenalty)
+        pieces, linf = np.array(penalty.pieces), False
+    flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
+    if flat and how == "contiguous" and count == size and not results:
+        variant = Variant("shrink_elements", dense=dense, width=1, count=0)
+        blocks = min(-(-size // 256), ELEMENT_BLOCKS)
+        limits = (float(penalty.threshold), penalty.nonnegative)
+        return [Launch(variant, blocks, 256, (x, d, z, metric, steps, step, many_steps, *limits, bad))]
+
+    weights = np.asarray(penalty.group_weights(layout))
+    many_weights = bool(weights.min(initial=np.inf) < weights.max(initial=-np.inf))
+    weight = 1.0 if many_weights or not len(weights) else float(weights[0])
+    common = (
+        metric, steps, step, many_steps, _upload(weights.tobytes(), place) if many_weights else z, weight,
+        many_weights, float(penalty.threshold), penalty.nonnegative, tuple(pieces.ravel().tolist()), rtol,
+        float(finder.atol), finder.max_iterations,
+    )  # fmt: skip
+    written = results or (z,) * 6
+    dtypes = (dtype_name(x.dtype), dtype_name(d.dtype))
+    shrinks = penalty.threshold > 0 or penalty.nonnegative
+    rescales = shrinks or "float64" in dtypes
+    base = Variant(
+        dense=dense, shrinks=shrinks, rescales=rescales,
+        narrow=not (rescales or linf) and type(finder) is Newton, explain=bool(results), count=len(pieces),
+        linf=linf, finder=type(finder),
+    )  # fmt: skip
+
+    n = shape[1] * shape[3]
+    if how == "tile":
+        width = team(n, count, 0)[1]
+        size_d = d.dtype.itemsize if dense else 0
+        groups = min(_tile_groups(n, x.dtype.itemsize, size_d), 2 * THREADS["lanes"] // width)
+        elements = TILE_BYTES // (x.dtype.itemsize + size_d)
+        variant = replace(base, kernel="solve_tile", width=width, tile=(elements, *dtypes))
+        blocks = shape[0] * -(-shape[2] // groups)
+        arguments = (x, d, z, shape, groups, *common, bad, *written)
+        return [Launch(variant, blocks, THREADS["lanes"], arguments)]
+
+    def launch(index: str, n: int, some: int, arrays: tuple[Array, ...]) -> Launch:
+        kind, width = team(n, some, place.processors)
+        threads = THREADS[kind]
+        variant = replace(base, team=kind, width=width, warps=threads // width, index=index)
+        blocks = {"lanes": -(-some * width // threads), "block": some}.get(kind)
+        partial = z
+        if blocks is None:
+            blocks = min(MAX_BLOCKS, -(-n // PER_BLOCK))
+            partial = p.xp.empty((3, MAX_BLOCKS), dtype=p.xp.float64, device=place.device)
+        arguments = (x, d, z, shape, *arrays, some, *common, partial, bad, *written)
+        return Launch(variant, min(blocks, 2**31 - 1), threads, arguments)
+
+    if how == "gathered":
+        ragged = _ragged(layout, place)
+        arrays = (ragged.indptr, ragged.indices)
+        return [launch("gathered", n, len(chosen), (*arrays, chosen)) for n, chosen in ragged.classes]
+    index = "strided" if how == "strided" else "contiguous"
+    return [launch(index, n, count, (z, z, z))]
+
+
+# ----------------------------------------------------------------------------------------------------
+# What is the same in every step of a training is copied to the device once for each stream that uses it: on
+# another stream it might be read before it is there.
+
+
+_uploads: dict[tuple[Any, ...], Array] = {}
+MAX_UPLOADS = 64
+
+
+def _upload(values: bytes, place: Place) -> Array:
+    key = (values, *place.key)
+    if key not in _uploads:
+        if len(_uploads) >= MAX_UPLOADS:
+            _uploads.pop(next(iter(_uploads)))
+        _uploads[key] = place.put(np.frombuffer(values).copy())
+    return _uploads[key]
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Offsets and indices on a device, and the groups by who solves them: the largest size, and which."""
+
+    indptr: Array
+    indices: Array
+    classes: list[tuple[int, Array]]
+
+
+_on_devices: dict[tuple[Any, ...], _Ragged] = {}
+
+
+def _ragged(layout: Layout, place: Place) -> _Ragged:
+    indptr, indices = layout.csr()
+    key = (id(indptr), *place.key)
+    if key not in _on_devices:
+        narrow = np.int32 if max(indptr[-1], indices.max(initial=0)) < 2**31 else np.int64
+        sizes = np.diff(indptr)
+        kinds = np.searchsorted([*LIMITS, GIANT - 1], sizes)
+        chosen = [np.flatnonzero(kinds == k) for k in np.unique(kinds)]
+
+        def put(a: Any) -> Array:
+            return place.put(a.astype(narrow))
+
+        classes = [(int(sizes[c].max()), put(c)) for c in chosen]
+        _on_devices[key] = _Ragged(put(indptr), put(indices), classes)
+        # Groups own their offsets; once they are gone, so is the copy.
+        weakref.finalize(indptr, _on_devices.pop, key, None)
+    return _on_devices[key]

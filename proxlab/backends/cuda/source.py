@@ -1,0 +1,631 @@
+"""Scalar source of the GPU kernels: the loops of a *team* of threads, and the kernels around the driver.
+
+A team is some neighbouring lanes of a warp, a block, or the whole grid. Its threads share the loops over a
+group (thread ``t`` of ``w`` takes the elements ``t, t + w, …``) and add up; every thread gets the same sums,
+bit for bit, and runs the driver of :mod:`proxlab.backends.kernels` on them, so that no thread ever waits for
+another one's decision. The driver hands ``x, d, o, n`` on unread: here ``o`` is a tuple, the *place* of a
+group, which says where its elements are and in what units they are read.
+
+Plain Python, rebuilt by :mod:`proxlab.backends.cuda.build`. Sums may be contracted to fused multiply-adds and
+are taken in any order: their error bounds hold for both. Double-double arithmetic is neither: its products
+carry explicit rounding.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from proxlab.backends.kernels import (
+    CONVERGED,
+    INF,
+    MAX_ITERATIONS,
+    NAN,
+    SAFE_HIGH,
+    SAFE_LOW,
+    UNSHRUNK,
+    locate,
+    narrow_fraction,
+)
+from proxlab.double_double import square, two_product, two_sum
+from proxlab.scalar import fabs, fmax, fmin
+from proxlab.secular import shrunk_fraction, terms
+
+# Set by the build.
+cuda: Any = None
+math: Any = None
+libdevice: Any = None
+solve_group: Any = None  # the driver: a radial penalty, or the ℓ∞ norm
+# Lanes of a team (of a warp, for a block), of a warp; warps of a block; elements of a tile.
+WIDTH, WARP, WARPS, TILE = 32, 32, 8, 1
+# Whether there is a metric per element, a soft threshold or sign constraint, data whose squares may leave the
+# range, groups by index, an explained result; the number of pieces of the slope.
+DENSE, SHRINKS, RESCALES, RAGGED, EXPLAIN, COUNT = True, False, False, False, False, 1
+# Whether single precision finds where to start.
+NARROW = False
+float64: Any = None
+X_DTYPE: Any = None
+D_DTYPE: Any = None
+
+# Entries of a place: where the group begins, the length of its runs and their distance; what is done to its
+# elements; scratch; units.
+BEGIN, RUN, STRIDE, METRIC, CUT, NONNEGATIVE, INDICES, SCRATCH, GRID, PER_X, PER_D, PER_B, CAP = range(13)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Teams. Each kind defines its lane, its width, the first group and the distance to the next, and two
+# reductions, from which the others are made.
+
+
+def lane_lanes() -> int:
+    """Return the number of this thread in its team."""
+    return cuda.threadIdx.x & (WIDTH - 1)
+
+
+def width_lanes() -> int:
+    """Return the threads of a team."""
+    return WIDTH
+
+
+def first_lanes() -> int:
+    """Return the first group of this team."""
+    return (cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) // WIDTH
+
+
+def stride_lanes() -> int:
+    """Return the distance to its next group."""
+    return cuda.gridDim.x * cuda.blockDim.x // WIDTH
+
+
+def exchange(v: float, k: int) -> float:
+    """Return the value of the lane whose number differs in the bit ``k``."""
+    here = cuda.threadIdx.x & (WARP - 1) & ~(WIDTH - 1)
+    return cuda.shfl_xor_sync(((1 << WIDTH) - 1) << here, v, k)
+
+
+def combine_lanes(a: float, b: float, c: float, o: Any) -> Any:
+    """Add up over the lanes of a team. Both partners add the same two numbers: all get the same result."""
+    k = WIDTH >> 1
+    while k > 0:
+        a += exchange(a, k)
+        b += exchange(b, k)
+        c += exchange(c, k)
+        k >>= 1
+    return a, b, c
+
+
+def greatest_lanes(v: float, o: Any) -> float:
+    """Return the greatest over a team."""
+    k = WIDTH >> 1
+    while k > 0:
+        v = fmax(v, exchange(v, k))
+        k >>= 1
+    return v
+
+
+def precise_lanes(high: float, low: float, o: Any) -> Any:
+    """Add up double-doubles over the lanes of a team."""
+    k = WIDTH >> 1
+    while k > 0:
+        high, low = add_precise(high, low, exchange(high, k), exchange(low, k))
+        k >>= 1
+    return high, low
+
+
+def lane_block() -> int:
+    """Return the number of this thread in its team."""
+    return cuda.threadIdx.x
+
+
+def width_block() -> int:
+    """Return the threads of a team."""
+    return cuda.blockDim.x
+
+
+def first_block() -> int:
+    """Return the first group of this team."""
+    return cuda.blockIdx.x
+
+
+def stride_block() -> int:
+    """Return the distance to its next group."""
+    return cuda.gridDim.x
+
+
+def combine_block(a: float, b: float, c: float, o: Any) -> Any:
+    """Add up over a block: each warp by shuffles, then the warps' sums by every thread, in one order."""
+    a, b, c = combine_lanes(a, b, c, o)
+    part, warp = o[SCRATCH], cuda.threadIdx.x // WIDTH
+    if cuda.threadIdx.x % WIDTH == 0:
+        part[0, warp] = a
+        part[1, warp] = b
+        part[2, warp] = c
+    cuda.syncthreads()
+    a, b, c = 0.0, 0.0, 0.0
+    for k in range(WARPS):
+        a += part[0, k]
+        b += part[1, k]
+        c += part[2, k]
+    cuda.syncthreads()
+    return a, b, c
+
+
+def greatest_block(v: float, o: Any) -> float:
+    """Return the greatest over a team."""
+    v = greatest_lanes(v, o)
+    part = o[SCRATCH]
+    if cuda.threadIdx.x % WIDTH == 0:
+        part[0, cuda.threadIdx.x // WIDTH] = v
+    cuda.syncthreads()
+    for k in range(WARPS):
+        v = fmax(v, part[0, k])
+    cuda.syncthreads()
+    return v
+
+
+def precise_block(high: float, low: float, o: Any) -> Any:
+    """Add up double-doubles over a team."""
+    high, low = precise_lanes(high, low, o)
+    part = o[SCRATCH]
+    if cuda.threadIdx.x % WIDTH == 0:
+        part[0, cuda.threadIdx.x // WIDTH] = high
+        part[1, cuda.threadIdx.x // WIDTH] = low
+    cuda.syncthreads()
+    high, low = 0.0, 0.0
+    for k in range(WARPS):
+        high, low = add_precise(high, low, part[0, k], part[1, k])
+    cuda.syncthreads()
+    return high, low
+
+
+def lane_grid() -> int:
+    """Return the number of this thread in its team."""
+    return cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+
+
+def width_grid() -> int:
+    """Return the threads of a team."""
+    return cuda.gridDim.x * cuda.blockDim.x
+
+
+def first_grid() -> int:
+    """Return the first group of this team."""
+    return 0
+
+
+def stride_grid() -> int:
+    """Return the distance to its next group."""
+    return 1
+
+
+def combine_grid(a: float, b: float, c: float, o: Any) -> Any:
+    """Add up over all blocks of a cooperative launch: every block adds the blocks' sums in one order."""
+    a, b, c = combine_block(a, b, c, o)
+    part = o[GRID]
+    if cuda.threadIdx.x == 0:
+        part[0, cuda.blockIdx.x] = a
+        part[1, cuda.blockIdx.x] = b
+        part[2, cuda.blockIdx.x] = c
+    cuda.cg.this_grid().sync()
+    a, b, c = 0.0, 0.0, 0.0
+    for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
+        a += part[0, k]
+        b += part[1, k]
+        c += part[2, k]
+    a, b, c = combine_block(a, b, c, o)
+    cuda.cg.this_grid().sync()
+    return a, b, c
+
+
+def greatest_grid(v: float, o: Any) -> float:
+    """Return the greatest over a team."""
+    v = greatest_block(v, o)
+    part = o[GRID]
+    if cuda.threadIdx.x == 0:
+        part[0, cuda.blockIdx.x] = v
+    cuda.cg.this_grid().sync()
+    for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
+        v = fmax(v, part[0, k])
+    v = greatest_block(v, o)
+    cuda.cg.this_grid().sync()
+    return v
+
+
+def precise_grid(high: float, low: float, o: Any) -> Any:
+    """Add up double-doubles over a team."""
+    high, low = precise_block(high, low, o)
+    part = o[GRID]
+    if cuda.threadIdx.x == 0:
+        part[0, cuda.blockIdx.x] = high
+        part[1, cuda.blockIdx.x] = low
+    cuda.cg.this_grid().sync()
+    high, low = 0.0, 0.0
+    for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
+        high, low = add_precise(high, low, part[0, k], part[1, k])
+    high, low = precise_block(high, low, o)
+    cuda.cg.this_grid().sync()
+    return high, low
+
+
+# The team of a kernel, chosen by the build from those above.
+lane: Any = None
+width: Any = None
+first: Any = None
+stride: Any = None
+combine: Any = None
+greatest: Any = None
+precise: Any = None
+
+
+def add_precise(a: float, b: float, c: float, d: float) -> Any:
+    """Add the double-doubles ``a + b`` and ``c + d``; either order gives the same bits."""
+    s, t = two_sum(a, c)
+    return two_sum(s, t + (b + d))
+
+
+def two_product_fused(a: float, b: float) -> Any:
+    """Multiply: the rounded product, which the compiler must not fuse with a sum, and its error."""
+    p = libdevice.dmul_rn(a, b)
+    return p, cuda.fma(a, b, -p)
+
+
+def power_of_two(v: float) -> float:
+    """Return a power of two near ``v > 0``; 1 for zero. Exact, which a library's ``pow`` need not be."""
+    if not (0.0 < v < INF):
+        return 1.0
+    return math.ldexp(1.0, min(max(math.frexp(v)[1] - 1, -1000), 1000))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Elements of a group.
+
+
+def index_contiguous(o: Any, i: int) -> int:
+    """Return where element ``i`` of a group lies."""
+    return o[BEGIN] + i
+
+
+def index_strided(o: Any, i: int) -> int:
+    """Return where element ``i`` of a group lies."""
+    return o[BEGIN] + i // o[RUN] * o[STRIDE] + i % o[RUN]
+
+
+def index_gathered(o: Any, i: int) -> int:
+    """Return where element ``i`` of a group lies."""
+    return o[INDICES][o[BEGIN] + i]
+
+
+# Where element i of a group lies; chosen by the build.
+index: Any = None
+
+
+def soft(v: float, cut: float, nonnegative: bool) -> float:
+    """Move ``v`` towards zero by ``cut``, and to zero where it is negative and may not be."""
+    size = fmax(fabs(v) - cut, 0.0)
+    return size if v > 0.0 else (0.0 if nonnegative else 0.0 - size)
+
+
+def load(x: Any, d: Any, o: Any, i: int) -> Any:
+    """Return an element of ``x`` and of the metric: after the elementwise part, in the group's units."""
+    k = index(o, i)
+    v = np.float64(x[k])
+    if SHRINKS:
+        cut = o[CUT] / (np.float64(d[k]) if DENSE else o[METRIC])
+        v = np.float64(soft(v, cut, o[NONNEGATIVE]))
+    return v * o[PER_X] if RESCALES else v, load_metric(d, o, k)
+
+
+def load_metric(d: Any, o: Any, k: int) -> float:
+    """Return element ``k`` of the metric's array in the group's units."""
+    e = np.float64(d[k]) if DENSE else o[METRIC]
+    return fmin(e * o[PER_D] * o[PER_B], o[CAP]) if RESCALES else e
+
+
+def sum_start(x: Any, d: Any, o: Any, n: int) -> Any:
+    """Sum ``b²``, ``b² d``, ``x²`` for the zero test and the tangent at zero; NaN if input is invalid."""
+    bb, bbd, xx = 0.0, 0.0, 0.0
+    for i in range(lane(), n, width()):
+        k = index(o, i)
+        e = np.float64(d[k]) if DENSE else o[METRIC]
+        if not (fabs(np.float64(x[k])) < INF and 0.0 < e < INF):
+            bb = NAN
+        xi, di = load(x, d, o, i)
+        b = di * xi
+        s = b * b
+        bb += s
+        bbd += s * di
+        xx += xi * xi
+    return combine(bb, bbd, xx, o)
+
+
+def sum_secular(x: Any, d: Any, o: Any, n: int, r: float, tau: float, shift: float) -> Any:
+    """Sum the secular terms at one radius."""
+    s, s1, s2 = 0.0, 0.0, 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        a, b, c = terms(xi * di, di, r, tau, shift)
+        s += a
+        s1 += b
+        s2 += c
+    return combine(s, s1, s2, o)
+
+
+def sum_ratio(x: Any, d: Any, o: Any, n: int, ratio: float, unit: float) -> Any:
+    """Sum ``u²``, ``u² e``, ``u² e²`` in single precision: ``u = x unit e``, with ``e`` of the ratio."""
+    one, rho, scale = np.float32(1.0), np.float32(ratio), np.float32(unit)
+    s, s1, s2 = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for i in range(lane(), n, width()):
+        k = index(o, i)
+        y = np.float32(d[k] if DENSE else o[METRIC]) * rho
+        e = y / (y + one)
+        u = np.float32(x[k]) * scale * e
+        a = u * u
+        b = a * e
+        s += a
+        s1 += b
+        s2 += b * e
+    return combine(np.float64(s), np.float64(s1), np.float64(s2), o)
+
+
+def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: float) -> Any:
+    """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
+    s, s1 = 0.0, 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        over = fabs(xi) - t
+        if over > 0.0:
+            s += di * over
+            s1 += di
+    s, s1, _ = combine(s, s1, 0.0, o)
+    return s / strength, s1 / strength, 0.0
+
+
+def sum_moved(x: Any, d: Any, o: Any, n: int, r: float, tau: float) -> float:
+    """Sum ``½ d (x - z)²`` at the point ``z`` of radius ``r``; ``½ d x²`` for ``r = 0``."""
+    total = 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        v = xi * (tau / (di * r + tau))
+        total += di * (v * v)
+    total, _, _ = combine(total, 0.0, 0.0, o)
+    return 0.5 * total
+
+
+def largest_metric(d: Any, o: Any, n: int) -> float:
+    """Return the largest element of the metric."""
+    m = 0.0
+    for i in range(lane(), n, width()):
+        m = fmax(m, load_metric(d, o, index(o, i)))
+    return greatest(m, o)
+
+
+def largest_point(x: Any, o: Any, n: int) -> float:
+    """Return the largest magnitude of the point; for the ℓ∞ norm, which has no elementwise part."""
+    m = 0.0
+    for i in range(lane(), n, width()):
+        m = fmax(m, fabs(np.float64(x[index(o, i)]) * (o[PER_X] if RESCALES else 1.0)))
+    return greatest(m, o)
+
+
+def zero_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float) -> float:
+    """Return ``‖D x‖² - (strength·weight·step)²`` to about twice the working precision."""
+    high, low = 0.0, 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        p, e = two_product(xi, di)
+        p, e = square(p, e)
+        high, low = add_precise(high, low, p, e)
+    high, low = precise(high, low, o)
+    p, e = two_product(strength, weight)
+    q, f = two_product(p, step)
+    ph, pl = square(q, f + e * step)
+    s, t = two_sum(high, -ph)
+    return s + (t + (low - pl))
+
+
+def linf_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float) -> float:
+    """Return ``‖D x‖₁ - strength·weight·step`` to about twice the working precision."""
+    high, low = 0.0, 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        p, e = two_product(fabs(xi), di)
+        high, low = add_precise(high, low, p, e)
+    high, low = precise(high, low, o)
+    p, e = two_product(strength, weight)
+    q, f = two_product(p, step)
+    s, t = two_sum(high, -q)
+    return s + (t + (low - (f + e * step)))
+
+
+def write_shrunk(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
+    """Write ``z = unit x d r / (d r + tau)``."""
+    ratio = r / tau if tau != 0.0 else 0.0
+    for i in range(lane(), n, width()):
+        v, e = load(x, d, o, i)
+        if r == 0.0:
+            v = 0.0
+        elif tau != 0.0:
+            v *= narrow_fraction(e * ratio) if NARROW else shrunk_fraction(e, r, tau)
+        z[index(o, i)] = v * unit
+
+
+def write_clipped(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
+    """Write ``z = unit sign(x) min(|x|, r)``."""
+    for i in range(lane(), n, width()):
+        v = load(x, d, o, i)[0]
+        z[index(o, i)] = fmin(fmax(v, -r), r) * unit
+
+
+write: Any = None  # one of the two
+largest: Any = None  # of the metric for a radial penalty, of the point for the ℓ∞ norm
+
+
+def any_shrunk(x: Any, d: Any, o: Any, n: int) -> bool:
+    """Tell whether the elementwise part changed an element."""
+    changed = 0.0
+    for i in range(lane(), n, width()):
+        v = np.float64(x[index(o, i)]) * (o[PER_X] if RESCALES else 1.0)
+        changed = 1.0 if load(x, d, o, i)[0] != v else changed
+    return greatest(changed, o) > 0.0
+
+
+# ----------------------------------------------------------------------------------------------------
+# Kernels.
+
+
+def units(x: Any, d: Any, o: Any, n: int) -> Any:
+    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the units of ``x`` and ``d``."""
+    mx, md = 0.0, 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        mx = fmax(mx, fabs(xi))
+        md = fmax(md, di)
+    unit_x, per_d = power_of_two(greatest(mx, o)), power_of_two(greatest(md, o))
+    o = o[:PER_X] + (1.0 / unit_x, 1.0 / per_d, 1.0, INF)  # noqa: RUF005 (compiled)
+    mb = 0.0
+    for i in range(lane(), n, width()):
+        xi, di = load(x, d, o, i)
+        mb = fmax(mb, fabs(xi * di))
+    per_b = power_of_two(greatest(mb, o))
+    o = o[:PER_X] + (1.0 / unit_x, 1.0 / per_d, 1.0 / per_b, 2.0**500)  # noqa: RUF005
+    return o, unit_x, per_d * per_b
+
+
+def solve_one(
+    x: Any, d: Any, z: Any, o: Any, n: int, g: int, step: float, weight: float, pieces: Any, rtol: float,
+    atol: float, max_iterations: int, bad: Any, radius: Any, lower: Any, upper: Any, status: Any,
+    iterations: Any, evaluations: Any,
+) -> None:  # fmt: skip
+    """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``."""
+    bb, bbd, xx = sum_start(x, d, o, n)
+    unit_x, unit_d = 1.0, 1.0
+    if RESCALES:  # noqa: SIM102 (a constant)
+        if (
+            not (SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH)
+            and bb == bb
+        ):
+            o, unit_x, unit_d = units(x, d, o, n)
+            bb, bbd, xx = sum_start(x, d, o, n)
+    if bb == bb and 0.0 < step < INF:
+        r, tau, low, high, code, its, evs = solve_group(
+            x, d, o, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol, max_iterations, EXPLAIN
+        )
+        if EXPLAIN and SHRINKS:  # noqa: SIM102
+            if code == UNSHRUNK and any_shrunk(x, d, o, n):
+                code = CONVERGED
+        write(x, d, z, o, n, r, tau, unit_x)
+    else:
+        r, low, high, code, its, evs = NAN, 0.0, INF, MAX_ITERATIONS, 0, 0
+        for i in range(lane(), n, width()):
+            z[index(o, i)] = NAN
+        if lane() == 0:
+            cuda.atomic.max(bad, 0, 1)
+    if EXPLAIN:  # noqa: SIM102
+        if lane() == 0:
+            radius[g], lower[g], upper[g] = r * unit_x, low, high
+            status[g], iterations[g], evaluations[g] = code, its, evs
+
+
+def share(table: Any, pieces: Any) -> None:
+    """Copy the table of pieces, a tuple, to shared memory."""
+    if cuda.threadIdx.x == 0:
+        for k in range(4 * COUNT):
+            pieces[k // 4, k % 4] = table[k]
+    cuda.syncthreads()
+
+
+def solve_groups(
+    x: Any, d: Any, z: Any, shape: Any, indptr: Any, indices: Any, chosen: Any, count: int, metric: float,
+    steps: Any, step: float, many_steps: bool, weights: Any, weight: float, many_weights: bool,
+    threshold: float, nonnegative: bool, table: Any, rtol: float, atol: float, max_iterations: int,
+    partial: Any, bad: Any, radius: Any, lower: Any, upper: Any, status: Any, iterations: Any,
+    evaluations: Any,
+) -> None:  # fmt: skip
+    """Solve groups, a team each: contiguous or strided ones of one shape, or ``chosen`` ragged ones.
+
+    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced). Arrays that a variant does not use
+    may be anything.
+    """
+    pieces = cuda.shared.array((COUNT, 4), float64)
+    share(table, pieces)
+    scratch = cuda.shared.array((3, WARPS), float64)
+    n = shape[1] * shape[3]
+    for k in range(first(), count, stride()):
+        g = k
+        if RAGGED:
+            g = chosen[k]
+            begin = indptr[g]
+            n = indptr[g + 1] - begin
+        else:
+            begin = locate(g, shape)
+        eta = steps[g] if many_steps else step
+        o = (
+            begin, shape[3], shape[2] * shape[3], metric, eta * threshold, nonnegative, indices, scratch,
+            partial, 1.0, 1.0, 1.0, INF,
+        )  # fmt: skip
+        solve_one(
+            x, d, z, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
+            max_iterations, bad, radius, lower, upper, status, iterations, evaluations,
+        )  # fmt: skip
+
+
+def solve_tile(
+    x: Any, d: Any, z: Any, shape: Any, groups: int, metric: float, steps: Any, step: float,
+    many_steps: bool, weights: Any, weight: float, many_weights: bool, threshold: float, nonnegative: bool,
+    table: Any, rtol: float, atol: float, max_iterations: int, bad: Any, radius: Any, lower: Any, upper: Any,
+    status: Any, iterations: Any, evaluations: Any,
+) -> None:  # fmt: skip
+    """Solve neighbouring strided groups, ``groups`` to a block: whole segments of rows are read and written.
+
+    A tile in shared memory holds them one after the other, an odd number of elements apart.
+    """
+    pieces = cuda.shared.array((COUNT, 4), float64)
+    share(table, pieces)
+    scratch = cuda.shared.array((3, WARPS), float64)
+    xs = cuda.shared.array(TILE, X_DTYPE)
+    ds = cuda.shared.array(TILE if DENSE else 1, D_DTYPE)
+    rows, run = shape[1], shape[3]
+    blocks = (shape[2] + groups - 1) // groups
+    outer, start = cuda.blockIdx.x // blocks, cuda.blockIdx.x % blocks * groups
+    here = min(groups, shape[2] - start)
+    n, length, stride = rows * run, here * run, shape[2] * run
+    pitch = n | 1
+    base = outer * rows * stride + start * run
+    for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
+        row, column = t // length, t % length
+        k = column // run * pitch + row * run + column % run
+        xs[k] = x[base + row * stride + column]
+        if DENSE:
+            ds[k] = d[base + row * stride + column]
+    cuda.syncthreads()
+    for k in range(cuda.threadIdx.x // WIDTH, here, cuda.blockDim.x // WIDTH):
+        g = outer * shape[2] + start + k
+        eta = steps[g] if many_steps else step
+        o = (k * pitch, n, n, metric, eta * threshold, nonnegative, 0, scratch, 0, 1.0, 1.0, 1.0, INF)
+        solve_one(
+            xs, ds, xs, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
+            max_iterations, bad, radius, lower, upper, status, iterations, evaluations,
+        )  # fmt: skip
+    cuda.syncthreads()
+    for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
+        row, column = t // length, t % length
+        z[base + row * stride + column] = xs[column // run * pitch + row * run + column % run]
+
+
+def shrink_elements(
+    x: Any, d: Any, z: Any, metric: float, steps: Any, step: float, many_steps: bool, threshold: float,
+    nonnegative: bool, bad: Any,
+) -> None:  # fmt: skip
+    """Apply the elementwise part alone, a thread an element."""
+    for i in range(cuda.grid(1), len(x), cuda.gridsize(1)):
+        v = np.float64(x[i])
+        e = np.float64(d[i]) if DENSE else metric
+        eta = steps[i] if many_steps else step
+        if fabs(v) < INF and 0.0 < e < INF and 0.0 < eta < INF:
+            z[i] = soft(v, eta * threshold / e, nonnegative)
+        else:
+            z[i] = NAN
+            cuda.atomic.max(bad, 0, 1)

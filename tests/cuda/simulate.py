@@ -1,0 +1,384 @@
+"""Run tiny cases of every kernel family in the simulator; prints one line of JSON a case.
+
+NUMBA_ENABLE_CUDASIM=1 python -m tests.cuda.simulate FAMILY
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import proxlab as pl
+from proxlab import arguments
+from proxlab.arguments import float_bits, problem
+from proxlab.backends.cuda import build, launch, plan, source
+from tests import table
+from tests.cuda.simulator import Fault, SimulatedDevice
+
+#: Teams of 1, 2 and 4 lanes, blocks of two warps of four, and groups that are giant from 24 elements.
+SMALL = {"LIMITS": (1, 4, 10), "LANES": (1, 2, 4), "GIANT": 24, "PER_BLOCK": 16, "TILE_BYTES": 640}
+THREADS = {"lanes": 8, "block": 8, "grid": 4}
+
+rng = np.random.default_rng(20261125)
+
+
+def data(shape: tuple[int, ...], dtype: Any = np.float64) -> tuple[Any, Any]:
+    return rng.normal(size=shape).astype(dtype), np.exp(rng.normal(size=shape)).astype(dtype)
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(np.array_equal(a, b))
+
+
+def simulated(device: SimulatedDevice, *problem: Any) -> tuple[Any, ...]:
+    with mock.patch.object(launch, "Device", return_value=device):
+        return launch.solve(*problem)
+
+
+def solved(
+    penalty: pl.Penalty,
+    x: Any,
+    d: Any,
+    step: Any = 0.9,
+    finder: Any = None,
+    processors: int = 2,
+    out: Any = None,
+) -> dict[str, Any]:
+    """Solve in the simulator and by the array form; return what differs, and which kernels ran."""
+    finder, x_before = finder or pl.Newton(), x.copy()
+    rtol = finder.relative_tolerance(float_bits(x))
+    host = pl.solve(penalty, x.copy(), step, metric=d, root_finder=finder, backend="array_api")
+    explaining, plain = SimulatedDevice(processors), SimulatedDevice(processors)
+    p = problem(penalty, x, step, d, "numba")
+    z, *rest = simulated(explaining, p, finder, rtol, out, True, True)
+    radius, lower, upper, status, iterations, _ = rest
+    size = np.where(x_before == 0, 1.0, np.abs(x_before.astype(float)))
+    again = simulated(plain, p, finder, rtol, None, False, False)[0]
+    kernels = [f"{v.kernel} {v.team} {v.index} {v.width}" for v in explaining.launched + plain.launched]
+    return {
+        "kernels": sorted(set(kernels)),
+        "error": float((np.abs(z.astype(float) - host.z) / size).max(initial=0.0)),
+        "bound": float(8 * np.finfo(x.dtype).eps),
+        "status": same(status, host.status),
+        "brackets": bool(
+            (np.maximum(lower, host.bracket[0]) <= np.minimum(upper, host.bracket[1])).all()
+            and (lower <= radius).all()
+            and (radius <= upper).all()
+        ),
+        "plain": same(again, z) or out is not None,
+        "kept": z.dtype == x.dtype and z.shape == x.shape and (out is None or z is out),
+        "iterations": int(iterations.max(initial=0)),
+    }
+
+
+def penalties() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every penalty, by one lane, by lanes of a warp, by a block."""
+    cases = [(n, np.float64) for n in (1, 3, 7, 17)] + [(n, np.float32) for n in (7, 17)]
+    for row in table.PENALTIES:
+        for n, dtype in cases:
+            x, d = data((3, n), dtype)
+            groups = {} if row.name == "L1" else {"groups": pl.Groups.over(-1)}
+            yield f"{row.id} {n}", solved(row.build(**groups), x, d)
+
+
+def finders() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every root finder."""
+    for finder in table.ROOT_FINDERS:
+        for penalty in (pl.GroupLasso(0.7), pl.GroupSCAD(0.7, a=2.4), pl.GroupLinf(0.5)):
+            x, d = data((2, 5))
+            yield f"{type(finder).__name__} {type(penalty).__name__}", solved(penalty, x, d, finder=finder)
+
+
+def layouts() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every arrangement of groups, in both dtypes, with a step and a weight a group."""
+    for name, (make, shape) in table.GROUPS.items():
+        for dtype in (np.float32, np.float64):
+            x, d = data(shape, dtype)
+            groups = make()
+            count = groups.n_groups(shape)
+            penalty = pl.GroupLasso(0.4, groups=groups, weights=rng.uniform(0.5, 1.5, count))
+            yield f"{name} {dtype.__name__}", solved(penalty, x, d, rng.uniform(0.5, 1.5, count))
+    shapes = {
+        "tall columns": (40, 3),
+        "short columns": (6, 9),
+        "runs": (3, 5, 2, 8),
+        "many axes": (2, 2, 2, 2, 2, 2),
+    }
+    axes: dict[str, Any] = {"tall columns": 0, "short columns": 0, "runs": (1, 3), "many axes": (0, 2, 4)}
+    for name, shape in shapes.items():
+        x, d = data(shape)
+        yield name, solved(pl.GroupMCP(0.8, gamma=1.3, groups=pl.Groups.over(axes[name])), x, d)
+    x, d = data((4, 5))
+    yield "one number as metric", solved(pl.GroupLasso(0.8), x, 1.7)
+    yield "no metric", solved(pl.SparseGroupLasso(0.2, 0.5, groups=pl.Groups.over(0)), x, None)
+    yield "a metric a column", solved(pl.GroupLasso(0.8), x, d[:1])
+    yield "not contiguous", solved(pl.GroupLasso(0.8), np.asfortranarray(x), d)
+    yield "empty", solved(pl.GroupLasso(0.8), np.zeros((3, 0)), np.zeros((3, 0)))
+    sizes = np.array([0, 30, 1, 12, 0, 3, 5, 26, 2])
+    ragged = pl.Groups.csr(np.concatenate([[0], np.cumsum(sizes)]), rng.permutation(85)[: sizes.sum()])
+    x, d = data((85,))
+    yield (
+        "ragged, all teams",
+        solved(pl.GroupMCP(0.6, gamma=1.3, groups=ragged, weights="sqrt_size"), x, d, processors=5),
+    )
+
+
+def giants() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Groups that several blocks share."""
+    for penalty in (pl.GroupLasso(0.7), pl.GroupSCAD(0.7, a=2.4), pl.GroupLinf(0.3)):
+        x, d = data((2, 25))
+        yield type(penalty).__name__, solved(penalty, x, d, processors=4)
+
+
+def extremes() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Zero groups, scales near the ends of float64, and strengths at the edge of zero."""
+    for n in (1, 7, 17):
+        x, d = data((4, n))
+        x[0] = 0.0
+        x[1] *= 1e-170
+        x[2] *= 1e150
+        d[2] *= 1e40
+        yield f"scales {n}", solved(pl.GroupLasso(0.7), x, d, processors=5)
+        x, d = data((2, n))
+        for name, penalty in (("lasso", pl.GroupLasso), ("linf", pl.GroupLinf)):
+            edge = np.linalg.norm(d[0] * x[0], 2 if name == "lasso" else 1)
+            for k in (-1, 0, 1):
+                lam = float(edge * (1 + k * 2.0**-51))
+                yield f"edge {name} {n} {k}", solved(penalty(lam), x, d, 1.0)
+        x, d = data((4, n), np.float32)
+        x[0] *= np.float32(1e-38)
+        x[1] *= np.float32(1e30)
+        d[2:] *= np.float32(1e35)
+        yield f"scales in float32 {n}", solved(pl.GroupLasso(0.7), x, d, processors=5)
+    for dtype in (np.float32, np.float64):
+        for n in (7, 17):
+            x, d = data((2, n), dtype)
+            yield f"no strength {n} {dtype.__name__}", solved(pl.GroupLasso(0.0), x, d)
+            yield f"no strength, maximum {n} {dtype.__name__}", solved(pl.GroupLinf(0.0), x, d)
+    x, d = data((1, 25))
+    yield "edge of a giant", solved(pl.GroupLasso(float(np.linalg.norm(d * x))), x, d, 1.0)
+
+
+def memory() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results in place and into arrays that overlap the input."""
+    for axis, shape in ((1, (3, 7)), (0, (6, 9)), (0, (17, 4))):
+        penalty = pl.GroupLasso(0.8, groups=pl.Groups.over(axis))
+        x, d = data(shape)
+        yield f"in place {shape}", solved(penalty, x, d, out=x, processors=5)
+        store = np.zeros((shape[0] + 1, shape[1]))
+        store[:-1] = x
+        yield f"overlapping {shape}", solved(penalty, store[:-1], d, out=store[1:], processors=5)
+        x, d = data(shape)
+        yield f"over the metric {shape}", solved(penalty, x, d.copy(), out=d, processors=5)
+    x, d = data((9,))
+    x_before = x.copy()
+    free = pl.Groups.csr([0, 3, 5], [8, 0, 3, 1, 2])
+    found = solved(pl.GroupLasso(0.8, groups=free), x, d, out=x)
+    found["status"] &= same(x[4:8], x_before[4:8])
+    yield "free elements in place", found
+
+
+def invalid() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Invalid input is found, named where that is asked for, and contained in its group where it is not."""
+    for n in (1, 7, 17):
+        for what, value in (("x", np.nan), ("x", np.inf), ("metric", 0.0), ("metric", np.nan)):
+            for axis in (1, 0):
+                x, d = data((3, n))
+                (x if what == "x" else d)[1, n // 2] = value
+                penalty = pl.GroupLasso(0.8, groups=pl.Groups.over(axis))
+                message = ""
+                device = SimulatedDevice(5)
+                p = problem(penalty, x, 1.0, d, "numba")
+                try:
+                    simulated(device, p, pl.Newton(), 2.0**-50, None, False, True)
+                except ValueError as error:
+                    message = str(error)
+                z = simulated(device, p, pl.Newton(), 2.0**-50, None, False, False)[0]
+                group = (1, slice(None)) if axis else (slice(None), n // 2)
+                rest = np.ones(x.shape, bool)
+                rest[group] = False
+                good = np.isnan(z[group]).all() and np.isfinite(z[rest]).all()
+                yield (
+                    f"{what} {value} {n} {axis}",
+                    {"message": message, "what": what, "contained": bool(good)},
+                )
+
+
+def tensors() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The public verbs on torch tensors that are taken for ones on a GPU."""
+    import torch
+
+    from proxlab.torch import ProxAdamW, problems
+
+    devices: list[SimulatedDevice] = []
+
+    def device(_: Any) -> SimulatedDevice:
+        devices.append(SimulatedDevice(5))
+        return devices[-1]
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(launch, "Device", device))
+    stack.enter_context(mock.patch.object(launch, "check_device"))
+    stack.enter_context(mock.patch.object(launch, "_interface", lambda a: a.numpy().__array_interface__))
+    stack.enter_context(mock.patch.object(arguments, "on_gpu", lambda a: isinstance(a, torch.Tensor)))
+    stack.enter_context(mock.patch.object(arguments, "_has_kernels", return_value=True))
+
+    def launched() -> int:
+        found = sum(len(d.launched) for d in devices)
+        devices.clear()
+        return found
+
+    def close(a: Any, b: Any) -> bool:
+        return bool(torch.allclose(a.detach(), b.detach(), rtol=1e-12, atol=0.0))
+
+    def message(call: Any) -> str:
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return ""
+
+    penalty = pl.GroupLasso(0.8)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn((3, 7), generator=generator, dtype=torch.float64)
+    d = torch.exp(torch.randn((3, 7), generator=generator, dtype=torch.float64))
+    right = pl.prox(penalty, x, metric=d, backend="array_api")
+    assert launched() == 0
+    for dtype, count in ((torch.float64, 1), (torch.float32, 1), (torch.float16, 0)):
+        z = pl.prox(penalty, x.to(dtype), metric=d.to(dtype))
+        good = z.dtype == dtype and launched() == count
+        yield f"prox of {dtype}", {"good": good and bool(torch.allclose(z.double(), right, atol=3e-3))}
+    z = pl.prox(penalty, x, metric=d.to(torch.float16))
+    yield "a metric in float16", {"good": launched() == 1 and bool(torch.allclose(z, right, rtol=1e-2))}
+    s, t = pl.solve(penalty, x, metric=d), pl.solve(penalty, x, metric=d, backend="array_api")
+    good = launched() == 1 and close(s.z, t.z) and close(s.value, t.value) and torch.equal(s.status, t.status)
+    yield "solve", {"good": good}
+    e = pl.envelope(penalty, x, metric=d)
+    good = launched() == 1 and close(e, pl.envelope(penalty, x, metric=d, backend="array_api"))
+    yield "envelope", {"good": good}
+    certificate = pl.certify(penalty, z := pl.prox(penalty, x, metric=d), x, metric=d)
+    tight = certificate.distance <= 1e-13 * torch.linalg.vector_norm(z, dim=1)
+    yield "certify", {"good": launched() == 1 and bool(tight.all())}
+
+    for name, view in (("transposed", x.T.contiguous().T), ("every other", torch.cat([x, x])[::2])):
+        other = d if name == "transposed" else torch.cat([d, d])[::2]
+        out = torch.empty_like(view)
+        z = pl.prox(penalty, view, metric=other, out=out)
+        wanted = pl.prox(penalty, view, metric=other, backend="array_api")
+        yield name, {"good": launched() == 1 and z is out and close(z, wanted)}
+    parameter = torch.nn.Parameter(x.clone())
+    with torch.no_grad():
+        pl.prox(penalty, parameter, metric=d, out=parameter)
+    yield "a parameter in place", {"good": launched() == 1 and close(parameter, right)}
+
+    leaf = x.clone().requires_grad_()
+    z = pl.prox(penalty, leaf, metric=d)
+    good = launched() == 0 and z.requires_grad and close(z, right)
+    yield "a gradient is recorded by the array form", {"good": good}
+    told = message(lambda: pl.prox(penalty, leaf, metric=d, backend="cuda"))
+    yield "no gradient through kernels", {"good": told.startswith("backend: ") and "x.detach()" in told}
+
+    steps = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    z = pl.prox(penalty, x, steps, metric=d)
+    good = launched() == 1 and close(z, pl.prox(penalty, x, steps, metric=d, backend="array_api"))
+    yield "steps of groups", {"good": good}
+    z = pl.prox(penalty, x, torch.tensor(0.5), metric=d)
+    good = launched() == 1 and close(z, pl.prox(penalty, x, 0.5, metric=d, backend="array_api"))
+    yield "a step without dimensions", {"good": good}
+    steps[1] = -1.0
+    z = pl.prox(penalty, x, steps, metric=d)
+    good = bool(z[1].isnan().all()) and bool(z[[0, 2]].isfinite().all())
+    yield "an invalid step is contained", {"good": good}
+    told = message(lambda: pl.prox(penalty, x, steps, metric=d, check=True))
+    yield "an invalid step is named", {"good": told.startswith("step: ") and "element (1,)" in told}
+    devices.clear()
+
+    weights = []
+    for kernels in (True, False):
+        w = torch.nn.Parameter(x.clone())
+        optimizer = ProxAdamW([w], lr=0.05, penalty=penalty, fused=False)
+        with mock.patch.object(problems, "on_host", return_value=not kernels):
+            for _ in range(2):
+                optimizer.zero_grad()
+                (d * w**2).sum().backward()
+                optimizer.step()
+        weights.append(w)
+    yield "an optimizer", {"good": launched() == 2 and close(*weights)}
+
+
+def planted() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Faults that the watch has to find."""
+    wait = "    cuda.syncthreads()\n"
+    some = "    if cuda.threadIdx.x > 0:\n        cuda.syncthreads()\n"
+    grid = "    cuda.cg.this_grid().sync()\n"
+    leader = "if lane() == 0:\n            radius"
+    faults: dict[str, Any] = {
+        "index beyond the group": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i + 1"),
+        "negative index": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i - 1"),
+        "no barrier before the sums are read": ("combine_block", wait, "", 1),
+        "no barrier after the sums are read": ("combine_block", wait + "    return", "    return"),
+        "no barrier of the grid": ("combine_grid", grid, "", 1),
+        "no barrier before the tile is read": ("solve_tile", wait + "    for k", "    for k"),
+        "no barrier before the tile is written": ("solve_tile", wait + "    for t", "    for t"),
+        "a barrier for some": ("combine_block", wait, some, 1),
+        "lanes of another team": ("exchange", "~(WIDTH - 1)", "~(WIDTH + 1)"),
+        "every lane writes": ("solve_one", leader, leader.replace("== 0", "< 2")),
+    }
+    cases = {"combine_block": ((2, 17), 1), "combine_grid": ((1, 30), 1), "solve_tile": ((6, 9), 0)}
+    for name, (function, old, new, *count) in faults.items():
+        original = build._FUNCTIONS[function]
+        text = inspect.getsource(original)
+        assert old in text, f"{function} no longer contains {old!r}"
+        scope = dict(vars(source))
+        exec(
+            compile(
+                "from __future__ import annotations\n" + text.replace(old, new, *count),
+                source.__file__,
+                "exec",
+            ),
+            scope,
+        )
+        build._FUNCTIONS[function] = scope[function]
+        shape, axis = cases.get(function, ((3, 7), 1))
+        try:
+            x, d = data(shape)
+            p = problem(pl.GroupLasso(0.8, groups=pl.Groups.over(axis)), x, 1.0, d, "numba")
+            simulated(SimulatedDevice(5), p, pl.Newton(), 2.0**-50, None, True, True)
+            found = ""
+        except Fault as fault:
+            found = str(fault)
+        finally:
+            build._FUNCTIONS[function] = original
+        yield name, {"found": found}
+
+
+FAMILIES = {
+    f.__name__: f for f in (penalties, finders, layouts, giants, extremes, memory, invalid, tensors, planted)
+}
+
+
+def main(family: str) -> None:
+    sys.setswitchinterval(1e-5)
+    # Threads do not inherit NumPy's error state; what overflows is not selected.
+    warnings.simplefilter("ignore")
+    vars(plan).update(SMALL)
+    plan.THREADS.update(THREADS)
+    for name, result in FAMILIES[family]():
+        print(json.dumps({"case": name, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,0 +1,108 @@
+"""What every GPU kernel takes on two architectures, built without a GPU."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import proxlab as pl
+from proxlab.backends.cuda import static
+
+LACKING = static.missing()
+needs_tools = pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}: make gpu-static")
+
+#: Reductions over a team in a kernel: of three sums, of a double-double, of a maximum; and the numbers that
+#: a lane exchanges in one step of all of them (the ℓ∞ norm's slope has no third sum).
+SITES = {
+    "explained": (7, 1, 1),
+    "float64": (6, 1, 3),
+    "soft threshold": (6, 1, 3),
+    "three pieces": (8, 1, 0),
+}
+EXCHANGED = {"elements": 0, "maximum norm": 15}
+
+
+@needs_tools
+@pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", static.FAMILIES)
+def test_kernels_are_as_designed(name, cc):
+    family = static.FAMILIES[name]
+    launch = family.launch()
+    taken, variant = static.figures(launch, cc), launch.variant
+    assert taken.entry
+    assert taken.spills == 0
+    # The runtime's barrier of the grid keeps its return address.
+    assert taken.stack <= (16 if variant.team == "grid" else 0)
+    assert ".local" not in taken.ptx
+    # Divisions and roots are rounded correctly, and nothing is flushed to zero.
+    assert not re.search(r"\.approx|\.ftz", taken.ptx)
+    assert taken.registers * launch.threads <= 65536
+    assert taken.registers <= (168 if variant.team == "lanes" else (128 if variant.team == "block" else 255))
+    # What a block has without asking for more.
+    assert taken.shared <= 49152
+    if family.dtype == "float32":
+        # Only what is written for an explained result is wide, and what blocks tell each other.
+        assert taken.wide <= (3 if family.explain else 0) or variant.team == "grid"
+    three, double, one = SITES.get(name, (7, 1, 0))
+    exchanged = EXCHANGED.get(name, 3 * three + 2 * double + one)
+    # A block adds up, and the grid adds up its blocks' sums; a number of 64 bits takes two shuffles.
+    rounds = 2 if variant.team == "grid" else 1
+    assert taken.shuffles == 2 * rounds * math.log2(variant.width) * exchanged
+    sites = three + double + one
+    table = 0 if name == "elements" else 1
+    assert (
+        taken.barriers
+        == {
+            "lanes": table + (2 if variant.kernel == "solve_tile" else 0),
+            "block": table + 2 * sites,
+            "grid": table + 4 * sites,
+        }[variant.team]
+    )
+    assert taken.grid_barriers == (2 * sites if variant.team == "grid" else 0)
+
+
+@needs_tools
+def test_float64_is_not_accidental():
+    """Where all is float64 anyway, there are no conversions; the elementwise kernel has a division's work."""
+    assert "cvt.f64.f32" not in static.figures(static.FAMILIES["float64"].launch(), (9, 0)).ptx
+    elements = static.figures(static.FAMILIES["elements"].launch(), (9, 0))
+    assert elements.doubles <= 24
+
+
+def test_every_kernel_is_built():
+    built = {(v.kernel, v.team, v.index) for v in (f.launch().variant for f in static.FAMILIES.values())}
+    assert built >= {
+        ("shrink_elements", "lanes", "contiguous"),
+        ("solve_groups", "lanes", "contiguous"),
+        ("solve_groups", "block", "contiguous"),
+        ("solve_groups", "grid", "contiguous"),
+        ("solve_groups", "lanes", "strided"),
+        ("solve_groups", "lanes", "gathered"),
+        ("solve_tile", "lanes", "contiguous"),
+    }
+    assert {f.launch().variant.width for f in static.FAMILIES.values()} == {1, 4, 32}
+
+
+def test_operations_are_counted():
+    """One pass for zero groups, one more for the write, and one for each evaluation in between."""
+    family = static.FAMILIES["warp"]
+    counts = static.operations(family)
+    rng = np.random.default_rng(0)
+    x, d = rng.normal(size=(1, 512)), np.exp(rng.normal(size=(1, 512)))
+    step = 0.5 * float(np.linalg.norm(d * x))
+    finder = pl.Newton(rtol=2.0**-30)
+    solution = pl.solve(pl.GroupLasso(1.0), x, step, metric=d, root_finder=finder, backend="array_api")
+    assert counts["passes"] == 2 + int(solution.evaluations[0])
+    # Double precision divides in the one pass that it makes, and single precision in the others.
+    assert 1.0 <= counts["quotients"] < 1.2
+    assert static.operations(static.FAMILIES["float64"])["quotients"] > 3.0
+
+
+def test_the_tables_are_of_these_kernels():
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    for table in ("figures", "prediction"):
+        part = text[text.index(f"<!-- {table}: begin -->") : text.index(f"<!-- {table}: end -->")]
+        rows = re.findall(r"^\| ([^|]+) \|", part, flags=re.MULTILINE)
+        assert rows[2:] == list(static.FAMILIES), "python -m analysis gpu-static"
