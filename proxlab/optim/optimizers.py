@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import array_api_compat
+import numpy as np
 
 from proxlab.arguments import check_array, check_root_finder, dtype_name
 from proxlab.groups import Array
@@ -204,7 +205,10 @@ class Optimizer:
         new = {}
         for place, w in found.items():
             z = solutions[place] if place in solutions else proposals[place].x
-            new[place] = keep * w + (1.0 - keep) * z if keep else z
+            if keep:
+                z = keep * w + (1.0 - keep) * z
+            # NumPy's arithmetic makes numbers of arrays without axes.
+            new[place] = np.asarray(z) if isinstance(z, np.generic) else z
         if entry:
             entry = {"step": t, **entry, "support": self._support(new, state.penalties)}
         slots = {

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import array_api_compat
+import numpy as np
 
 from proxlab.backends.build import over_arrays
 from proxlab.groups import Array
@@ -464,6 +465,9 @@ class Rule:
         update = over_arrays(self.select(settings).function, array_api_compat.array_namespace(w))
         numbers = self.schedule(settings, t, carry)
         x, *rest = update(w, grad, *slots, *numbers.coefficients)
+        if array_api_compat.is_numpy_array(w) and w.ndim == 0:
+            # NumPy's arithmetic makes numbers of arrays without axes.
+            x, *rest = (np.asarray(a) for a in (x, *rest))
         metric = rest.pop(0) if self.diagonal else None
         return Proposal(x, metric, numbers.step, tuple(rest), numbers.carry)
 

@@ -134,9 +134,11 @@ def test_fused_equals_rule_and_prox(kind, layout, dtype):
 
 
 @pytest.mark.parametrize("penalty", [None, pl.L1(0.01), pl.L1(0.01, nonnegative=True), pl.GroupLasso(0.0)])
-@pytest.mark.parametrize("shape", [(1,), (5,), (40, 30)])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (40, 30)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_without_groups(penalty, shape, dtype):
+    if shape == () and isinstance(penalty, pl.GroupLasso):
+        pytest.skip("an array without axes has no rows")
     worst, _ = adamw(dtype, shape, penalty)
     assert worst < 8 * np.finfo(dtype).eps
 

@@ -82,6 +82,21 @@ def test_float32_stays_near(name):
     np.testing.assert_allclose(path, by_numpy(name, 10), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_number_is_a_vector_of_one(name):
+    """An array without axes, whose elements NumPy's arithmetic makes numbers of."""
+    found = []
+    for shape in ((), (1,)):
+        optimizer, w = METHODS[name](), np.full(shape, 0.7)
+        state = optimizer.init(w, pl.L1(0.3))
+        for t in range(1, 6):
+            w, state = optimizer.step(w, np.full(shape, np.sin(t)), state)
+        assert isinstance(w, np.ndarray)
+        assert w.shape == shape
+        found.append(float(w.sum()))
+    assert found[0] == found[1]
+
+
 def by_oracle(x, d, step, penalty, parameters):
     return np.array([oracle.solve(penalty, parameters, a, b, step).z for a, b in zip(x, d, strict=True)])
 
