@@ -288,24 +288,31 @@ def find_root_group_lasso(x: Array, metric: Array, step: float, lam: float) -> O
 def cvxpy_group_lasso(x: Array, metric: Array, step: float, lam: float, *, batched: bool) -> Outcome:
     """CVXPY with Clarabel at its default tolerances: a cone program for each row, or one for all rows.
 
-    The program is compiled once (the data are parameters) and solved for every group.
+    The program of a row is compiled once (the data are parameters) and solved for every group. That of all
+    rows has its data as constants: as parameters they take memory as the square of their number.
     """
     cp: Any = import_module("cvxpy")  # slow to import, and nothing else here needs it
 
-    shape = x.shape if batched else x.shape[1:]
-    variable = cp.Variable(shape)
-    root, target, strength = cp.Parameter(shape, nonneg=True), cp.Parameter(shape), cp.Parameter(nonneg=True)
-    penalty = cp.sum(cp.norm(variable, 2, axis=1)) if batched else cp.norm(variable, 2)
+    roots = np.sqrt(metric.astype(np.float64) / step)
+    targets = roots * x.astype(np.float64)
+    root: Any
+    target: Any
+    if batched:
+        variable, root, target = cp.Variable(x.shape), roots, targets
+        penalty = cp.sum(cp.norm(variable, 2, axis=1))
+    else:
+        n = x.shape[1]
+        variable, root, target = cp.Variable(n), cp.Parameter(n, nonneg=True), cp.Parameter(n)
+        penalty = cp.norm(variable, 2)
     residual = cp.multiply(root, variable) - target
-    problem = cp.Problem(cp.Minimize(strength * penalty + 0.5 * cp.sum_squares(residual)))
+    problem = cp.Problem(cp.Minimize(lam * penalty + 0.5 * cp.sum_squares(residual)))
 
     z = np.full_like(x, np.nan)
     iterations = np.zeros(len(x), dtype=np.int64)
     converged = np.zeros(len(x), dtype=bool)
     for g in [slice(None)] if batched else range(len(x)):
-        root.value = np.sqrt(metric[g].astype(np.float64) / step)
-        target.value = root.value * x[g].astype(np.float64)
-        strength.value = lam
+        if not batched:
+            root.value, target.value = roots[g], targets[g]
         try:
             with warnings.catch_warnings():
                 # that a solution is inaccurate is told by its status
