@@ -125,7 +125,7 @@ class Tensors:
         """Share of penalised elements that are zero."""
         penalised = [p for p, groups in zip(params, self._groups, strict=True) if groups is not None]
         zeros = sum(int((p == 0).sum()) for p in penalised)
-        return zeros / sum(p.numel() for p in penalised)
+        return float(zeros / sum(p.numel() for p in penalised))
 
 
 def timed(
