@@ -70,7 +70,6 @@ class Problem:
         return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
 
 
-_NUMPY = array_api_compat.array_namespace(np.zeros(0))
 # NumPy makes a dtype's name anew at each call, which takes longer than everything else here.
 _NUMPY_NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64")}
 
@@ -100,9 +99,15 @@ def check_array(name: str, x: Any) -> Any:
     return namespace(x)
 
 
+@lru_cache(maxsize=1)
+def _numpy_namespace() -> Any:
+    # Not at import: it takes longer than the rest of the package.
+    return array_api_compat.array_namespace(np.zeros(0))
+
+
 def namespace(x: Array) -> Any:
     """Return an array's namespace; that of NumPy's without a search, which a small prox would notice."""
-    return _NUMPY if type(x) is np.ndarray else array_api_compat.array_namespace(x)
+    return _numpy_namespace() if type(x) is np.ndarray else array_api_compat.array_namespace(x)
 
 
 def check_root_finder(root_finder: object) -> RootFinder:
