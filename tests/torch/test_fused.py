@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-fused_cpu = pytest.importorskip("proxlab.optim.fused_cpu")
 
 from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
+from proxlab.optim import fused_cpu  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
