@@ -208,7 +208,7 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
     not apply.
     """
     from proxlab.backends import numba_certify
-    from proxlab.backends.numba_cpu import canonical_shape
+    from proxlab.backends.numba_cpu import canonical_shape, group_rows
 
     penalty, layout = p.penalty, p.layout
     if not numba_certify.applies(penalty) or layout.n_groups == 0:
@@ -245,7 +245,7 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
         assert found is not None, "the kernel found an invalid value that the check did not"
         bounds, open_rows = found[0], np.flatnonzero(found[1])
         if len(open_rows):
-            rows = (a[open_rows] if shape is None else _taken(a, shape, open_rows) for a in (zs, xs, ds))
+            rows = (a[open_rows] if shape is None else group_rows(a, shape, open_rows) for a in (zs, xs, ds))
             zw, xw, dw = (a.astype(np.float64) for a in rows)
             with np.errstate(all="ignore"):
                 other = array_certify.radial_bounds(
@@ -256,12 +256,6 @@ def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
         parts.append(bounds)
     joined = {name: layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
     return RowBounds(**joined, low=None, high=None)
-
-
-def _taken(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
-    """Return some groups of an array as rows."""
-    _, _, inner, _ = shape
-    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
 
 
 def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:

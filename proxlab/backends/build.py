@@ -11,7 +11,7 @@ from typing import Any
 
 from proxlab import scalar
 
-__all__ = ["digest", "over_arrays", "rebuild"]
+__all__ = ["digest", "functions_of", "over_arrays", "rebuild"]
 
 
 @lru_cache(maxsize=256)
@@ -28,6 +28,16 @@ def digest(*functions: Callable[..., Any]) -> str:
     """
     paths = sorted({f.__code__.co_filename for f in functions})
     return hashlib.sha256(b"\0".join(_contents(path) for path in paths)).hexdigest()[:12]
+
+
+def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions that modules define, by name, in order."""
+    return {
+        name: f
+        for module in modules
+        for name, f in vars(module).items()
+        if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
+    }
 
 
 def rebuild(

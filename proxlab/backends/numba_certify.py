@@ -1,5 +1,4 @@
-"""Compiled certificates for groups that are contiguous rows of NumPy matrices, of penalties with one sloped
-piece.
+"""Compiled certificates for groups of NumPy arrays: rows where they lie, others in copies that stay in cache.
 
 The centred form of :mod:`proxlab.backends.array_certify`: with a bracket of the exact radius ``r*`` and
 ``z(r)`` at one point ``r`` of it, ``‖z - z*‖ ≤ ‖z - z(r)‖ + ‖z(r) - z(r*)‖``, and the second term is at most
@@ -18,14 +17,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from proxlab import bounds, scalar
 from proxlab.backends import threads
 from proxlab.backends.array_certify import RowBounds, known_form
-from proxlab.backends.build import digest, rebuild
-from proxlab.backends.numba_cpu import LOOSE, OPTIONS, outermost
+from proxlab.backends.build import digest
+from proxlab.backends.numba_cpu import compiled, outermost
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
@@ -569,10 +567,7 @@ def kernel(main: Callable[..., Any]) -> Any:
     tag = f"{digest(*shared, *own, main)}_{zlib.crc32(repr(constants).encode()):08x}"
     scope: dict[str, Any] = {"np": np, "math": math, **constants}
     for f in (*shared, *own, main):
-        options = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        if f in sums:
-            options["fastmath"] = LOOSE
-        scope[f.__name__] = numba.njit(**options)(rebuild(f, scope, f"{f.__name__}_{tag}"))
+        scope[f.__name__] = compiled(f, scope, f"{f.__name__}_{tag}", loose=f in sums)
     return outermost(scope[main.__name__], f"{main.__name__}_{tag}")
 
 
@@ -581,7 +576,7 @@ def collector() -> Any:
     """Compile :func:`collect`, cached on disk."""
     name = f"collect_{digest(collect)}"
     scope = {"TILE": TILE}
-    return outermost(numba.njit(**OPTIONS)(rebuild(collect, scope, name)), name)
+    return outermost(compiled(collect, scope, name, loose=False), name)
 
 
 def _pieces(penalty: RadialPenalty) -> Any:
@@ -630,7 +625,7 @@ def strided_bounds(
     count, n, tiles = outer * inner, rows * run, -(-inner // TILE)
     out = np.zeros((6, count))
     decided, hard = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    compiled, copy, pieces = kernel(certify_rows), collector(), _pieces(penalty)
+    certify, copy, pieces = kernel(certify_rows), collector(), _pieces(penalty)
     geometry = np.array(shape, dtype=np.int64)
     sources = [a.reshape(-1) for a in (x, z, d)]
     together = max(1, CACHED // (TILE * n))
@@ -648,7 +643,7 @@ def strided_bounds(
             k = high - low
             xs, zs, ds = (target[:k] for target in copies)
             found, known, open_ = np.zeros((6, k)), np.zeros(k, np.bool_), np.zeros(k, np.bool_)
-            bad: int = compiled(
+            bad: int = certify(
                 xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, k, found,
                 known, open_,
             )  # fmt: skip
@@ -678,10 +673,10 @@ def row_bounds(
     else:
         pieces = _pieces(penalty)
         least, most = _extremes(d, pieces)
-        compiled = kernel(certify_rows)
+        certify = kernel(certify_rows)
 
         def task(begin: int, finish: int) -> int:
-            found: int = compiled(
+            found: int = certify(
                 x, z, d, least, most, steps, weights, pieces, begin, finish, out, decided, hard
             )
             return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import types
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -23,8 +22,8 @@ from numba.extending import intrinsic
 
 from proxlab import bounds, double_double, scalar, secular
 from proxlab.arguments import Problem, check_values
-from proxlab.backends import kernels, threads
-from proxlab.backends.build import digest, rebuild
+from proxlab.backends import column_kernels, kernels, threads
+from proxlab.backends.build import digest, functions_of, rebuild
 from proxlab.groups import AxisLayout
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -43,17 +42,12 @@ MAX_PASSES = 8
 LOOSE_NAMES = ("sum_", "add_", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
 
-_functions: dict[str, Callable[..., Any]] = {
-    name: f
-    for name, f in vars(kernels).items()
-    if isinstance(f, types.FunctionType) and f.__module__ == kernels.__name__
+_functions = functions_of(kernels, column_kernels)
+_shared = functions_of(scalar, double_double, secular) | {
+    "rounding": bounds.rounding,
+    "bracket": bounds.bracket,
 }
-_shared: dict[str, Callable[..., Any]] = {
-    f.__name__: f
-    for module in (scalar, double_double, secular)
-    for f in vars(module).values()
-    if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
-} | {"rounding": bounds.rounding, "bracket": bounds.bracket}
+_constants = {name: value for name, value in (vars(kernels) | vars(column_kernels)).items() if name.isupper()}
 
 
 def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str]) -> Any:
@@ -62,7 +56,7 @@ def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str
     Parameters
     ----------
     names : tuple of str
-        Functions of :mod:`proxlab.backends.kernels`, callees first.
+        Functions of the kernels' source, callees first.
     extra : dict
         Further globals.
     replaced : dict
@@ -71,21 +65,21 @@ def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str
     scope: dict[str, Any] = {
         "np": np,
         "math": math,
-        **{name: value for name, value in vars(kernels).items() if name.isupper()},
+        **_constants,
         **extra,
     }
     sources = [*_shared.values(), *_functions.values(), *(f for f in extra.values() if callable(f))]
     tag = digest(*sources)
     marks = "_".join(str(getattr(v, "__module__", v)).rpartition(".")[2] for v in extra.values())
     for name, f in _shared.items():
-        scope[name] = _compile(f, scope, f"{name}_{tag}_{marks}", loose=name == "terms")
+        scope[name] = compiled(f, scope, f"{name}_{tag}_{marks}", loose=name == "terms")
     for name, value in extra.items():
         if callable(value):
-            scope[name] = _compile(value, scope, f"{name}_{tag}_{marks}", loose=False)
+            scope[name] = compiled(value, scope, f"{name}_{tag}_{marks}", loose=False)
     for name in names:
         seen = scope | {alias: scope[target] for alias, target in replaced.items() if target in scope}
         loose = name.startswith(LOOSE_NAMES)
-        scope[name] = _compile(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose)
+        scope[name] = compiled(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose)
     return outermost(scope[names[-1]], f"{names[-1]}_{tag}_{marks}")
 
 
@@ -96,7 +90,7 @@ def outermost(kernel: Any, name: str) -> Any:
     group; the caller holds the arrays anyway.
     """
     scope = {"kernel": kernel, "borrowed": borrowed}
-    return _compile(kernels.call_borrowed, scope, name, loose=False, cache=True)
+    return compiled(kernels.call_borrowed, scope, name, loose=False, cache=True)
 
 
 @intrinsic
@@ -116,10 +110,23 @@ def borrowed(_: Any, arguments: Any) -> Any:
     return arguments(arguments), codegen
 
 
-def _compile(
+def compiled(
     function: Callable[..., Any], scope: dict[str, Any], name: str, *, loose: bool, cache: bool = False
 ) -> Any:
-    # Only the outermost function is called from Python: the others need no wrappers.
+    """Compile a function of the source under a name; only what Python calls is cached, and has wrappers.
+
+    Parameters
+    ----------
+    function : callable
+    scope : dict
+        Every global name that it uses.
+    name : str
+        Tells it from others in the disk cache.
+    loose : bool
+        Whether its sums may be reordered.
+    cache : bool, optional
+        Whether Python calls it.
+    """
     options = OPTIONS | {"cache": cache, "no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
     if loose:
         options["fastmath"] = LOOSE
@@ -239,6 +246,12 @@ def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
         # (kept, 1, kept, reduced): one axis of groups.
         shape = [shape[0] * shape[2], 1, 1, shape[3]]
     return shape[0], shape[1], shape[2], shape[3]
+
+
+def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
+    """Return some groups of a contiguous array as rows; ``shape`` is its canonical one."""
+    inner = shape[2]
+    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
 
 
 def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) -> tuple[Any, ...]:
@@ -373,14 +386,14 @@ def _columns(
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
     share = -(-inner // threads.available())
-    per_block = min(share, max(1, kernels.BLOCK // run))
+    per_block = min(share, max(1, column_kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver(xf.dtype == np.float32)
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        acc, early = np.empty(5 * kernels.PITCH), np.empty(5 * kernels.PITCH, xf.dtype)
+        acc, early = np.empty(5 * column_kernels.PITCH), np.empty(5 * column_kernels.PITCH, xf.dtype)
         state, spent = np.empty(per_block, np.int64), np.empty(per_block, np.int64)
         values = np.empty((9, per_block))
         found: int = kernel(

@@ -13,17 +13,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import FunctionType
 from typing import Any
 
-import numba
 import numpy as np
 
 from proxlab import scalar, secular
 from proxlab.arguments import float_bits
 from proxlab.backends import threads
-from proxlab.backends.build import digest, over_arrays, rebuild
-from proxlab.backends.numba_cpu import LOOSE, OPTIONS, canonical_shape
+from proxlab.backends.build import digest, functions_of, over_arrays
+from proxlab.backends.numba_cpu import canonical_shape, compiled, group_rows
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
@@ -47,12 +45,7 @@ LOOSE_NAMES = ("sum_", "add_", "write", "terms", "update", "soft", "metric", "ag
 #: What :mod:`proxlab.optim.fused_kernels` leaves to the rule.
 OPEN_NAMES = {"update", "read", "write", "metric", "again", "recalled", "blend", "SHRINKS"}
 
-_functions: dict[str, Callable[..., Any]] = {
-    f.__name__: f
-    for module in (scalar, secular, kernels)
-    for f in vars(module).values()
-    if isinstance(f, FunctionType) and f.__module__ == module.__name__
-}
+_functions = functions_of(scalar, secular, kernels)
 _local = threading.local()
 
 
@@ -70,15 +63,8 @@ def _special() -> tuple[str, ...]:
 def _compiled(scope: dict[str, Any], parts: dict[str, Callable[..., Any]], mark: str, outermost: str) -> None:
     """Compile functions, callees first, into their scope. Python calls, and the disk keeps, the outermost."""
     for key, f in parts.items():
-        chosen = key == outermost
-        options = OPTIONS | {
-            "cache": chosen,
-            "no_cpython_wrapper": not chosen,
-            "no_cfunc_wrapper": True,
-        }
-        if key.startswith(LOOSE_NAMES):
-            options["fastmath"] = LOOSE
-        scope[key] = numba.njit(**options)(rebuild(f, scope, f"{key}_{mark}"))
+        loose = key.startswith(LOOSE_NAMES)
+        scope[key] = compiled(f, scope, f"{key}_{mark}", loose=loose, cache=key == outermost)
 
 
 @lru_cache(maxsize=1)
@@ -221,13 +207,12 @@ def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
     return _Plan(name, (outer, length, kept, run), penalty.group_weights(layout), pieces, cut, minus)
 
 
-def applies(rule: Rule, penalty: Penalty | None, w: Array) -> bool:
-    """Return whether there is a fused pass for a rule, a penalty and a parameter.
+def applies(penalty: Penalty | None, w: Array) -> bool:
+    """Return whether there is a fused pass for a penalty and a parameter; there is one for every rule.
 
     There is one for arrays of float32 and float64 in C order and for radial penalties whose slope has one
     piece, or one and a flat end, and whose groups are axes.
     """
-    del rule
     native = w.dtype in (np.float32, np.float64) and w.flags.c_contiguous
     return bool(native) and _plan(penalty, w.shape) is not None
 
@@ -342,14 +327,8 @@ def _finish_columns(
     w, _, slots, coefficients = data
     _, _, kept, _ = plan.shape
     outer, column = left[0] // kept, left % kept
-
-    def taken(a: Array) -> Any:
-        return a.reshape(plan.shape)[outer][:, column].transpose(1, 0, 2).reshape(len(left), plan.size)
-
-    point = taken(w)
-    metric = None
-    if update.metric is not None:
-        metric = over_arrays(update.metric, np)(*[taken(a) for a in slots], *coefficients)
+    point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
+    metric = None if update.metric is None else over_arrays(update.metric, np)(*state, *coefficients)
     z = _solve(plan, left, point, metric, step, finder)
     w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
 

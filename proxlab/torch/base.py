@@ -319,7 +319,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             return "is not contiguous, or its gradient or state is not"
         from proxlab.optim import fused_cpu
 
-        if not fused_cpu.applies(self.rule, block.penalty, p.detach().numpy()):
+        if not fused_cpu.applies(block.penalty, p.detach().numpy()):
             return f"has a penalty without a compiled pass, {block.penalty!r}"
         return ""
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dis
 import math
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ import numpy as np
 
 from proxlab import bounds, double_double, scalar, secular
 from proxlab.backends import kernels
-from proxlab.backends.build import digest, rebuild
+from proxlab.backends.build import digest, functions_of, rebuild
 from proxlab.backends.cuda import source
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
@@ -90,23 +89,12 @@ class Variant:
         return chosen | (_CLIPPED if self.linf else _RADIAL)
 
 
-def _plain(module: Any) -> dict[str, Callable[..., Any]]:
-    return {
-        name: f
-        for name, f in vars(module).items()
-        if isinstance(f, types.FunctionType) and f.__module__ == module.__name__
-    }
-
-
 # Later ones replace earlier ones of the same name: a team's loops replace those of one thread.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **_plain(scalar),
-    **_plain(double_double),
-    **_plain(secular),
+    **functions_of(scalar, double_double, secular),
     "rounding": bounds.rounding,
     "bracket": bounds.bracket,
-    **_plain(kernels),
-    **_plain(source),
+    **functions_of(kernels, source),
 }
 _CONSTANTS = {name: v for module in (kernels, source) for name, v in vars(module).items() if name.isupper()}
 
