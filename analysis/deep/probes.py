@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Array = NDArray[Any]
 _EDGES = np.array(CONVEXITY_EDGES)
 
 
-class Subproblems:
+class Subproblems(ABC):
     """The point and the metric of some steps, formed once more in double precision.
 
     They come from the weights before a step and the optimizer's moments after it.
@@ -39,13 +40,13 @@ class Subproblems:
         """Keep the weights."""
         self._before = [b.weights().double().numpy().copy() for b in self._blocks]
 
+    @abstractmethod
     def after(self, step: int) -> None:
         """Look at the step that was taken; its number is counted from 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrays(self) -> dict[str, Array]:
         """What was found."""
-        raise NotImplementedError
 
     def _problems(self, step: int) -> list[tuple[Block, Array, Array, float]]:
         """Block, point, metric and step size of each prox."""
