@@ -283,6 +283,10 @@ class Reference:
         quadratic = sum((d * (v - x) * (v - x) for d, v, x in zip(self.d, z, self.x, strict=True)), arb(0))
         return self.penalty.value(r) + quadratic / (2 * self.step)
 
+    def rounded(self) -> NDArray[np.float64]:
+        """The prox rounded to float64."""
+        return np.array([float(v.mid()) for v in self.z])
+
     def errors(self, candidate: NDArray[np.floating[Any]]) -> Errors:
         """True errors of a candidate, whoever computed it."""
         with _precision(PRECISION):
