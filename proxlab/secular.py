@@ -14,7 +14,7 @@ from __future__ import annotations
 from proxlab.groups import Array
 from proxlab.scalar import fabs, fmax, fmin, sqrt, where
 
-__all__ = ["NEGLIGIBLE", "RIVAL_RTOL", "final_step", "residual", "shrunk_fraction", "terms"]
+__all__ = ["NEGLIGIBLE", "RIVAL_RTOL", "final_step", "residual", "rise", "shrunk_fraction", "terms"]
 
 #: A strength that changes nothing, in units in which the largest element and product are about 1.
 NEGLIGIBLE = 1e-280
@@ -54,6 +54,17 @@ def final_step(r: Array, f: Array, slope: Array, bend: Array, m: Array) -> tuple
     error = where(usable, 2.0 * q * h * fmin(q + 4.0 * k, h * 0.0 + 1.0), h)
     curved = where(bend < 1e300, bend, h * 0.0)
     return r - f / (slope + 0.5 * f * curved / slope), error
+
+
+def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:
+    """Return how much ``p`` rises from ``start`` to ``r``, at most to ``end``, with slope ``a - c r``.
+
+    Two minimisers are compared by their objectives ``η p(‖z‖) + ½‖z - x‖²_D`` at points ``z = z(μ)`` of the
+    path, and there ``r = ‖z‖``: the radius at which ``μ`` was found differs from ``‖z‖`` by the residual, and
+    the objective is stationary in ``z``, but not in that radius with ``z`` fixed.
+    """
+    at = fmin(fmax(r, start), end)
+    return (at - start) * (a - 0.5 * c * (at + start))
 
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:

@@ -325,6 +325,7 @@ def radial_rows(
         return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
     terms, residual_ = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
     bracket, fraction = over_arrays(bounds.bracket, xp), over_arrays(secular.shrunk_fraction, xp)
+    rise = over_arrays(secular.rise, xp)
     big = xp.full_like(zero, 2.0**900)
     p = scale(xp, x, d)
     # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out
@@ -460,10 +461,11 @@ def radial_rows(
             previous_low = on & (f_at < 0) & ~exists
         # Compare with the best so far.
         height = capped(eta_value * piece.value) if piece.value > 0 else zero
-        rise = (r - rho) * (slope_a - 0.5 * curve * (r + rho))
-        ratio = tau[:, None] / (p.d * r[:, None] + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
-        moved = 0.5 * xp.sum(p.d * (p.x * ratio) ** 2, axis=1)
-        value = height + rise + moved
+        weighted = p.d * r[:, None]
+        w = p.x / (weighted + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
+        moved = 0.5 * xp.sum(p.d * (w * tau[:, None]) ** 2, axis=1)
+        kept = xp.sqrt(xp.sum((w * weighted) ** 2, axis=1))
+        value = height + rise(kept, rho + zero, end, slope_a, curve) + moved
         value = xp.where(exists, value, xp.full_like(zero, math.inf))
         both = exists & found
         margin = 8.0 * UNIT * xp.where(both, value + objective, zero)

@@ -31,7 +31,7 @@ from proxlab.backends.kernels import (
 )
 from proxlab.bounds import UNIT, bracket, rounding
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import final_step, residual
+from proxlab.secular import final_step, residual, rise
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 1024, 1040
@@ -437,12 +437,16 @@ def solve_columns(
                 at = r[k]
                 r[k] = fmin(fmax(final, 0.0), far[k])
                 if far[k] == end0:
-                    # The root against the point itself. The objective falls from here to the root, at a rate
-                    # between those of its two parts.
-                    value = at * (a[k] - 0.5 * c[k] * at) + 0.5 * acc[k + 3 * PITCH] / ratios[k]
+                    # The root against the point itself. At the point z of the path, whose length is not
+                    # ``at``, the objective is an upper bound of that at the root; its dual, at the same
+                    # multiplier, is a lower bound at ``at``, from which the objective falls to the root at a
+                    # rate between those of its two parts.
+                    moved = 0.5 * acc[k + 3 * PITCH] / ratios[k]
+                    value = rise(at * sqrt(s), 0.0, end0, a[k], c[k]) + moved
+                    least = rise(at, 0.0, end0, a[k], c[k]) + moved + 0.5 * tau * at * (s - 1.0)
                     gain = fmax(a[k], norms[k]) * (fabs(r[k] - at) + error)
                     blur = close * (value + flats[k] + 0.5 * acc[k] / ratios[k])
-                    if value - gain - blur > flats[k]:
+                    if least - gain - blur > flats[k]:
                         r[k], a[k], c[k], state[k] = reaches[k], 0.0, 0.0, 0
                         active -= 1
                         continue

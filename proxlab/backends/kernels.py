@@ -18,7 +18,7 @@ from proxlab.bounds import ROUNDING, UNIT, bracket, rounding
 from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
 from proxlab.rootfinders import Status
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL, final_step, residual, shrunk_fraction, terms
+from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL, final_step, residual, rise, shrunk_fraction, terms
 
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
 BAD = len(Status)  # a group with invalid input
@@ -123,15 +123,18 @@ def narrow_fraction(y: float) -> float:
     return y * (w * (2.0 - (y + 1.0) * w))
 
 
-def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> float:
-    """Sum ``½ d (x - z)²`` at the point ``z`` of radius ``r``; ``½ d x²`` for ``r = 0``."""
+def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> Any:
+    """Sum ``d (x - z)²`` and ``z²`` at the point ``z = x d r/(d r + tau)``; ``d x²`` and 0 for ``r = 0``."""
     x, d = x[o : o + n], d[o : o + n]
-    total = 0.0
+    moved, kept = 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
-        v = np.float64(x[i]) * (tau / (di * r + tau))
-        total += di * (v * v)
-    return 0.5 * total
+        y = di * r
+        w = np.float64(x[i]) / (y + tau)
+        v, z = w * tau, w * y
+        moved += di * (v * v)
+        kept += z * z
+    return moved, kept
 
 
 def largest(d: Any, o: int, n: int) -> float:
@@ -415,7 +418,7 @@ def solve_radial(
     best_r, best_tau, lower, upper = 0.0, 1.0, 0.0, 0.0
     status = ZERO
     objective = NAN  # of the best so far, once it is needed
-    best_height = 0.0  # eta p(best_r)
+    best = 0.0, 0.0, INF, 0.0, 0.0  # p(start), start, end, slope and curvature of the piece of the best
     converged, tie, previous_low = True, False, False
     for k in range(count):
         rho = pieces[k, 0] / unit_x
@@ -470,16 +473,18 @@ def solve_radial(
                     continue
                 previous_low = False
             tau = fmax(a - c * r, 0.0)
-        height = (r - rho) * (a - 0.5 * c * (r + rho))
-        if pieces[k, 1] > 0.0:
-            height += fmin(eta / unit_d / unit_x * pieces[k, 1] / unit_x, 1e270)
+        base = fmin(eta / unit_d / unit_x * pieces[k, 1] / unit_x, 1e270) if pieces[k, 1] > 0.0 else 0.0
         if not found:
             wins = True
             objective = NAN
         else:
             if objective != objective:
-                objective = best_height + sum_moved(x, d, o, n, best_r, best_tau)
-            value = height + (sum_moved(x, d, o, n, r, tau) if tau > 0.0 else 0.0)
+                moved, kept = sum_moved(x, d, o, n, best_r, best_tau)
+                objective = best[0] + rise(sqrt(kept), best[1], best[2], best[3], best[4]) + 0.5 * moved
+            moved, kept = 0.0, xx
+            if tau > 0.0:
+                moved, kept = sum_moved(x, d, o, n, r, tau)
+            value = base + rise(sqrt(kept), rho, end, a, c) + 0.5 * moved
             same = fabs(value - objective) <= 8.0 * UNIT * (value + objective)
             wins = value < objective and not same
             tie = (tie and not wins) or same
@@ -487,7 +492,7 @@ def solve_radial(
                 objective = value
         if wins:
             best_r, best_tau, lower, upper, status, converged = r, tau, low, high, kind, ok
-            best_height = height
+            best = base, rho, end, a, c
             found = True
     if status == CONVERGED and best_tau == 0.0:
         status = UNSHRUNK

@@ -383,15 +383,18 @@ def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: fl
     return s / strength, s1 / strength, 0.0
 
 
-def sum_moved(x: Any, d: Any, o: Any, n: int, r: float, tau: float) -> float:
-    """Sum ``½ d (x - z)²`` at the point ``z`` of radius ``r``; ``½ d x²`` for ``r = 0``."""
-    total = 0.0
+def sum_moved(x: Any, d: Any, o: Any, n: int, r: float, tau: float) -> Any:
+    """Sum ``d (x - z)²`` and ``z²`` at the point ``z = x d r/(d r + tau)``; ``d x²`` and 0 for ``r = 0``."""
+    moved, kept = 0.0, 0.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
-        v = xi * (tau / (di * r + tau))
-        total += di * (v * v)
-    total, _, _ = combine(total, 0.0, 0.0, o)
-    return 0.5 * total
+        y = di * r
+        w = xi / (y + tau)
+        v, z = w * tau, w * y
+        moved += di * (v * v)
+        kept += z * z
+    moved, kept, _ = combine(moved, kept, 0.0, o)
+    return moved, kept
 
 
 def largest_metric(d: Any, o: Any, n: int) -> float:
