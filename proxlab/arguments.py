@@ -117,6 +117,19 @@ def check_root_finder(root_finder: object) -> RootFinder:
     return root_finder
 
 
+def check_group_weights(penalty: Penalty, layout: Layout) -> Any:
+    """Return the group weights, which compiled code indexes, or raise an error if they do not fit."""
+    weights: Any = penalty.group_weights(layout)
+    if not isinstance(weights, np.ndarray) or weights.dtype != np.float64:
+        raise TypeError(f"penalty: its group_weights must return an array of float64, got {weights!r}")
+    if weights.shape != (1,) and weights.shape != (layout.n_groups,):
+        raise ValueError(
+            f"penalty: its group_weights must be one or one per group, of which there are {layout.n_groups}, "
+            f"got shape {weights.shape}"
+        )
+    return weights
+
+
 def check_finite(name: str, x: Array, xp: Any) -> None:
     """Raise an error that names the first element of ``x`` that is not finite."""
     good = xp.isfinite(x)
@@ -284,6 +297,6 @@ def problem(
     xp = check_array("x", x)
     chosen = _choose(backend, x, (step, metric))
     layout = penalty.groups.layout(tuple(x.shape))
-    penalty.group_weights(layout)
+    check_group_weights(penalty, layout)
     steps = _step(step, layout, x, xp, bool(check) or chosen != "cuda")
     return Problem(penalty, x, steps, _metric(metric, x, xp), layout, xp, chosen)

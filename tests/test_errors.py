@@ -337,3 +337,27 @@ def test_after_an_error_x_is_as_it_was():
     with pytest.raises(ValueError, match=r"^x:"):
         pl.prox(LASSO, x, out=x)
     np.testing.assert_array_equal(x, before)
+
+
+class OwnWeights(pl.GroupLasso):
+    """A penalty of a user's own whose weights are what it is told."""
+
+    def group_weights(self, layout):
+        return self.own
+
+
+@pytest.mark.parametrize("verb", [pl.prox, pl.solve])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(3), r"one or one per group, of which there are 2, got shape \(3,\)"),
+        (np.ones((2, 1)), r"got shape \(2, 1\)"),
+        (np.ones(2, np.float32), "must return an array of float64"),
+        ([1.0, 1.0], "must return an array of float64"),
+    ],
+)
+def test_group_weights_of_a_user_are_checked_before_compiled_code_indexes_them(verb, weights, message):
+    penalty = OwnWeights(0.5)
+    object.__setattr__(penalty, "own", weights)
+    with pytest.raises((TypeError, ValueError), match=f"penalty: its group_weights .*{message}"):
+        verb(penalty, X)

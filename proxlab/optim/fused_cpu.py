@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from proxlab import scalar, secular
-from proxlab.arguments import float_bits
+from proxlab.arguments import check_group_weights, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import digest, functions_of, over_arrays
 from proxlab.backends.numba_cpu import canonical_shape, compiled, group_rows
@@ -204,7 +204,7 @@ def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
             outer, kept = 1, outer
     if name == "columns" and run > kernels.BLOCK:
         return None
-    return _Plan(name, (outer, length, kept, run), penalty.group_weights(layout), pieces, cut, minus)
+    return _Plan(name, (outer, length, kept, run), check_group_weights(penalty, layout), pieces, cut, minus)
 
 
 def applies(penalty: Penalty | None, w: Array) -> bool:
@@ -250,15 +250,22 @@ def step(
 
     Raises
     ------
+    TypeError, ValueError
+        If an array is not as above, or the parameter and the state share memory, or there is no fused pass
+        for the penalty; nothing has changed then.
     ValueError
         If the gradient of a penalised parameter is not finite: nothing has changed then. Or if the prox's
         point or metric is not, though the gradient is: parameter and state are undefined then.
     """
     update, schedule = rule.select(settings), rule.schedule(settings, t, carry)
+    _check_arrays(update, w, grad, slots)
+    if any(np.may_share_memory(grad, a) for a in (w, *slots)):
+        grad = grad.copy()
     if w.size == 0:
         return schedule.carry
     plan = _plan(penalty if schedule.step > 0.0 else None, w.shape)
-    assert plan is not None
+    if plan is None:
+        raise ValueError(f"penalty: has no fused pass over an array of shape {w.shape}, {penalty!r}")
     keep = settings["momentum"] if rule.averages else 0.0
     number = w.dtype.type
     one, g = number(1.0), grad.reshape(-1)
@@ -318,6 +325,26 @@ def step(
         per_block = plan.per_block(threads.available())
         threads.run(columns, plan.blocks(per_block), w.size)
     return schedule.carry
+
+
+def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:
+    """Raise an error if compiled code would read or write beside an array, or read what it has written."""
+    names = [slot.name for slot in update.slots]
+    if len(slots) != len(names):
+        raise ValueError(f"slots: must be {', '.join(names) or 'none'}, got {len(slots)} arrays")
+    arrays: list[tuple[str, Any]] = [("w", w), ("grad", grad), *zip(names, slots, strict=True)]
+    for name, a in arrays:
+        if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64) or a.dtype != w.dtype:
+            kind = f"an array of {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
+            raise TypeError(f"{name}: must be an array of float32 or float64 as the others, got {kind}")
+        if a.shape != w.shape:
+            raise ValueError(f"{name}: must have the shape of w, {w.shape}, got {a.shape}")
+        flags = a.flags
+        if not (flags.c_contiguous and flags.aligned and (flags.writeable or a is grad)):
+            raise ValueError(f"{name}: must be in C order, aligned and writeable")
+    for k, (name, a) in enumerate(zip(names, slots, strict=True)):
+        if any(np.may_share_memory(a, b) for b in (w, *slots[:k])):
+            raise ValueError(f"{name}: must not share memory with w or another array of the state")
 
 
 def _finish_columns(

@@ -17,6 +17,7 @@ from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
 from proxlab.optim.sparsity import TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
+from proxlab.torch.memory import check_apart, check_tensors
 from proxlab.torch.problems import HALF, Block, Problem, check_group, name_parameter, on_host, wide
 from proxlab.torch.sparsity import group_sparsity
 from proxlab.torch.strength import DrivenStrength
@@ -207,7 +208,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Do the steps of blocks that are fused, and form the problems of the others one after the other."""
         fused: list[Block] = []
         others: list[Block] = []
-        for block in self._blocks():
+        for block in self._checked_blocks():
             self._start_duals(block)
             (fused if fuse and self._is_fused(block) else others).append(block)
         threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
@@ -251,6 +252,16 @@ class ProxOptimizer(torch.optim.Optimizer):
             else:
                 for k in live:
                     yield Block(number, group, settings, k)
+
+    def _checked_blocks(self) -> list[Block]:
+        """Return the blocks of a step, whose tensors fit and are apart."""
+        blocks = list(self._blocks())
+        states = [[self.state.get(p, {}) for p in block.params] for block in blocks]
+        slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
+        for block, own, names in zip(blocks, states, slots, strict=True):
+            check_tensors(block, own, names)
+        check_apart(blocks, states, slots)
+        return blocks
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""

@@ -1,0 +1,174 @@
+"""What the tensors of a step must be before they are written in place: alike, whole and apart.
+
+Compiled code takes shapes and types on trust, and PyTorch broadcasts a wrong one without a word. A state may
+come from anywhere, and ``p.data = …`` changes a parameter under it, so every step looks first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxlab.torch.problems import HALF, Block, name_parameter, on_host
+
+__all__ = ["check_apart", "check_tensors"]
+
+# Numbers of a state, and whether they count.
+_NUMBERS = {"step": True, "weight_sum": False}
+# What an exact test of two strided tensors may cost; beyond it they count as overlapping.
+_WORK: Any = 100_000
+
+
+def check_tensors(block: Block, states: Sequence[Mapping[str, Any]], slots: Sequence[str]) -> None:
+    """Raise an error if a gradient or a state does not belong to its parameter; it names the place.
+
+    Parameters
+    ----------
+    block : Block
+    states : sequence of mapping
+        The state of each parameter of the block.
+    slots : sequence of str
+        The arrays of state that the step uses.
+    """
+    for k, (p, state) in enumerate(zip(block.params, states, strict=True)):
+        dtype = _wide_dtype(p)
+        if not p.is_contiguous() and _overlaps_itself(p):
+            raise ValueError(
+                f"{_where(block, k)}: must have memory for each of its elements, got strides {p.stride()}"
+            )
+        if p.grad is not None:
+            _check(p.grad, p, dtype, block, k, "its gradient", half=True)
+        for name in slots:
+            if name in state:
+                _check(state[name], p, dtype, block, k, f"its state {name!r}", half=False)
+        for name, whole in _NUMBERS.items():
+            if name in state:
+                _check_number(state[name], whole, block, k, f"its state {name!r}")
+
+
+def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, Any]]], slots: Any) -> None:
+    """Raise an error if tensors that a step writes share memory with one another or with a gradient.
+
+    A gradient may be the memory of its own parameter.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        All blocks of the step, checked by :func:`check_tensors`.
+    states : sequence of sequence of mapping
+        The states of the parameters of each block.
+    slots : sequence of sequence of str
+        The arrays of state of each block.
+    """
+    spans: list[_Span] = []
+    for block, own, names in zip(blocks, states, slots, strict=True):
+        for k, (p, state) in enumerate(zip(block.params, own, strict=True)):
+            if not on_host(p) or p.numel() == 0:
+                continue
+            spans.append(_span(p, block, k, "", True))
+            if p.grad is not None:
+                spans.append(_span(p.grad, block, k, "the gradient of ", False))
+            held = [name for name in names if name in state]
+            spans += [_span(state[name], block, k, f"the state {name!r} of ", True) for name in held]
+    spans.sort(key=_start)
+    active: list[_Span] = []
+    for new in spans:
+        active = [old for old in active if old.stop > new.start]
+        for old in active:
+            if _conflict(old, new):
+                raise ValueError(f"{old.where} and {new.where} must not share memory; copy one of them")
+        active.append(new)
+
+
+class _Span(NamedTuple):
+    """The memory of a tensor, and whose it is."""
+
+    start: int
+    stop: int
+    tensor: Tensor
+    block: Block
+    place: int
+    role: str
+    written: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.role}{_where(self.block, self.place)}"
+
+
+def _start(span: _Span) -> int:
+    return span.start
+
+
+def _span(a: Tensor, block: Block, k: int, role: str, written: bool) -> _Span:
+    start = a.data_ptr()
+    size: int = a.nbytes
+    if not a.is_contiguous():
+        last = sum((n - 1) * stride for n, stride in zip(a.shape, a.stride(), strict=True))
+        size = (last + 1) * a.element_size()
+    return _Span(start, start + size, a, block, k, role, written)
+
+
+def _conflict(a: _Span, b: _Span) -> bool:
+    """Return whether two spans whose bounds overlap may not."""
+    if not (a.written or b.written):
+        return False
+    if a.written != b.written and a.block is b.block and a.place == b.place:
+        return False
+    if a.tensor.is_contiguous() and b.tensor.is_contiguous():
+        return True
+    try:
+        return bool(np.shares_memory(_bytes(a.tensor), _bytes(b.tensor), max_work=_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _bytes(a: Tensor) -> Any:
+    # NumPy has no bfloat16.
+    return a.detach().view(torch.int16).numpy() if a.dtype in HALF else a.detach().numpy()
+
+
+def _overlaps_itself(a: Tensor) -> bool:
+    """Return whether two elements may be one; only what is nested axis by axis is known not to be."""
+    extent = 1
+    for stride, n in sorted(zip(a.stride(), a.shape, strict=True)):
+        if n > 1:
+            if stride < extent:
+                return a.numel() > 0
+            extent += (n - 1) * stride
+    return False
+
+
+def _wide_dtype(p: Tensor) -> torch.dtype:
+    return torch.float32 if p.dtype in HALF else p.dtype
+
+
+def _where(block: Block, k: int) -> str:
+    index = k if block.index is None else block.index
+    return f"param group {block.number}, {name_parameter(block.group, index)}"
+
+
+def _check(a: Any, p: Tensor, dtype: torch.dtype, block: Block, k: int, what: str, *, half: bool) -> None:
+    """Raise an error if a gradient, which may be of half precision, or a state does not fit."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{_where(block, k)}: {what} must be a tensor, got {a!r}")
+    if a.layout is not torch.strided:
+        raise ValueError(f"{_where(block, k)}: {what} must be dense, got a tensor of layout {a.layout}")
+    if a.shape != p.shape:
+        raise ValueError(f"{_where(block, k)}: {what} must have its shape, got {tuple(a.shape)}")
+    if a.dtype != dtype and not (half and _wide_dtype(a) == dtype):
+        raise ValueError(f"{_where(block, k)}: {what} must be of {dtype}, got {a.dtype}")
+    if a.device != p.device:
+        raise ValueError(f"{_where(block, k)}: {what} must be on {p.device}, got {a.device}")
+
+
+def _check_number(value: Any, whole: bool, block: Block, k: int, what: str) -> None:
+    number = float(value) if not isinstance(value, Tensor) or value.numel() == 1 else math.nan
+    if not (0.0 <= number < math.inf) or (whole and number % 1.0):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{_where(block, k)}: {what} must be {kind} >= 0, got {value!r}")
