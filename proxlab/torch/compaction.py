@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from proxlab.torch.heads import HeadAttention, dead_heads, remove_heads
 from proxlab.torch.report import CompactReport, Kept, Removed
-from proxlab.torch.structures import Attention, check_module, find_attention
+from proxlab.torch.structures import Attention, find_attention
+from proxlab.torch.wrappers import check_model
 
 __all__ = ["compact"]
 
@@ -82,7 +83,7 @@ def compact(
     (Linear(in_features=4, out_features=2, bias=True), (58, 16))
     """
     _check_torch_pruning()
-    check_module(model)
+    model = check_model(model)
     call = _Call(example_inputs)
     named = find_attention(model) if attention is None else list(attention)
     for layers in named:

@@ -9,18 +9,18 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import UninitializedParameter
 
 from proxlab.groups import Groups
 from proxlab.penalties import L1, Penalty
 from proxlab.torch.structures import (
     Attention,
     check_ffn,
-    check_module,
     conv_norm_pairs,
     find_attention,
     find_ffn,
+    is_conv1d,
 )
+from proxlab.torch.wrappers import canonical, check_model, check_parameter, weight_of
 
 __all__ = ["param_groups"]
 
@@ -50,7 +50,7 @@ def param_groups(
     Parameters
     ----------
     model : torch.nn.Module
-        The network.
+        The network. Of a compiled or data-parallel one, that inside it.
     penalty : Penalty
         What each group is penalised with: its ``groups`` are replaced for every kind of layer, its strength
         and ``weights`` (None or ``"sqrt_size"``) stay.
@@ -59,7 +59,8 @@ def param_groups(
         output channel, one spatial kernel, or a filter jointly with its bias and with the scale and shift of
         the batch norm that is registered right after the convolution (without one, the filter alone).
     linear : {"input", "output", None}, optional
-        Linear layers, and those of attention: a group is a column (what reads one input) or a row.
+        Linear layers, those of attention, and the transposed ones that the library transformers calls Conv1D:
+        a group is what reads one input (a column) or makes one output (a row).
     embedding : {"input", "output", None}, optional
         Embeddings: a group is the vector of one token, or one dimension of all tokens.
     lstm : {"input", "output", "unit", None}, optional
@@ -74,7 +75,8 @@ def param_groups(
         its bias, jointly with its column in the second. Blocks under the usual names are found; others can be
         given as tuples of module paths, that of the second layer last. By default as ``linear``.
     exclude : str or iterable of str, optional
-        Paths of modules or parameters that are not penalised, with the wildcards of :mod:`fnmatch`.
+        Paths of modules or parameters that are not penalised, with the wildcards of :mod:`fnmatch`, without
+        what wrappers such as ``torch.compile`` put into paths.
 
     Returns
     -------
@@ -87,8 +89,15 @@ def param_groups(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of the above, a path or pattern fits nothing in the model, or a joint group
-        would hold a shared parameter. The message names the module's path.
+        If an argument is not of the above; if a path, a pattern or an option other than a default fits
+        nothing in the model, or nothing at all is penalised; if a joint group would hold a shared parameter,
+        a layer's weight is computed in a way that does not keep zeros (weight norm), or parameters are
+        shards. The message names the module's path.
+
+    Notes
+    -----
+    The weight of a layer with a pruning mask or spectral norm is computed from a parameter of the same shape
+    and the same zeros, which is penalised in its place.
 
     References
     ----------
@@ -107,7 +116,50 @@ def param_groups(
     ['3.weight'] Groups.over(0)
     ['0.bias', '3.bias'] None
     """
-    check_module(model)
+    options: dict[str, Any] = {
+        "conv": conv, "linear": linear, "embedding": embedding, "lstm": lstm,
+        "attention": attention, "ffn": ffn,
+    }  # fmt: skip
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    groups = divide(model, penalty, exclude=exclude, **options)
+    if not any(group["penalty"] is not None for group in groups):
+        wanted = [
+            f"{_KINDS[name]} ({name}={value!r})" for name, value in options.items() if value is not None
+        ]
+        raise ValueError(
+            f"model: nothing is penalised; looked for {', '.join(wanted) or 'nothing'}"
+            + (f" outside of exclude={exclude!r}" if exclude else "")
+            + ". Name other layers by attention= or ffn=, or write param groups by hand"
+        )
+    return groups
+
+
+#: What the options look for.
+_KINDS = {
+    "conv": "convolutions",
+    "linear": "linear layers",
+    "embedding": "embeddings",
+    "lstm": "recurrent layers",
+    "attention": "attention",
+    "ffn": "feed-forward blocks",
+}
+_DEFAULTS = {"conv": "channel", "linear": "input", "lstm": "input"}
+
+
+def divide(
+    model: nn.Module,
+    penalty: Penalty,
+    *,
+    conv: Conv | None = "channel",
+    linear: Side | None = "input",
+    embedding: Side | None = None,
+    lstm: Recurrent | None = "input",
+    attention: Literal["heads"] | Sequence[Attention] | None = None,
+    ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
+    exclude: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Divide as :func:`param_groups` does; that nothing is penalised is no error."""
+    model = check_model(model)
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty, for example GroupLasso(0.1), got {penalty!r}")
     if penalty.weights is not None and not isinstance(penalty.weights, str):
@@ -120,7 +172,7 @@ def param_groups(
     ):
         if value is not None and value not in options:
             raise ValueError(f"{name}: must be one of {', '.join(map(repr, options))} or None, got {value!r}")
-    builder = _Builder(model, penalty, [exclude] if isinstance(exclude, str) else list(exclude))
+    builder = _Builder(model, penalty, exclude)
     if attention is not None:
         for parts in _heads(model, attention):
             builder.joint("attention", parts)
@@ -131,63 +183,102 @@ def param_groups(
         for path, norm in conv_norm_pairs(model):
             layer = model.get_submodule(path)
             assert isinstance(layer, _ConvNd)
-            bias = [(f"{path}.bias", Groups.over(()))] if layer.bias is not None else []
-            parts = [(f"{path}.weight", _conv_groups(layer, "filter")), *bias]
-            builder.joint("conv", [*parts, *((f"{norm}.{p}", Groups.over(())) for p in ("weight", "bias"))])
+            scalars = [(f"{holder}.{name}", Groups.over(())) for holder, name in (
+                *([(path, "bias")] if layer.bias is not None else []), (norm, "weight"), (norm, "bias"),
+            )]  # fmt: skip
+            builder.joint("conv", [(f"{path}.weight", _conv_groups(layer, "filter")), *scalars])
     if lstm == "unit":
         for path, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 for parts in _units(path, module):
                     builder.joint("lstm", parts)
+    seen = set()
     for path, module in model.named_modules():
+        kind = _kind(module)
+        seen.add(kind)
         for name, groups in _layer_groups(module, conv, linear, embedding, lstm):
             builder.add(f"{path}.{name}" if path else name, groups)
+    for kind, value in (("conv", conv), ("linear", linear), ("embedding", embedding), ("lstm", lstm)):
+        if value is not None and value != _DEFAULTS.get(kind) and kind not in seen:
+            raise ValueError(f"{kind}: the model has no {_KINDS[kind]}, got {value!r}")
     return builder.finish()
 
 
 class _Builder:
     """Collects param groups so that every parameter occurs once."""
 
-    def __init__(self, model: nn.Module, penalty: Penalty, exclude: list[str]) -> None:
+    def __init__(self, model: nn.Module, penalty: Penalty, exclude: Sequence[str]) -> None:
+        self.model = model
         self.penalty = penalty
         self.named = dict(model.named_parameters(remove_duplicate=False))
         for name, p in self.named.items():
-            if isinstance(p, UninitializedParameter):
-                raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
+            check_parameter(name, p)
         # The first name of each parameter is that under which it is listed.
         self.first: dict[int, str] = {}
         for name, p in self.named.items():
             self.first.setdefault(id(p), name)
-        self.excluded = set()
-        for pattern in exclude:
-            if not isinstance(pattern, str):
-                raise TypeError(f"exclude: must hold paths of modules or parameters, got {pattern!r}")
-            hits = {name for name in self.named if _is_under(name, pattern)}
-            if not hits:
-                raise ValueError(f"exclude: {pattern!r} fits no module or parameter of the model")
-            self.excluded |= {self.first[id(self.named[name])] for name in hits}
+        self.excluded = self._excluded(exclude)
         self.taken: set[str] = set()
         self.groups: dict[Groups, list[str]] = {}
         self.joints: list[Parts] = []
 
-    def add(self, name: str, groups: Groups) -> None:
-        """Penalise a parameter by itself, unless that is settled."""
-        if name in self.taken or name in self.excluded or self.first[id(self.named[name])] != name:
+    def _excluded(self, patterns: Sequence[str]) -> set[str]:
+        """The parameters that patterns fit, by their own paths and by those of the weights made of them."""
+        paths: dict[str, list[str]] = {name: [canonical(name)] for name in self.named}
+        for path, module in self.model.named_modules():
+            for name in _weights(module):
+                weight = weight_of(module, name)
+                for part in weight.names if weight.how else ():
+                    paths[_join(path, part)].append(canonical(_join(path, name)))
+        found = set()
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise TypeError(f"exclude: must hold paths of modules or parameters, got {pattern!r}")
+            hits = {name for name, own in paths.items() if any(_is_under(path, pattern) for path in own)}
+            if not hits:
+                raise ValueError(f"exclude: {pattern!r} fits no module or parameter of the model")
+            found |= {self.first[id(self.named[name])] for name in hits}
+        return found
+
+    def _parameter(self, argument: str, path: str) -> str | None:
+        """Return the name of the parameter that is penalised for a weight, None where there is none."""
+        holder, _, name = path.rpartition(".")
+        weight = weight_of(self.model.get_submodule(holder), name)
+        if weight.exact:
+            return _join(holder, weight.names[0]) if weight.names else None
+        names = [_join(holder, part) for part in weight.names]
+        if all(self.first[id(self.named[n])] in self.excluded for n in names):
+            return None
+        raise ValueError(
+            f"{argument}: {canonical(path)!r} is computed by {weight.how}, so that zeros of a parameter are "
+            f"not zeros of the weight; exclude={canonical(path)!r} leaves it free"
+        )
+
+    def add(self, path: str, groups: Groups) -> None:
+        """Penalise a weight by itself, unless that is settled."""
+        name = self._parameter("model", path)
+        if name is None or name in self.taken or name in self.excluded:
+            return
+        if self.first[id(self.named[name])] != name:
             return
         self.taken.add(name)
         self.groups.setdefault(groups, []).append(name)
 
-    def joint(self, argument: str, parts: Parts) -> None:
+    def joint(self, argument: str, paths: Parts) -> None:
         """Penalise groups that span several parameters."""
         if isinstance(self.penalty, L1):
             raise ValueError(f"{argument}: joint groups need a penalty on groups; L1 is elementwise")
+        resolved = ((self._parameter(argument, path), groups) for path, groups in paths)
+        parts = [(name, groups) for name, groups in resolved if name is not None]
+        own: set[str] = set()
         for name, _ in parts:
             first = self.first[id(self.named[name])]
-            if name in self.taken or first != name:
+            if name in self.taken or name in own or first != name:
                 other = "another joint group" if name in self.taken else f"{first!r}"
                 raise ValueError(
                     f"{argument}: {name!r} is shared with {other}, so it cannot be in this group"
                 )
+            own.add(name)
         kept = [(name, groups) for name, groups in parts if name not in self.excluded]
         if kept:
             self.taken |= {name for name, _ in kept}
@@ -219,22 +310,47 @@ def _is_under(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[: k + 1]), pattern) for k in range(len(parts)))
 
 
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _kind(module: nn.Module) -> str:
+    """Return the option that concerns a module, or an empty string."""
+    if isinstance(module, _ConvNd):
+        return "conv"
+    if isinstance(module, (nn.Linear, nn.MultiheadAttention)) or is_conv1d(module):
+        return "linear"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "embedding"
+    return "lstm" if isinstance(module, nn.RNNBase) else ""
+
+
+def _weights(module: nn.Module) -> list[str]:
+    """Names of the matrices and kernels that a module of a known kind holds itself."""
+    if isinstance(module, nn.MultiheadAttention):
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return [name for name in names if getattr(module, name) is not None]
+    if isinstance(module, nn.RNNBase):
+        return [name for layer in module._all_weights for name in layer if name.startswith("weight")]
+    return ["weight"] if _kind(module) else []
+
+
 def _layer_groups(
     module: nn.Module, conv: Conv | None, linear: Side | None, embedding: Side | None, lstm: Recurrent | None
 ) -> Parts:
-    """Groups of the parameters that a module holds itself."""
+    """Groups of the weights that a module holds itself."""
+    names = _weights(module)
     if isinstance(module, _ConvNd) and conv is not None:
-        return [("weight", _conv_groups(module, "filter" if conv == "filter+norm" else conv))]
-    if isinstance(module, nn.Linear) and linear is not None:
-        return [("weight", _matrix_groups(linear))]
-    if isinstance(module, nn.MultiheadAttention) and linear is not None:
-        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-        return [(name, _matrix_groups(linear)) for name in names if getattr(module, name) is not None]
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and embedding is not None:
-        return [("weight", Groups.over(-1 if embedding == "input" else 0))]
+        groups = _conv_groups(module, "filter" if conv == "filter+norm" else conv)
+        return [(name, groups) for name in names]
+    if _kind(module) == "linear" and linear is not None:
+        other: dict[Side, Side] = {"input": "output", "output": "input"}
+        side = other[linear] if is_conv1d(module) else linear
+        return [(name, _matrix_groups(side)) for name in names]
+    if _kind(module) == "embedding" and embedding is not None:
+        return [(name, Groups.over(-1 if embedding == "input" else 0)) for name in names]
     if isinstance(module, nn.RNNBase) and lstm in ("input", "output"):
-        weights = [name for name, _ in module.named_parameters() if name.startswith("weight")]
-        return [(name, Groups.over(0) if lstm == "input" else _unit_rows(name, module)) for name in weights]
+        return [(name, Groups.over(0) if lstm == "input" else _unit_rows(name, module)) for name in names]
     return []
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from proxlab.groups import Groups
 from proxlab.optim.sparsity import living_groups
 from proxlab.penalties import GroupLasso, Penalty
-from proxlab.torch.networks import param_groups
+from proxlab.torch.networks import divide
 
 __all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity"]
 
@@ -108,7 +108,7 @@ def group_sparsity(
     total          7     2     28.6%     22.2%
     """
     if isinstance(source, nn.Module):
-        groups: Iterable[Any] = param_groups(source, GroupLasso(1.0))
+        groups: Iterable[Any] = divide(source, GroupLasso(1.0))
     elif isinstance(source, torch.optim.Optimizer):
         groups = source.param_groups
     else:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-__all__ = ["Attention", "check_ffn", "check_module", "conv_norm_pairs", "find_attention", "find_ffn"]
+__all__ = [
+    "HEAD_COUNTS",
+    "Attention",
+    "Unknown",
+    "check_ffn",
+    "conv_norm_pairs",
+    "find_attention",
+    "find_ffn",
+    "is_conv1d",
+    "match_attention",
+]
 
 # Names of the layers of attention and of feed-forward blocks in common libraries. A path that begins with a
 # dot is taken from the parent of the module that holds the first layer.
@@ -21,16 +30,13 @@ _ATTENTION = (
     ("wq", "wk", "wv", ("wo",)),
     ("q", "k", "v", ("o", "out", "proj")),
 )
-#: Attributes in which attention modules keep the number of heads; the last counts shared keys and values.
-HEAD_COUNTS = (
-    "num_heads",
-    "num_attention_heads",
-    "n_heads",
-    "n_head",
-    "heads",
-    "nhead",
-    "num_key_value_heads",
-)
+# Attributes of attention modules, or of their ``config``: the number of heads, that of keys and values where
+# heads share them, and the size of a head.
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
+_SHARED = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_kv_head", "kv_heads", "num_query_groups")
+_SIZES = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_kv", "key_value_proj_dim")
+#: Attributes in which attention modules keep the number of heads.
+HEAD_COUNTS = (*_HEADS, *_SHARED)
 _FFN = (
     ("gate_proj", "up_proj", "down_proj"),
     ("w1", "w3", "w2"),
@@ -68,6 +74,11 @@ class Attention:
         for name in ("query", "key", "value", "output"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name}: must be the path of a module, got {getattr(self, name)!r}")
+        if len({self.query, self.key, self.value, self.output}) < 4:
+            raise ValueError(
+                "attention: query, key, value and output must be four layers, each with its own weights, "
+                f"got {self.query!r}, {self.key!r}, {self.value!r}, {self.output!r}"
+            )
         heads: Any = self.heads
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
             raise ValueError(f"heads: must be a positive integer, got {heads!r}")
@@ -103,11 +114,11 @@ class Attention:
         return q, k, v, o
 
 
-def check_module(model: object) -> nn.Module:
-    """Return ``model``, or raise an error that names the argument where it is no module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
-    return model
+class Unknown(NamedTuple):
+    """Layers that look like attention, and why their heads are not known."""
+
+    path: str
+    reason: str
 
 
 def _module_at(model: nn.Module, path: str, argument: str) -> nn.Module:
@@ -124,22 +135,74 @@ def find_attention(model: nn.Module) -> list[Attention]:
     Raises
     ------
     ValueError
-        If the module that holds the layers does not say the number of heads.
+        If the number of heads is not known, or names and shapes of layers disagree about it.
     """
-    found = []
+    found, unknown = match_attention(model)
+    for path, reason in unknown:
+        raise ValueError(
+            f"attention: {path!r} looks like attention, but {reason}; name its layers by "
+            "proxlab.torch.Attention"
+        )
+    return found
+
+
+def match_attention(model: nn.Module) -> tuple[list[Attention], list[Unknown]]:
+    """Find attention made of separate linear layers, and what looks like it but does not say its heads."""
+    found: list[Attention] = []
+    unknown: list[Unknown] = []
     for path, module in model.named_modules():
         names = _match_attention(model, path, module)
         if names is None:
             continue
-        heads = next((h for name in HEAD_COUNTS if isinstance(h := getattr(module, name, None), int)), None)
-        if heads is None:
-            raise ValueError(
-                f"attention: {path!r} looks like attention, but has none of the attributes "
-                f"{', '.join(HEAD_COUNTS)}; name its layers by proxlab.torch.Attention"
-            )
-        kv = getattr(module, "num_key_value_heads", None)
-        found.append(Attention(*names, heads=kv if isinstance(kv, int) else heads))
-    return found
+        heads = _head_count(module, [model.get_submodule(name) for name in names])
+        if isinstance(heads, str):
+            unknown.append(Unknown(path, heads))
+        else:
+            found.append(Attention(*names, heads=heads))
+    return found, unknown
+
+
+def _head_count(module: nn.Module, layers: list[Any]) -> int | str:
+    """Return the number of heads with keys and values of their own, or a sentence that says why not."""
+    query, key, value, output = layers
+    wide, narrow, values = query.out_features, key.out_features, value.out_features
+    counts, shared, sizes = (_named_counts(module, names) for names in (_HEADS, _SHARED, _SIZES))
+    if not counts and not sizes:
+        return f"has none of the attributes {', '.join(HEAD_COUNTS)}"
+    heads = next(iter(counts.values())) if counts else wide // max(1, next(iter(sizes.values())))
+    size = wide // max(1, heads)
+    own = narrow // max(1, size)
+    fits = size > 0 and own > 0 and (size * heads, size * own) == (wide, narrow)
+    if not (
+        fits and values % own == 0 and heads % own == 0 and output.in_features == heads * (values // own)
+    ):
+        return (
+            f"{_listed(counts or sizes)} does not fit its layers, with {wide} outputs of query, {narrow} of "
+            f"key, {values} of value and {output.in_features} inputs of output"
+        )
+    expected = [*((counts, heads), (sizes, size)), *([(shared, own)] if shared else [])]
+    for named, right in expected:
+        wrong = {name: n for name, n in named.items() if n != right}
+        if wrong:
+            return f"{_listed(wrong)} disagrees with {right} by the shapes of its layers"
+    return own
+
+
+def _named_counts(module: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
+    """Return the positive integers that a module keeps under some names, or else its configuration."""
+    for holder, prefix in ((module, ""), (getattr(module, "config", None), "config.")):
+        found = {
+            prefix + name: n
+            for name in names
+            if isinstance(n := getattr(holder, name, None), int) and not isinstance(n, bool) and n > 0
+        }
+        if found:
+            return found
+    return {}
+
+
+def _listed(named: dict[str, int]) -> str:
+    return " and ".join(f"{name} = {n}" for name, n in named.items())
 
 
 def find_ffn(model: nn.Module) -> list[tuple[str, ...]]:
@@ -163,7 +226,9 @@ def check_ffn(model: nn.Module, blocks: Iterable[Any]) -> list[tuple[str, ...]]:
     for paths in blocks:
         if not isinstance(paths, (tuple, list)) or len(paths) < 2:
             raise TypeError(f"ffn: must list tuples of two or more module paths, got {paths!r}")
-        *first, last = (_linear(model, path, "ffn") for path in paths)
+        *first, last = layers = [_linear(model, path, "ffn") for path in paths]
+        if len(set(map(id, layers))) < len(layers):
+            raise ValueError(f"ffn: must name different layers, got {tuple(paths)!r}")
         for path, layer in zip(paths[:-1], first, strict=True):
             if layer.out_features != last.in_features:
                 raise ValueError(
@@ -175,16 +240,25 @@ def check_ffn(model: nn.Module, blocks: Iterable[Any]) -> list[tuple[str, ...]]:
 
 
 def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the paths of each convolution and of the affine batch norm that is registered right after it."""
-    leaves = [(path, m) for path, m in model.named_modules() if not any(m.children())]
-    for (path, conv), (other, norm) in pairwise(leaves):
-        if (
-            isinstance(conv, nn.modules.conv._ConvNd)
-            and isinstance(norm, nn.modules.batchnorm._BatchNorm)
-            and norm.affine
-            and norm.num_features == conv.out_channels
-        ):
-            yield path, other
+    """Yield the paths of each convolution and of the affine batch norm that is registered right after it.
+
+    Norms may hold modules of their own, such as the activation that they apply.
+    """
+    before: tuple[str, nn.Module] | None = None
+    for path, module in model.named_modules():
+        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if norm and before is not None and module.affine and module.num_features == before[1].out_channels:
+            yield before[0], path
+        if isinstance(module, nn.modules.conv._ConvNd):
+            before = path, module
+        elif norm or not (isinstance(module, nn.Identity) or any(module.children())):
+            before = None
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether a module is the transposed linear layer of the library transformers, Conv1D."""
+    weight = getattr(module, "weight", None)
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and getattr(weight, "ndim", 0) == 2
 
 
 def _match_attention(model: nn.Module, path: str, module: nn.Module) -> tuple[str, str, str, str] | None:

@@ -52,7 +52,7 @@ ALL = [
     (models.Bert, {"attention": "heads", "ffn": "neurons"}),
     (models.Recurrent, {"lstm": "unit", "embedding": "output"}),
     (lambda: nn.Transformer(12, 4, 1, 1, 16, batch_first=True), {"attention": "heads", "ffn": "neurons"}),
-    (lambda: nn.Linear(2, 3), {"linear": None}),
+    (lambda: nn.Linear(2, 3), {"linear": "output"}),
 ]
 
 
@@ -282,7 +282,8 @@ def test_shared_parameters_go_with_the_first_module():
     model[1].weight = model[0].weight
     groups = param_groups(model, LASSO, embedding="input")
     assert [g["names"] for g in groups] == [["0.weight"], ["1.bias"]]
-    assert [g["names"] for g in param_groups(model, LASSO)] == [["0.weight", "1.bias"]]
+    with pytest.raises(ValueError, match="model: nothing is penalised"):
+        param_groups(model, LASSO)  # the embedding's weight is not penalised, and is the linear layer's too
     tied = models.Encoder()
     tied.extra = nn.Linear(12, 16)
     tied.extra.weight = tied.fc1.weight
@@ -332,6 +333,18 @@ def test_l1_is_elementwise():
         (models.vgg, {"ffn": [("12", "9")]}, ValueError, "ffn: '12' has 3 outputs, but '9' has 64 inputs"),
         (models.vgg, {"exclude": "layer9"}, ValueError, "exclude: 'layer9' fits no module or parameter"),
         (models.vgg, {"exclude": [3]}, TypeError, "exclude: must hold paths"),
+        (models.vgg, {"ffn": [("9", "9")]}, ValueError, "ffn: must name different layers"),
+        (lambda: nn.Linear(2, 3), {"linear": None}, ValueError, "model: nothing is penalised; looked for"),
+        (
+            nn.ReLU,
+            {},
+            ValueError,
+            r"nothing is penalised; looked for convolutions \(conv='channel'\), linear",
+        ),
+        (lambda: nn.Linear(2, 3), {"exclude": "*"}, ValueError, r"nothing is .* outside of exclude=\['\*'\]"),
+        (models.vgg, {"embedding": "input"}, ValueError, "embedding: the model has no embeddings"),
+        (models.vgg, {"lstm": "unit"}, ValueError, "lstm: the model has no recurrent layers"),
+        (models.Encoder, {"conv": "filter+norm"}, ValueError, "conv: the model has no convolutions"),
         (lambda: nn.LazyLinear(3), {}, ValueError, "model: 'weight' is not initialised yet"),
     ],
 )
