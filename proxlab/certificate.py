@@ -20,7 +20,7 @@ from proxlab.arguments import Problem, check_finite, check_same, check_values, p
 from proxlab.backends import array_certify
 from proxlab.backends.array_certify import RowBounds
 from proxlab.bounds import rounding
-from proxlab.groups import Array, AxisLayout, IndexLayout
+from proxlab.groups import Array, AxisLayout
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 
 __all__ = ["Certificate", "Total", "certify"]
@@ -116,8 +116,6 @@ class Certificate:
         with np.errstate(all="ignore"):
             parts = _row_bounds(p, self.z)
         free = p.xp.abs(p.xp.astype(self.x, p.xp.float64))
-        if not parts:
-            return free, free
         return p.layout.join([part.low for part in parts], free), p.layout.join(
             [part.high for part in parts], free
         )
@@ -168,6 +166,10 @@ def certify(
     """
     p = problem(penalty, x, step, metric, backend)
     check_same("z", z, x, p.xp)
+    if len(p.layout.free):
+        # The kernels see the groups only.
+        check_finite("z", z, p.xp)
+        check_values(p)
     bounds = _compiled_bounds(p, z) if p.backend == "numba" else None
     if bounds is not None:
         with np.errstate(all="ignore"):
@@ -178,10 +180,6 @@ def certify(
     with np.errstate(all="ignore"):
         parts = _row_bounds(p, z)
         free = _free_bounds(p, z)
-    if not parts:
-        none = p.xp.zeros((0,), dtype=p.xp.float64, device=array_api_compat.device(p.x))
-        parts = [RowBounds(none, none, none, none, none > 0, none, none, none, none)]
-        return _certificate(p, z, parts[0], free)
     joined = {name: p.layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
     return _certificate(p, z, RowBounds(**joined, low=None, high=None), free)
 
@@ -286,13 +284,10 @@ def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
 
 def _free_bounds(p: Problem, z: Array) -> Total:
     """Bound distance, metric distance, stationarity and gap over the elements in no group."""
-    xp, layout = p.xp, p.layout
-    size = math.prod(p.x.shape)
-    if not isinstance(layout, IndexLayout) or len(layout.indices) == size:
+    xp = p.xp
+    if not len(p.layout.free):
         return Total(0.0, 0.0, 0.0, 0.0)
-    outside = np.ones(size, dtype=bool)
-    outside[layout.indices] = False
-    where = xp.asarray(np.flatnonzero(outside), device=array_api_compat.device(p.x))
+    where = xp.asarray(p.layout.free, device=array_api_compat.device(p.x))
 
     def row(a: Array) -> Array:
         return xp.take(xp.reshape(xp.astype(a, xp.float64), (1, -1)), where, axis=1)

@@ -50,6 +50,11 @@ class AxisLayout:
         """Number of elements of each group, shape (n_groups,)."""
         return np.full(self.n_groups, self.group_size, dtype=np.int64)
 
+    @property
+    def free(self) -> IntArray:
+        """Flat indices of the elements in no group: none."""
+        return np.zeros(0, np.int64)
+
     def csr(self) -> tuple[IntArray, IntArray]:
         """Groups as ``(indptr, indices)`` into the C-order flattened array."""
         flat = np.arange(math.prod(self.shape), dtype=np.int64).reshape(self.shape)
@@ -112,11 +117,18 @@ class IndexLayout:
         return self.indptr, self.indices
 
     @cached_property
+    def free(self) -> IntArray:
+        """Flat indices of the elements in no group."""
+        outside = np.ones(math.prod(self.shape), dtype=bool)
+        outside[self.indices] = False
+        return np.flatnonzero(outside)
+
+    @cached_property
     def _buckets(self) -> list[IntArray]:
-        """Group numbers by size class (powers of two), so that padding at most doubles the work."""
+        """Group numbers by size class (powers of two; one at least): padding at most doubles the work."""
         sizes = self.sizes()
         classes = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
-        return [np.flatnonzero(classes == k) for k in np.unique(classes)]
+        return [np.flatnonzero(classes == k) for k in np.unique(classes)] or [np.zeros(0, np.int64)]
 
     @cached_property
     def _gather(self) -> list[IntArray]:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem, check_same, problem
@@ -147,6 +148,8 @@ class RelativeStationarity(Criterion):
     The relative error of hybrid proximal extragradient methods (Solodov & Svaiter). With a step per group the
     condition is the same in the metric ``D/η``. Since a certificate bounds ``‖s‖₂``, this is tested through
     ``‖s_g‖₂² / min d_g`` of each group, which asks too much where the metric varies a lot within a group.
+    Elements in no group count with their own residual ``D(ẑ - x)/η``; with a step per group they have none,
+    and must equal ``x``.
 
     Parameters
     ----------
@@ -166,16 +169,20 @@ class RelativeStationarity(Criterion):
         """Return whether the residual is proved small against the step from ``previous``."""
         p, w = _problem(certificate), _previous(certificate, previous, "RelativeStationarity")
         xp, n_groups = p.xp, p.layout.n_groups
-        if _is_empty(p):
+        at_rest = _free_at_rest(p, certificate.z)
+        if not (_known_steps(p) or at_rest):
+            return False
+        if at_rest and not bool(xp.any(certificate.stationarity > 0)):
             return True
         with _quiet():
             eta = p.group_steps()
             scaled = certificate.stationarity * xp.sqrt(eta / _group_minimum(p, p.full_metric()))
             left = _sum(xp, scaled**2) * (1.0 + _gamma(_height(n_groups) + 12)) + n_groups * _TINY
-            moved = _group_squares_below(p, certificate.z, w) / eta
-            right = _sum(xp, moved) * (1.0 - _gamma(_height(n_groups) + 4))
-        at_rest = not bool(xp.any(certificate.stationarity > 0))
-        return at_rest or (math.isfinite(right) and left <= self.sigma**2 * right * (1.0 - 4 * _UNIT))
+            if not at_rest:
+                left += _free_square_above(p, certificate.z) / p.step * (1.0 + _gamma(8))
+            moved = _squares_below(p, certificate.z, w) / _steps(p)
+            right = _sum(xp, moved) * (1.0 - _gamma(_height(n_groups + 1) + 4))
+        return math.isfinite(right) and left <= self.sigma**2 * right * (1.0 - 4 * _UNIT)
 
 
 @dataclass(frozen=True)
@@ -267,8 +274,38 @@ def _previous(c: Certificate, previous: Array | None, criterion: str) -> Array:
     return check_same("previous", previous, c.x, _problem(c).xp)
 
 
-def _is_empty(p: Problem) -> bool:
-    return p.layout.n_groups == 0 or math.prod(p.x.shape) == 0
+def _known_steps(p: Problem) -> bool:
+    """Whether elements in no group have a step: that of all groups."""
+    return isinstance(p.step, float)
+
+
+def _steps(p: Problem) -> Array:
+    """Return the steps of :func:`_sums`: infinite for elements in no group if there is one per group.
+
+    Their quadratic part then counts nothing, which is safe where ``ẑ = x``, its least value.
+    """
+    own = p.step if _known_steps(p) else math.inf
+    steps = p.group_steps()
+    device = array_api_compat.device(steps)
+    return p.xp.concat([steps, p.xp.full((1,), own, dtype=p.xp.float64, device=device)])
+
+
+def _free(p: Problem, elements: Array) -> Array:
+    """Return the elements in no group, as a vector."""
+    where = p.xp.asarray(p.layout.free, device=array_api_compat.device(elements))
+    return p.xp.take(p.xp.reshape(elements, (-1,)), where, axis=0)
+
+
+def _free_at_rest(p: Problem, z: Array) -> bool:
+    """Whether ``z`` is the exact prox, ``x``, in all elements in no group."""
+    return bool(p.xp.all(_free(p, z) == _free(p, p.x)))
+
+
+def _free_square_above(p: Problem, z: Array) -> float:
+    """Upper bound of ``‖z - x‖²_D`` over the elements in no group."""
+    moved = _free(p, p.xp.sqrt(p.full_metric()) * _difference(p, z, p.x))
+    n = moved.shape[0]
+    return float(_sum(p.xp, moved**2) * (1.0 + _gamma(_height(n) + 8)) + n * _TINY)
 
 
 def _height(n: int) -> int:
@@ -286,9 +323,11 @@ def _sum(xp: Any, values: Array) -> float:
     return float(xp.sum(blocks)) + float(xp.sum(values[whole:]))
 
 
-def _group_sum(p: Problem, elements: Array) -> Array:
-    """Sum the elements of each group; shape (n_groups,)."""
-    return p.layout.join_groups([p.xp.sum(rows, axis=1) for rows in p.layout.split(elements, 0.0)])
+def _sums(p: Problem, elements: Array) -> Array:
+    """Sum the elements of each group, and of those in no group; shape (n_groups + 1,)."""
+    groups = [p.xp.sum(rows, axis=1) for rows in p.layout.split(elements, 0.0)]
+    free = p.xp.reshape(p.xp.sum(_free(p, elements)), (1,))
+    return p.xp.concat([p.layout.join_groups(groups), free])
 
 
 def _group_minimum(p: Problem, elements: Array) -> Array:
@@ -298,8 +337,9 @@ def _group_minimum(p: Problem, elements: Array) -> Array:
     return p.layout.join_groups([xp.min(r, axis=1) if r.shape[1] else xp.sum(r, axis=1) + 1.0 for r in rows])
 
 
-def _largest_group(p: Problem) -> int:
-    return int(p.layout.sizes().max(initial=0))
+def _longest_sum(p: Problem) -> int:
+    """Terms of the longest sum of :func:`_sums`."""
+    return max(int(p.layout.sizes().max(initial=0)), len(p.layout.free))
 
 
 def _difference(p: Problem, a: Array, b: Array) -> Array:
@@ -315,11 +355,11 @@ def _length_below(p: Problem, a: Array, b: Array) -> float:
     return math.sqrt(below) * (1.0 - 2 * _UNIT) if 0.0 < below < math.inf else 0.0
 
 
-def _group_squares_below(p: Problem, a: Array, b: Array) -> Array:
-    """Lower bound of ``‖a - b‖²_D`` for each group: 0 where squares leave the range of float64."""
+def _squares_below(p: Problem, a: Array, b: Array) -> Array:
+    """Lower bound of ``‖a - b‖²_D`` as by :func:`_sums`: 0 where squares leave the range of float64."""
     xp = p.xp
-    squares = _group_sum(p, (xp.sqrt(p.full_metric()) * _difference(p, a, b)) ** 2)
-    n = _largest_group(p)
+    squares = _sums(p, (xp.sqrt(p.full_metric()) * _difference(p, a, b)) ** 2)
+    n = _longest_sum(p)
     below = squares * (1.0 - _gamma(n + 8)) - n * _TINY
     return xp.where((below > 0) & xp.isfinite(below), below, xp.zeros_like(below))
 
@@ -327,8 +367,10 @@ def _group_squares_below(p: Problem, a: Array, b: Array) -> Array:
 def _decreases(c: Certificate, w: Array) -> bool:
     """Return whether ``Q(ẑ) ≤ Q(w)`` is proved."""
     p = _problem(c)
-    if _is_empty(p) or bool(p.xp.all(c.z == w)):
+    if bool(p.xp.all(c.z == w)):
         return True
+    if not (_known_steps(p) or _free_at_rest(p, c.z)):
+        return False
     with _quiet():
         return (c.penalty.is_convex and _decreases_by_growth(c, w, p)) or _decreases_by_value(c, w, p)
 
@@ -338,24 +380,27 @@ def _decreases_by_growth(c: Certificate, w: Array, p: Problem) -> bool:
 
     Nothing cancels: this decides long after the objectives agree in all their digits.
     """
-    xp, n_groups = p.xp, p.layout.n_groups
-    away = xp.sqrt(_group_squares_below(p, c.z, w)) * (1.0 - 2 * _UNIT) - c.metric_distance
+    xp, n = p.xp, p.layout.n_groups + 1
+    # Of elements in no group the prox is x.
+    off = xp.full((1,), math.sqrt(_free_square_above(p, c.z)) * (1.0 + 2 * _UNIT), dtype=xp.float64)
+    off = xp.concat([c.metric_distance, xp.asarray(off, device=array_api_compat.device(c.metric_distance))])
+    away = xp.sqrt(_squares_below(p, c.z, w)) * (1.0 - 2 * _UNIT) - off
     away = xp.where(away > 0, away, xp.zeros_like(away))
-    growth = _sum(xp, away**2 / (2.0 * p.group_steps())) * (1.0 - _gamma(_height(n_groups) + 8))
-    return math.isfinite(growth) and bool(c.total.gap <= growth - n_groups * _TINY)
+    growth = _sum(xp, away**2 / (2.0 * _steps(p))) * (1.0 - _gamma(_height(n) + 8))
+    return math.isfinite(growth) and bool(c.total.gap <= growth - n * _TINY)
 
 
 def _decreases_by_value(c: Certificate, w: Array, p: Problem) -> bool:
     """Prove the decrease from ``Q(ẑ) - Q(w) = h(ẑ) - h(w) + Σ d (ẑ - w)(ẑ - x + w - x) / 2η``."""
-    xp, n_groups = p.xp, p.layout.n_groups
-    eta, root = p.group_steps(), xp.sqrt(p.full_metric())
-    at_z, at_w = c.penalty.value(c.z), c.penalty.value(w)
+    xp, n = p.xp, p.layout.n_groups + 1
+    eta, root = _steps(p), xp.sqrt(p.full_metric())
+    at_z, at_w = (xp.concat([c.penalty.value(a), xp.zeros_like(eta[:1])]) for a in (c.z, w))
     moved = root * _difference(p, c.z, w)
     from_x, last_from_x = root * _difference(p, c.z, c.x), root * _difference(p, w, c.x)
     reach = xp.abs(from_x) + xp.abs(last_from_x)
-    change = at_z - at_w + _group_sum(p, moved * (from_x + last_from_x)) / (2.0 * eta)
-    size = _sum(xp, at_z + at_w + _group_sum(p, xp.abs(moved) * reach) / (2.0 * eta))
-    error = _gamma(_largest_group(p) + _height(n_groups) + _VALUE) * size
+    change = at_z - at_w + _sums(p, moved * (from_x + last_from_x)) / (2.0 * eta)
+    size = _sum(xp, at_z + at_w + _sums(p, xp.abs(moved) * reach) / (2.0 * eta))
+    error = _gamma(_longest_sum(p) + _height(n) + _VALUE) * size
     lost = math.prod(c.x.shape) * _TINY * (1.0 + float(xp.max(reach))) * (1.0 + 1.0 / float(xp.min(eta)))
     return math.isfinite(size) and _sum(xp, change) + error + lost <= 0.0
 
@@ -365,7 +410,10 @@ def _fenchel_gap(c: Certificate) -> float:
     p = _problem(c)
     xp, n_groups = p.xp, p.layout.n_groups
     _check_conjugate(c.penalty)
-    if _is_empty(p):
+    if not _free_at_rest(p, c.z):
+        # The conjugate is infinite wherever elements in no group have a slope.
+        return math.inf
+    if math.prod(c.x.shape) == 0 or n_groups == 0:
         return 0.0
     with _quiet():
         z_rows = p.layout.split(xp.astype(c.z, xp.float64), 0.0)
@@ -380,7 +428,7 @@ def _fenchel_gap(c: Certificate) -> float:
         value = c.penalty.value(c.z)
         conjugate, inner, size = (p.layout.join_groups(parts) for parts in (conjugates, inners, sizes))
         total = _sum(xp, value + conjugate - inner)
-        total += _gamma(_largest_group(p) + _height(n_groups) + _VALUE) * _sum(xp, value + conjugate + size)
+        total += _gamma(_longest_sum(p) + _height(n_groups) + _VALUE) * _sum(xp, value + conjugate + size)
         smallest_step, largest = float(xp.min(p.group_steps())), float(xp.max(xp.abs(c.z)))
         total += math.prod(c.x.shape) * _TINY * (1.0 + largest) * (1.0 + 1.0 / smallest_step)
     return total if math.isfinite(total) else math.inf

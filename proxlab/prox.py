@@ -268,10 +268,6 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
             parts.append(part)
         else:
             raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
-    if not parts:
-        empty = xp.zeros((0,), dtype=xp.float64)
-        count = xp.zeros((0,), dtype=xp.int64)
-        return x, empty, empty, empty, count, count, count
     z = layout.join([part.z for part in parts], x)
     names = ("radius", "lower", "upper", "status", "iterations", "evaluations")
     return z, *(layout.join_groups([getattr(part, name) for part in parts]) for name in names)

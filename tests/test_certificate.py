@@ -634,3 +634,12 @@ def test_bad_arguments(change, error, message):
     arguments |= change
     with pytest.raises(error, match=message):
         pl.certify(**arguments)
+
+
+@pytest.mark.parametrize("name", ["z", "x", "metric"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_invalid_values_in_elements_in_no_group(name, bad):
+    arrays = {"z": np.ones(3), "x": np.ones(3), "metric": np.ones(3)}
+    arrays[name][2] = bad
+    with pytest.raises(ValueError, match=f"^{name}: must be finite"):
+        pl.certify(pl.GroupLasso(1.0, groups=pl.Groups.csr([0, 2])), **arrays)

@@ -570,3 +570,79 @@ def test_all_schedules_are_called_alike_and_frozen():
 def test_bad_schedules(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Elements in no group: their prox is x, their residual D(ẑ - x)/η.
+
+
+def free_problem(rng):
+    """A problem with one nonzero group and free elements that a candidate and the last iterate move."""
+    n, m = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    x, d = rng.normal(size=n + m), np.exp(2 * rng.normal(size=n + m))
+    step = float(rng.uniform(0.3, 2))
+    lam = float(rng.uniform(0.1, 0.8) * np.linalg.norm((d * x)[:n]) / step)
+    order = rng.permutation(n + m)
+    labels = np.empty(n + m, int)
+    labels[order] = [0] * n + [-1] * m
+    x, d = x[np.argsort(order)], d[np.argsort(order)]
+    h = pl.GroupElasticNet(lam, float(rng.choice([0.0, 0.7])), groups=pl.Groups.labels(labels))
+    z = pl.prox(h, x, step, metric=d)
+    z = z + 10 ** rng.uniform(-9, 0) * rng.normal(size=n + m) * (rng.random(n + m) < 0.6)
+    last = x + 10 ** rng.uniform(-9, 0) * rng.normal(size=n + m)
+    return h, labels == 0, z, x, last, step, d
+
+
+def free_truth(h, inside, z, x, w, step, d):
+    """The dual norm of the least subgradient, ``‖z - w‖_D / η``, and Q at both."""
+
+    def q(v):
+        radius = oracle.norm(balls(v[inside]))
+        value = arb(h.lam) * radius + arb(h.kappa) * radius**2 / 2
+        return value + total(
+            [e * (a - b) ** 2 for e, a, b in zip(balls(d), balls(v), balls(x), strict=True)]
+        ) / (2 * arb(step))
+
+    radius = oracle.norm(balls(z[inside]))
+    slope = arb(h.lam) / radius + arb(h.kappa)
+    s = [
+        e * (a - b) / arb(step) + (slope * a if k else 0)
+        for e, a, b, k in zip(balls(d), balls(z), balls(x), inside, strict=True)
+    ]
+    dual = total([v**2 / e for v, e in zip(s, balls(d), strict=True)]).sqrt()
+    moved = total([e * (a - b) ** 2 for e, a, b in zip(balls(d), balls(z), balls(w), strict=True)]).sqrt()
+    return dual, moved / arb(step), q(z), q(w)
+
+
+@pytest.mark.parametrize("per_group", [False, True])
+def test_elements_in_no_group_count(per_group):
+    rng = np.random.default_rng(20)
+    proved = {"stationarity": 0, "decrease": 0}
+    for _ in range(150):
+        h, inside, z, x, w, step, d = free_problem(rng)
+        if rng.random() < 0.3:
+            z = np.where(inside, z, x)
+        c = pl.certify(h, z, x, np.array([step]) if per_group else step, metric=d)
+        dual, moved, at_z, at_w = free_truth(h, inside, z, x, w, step, d)
+        sigma = float(rng.choice([0.01, 0.5, 0.99]))
+        said = RelativeStationarity(sigma).holds(c, w)
+        proved["stationarity"] += said
+        assert not said or dual <= sigma * moved
+        said = Stationarity(1e300).holds(c, w)
+        proved["decrease"] += said
+        assert not said or at_z <= at_w
+        if not per_group and inside.sum() == 1 and dual < 0.9 * sigma * moved:
+            assert RelativeStationarity(sigma).holds(c, w)
+        if not np.array_equal(z[~inside], x[~inside]):
+            assert not EpsSubgradient(1e300).holds(c)
+    assert min(proved.values()) > 5
+
+
+@pytest.mark.parametrize("criterion", ALL, ids=lambda c: type(c).__name__)
+def test_nothing_but_elements_in_no_group(criterion):
+    h = pl.GroupLasso(1.0, groups=pl.Groups.csr([0]))
+    x = np.array([1.0, -2.0])
+    assert h(x) == 0.0
+    assert h.value(x).shape == (0,)
+    assert criterion.holds(pl.certify(h, x, x), x + 1.0)
+    assert not criterion.holds(pl.certify(h, x + 9.0, x), x + 1.0)
