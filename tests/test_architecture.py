@@ -28,6 +28,7 @@ ORDER = [
     "inexactness",
     "optim",
     "torch",
+    "study",
 ]
 
 
@@ -70,6 +71,7 @@ PUBLIC = (
     "proxlab",
     "proxlab.inexactness",
     "proxlab.optim",
+    "proxlab.study",
     "proxlab.torch",
     "proxlab.backends.cuda.static",
 )
@@ -82,7 +84,7 @@ def test_analysis_imports_only_the_public_package():
 
 
 def test_importing_is_light():
-    heavy = ["numba", "scipy", "cupy", "torch", "matplotlib", "pandas", "sklearn", "cvxpy"]
+    heavy = ["numba", "scipy", "cupy", "torch", "matplotlib", "pandas", "sklearn", "cvxpy", "dask", "rich"]
     code = f"import sys, proxlab; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "[]"

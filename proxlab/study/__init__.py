@@ -1,0 +1,64 @@
+"""Studies of what the user brings: certified bounds validated, solvers compared, convergence drawn.
+
+Its names are found on first use; nothing here is imported by ``import proxlab``. Needs the extra
+``study``: ``pip install 'proxlab[study]'``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import Any
+
+#: Public names, and the module of each.
+_PUBLIC = {
+    "ClusterError": "cluster",
+    "Folder": "folder",
+    "FolderError": "folder",
+    "MissingResultsError": "folder",
+    "Result": "folder",
+    "StoredStudy": "folder",
+    "StoredUnit": "folder",
+    "Unit": "run",
+    "UnitsFailedError": "run",
+    "run_units": "run",
+    "unit_name": "folder",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'proxlab.study' has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"proxlab.study.{_PUBLIC[name]}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "proxlab":
+            raise
+        raise ModuleNotFoundError(
+            f"proxlab.study.{name} needs the package {error.name!r}: pip install 'proxlab[study]'",
+            name=error.name,
+        ) from error
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Package(types.ModuleType):
+    """``study.validate`` is the function, also after its module of the same name has been imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, types.ModuleType) and _PUBLIC.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _Package
