@@ -14,15 +14,21 @@ from typing import Any
 #: Public names, and the module of each.
 _PUBLIC = {
     "ClusterError": "cluster",
+    "Errors": "truth",
     "Folder": "folder",
     "FolderError": "folder",
     "MissingResultsError": "folder",
+    "Problem": "problems",
     "Result": "folder",
     "StoredStudy": "folder",
     "StoredUnit": "folder",
+    "Truth": "truth",
     "Unit": "run",
     "UnitsFailedError": "run",
+    "load": "problems",
     "run_units": "run",
+    "save": "problems",
+    "truth": "truth",
     "unit_name": "folder",
 }
 
