@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_VARARGS, signature
+from types import FunctionType
 from typing import Any
 
 import array_api_compat
@@ -19,6 +21,8 @@ from proxlab.rootfinders import RootFinder
 __all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
 
 BACKENDS = (None, "numba", "cuda", "array_api")
+#: Numbers that a root finder's proposal takes.
+PROPOSAL = 13
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,15 @@ def check_root_finder(root_finder: object) -> RootFinder:
     """Return the root finder, or raise an error."""
     if not isinstance(root_finder, RootFinder) or type(root_finder) is RootFinder:
         raise TypeError(f"root_finder: must be a root finder such as proxlab.Newton(), got {root_finder!r}")
+    kind = type(root_finder)
+    if not isinstance(kind.needs_bracket, bool):
+        raise TypeError(f"root_finder: needs_bracket must be True or False, got {kind.needs_bracket!r}")
+    if "propose" in vars(root_finder):
+        raise TypeError(
+            f"root_finder: {kind.__name__}.propose must be a function of the class, set by "
+            "propose = staticmethod(…), not of the object; what it needs to know may be its constants"
+        )
+    _check_propose(kind)
     return root_finder
 
 
@@ -128,6 +141,27 @@ def check_group_weights(penalty: Penalty, layout: Layout) -> Any:
             f"got shape {weights.shape}"
         )
     return weights
+
+
+def _check_propose(kind: type[RootFinder]) -> None:
+    """Raise an error if the class does not propose by a plain function of thirteen numbers."""
+    propose = getattr(kind, "propose", None)
+    propose = getattr(propose, "py_func", propose)  # of one that Numba has compiled
+    told = f"root_finder: {kind.__name__}.propose must be a function of thirteen numbers"
+    if not isinstance(propose, FunctionType):
+        raise TypeError(f"{told}, set by propose = staticmethod(…), got {type(propose).__name__}")
+    code = propose.__code__
+    least = code.co_argcount - len(propose.__defaults__ or ())
+    if code.co_argcount == PROPOSAL + 1 == least:
+        raise TypeError(
+            f"{told}, and it takes fourteen: a method cannot be compiled, so write "
+            "propose = staticmethod(…) and give it its options as constants"
+        )
+    many = bool(code.co_flags & CO_VARARGS)
+    if least > PROPOSAL or (code.co_argcount < PROPOSAL and not many) or code.co_kwonlyargcount:
+        raise TypeError(f"{told}, by position, got {propose.__name__}{signature(propose)}")
+    if code.co_flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR):
+        raise TypeError(f"{told} that returns, and {propose.__name__} yields or is awaited")
 
 
 def check_finite(name: str, x: Array, xp: Any) -> None:

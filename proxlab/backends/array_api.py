@@ -229,7 +229,14 @@ def find_root(
             break
         # Propose, keep inside the bracket, evaluate.
         safe_slope = xp.where(slope == 0, xp.ones_like(slope), slope)
-        new, *memory = propose(r, f, safe_slope, bend, lo, f_lo, hi, f_hi, *memory)
+        try:
+            new, m0, m1, m2, m3, m4 = propose(r, f, safe_slope, bend, lo, f_lo, hi, f_hi, *memory)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"root_finder: {type(finder).__name__}.propose does not run over arrays: {error}; write it "
+                "without if, with the operations of proxlab.scalar, and let it return six numbers"
+            ) from error
+        memory = [m0, m1, m2, m3, m4]
         middle = lo + 0.5 * (hi - lo)
         if finder.needs_bracket:
             edge = xp.minimum(0.5 * tolerance, 0.25 * (hi - lo))

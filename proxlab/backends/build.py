@@ -1,33 +1,44 @@
-"""Rebuild shared source for a target: the same code object with the target's operations as globals."""
+"""The linker: shared source rebuilt for a target, with the target's operations, and known by its code.
+
+A function is told from others by its *key*: its bytecode, names, constants, defaults and closure, and the
+values of the globals that it uses, those of the functions among them too; never by its file. The key is part
+of the name of what is compiled, so that an edit, wherever it was made, is another function, in this process
+and in the disk cache.
+"""
 
 from __future__ import annotations
 
 import builtins
+import dis
 import hashlib
+import math
+import re
+import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from proxlab import scalar
 
-__all__ = ["digest", "functions_of", "over_arrays", "rebuild"]
+__all__ = ["Given", "Target", "functions_of", "over_arrays", "state"]
+
+#: Modules that every target knows.
+LIBRARIES = (math, np)
+ALLOWED = (
+    "numbers, strings and tuples of them, functions of its own kind, what math and numpy offer, and names of "
+    "modules before a dot"
+)
 
 
-@lru_cache(maxsize=256)
-def _contents(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+class Given(NamedTuple):
+    """What a target gives for a name and is not source, with what tells it from others."""
 
-
-def digest(*functions: Callable[..., Any]) -> str:
-    """Return a short hash of the files that define functions; compiled functions carry it in their name.
-
-    Numba's disk cache keys on file, name and line, not on what a function calls: two functions rebuilt from
-    one body, or a caller of edited code in another file, would otherwise share an entry.
-    """
-    paths = sorted({f.__code__.co_filename for f in functions})
-    return hashlib.sha256(b"\0".join(_contents(path) for path in paths)).hexdigest()[:12]
+    value: Any
+    key: str
 
 
 def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
@@ -40,31 +51,281 @@ def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
-def rebuild(
-    function: Callable[..., Any], operations: Mapping[str, Any], name: str = ""
-) -> Callable[..., Any]:
-    """Return a copy of ``function`` whose global names are ``operations``.
+def described(value: Any) -> str:
+    """Return a text that tells a constant, or a code object, from every other.
 
-    Parameters
-    ----------
-    function : callable
-        A plain function without closure.
-    operations : mapping
-        Every global name that it uses.
-    name : str, optional
-        Name of the copy.
+    Raises
+    ------
+    TypeError
+        If it is neither a number, a string nor a tuple of them.
     """
-    assert isinstance(function, types.FunctionType)
-    scope = {"__builtins__": builtins, "__name__": function.__module__, **operations}
-    copy = types.FunctionType(function.__code__.replace(co_name=name or function.__name__), scope)
-    copy.__name__ = copy.__qualname__ = name or function.__name__
-    copy.__module__ = function.__module__
-    return copy
+    kind = type(value)
+    if kind is float:
+        return value.hex() if value == value else "nan"
+    if kind in (bool, int, complex, str, bytes, type(None), type(...)):
+        return f"{kind.__name__} {value!r}"
+    if isinstance(value, (np.bool_, np.number)):
+        return f"{value.dtype.str} {value.tobytes().hex()}"
+    if isinstance(value, np.dtype):
+        return f"dtype {value.str}"
+    if kind is tuple:
+        return f"({', '.join(described(v) for v in value)})"
+    if kind is frozenset:
+        return f"{{{', '.join(sorted(described(v) for v in value))}}}"
+    if kind is types.CodeType:
+        return _described_code(value)
+    raise TypeError(f"a {kind.__name__}")
+
+
+@lru_cache(maxsize=1024)
+def _described_code(code: types.CodeType) -> str:
+    # All but file, lines and the name that it goes by.
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return described((code.co_code, code.co_exceptiontable, counts, names, code.co_consts))
+
+
+@lru_cache(maxsize=1024)
+def _uses(code: types.CodeType) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
+    """Return the globals and free variables that code reads, with the attributes that follow each."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for part in _with_inner(code):
+        name: str = ""
+        chain: tuple[str, ...] = ()
+        for i in dis.get_instructions(part):
+            if i.opname == "EXTENDED_ARG":
+                continue
+            if name and i.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                chain += (i.argval,)
+                continue
+            if name:
+                found.setdefault(name, set()).add(chain)
+            free = i.opname == "LOAD_DEREF" and i.argval in code.co_freevars
+            name, chain = i.argval if free or i.opname in ("LOAD_GLOBAL", "LOAD_NAME") else "", ()
+    return tuple((name, tuple(sorted(chains))) for name, chains in sorted(found.items()))
+
+
+def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _with_inner(constant)
+
+
+def _is_ours(function: Any) -> bool:
+    """Return whether a function is the package's own source, which does not change while it runs."""
+    name: str = function.__module__ or ""
+    return name.startswith("proxlab.") and function.__globals__ is vars(sys.modules.get(name, types))
+
+
+@dataclass(eq=False)
+class Target:
+    """What source is linked for.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(function, loose)`` makes of a linked function what others call.
+    loose : tuple of str
+        How names begin of the package's functions that may be reassociated.
+    operations : mapping
+        Functions that stand for others wherever those are used.
+    native : callable
+        ``native(value)`` returns what stands for a value of :mod:`math` or NumPy.
+    whole : bool
+        Whether it knows the modules themselves too.
+    """
+
+    make: Callable[[types.FunctionType, bool], Any]
+    loose: tuple[str, ...] = ()
+    operations: Mapping[Any, Any] = field(default_factory=dict)
+    native: Callable[[Any], Any] = staticmethod(lambda value: value)  # noqa: RUF009 (stateless)
+    whole: bool = True
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def link(self, function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> Any:
+        """Return a function made of ``function`` and all that it uses, callees first.
+
+        Parameters
+        ----------
+        function : callable
+        names : mapping, optional
+            What the package's own source, and nobody else's, means by a global name: a function, a constant
+            or a :class:`Given`.
+
+        Raises
+        ------
+        TypeError
+            If a user's function uses what is not compiled; the message says what.
+        """
+        return _Linking(self, names or {}).function(function)[0]
+
+    def linked(self, function: Callable[..., Any], names: Mapping[str, Any], name: str) -> types.FunctionType:
+        """Return a function as ``make`` would take it, under a name that ends in its key."""
+        linking = _Linking(self, names)
+        copy, _ = linking.copy(function, name, (name,))
+        return copy
+
+
+class _Linking:
+    """One link: what has been made already, and which functions are open."""
+
+    def __init__(self, target: Target, names: Mapping[str, Any]) -> None:
+        self.target, self.names = target, names
+        self.done: dict[tuple[int, str], tuple[Any, str]] = {}
+        self.open: list[Any] = []
+
+    def function(self, function: Any, name: str = "") -> tuple[Any, str]:
+        """Return what is made of a function, and its key."""
+        function = getattr(function, "py_func", function)  # of one that is compiled already, its source
+        name = name or function.__name__
+        if (id(function), name) not in self.done:
+            loose = _is_ours(function) and name.startswith(self.target.loose)
+            copy, key = self.copy(function, function.__name__, (loose,))
+            if key not in self.target._made:
+                self.target._made[key] = self.target.make(copy, loose)
+            self.done[id(function), name] = self.target._made[key], key
+        return self.done[id(function), name]
+
+    def copy(self, function: Any, name: str, options: tuple[Any, ...]) -> tuple[types.FunctionType, str]:
+        """Return a function whose globals, cells and defaults are linked, and its key."""
+        if any(function is f for f in self.open):
+            raise _refused(function, "calls itself; write a loop")
+        if function.__kwdefaults__ or function.__code__.co_kwonlyargcount:
+            raise _refused(function, "takes arguments by keyword only; let it take them by position")
+        self.open.append(function)
+        code, own = function.__code__, _is_ours(function)
+        cells: dict[str, types.CellType] = dict(
+            zip(code.co_freevars, function.__closure__ or (), strict=True)
+        )
+        scope: dict[str, Any] = {"__builtins__": builtins, "__name__": function.__module__}
+        closure, keys = {}, [described(code), described(options)]
+        for used, chains in _uses(code):
+            if own and used in self.names:
+                value, key = self.value(function, used, self.names[used], chains)
+            elif used in cells:
+                try:
+                    value, key = self.value(function, used, cells[used].cell_contents, chains)
+                except ValueError:
+                    raise _refused(function, f"uses {used} before it is set") from None
+            elif used in function.__globals__:
+                value, key = self.value(function, used, function.__globals__[used], chains)
+            elif hasattr(builtins, used):
+                value, key = self.value(function, used, getattr(builtins, used), chains)
+            else:
+                raise _refused(function, f"uses {used}, which is not defined")
+            keys.append(f"{used} {key}")
+            if used in cells:
+                closure[used] = types.CellType(value)
+            else:
+                scope[used] = value
+        try:
+            keys.append(described(function.__defaults__ or ()))
+        except TypeError as error:
+            raise _refused(function, f"has {error} for a default; it may be a number") from None
+        self.open.pop()
+        key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        full = f"{re.sub(r'[^0-9a-zA-Z]', '_', name)}_{key}"
+        copy = types.FunctionType(
+            code.replace(co_name=full, co_qualname=full),
+            scope,
+            full,
+            function.__defaults__,
+            tuple(closure.get(k, cells[k]) for k in code.co_freevars),
+        )
+        copy.__module__ = function.__module__
+        return copy, key
+
+    def value(self, user: Any, name: str, value: Any, chains: Any) -> tuple[Any, str]:
+        """Return what a name stands for in the target, and its key."""
+        if isinstance(value, Given):
+            return value
+        for plain, operation in self.target.operations.items():
+            if value is plain:
+                return operation, f"operation {plain.__name__}"
+        if isinstance(value, types.ModuleType):
+            return self.module(user, name, value, chains)
+        library = _of_library(value)
+        if library:
+            try:
+                return self.target.native(value), library
+            except AttributeError as error:
+                raise _refused(user, f"uses {library}, which these arrays do not have") from error
+        if isinstance(getattr(value, "py_func", value), types.FunctionType):
+            return self.function(value, name)
+        try:
+            return value, described(value)
+        except TypeError as error:
+            raise _refused(user, f"uses {name}, {error}; it may use {ALLOWED}") from None
+
+    def module(self, user: Any, name: str, value: types.ModuleType, chains: Any) -> tuple[Any, str]:
+        """Return a module of the attributes that are used; those that the target knows as they are."""
+        if value in LIBRARIES and self.target.whole:
+            return value, f"module {value.__name__}"
+        if () in chains:
+            raise _refused(user, f"uses the module {name} as a value; it may use {ALLOWED}")
+        parts: dict[str, tuple[Any, str]] = {}
+        for first in sorted({chain[0] for chain in chains}):
+            rest = tuple(sorted({chain[1:] for chain in chains if chain[0] == first}))
+            if not hasattr(value, first):
+                raise _refused(user, f"uses {name}.{first}, which is not defined")
+            parts[first] = self.value(user, f"{name}.{first}", getattr(value, first), rest)
+        key = "; ".join(f"{first} {part[1]}" for first, part in parts.items())
+        copy = types.ModuleType(f"{value.__name__}_{hashlib.sha256(key.encode()).hexdigest()[:16]}")
+        vars(copy).update({first: part[0] for first, part in parts.items()})
+        return copy, f"module ({key})"
+
+
+def _refused(function: Any, what: str) -> TypeError:
+    code = function.__code__
+    where = f"{code.co_filename}, line {code.co_firstlineno}"
+    return TypeError(f"root_finder: the function {function.__name__} ({where}) {what}")
+
+
+def _of_library(value: Any) -> str:
+    """Return the name of a builtin function, or of a function or type of math or NumPy, or nothing."""
+    name = getattr(value, "__name__", None)
+    for module in (builtins, *LIBRARIES):
+        if isinstance(name, str) and getattr(module, name, None) is value:
+            return f"{module.__name__}.{name}"
+    return ""
+
+
+_PLAIN = Target(lambda function, _: function)
+
+
+def state(function: Callable[..., Any]) -> str:
+    """Return the key of a user's function as it is now: its module's constants may have changed since.
+
+    Of the package's own functions, which do not, an empty string.
+    """
+    function = getattr(function, "py_func", function)
+    return "" if _is_ours(function) else _Linking(_PLAIN, {}).copy(function, "", ())[1]
+
+
+def over_arrays(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
+    """Return ``function`` with the operations of an array namespace."""
+    return _over_arrays(function, xp, state(function))
+
+
+#: What an array namespace calls differently than math, NumPy or Python do.
+_RENAMED = {"fabs": "abs", "absolute": "abs", "power": "pow", "fmin": "minimum", "fmax": "maximum"}
+_RENAMED |= {"min": "minimum", "max": "maximum"}
 
 
 @lru_cache(maxsize=256)
-def over_arrays(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
-    """Return ``function`` with the operations of an array namespace."""
-    operations = {"where": xp.where, "sqrt": xp.sqrt, "fabs": xp.abs, "fmin": xp.minimum, "fmax": xp.maximum}
-    operations["midpoint"] = rebuild(scalar.midpoint, operations)
-    return rebuild(function, operations)
+def _over_arrays(function: Callable[..., Any], xp: Any, _: str) -> Callable[..., Any]:
+    operations = {
+        scalar.where: xp.where, scalar.sqrt: xp.sqrt, scalar.fabs: xp.abs, scalar.fmin: xp.minimum,
+        scalar.fmax: xp.maximum,
+    }  # fmt: skip
+
+    def native(value: Any) -> Any:
+        name = value.__name__
+        if name in _RENAMED or getattr(builtins, name, None) is not value:
+            return getattr(xp, _RENAMED.get(name, name))
+        return value
+
+    target = Target(lambda f, _: f, operations=operations, native=native, whole=False)
+    linked: Callable[..., Any] = target.link(function)
+    return linked

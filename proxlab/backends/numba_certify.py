@@ -11,19 +11,17 @@ array form.
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from proxlab import bounds, scalar
+from proxlab import bounds
 from proxlab.backends import threads
 from proxlab.backends.array_certify import RowBounds, known_form
-from proxlab.backends.build import digest
-from proxlab.backends.numba_cpu import compiled, outermost
+from proxlab.backends.build import Target
+from proxlab.backends.numba_cpu import made, outermost
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
@@ -548,35 +546,13 @@ def applies(penalty: object) -> bool:
     return fits and first.value == 0 and first.a > 0 and known_form(penalty.pieces)
 
 
-@lru_cache(maxsize=2)
+TARGET = Target(made, ("sum_",))
+
+
+@lru_cache(maxsize=3)
 def kernel(main: Callable[..., Any]) -> Any:
     """Compile a kernel, cached on disk."""
-    sums = (sum_start, sum_candidate, sum_apart, sum_moved)
-    shared = (scalar.where, fabs, fmax, fmin, sqrt, rounding, steepest, newton, bracket)
-    own = (start_terms, candidate_terms, *sums, piece_at, value_at)
-    constants = {
-        "UNIT": bounds.UNIT,
-        "INF": INF,
-        "SAFE_LOW": SAFE_LOW,
-        "SAFE_HIGH": SAFE_HIGH,
-        "MAX_EVALUATIONS": MAX_EVALUATIONS,
-        "ROUNDING_FLAT": ROUNDING_FLAT,
-        "ROUNDING_CURVED": ROUNDING_CURVED,
-    }
-    # Constants are compiled in: the cached code must not outlive them either.
-    tag = f"{digest(*shared, *own, main)}_{zlib.crc32(repr(constants).encode()):08x}"
-    scope: dict[str, Any] = {"np": np, "math": math, **constants}
-    for f in (*shared, *own, main):
-        scope[f.__name__] = compiled(f, scope, f"{f.__name__}_{tag}", loose=f in sums)
-    return outermost(scope[main.__name__], f"{main.__name__}_{tag}")
-
-
-@lru_cache(maxsize=1)
-def collector() -> Any:
-    """Compile :func:`collect`, cached on disk."""
-    name = f"collect_{digest(collect)}"
-    scope = {"TILE": TILE}
-    return outermost(compiled(collect, scope, name, loose=False), name)
+    return outermost(TARGET, main, {})
 
 
 def _pieces(penalty: RadialPenalty) -> Any:
@@ -625,7 +601,7 @@ def strided_bounds(
     count, n, tiles = outer * inner, rows * run, -(-inner // TILE)
     out = np.zeros((6, count))
     decided, hard = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    certify, copy, pieces = kernel(certify_rows), collector(), _pieces(penalty)
+    certify, copy, pieces = kernel(certify_rows), kernel(collect), _pieces(penalty)
     geometry = np.array(shape, dtype=np.int64)
     sources = [a.reshape(-1) for a in (x, z, d)]
     together = max(1, CACHED // (TILE * n))

@@ -9,21 +9,20 @@ seconds.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core import cgutils
+from numba.core.errors import NumbaError
 from numba.core.event import Listener, register
 from numba.extending import intrinsic
 
-from proxlab import bounds, double_double, scalar, secular
 from proxlab.arguments import Problem, check_values
 from proxlab.backends import column_kernels, kernels, threads
-from proxlab.backends.build import digest, functions_of, rebuild
+from proxlab.backends.build import Given, Target, described, state
 from proxlab.groups import AxisLayout
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -39,61 +38,40 @@ LOOSE = {"reassoc", "contract", "nsz"}
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-LOOSE_NAMES = ("sum_", "add_", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
+LOOSE_NAMES = ("sum_", "add_", "terms", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
 
-_functions = functions_of(kernels, column_kernels)
-_shared = functions_of(scalar, double_double, secular) | {
-    "rounding": bounds.rounding,
-    "bracket": bounds.bracket,
-}
-_constants = {name: value for name, value in (vars(kernels) | vars(column_kernels)).items() if name.isupper()}
 
-
-def build(names: tuple[str, ...], extra: dict[str, Any], replaced: dict[str, str]) -> Any:
-    """Compile functions in the given order, each seeing those before it; return the last, cached on disk.
+def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> Any:
+    """Compile a linked function; only what Python calls is cached, and has wrappers.
 
     Parameters
     ----------
-    names : tuple of str
-        Functions of the kernels' source, callees first.
-    extra : dict
-        Further globals.
-    replaced : dict
-        Names under which other functions are seen.
+    function : callable
+    loose : bool
+        Whether its sums may be reordered.
+    cache : bool, optional
+        Whether Python calls it.
     """
-    scope: dict[str, Any] = {
-        "np": np,
-        "math": math,
-        **_constants,
-        **extra,
-    }
-    sources = [*_shared.values(), *_functions.values(), *(f for f in extra.values() if callable(f))]
-    tag = digest(*sources)
-    marks = "_".join(str(getattr(v, "__module__", v)).rpartition(".")[2] for v in extra.values())
-    for name, f in _shared.items():
-        scope[name] = compiled(f, scope, f"{name}_{tag}_{marks}", loose=name == "terms")
-    for name, value in extra.items():
-        if callable(value):
-            scope[name] = compiled(value, scope, f"{name}_{tag}_{marks}", loose=False)
-    for name in names:
-        seen = scope | {alias: scope[target] for alias, target in replaced.items() if target in scope}
-        loose = name.startswith(LOOSE_NAMES)
-        scope[name] = compiled(_functions[name], seen, f"{name}_{tag}_{marks}", loose=loose)
-    return outermost(scope[names[-1]], f"{names[-1]}_{tag}_{marks}")
+    options = OPTIONS | {"cache": cache, "no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
+    if loose:
+        options["fastmath"] = LOOSE
+    return numba.njit(**options)(function)
 
 
-def outermost(kernel: Any, name: str) -> Any:
-    """Compile what Python calls, cached on disk as ``name``: a kernel, on arrays that are not counted.
+TARGET = Target(made, LOOSE_NAMES)
+
+
+def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, Any]) -> Any:
+    """Compile what Python calls, cached on disk under the kernel's name: a kernel, on arrays not counted.
 
     Numba counts references to an array atomically wherever it slices one, which takes longer than a small
     group; the caller holds the arrays anyway.
     """
-    scope = {"kernel": kernel, "borrowed": borrowed}
-    return compiled(kernels.call_borrowed, scope, name, loose=False, cache=True)
+    given = {**names, "kernel": kernel, "borrowed": BORROWED}
+    return made(target.linked(kernels.call_borrowed, given, kernel.__name__), False, cache=True)
 
 
-@intrinsic
 def borrowed(_: Any, arguments: Any) -> Any:
     """Return a tuple of arguments whose arrays have no owner to count references for."""
 
@@ -110,74 +88,38 @@ def borrowed(_: Any, arguments: Any) -> Any:
     return arguments(arguments), codegen
 
 
-def compiled(
-    function: Callable[..., Any], scope: dict[str, Any], name: str, *, loose: bool, cache: bool = False
-) -> Any:
-    """Compile a function of the source under a name; only what Python calls is cached, and has wrappers.
+BORROWED = Given(intrinsic(borrowed), described(borrowed.__code__))
 
-    Parameters
-    ----------
-    function : callable
-    scope : dict
-        Every global name that it uses.
-    name : str
-        Tells it from others in the disk cache.
-    loose : bool
-        Whether its sums may be reordered.
-    cache : bool, optional
-        Whether Python calls it.
-    """
-    options = OPTIONS | {"cache": cache, "no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
-    if loose:
-        options["fastmath"] = LOOSE
-    return numba.njit(**options)(rebuild(function, scope, name))
-
-
-_SUMS = ("zero_margin", "largest", "is_valid", "power_of_two", "rescale")
-_RADIAL = (
-    *_SUMS,
-    "sum_start",
-    "sum_secular",
-    "sum_ratio",
-    "from_ratio",
-    "narrow_fraction",
-    "sum_moved",
-    "pace",
-    "third_order",
-    "approach",
-    "enclose_at",
-    "find_root",
-    "solve_radial",
-    "write_group",
-)
-_LINF = (
-    *_SUMS,
-    "linf_margin",
-    "sum_start",
-    "sum_clipped",
-    "residual_clipped",
-    "pace",
-    "enclose_clipped",
-    "find_root",
-    "solve_linf",
-    "clip_group",
-)
-_CLIPPED = {
-    "sum_secular": "sum_clipped",
-    "residual": "residual_clipped",
-    "enclose_at": "enclose_clipped",
-    "solve_group": "solve_linf",
-    "write_group": "clip_group",
+#: What the driver means by a name where the equation is that of the ℓ∞ norm.
+CLIPPED = {
+    "sum_secular": kernels.sum_clipped,
+    "residual": kernels.residual_clipped,
+    "enclose_at": kernels.enclose_clipped,
+    "solve_group": kernels.solve_linf,
+    "write_group": kernels.clip_group,
 }
 
 
 @lru_cache(maxsize=64)
-def group_solver(finder: Any, linf: bool, direct: bool, wide: bool) -> Any:
+def group_solver(
+    propose: Callable[..., Any],
+    _: str,
+    needs_bracket: bool,
+    narrow: bool,
+    linf: bool,
+    direct: bool,
+    wide: bool,
+) -> Any:
     """Build the kernel that solves groups one after the other.
 
     Parameters
     ----------
-    finder : type of RootFinder
+    propose : callable
+        The root finder's proposal; the next argument is its state, which tells it from what it was before.
+    needs_bracket : bool
+        Whether the root finder takes values at both ends of a bracket.
+    narrow : bool
+        Whether single precision finds where to start.
     linf : bool
         For the ℓ∞ norm instead of a radial penalty.
     direct : bool
@@ -185,20 +127,15 @@ def group_solver(finder: Any, linf: bool, direct: bool, wide: bool) -> Any:
     wide : bool
         For data that may leave the range in which sums of squares are safe: float64.
     """
-    extra: dict[str, Any] = {
-        "propose": finder.propose,
-        "NEEDS_BRACKET": finder.needs_bracket,
+    names: dict[str, Any] = {
+        "propose": propose,
+        "NEEDS_BRACKET": needs_bracket,
         "SMOOTH": not linf,
         "RESCALES": wide or not direct,
-        "NARROW": direct and not (wide or linf or finder.needs_bracket or finder is not Newton),
+        "NARROW": narrow,
     }
-    last = (
-        ("solve_one", "solve_rows")
-        if direct
-        else ("shrink_group", "locate", "gather", "scatter", "solve_one")
-    )
-    names = (*(_LINF if linf else _RADIAL), *last, *(() if direct else ("solve_gathered",)))
-    return build(names, extra, _CLIPPED if linf else {"solve_group": "solve_radial"})
+    names |= CLIPPED if linf else {"solve_group": kernels.solve_radial}
+    return outermost(TARGET, kernels.solve_rows if direct else kernels.solve_gathered, names)
 
 
 @lru_cache(maxsize=2)
@@ -210,17 +147,13 @@ def column_solver(narrow: bool) -> Any:
     narrow : bool
         For float32.
     """
-    sums = ("start_terms", "ratio_terms", "narrow_fraction", "fraction", "exact_terms")
-    rows = ("add_start", "add_start_row", "add_ratio", "add_ratio_row", "add_exact", "add_exact_row")
-    passes = ("add_size_row", "fold", "spread", "pass_start", "pass_ratio", "pass_exact", "write_row")
-    steps = ("pace", "from_ratio", "third_order", "enclose_ratio")
-    return build((*sums, *rows, *passes, *steps, "solve_columns"), {"NARROW": narrow}, {})
+    return outermost(TARGET, column_kernels.solve_columns, {"NARROW": narrow})
 
 
 @lru_cache(maxsize=1)
 def elementwise() -> Any:
     """Build the kernel of the elementwise part alone."""
-    return build(("shrink_all",), {}, {})
+    return outermost(TARGET, kernels.shrink_all, {})
 
 
 def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
@@ -354,11 +287,14 @@ def _run(
         total = len(chosen)
         if total == 0:
             return results
-    kind: Any = type(finder)
+    kind, wide = type(finder), x.dtype == np.float64
     direct = dense and shape is not None and shape[1] == 1 and shape[3] > 0 and not shrinks
-    kernel = group_solver(kind, linf, direct, x.dtype == np.float64)
+    narrow = direct and kind is Newton and not (wide or linf)
+    known = state(kind.propose)
+    options = {"needs_bracket": kind.needs_bracket, "narrow": narrow, "linf": linf, "direct": direct}
+    kernel = group_solver(kind.propose, known, wide=wide, **options)
     read_x, read_d = _readonly(xf), _readonly(df)
-    options = (pieces, rtol, finder.atol, finder.max_iterations, explain)
+    limits = (pieces, rtol, finder.atol, finder.max_iterations, explain)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
@@ -366,16 +302,24 @@ def _run(
         found: int
         if direct:
             found = kernel(
-                read_x, read_d, zf, longest, begin, finish, steps, weights, *options, *results, *scratch
+                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, *scratch
             )
         else:
             found = kernel(
                 read_x, read_d, zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
-                penalty.threshold, penalty.nonnegative, *options, *results, *scratch,
+                penalty.threshold, penalty.nonnegative, *limits, *results, *scratch,
             )  # fmt: skip
         return found
 
-    bad = threads.run(task, total, longest * total)
+    try:
+        bad = threads.run(task, total, longest * total)
+    except NumbaError as error:
+        if not known:
+            raise
+        raise TypeError(
+            f"root_finder: {kind.__name__}.propose cannot be compiled, for the reason above; write it with "
+            'the operations of proxlab.scalar and let it return six numbers, or use backend="array_api"'
+        ) from error
     return bad if bad >= 0 else results
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from proxlab import scalar, secular
 from proxlab.arguments import check_group_weights, float_bits
 from proxlab.backends import threads
-from proxlab.backends.build import digest, functions_of, over_arrays
-from proxlab.backends.numba_cpu import canonical_shape, compiled, group_rows
+from proxlab.backends.build import Target, over_arrays
+from proxlab.backends.numba_cpu import canonical_shape, group_rows, made
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
@@ -42,47 +40,14 @@ COLUMNS = 16
 SHORT = 64
 LOOSE_NAMES = ("sum_", "add_", "write", "terms", "update", "soft", "metric", "again", "recalled", "blend")
 
-#: What :mod:`proxlab.optim.fused_kernels` leaves to the rule.
-OPEN_NAMES = {"update", "read", "write", "metric", "again", "recalled", "blend", "SHRINKS"}
-
-_functions = functions_of(scalar, secular, kernels)
+TARGET = Target(made, LOOSE_NAMES)
 _local = threading.local()
-
-
-@lru_cache(maxsize=1)
-def _special() -> tuple[str, ...]:
-    """Name the functions that a rule enters, in order: those that call what is left to it, or one another."""
-    names: set[str] = set()
-    while True:
-        more = {key for key, f in _functions.items() if (OPEN_NAMES | names) & set(f.__code__.co_names)}
-        if more == names:
-            return tuple(key for key in _functions if key in names)
-        names = more
-
-
-def _compiled(scope: dict[str, Any], parts: dict[str, Callable[..., Any]], mark: str, outermost: str) -> None:
-    """Compile functions, callees first, into their scope. Python calls, and the disk keeps, the outermost."""
-    for key, f in parts.items():
-        loose = key.startswith(LOOSE_NAMES)
-        scope[key] = compiled(f, scope, f"{key}_{mark}", loose=loose, cache=key == outermost)
-
-
-@lru_cache(maxsize=1)
-def _common() -> dict[str, Any]:
-    """Return the scope of what is the same for every rule, which is compiled once."""
-    scope: dict[str, Any] = {key: value for key, value in vars(kernels).items() if key.isupper()}
-    scope |= {"np": np, "math": math}
-    parts = {key: f for key, f in _functions.items() if key not in _special()}
-    _compiled(scope, parts, digest(*_functions.values()), "")
-    return scope
 
 
 @lru_cache(maxsize=256)
 def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
     """Compile a function of :mod:`proxlab.optim.fused_kernels` for a rule; it is cached on disk."""
     function, slots, again = update
-    tag = digest(function, *_functions.values())
-    mark = f"{function.__name__}_{len(slots)}{averages:d}{shrinks:d}_{tag}"
     chosen = {
         "read": f"read{len(slots)}",
         "write": f"write{len(slots)}",
@@ -90,12 +55,9 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
         "recalled": "recalled_unit" if again is None else "recalled_own",
         "blend": "blend_average" if averages else "blend_new",
     }
-    parts = {"update": function, "again": again or function}
-    parts |= {key: _functions[target] for key, target in chosen.items()}
-    parts |= {key: _functions[key] for key in dict.fromkeys((*_special(), name))}
-    scope = _common() | {"SHRINKS": shrinks}
-    _compiled(scope, parts, mark, name)
-    return scope[name]
+    names = {key: getattr(kernels, target) for key, target in chosen.items()}
+    names |= {"update": function, "again": again or function, "SHRINKS": shrinks}
+    return made(TARGET.linked(getattr(kernels, name), names, name), False, cache=True)
 
 
 @dataclass(frozen=True, eq=False)

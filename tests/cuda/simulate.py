@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -338,7 +339,7 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
         original = build._FUNCTIONS[function]
         text = inspect.getsource(original)
         assert old in text, f"{function} no longer contains {old!r}"
-        scope = dict(vars(source))
+        scope: dict[str, Any] = {}
         exec(
             compile(
                 "from __future__ import annotations\n" + text.replace(old, new, *count),
@@ -347,7 +348,7 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
             ),
             scope,
         )
-        build._FUNCTIONS[function] = scope[function]
+        build._FUNCTIONS[function] = types.FunctionType(scope[function].__code__, vars(source), function)
         shape, axis = cases.get(function, ((3, 7), 1))
         try:
             x, d = data(shape)

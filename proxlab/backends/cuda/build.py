@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dis
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from proxlab import bounds, double_double, scalar, secular
 from proxlab.backends import kernels
-from proxlab.backends.build import digest, functions_of, rebuild
+from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
@@ -89,14 +87,8 @@ class Variant:
         return chosen | (_CLIPPED if self.linf else _RADIAL)
 
 
-# Later ones replace earlier ones of the same name: a team's loops replace those of one thread.
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **functions_of(scalar, double_double, secular),
-    "rounding": bounds.rounding,
-    "bracket": bounds.bracket,
-    **functions_of(kernels, source),
-}
-_CONSTANTS = {name: v for module in (kernels, source) for name, v in vars(module).items() if name.isupper()}
+# A team's loops replace those of one thread, of the same name.
+_FUNCTIONS = functions_of(kernels, source)
 
 
 def linked(
@@ -117,32 +109,15 @@ def linked(
     replaced : dict
         Names of functions that other ones stand for.
     """
-    functions = dict(_FUNCTIONS)
+    names: dict[str, Any] = dict(_FUNCTIONS)
+    names |= {name: _FUNCTIONS[target] for name, target in (variant.aliases() | replaced).items()}
+    names |= {"float64": np.float64, **variant.constants()}
+    names |= {name: Given(value, f"operation {name}") for name, value in operations.items()}
     if variant.finder is not None:
-        functions["propose"] = variant.finder.propose
-    aliases = variant.aliases() | replaced
-    constants = _CONSTANTS | {"np": np, "float64": np.float64, **operations, **variant.constants()}
-    made: dict[str, Any] = {}
-
-    def build(name: str) -> Any:
-        if name not in made:
-            made[name] = make(link(functions[name], name))
-        return made[name]
-
-    def link(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        scope: dict[str, Any] = {}
-        for used in {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}:
-            target = aliases.get(used, used)
-            if target in functions:
-                scope[used] = build(target)
-            elif used in constants:
-                scope[used] = constants[used]
-        return rebuild(function, scope, name)
-
-    tag = digest(*functions.values())
-    marks = "_".join(str(getattr(v, "__module__", v)).rpartition(".")[2] for v in vars(variant).values())
-    name = "".join(c if c.isalnum() else "_" for c in f"{variant.kernel}_{tag}_{marks}")
-    return link(functions[variant.kernel], name)
+        names["propose"] = variant.finder.propose
+    return Target(lambda function, _: make(function)).linked(
+        _FUNCTIONS[variant.kernel], names, variant.kernel
+    )
 
 
 def device_source(variant: Variant) -> Callable[..., Any]:
@@ -157,9 +132,13 @@ def device_source(variant: Variant) -> Callable[..., Any]:
     return linked(variant, make, operations, {"two_product": "two_product_fused"})
 
 
-@lru_cache(maxsize=256)
 def compiled(variant: Variant) -> Any:
     """Return a kernel, compiled at its first launch and cached on disk."""
+    return _compiled(variant, "" if variant.finder is None else state(variant.finder.propose))
+
+
+@lru_cache(maxsize=256)
+def _compiled(variant: Variant, _: str) -> Any:
     from numba import cuda
 
     return cuda.jit(cache=True)(device_source(variant))
