@@ -483,8 +483,9 @@ class Schedule(ABC):
         t : int
             The iteration, from 1.
         progress : float, optional
-            A measure of what is left to gain, in the unit of the tolerance: the length of the last step for a
-            distance, the last stationarity for a stationarity.
+            What is left to gain in this iteration, in the unit of the tolerance: what the last iterate
+            ``w``, taken for the solution, would be wrong by. That is ``‖w - z*‖`` for a distance,
+            ``dist(0, ∂Q(w))`` for a stationarity and ``Q(w) - min Q`` for a gap.
         """
         check_number("t", t, 1.0)
         if progress is not None:
@@ -629,7 +630,10 @@ class SquareSummable(Schedule):
 class Adaptive(Schedule):
     """``ε_t = min(ε / t^power, σ · progress)``: a share of what is left to gain, under a square-summable cap.
 
-    Without a progress the cap alone is used.
+    Without a progress the cap alone is used. The optimizers of :mod:`proxlab.optim` and of ``proxlab.torch``
+    take the bounds of a certificate of the last iterate for the progress; relative criteria, whose
+    tolerance has no unit, have none. Where rounding keeps a share of a tiny progress from being proved, they
+    ask for the cap.
 
     Parameters
     ----------

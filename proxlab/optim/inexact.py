@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import array_api_compat
 
 from proxlab.bounds import rounding
 from proxlab.certificate import Certificate, Total
 from proxlab.groups import Array
-from proxlab.inexactness import Criterion, Distance, EpsSubgradient, Gap, Schedule, Stationarity
+from proxlab.inexactness import Adaptive, Criterion, Distance, EpsSubgradient, Gap, Schedule, Stationarity
 from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
 
@@ -23,6 +24,13 @@ __all__ = ["Tolerance", "solve_certified"]
 
 # Iterations after which more of them prove nothing more.
 _ENOUGH = 200
+# The bound of a certificate that has the unit of a criterion's tolerance.
+_UNITS: dict[type[Criterion], str] = {
+    Distance: "distance",
+    Stationarity: "stationarity",
+    Gap: "gap",
+    EpsSubgradient: "gap",
+}
 
 
 class Tolerance:
@@ -52,9 +60,29 @@ class Tolerance:
         self._schedule: Schedule = inexactness[1]
         self.iterations = iterations
 
-    def at(self, t: int) -> float:
-        """Return the tolerance ε_t of the whole step."""
-        return self._schedule(t)
+    def at(self, t: int, progress: float | None = None) -> float:
+        """Return the tolerance ε_t of the whole step.
+
+        Parameters
+        ----------
+        t : int
+        progress : float or None
+            As :meth:`progress` returns it; without one, the cap alone counts.
+        """
+        return self._schedule(t, progress)
+
+    def progress(self, problems: Sequence[ProxProblem]) -> float | None:
+        """Return what is left to gain: what the last weights, taken for the solution, would be wrong by.
+
+        That is the distance, the stationarity or the gap of the last weights in the problems of this step,
+        all together, whichever the criterion is about. None where the schedule does not ask for it, where
+        the criterion has no unit, or where nothing is known.
+        """
+        unit = next((u for kind, u in _UNITS.items() if issubclass(self._criterion, kind)), None)
+        if not isinstance(self._schedule, Adaptive) or unit is None or not problems:
+            return None
+        together = _together([p.certify(p.previous).total for p in problems])
+        return together[unit] if math.isfinite(together[unit]) else None
 
     def criterion(self, eps: float, parts: int) -> Criterion:
         """Return what each of ``parts`` proxes has to satisfy, so that all together satisfy it with ε."""
@@ -95,19 +123,38 @@ def solve_certified(
     ValueError
         If the tolerance cannot be proved; the message names the step, the place and the group.
     """
+    eps = cap = math.inf
     if tolerance is not None:
         tolerance.iterations = max(1, tolerance.iterations - 1)
-    solved = [_certified(p, t, root_finder, tolerance, len(problems)) for p in problems]
-    record = _together([certificate.total for _, certificate, _ in solved])
-    record["evaluations"] = sum(evaluations for _, _, evaluations in solved)
+        eps, cap = tolerance.at(t, tolerance.progress(problems)), tolerance.at(t)
+    solved = [_certified(p, t, root_finder, tolerance, eps, cap, len(problems)) for p in problems]
+    record = _together([s.certificate.total for s in solved])
+    record["evaluations"] = sum(s.evaluations for s in solved)
     if tolerance is not None:
-        record |= {"tolerance": tolerance.at(t), "iterations": tolerance.iterations}
-    return [z for z, _, _ in solved], record
+        kept = all(s.eps == eps for s in solved)
+        record |= {"tolerance": eps if kept else cap, "iterations": tolerance.iterations}
+    return [s.z for s in solved], record
+
+
+class _Solved(NamedTuple):
+    """A prox that is solved well enough, its certificate, the work, and the tolerance that is proved."""
+
+    z: Array
+    certificate: Certificate
+    evaluations: int
+    eps: float
 
 
 def _certified(
-    problem: ProxProblem, t: int, root_finder: RootFinder, tolerance: Tolerance | None, parts: int
-) -> tuple[Array, Certificate, int]:
+    problem: ProxProblem,
+    t: int,
+    root_finder: RootFinder,
+    tolerance: Tolerance | None,
+    eps: float,
+    cap: float,
+    parts: int,
+) -> _Solved:
+    """Solve one of ``parts`` problems to its part of ε; where rounding hides a share of it, to the cap's."""
     evaluations = 0
     while True:
         finder = root_finder if tolerance is None else tolerance.finder(root_finder)
@@ -115,11 +162,17 @@ def _certified(
         evaluations += int(solution.evaluations.sum()) if solution.evaluations.shape[0] else 0
         certificate = problem.certify(solution.z)
         if tolerance is None:
-            return solution.z, certificate, evaluations
-        eps = tolerance.at(t)
+            return _Solved(solution.z, certificate, evaluations, eps)
         if tolerance.criterion(eps, parts).holds(certificate, problem.previous):
-            return solution.z, certificate, evaluations
-        if finder.max_iterations == root_finder.max_iterations or tolerance.iterations > _ENOUGH:
+            return _Solved(solution.z, certificate, evaluations, eps)
+        # What has converged gets no better by more iterations.
+        if (
+            solution.ok
+            or finder.max_iterations == root_finder.max_iterations
+            or tolerance.iterations > _ENOUGH
+        ):
+            if eps < cap and tolerance.criterion(cap, parts).holds(certificate, problem.previous):
+                return _Solved(solution.z, certificate, evaluations, cap)
             raise ValueError(
                 f"inexactness: step {t}, {problem.where}: the tolerance {eps:.3g} is not proved; least is "
                 f"known of group {_worst_group(certificate)}. Ask for less, or raise max_iterations of the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
 from proxlab.optim.sparsity import (
+    Resting,
     TargetSparsity,
     check_count,
     check_sparsity,
@@ -60,7 +61,8 @@ class Optimizer:
         Solve each prox just well enough, for example to ``(Stationarity, SquareSummable(1e-2))`` of
         :mod:`proxlab.inexactness`. The tolerance holds for all parameters together. It is proved in the steps
         of ``certify_every``, with as many iterations as that takes, and the steps between take as many; a
-        tolerance that cannot be proved is an error.
+        tolerance that cannot be proved is an error. For ``Adaptive`` the progress is what the weights before
+        the step, taken for the solution, would be wrong by.
     certify_every : int, optional
         Certify the proxes of every so many steps; by default of all where there is a tolerance, else of none.
     sparsity : TargetSparsity, optional
@@ -195,17 +197,29 @@ class Optimizer:
         if self.sparsity is not None and sparsity is not None and self.sparsity.due(t):
             asked = _problems(found, state.penalties, proposals)
             _, sparsity = self.sparsity.update(
-                sparsity, t, list(asked.values()), lambda: self._sparsity(found, state.penalties)
+                sparsity,
+                t,
+                list(asked.values()),
+                _resting(found, state.penalties, asked),
+                lambda: self._sparsity(found, state.penalties),
             )
             entry |= record(sparsity)
-        problems = _problems(found, _driven(state.penalties, sparsity), proposals)
+        driven_anew = sparsity is not None and sparsity["lam"] != (state.sparsity or {}).get("lam")
+        held = {
+            place
+            for place, p in state.penalties.items()
+            if rests(settings) and not (p is not None and driven_anew)
+        }
+        problems = _problems(found, _driven(state.penalties, sparsity), proposals, held)
         solutions, bounds, iterations = self._solve(problems, t, state.iterations)
         entry |= bounds
         keep = settings["momentum"] if self.rule.averages else 0.0
         new = {}
         for place, w in found.items():
             z = solutions[place] if place in solutions else proposals[place].x
-            if keep:
+            if place in held:
+                z = w
+            elif keep:
                 z = keep * w + (1.0 - keep) * z
             # NumPy's arithmetic makes numbers of arrays without axes.
             new[place] = np.asarray(z) if isinstance(z, np.generic) else z
@@ -324,14 +338,26 @@ def _problems(
     found: Mapping[str, Array],
     penalties: Mapping[str, Penalty | None],
     proposals: Mapping[str, Proposal],
+    held: Container[str] = (),
 ) -> dict[str, ProxProblem]:
     """Return the proxes that there are to solve."""
     problems = {}
     for place, p in penalties.items():
         x, metric, step, *_ = proposals[place]
-        if p is not None and step > 0 and 0 not in x.shape:
+        if p is not None and step > 0 and 0 not in x.shape and place not in held:
             problems[place] = ProxProblem(p, x, metric, step, place, found[place])
     return problems
+
+
+def _resting(
+    found: Mapping[str, Array], penalties: Mapping[str, Penalty | None], asked: Container[str]
+) -> list[Resting]:
+    """Return the groups that this step leaves as they are."""
+    return [
+        Resting(living_groups(p.groups, found[place]), p.groups.sizes(tuple(found[place].shape)))
+        for place, p in penalties.items()
+        if p is not None and place not in asked
+    ]
 
 
 def _driven(

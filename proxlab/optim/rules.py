@@ -24,7 +24,18 @@ from proxlab.groups import Array
 from proxlab.penalties.base import check_number
 from proxlab.scalar import fabs, fmax, sqrt
 
-__all__ = ["RULES", "Proposal", "Rule", "Schedule", "Setting", "Slot", "Update", "check_settings", "rule_of"]
+__all__ = [
+    "RULES",
+    "Proposal",
+    "Rule",
+    "Schedule",
+    "Setting",
+    "Slot",
+    "Update",
+    "check_settings",
+    "rests",
+    "rule_of",
+]
 
 Settings = Mapping[str, Any]
 
@@ -490,6 +501,15 @@ def check_settings(rule: Rule, settings: Settings) -> dict[str, Any]:
     if checked.get("nesterov") and not (checked["momentum"] > 0 and checked["dampening"] == 0):
         raise ValueError("nesterov: needs momentum > 0 and dampening = 0")
     return checked
+
+
+def rests(settings: Settings) -> bool:
+    """Say whether a step leaves the weights as they are, to the last bit: the learning rate is 0.
+
+    Weights that are read off a dual variable, or off averages, follow the strength of the penalty all the
+    same: where that is driven and has changed, they are read anew.
+    """
+    return bool(settings["lr"] == 0.0)
 
 
 def _sign(s: Settings) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -25,6 +25,7 @@ from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import check_number, row_norm
 
 __all__ = [
+    "Resting",
     "TargetSparsity",
     "check_count",
     "check_sparsity",
@@ -144,9 +145,28 @@ def _soft_threshold_root(xp: Any, b: Array, cut: Array, price: Array) -> Array:
     return s * unit / total
 
 
+class Resting(NamedTuple):
+    """Groups that have a penalty and no prox in this step: they stay as they are.
+
+    Attributes
+    ----------
+    alive : ndarray of bool, shape (n_groups,)
+        Which of them are not zero.
+    sizes : ndarray of int, shape (n_groups,)
+        Their numbers of elements.
+    """
+
+    alive: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class TargetSparsity:
     """Drives the strength of all penalties of an optimizer, in proportion, towards a wanted sparsity.
+
+    The sparsity is the share of zero groups among *all* groups that have a penalty: also of parameters that
+    are frozen or have no gradient in a step, which stay as they are, and whose groups that are not zero
+    cannot vanish in it. So both methods count, and ``proxlab.torch.group_sparsity(optimizer)``.
 
     Parameters
     ----------
@@ -254,6 +274,7 @@ class TargetSparsity:
         state: Mapping[str, float],
         t: int,
         problems: Sequence[ProxProblem],
+        resting: Sequence[Resting],
         sparsity: Callable[[], float],
     ) -> tuple[float, dict[str, float]]:
         """Decide on the strength of step ``t``; returns it, and the state with the gap that it was based on.
@@ -266,19 +287,22 @@ class TargetSparsity:
             The count of this step, from 1.
         problems : sequence of ProxProblem
             The prox problems of this step, with the penalties as they were given; for ``"quantile"``.
+        resting : sequence of Resting
+            The groups of the parameters that have a penalty and no problem in this step; for ``"quantile"``.
         sparsity : callable
             Returns the sparsity of the weights as they are; for ``"multiplicative"``.
 
         Raises
         ------
         ValueError
-            If the share of groups that can vanish is less than the target: the others have weight 0.
+            If the share of groups that can vanish in this step is less than the target: the others have
+            weight 0, or rest.
         """
         wanted, new = self.at(t), dict(state)
         if self.needs_problems:
             if not problems:
                 return new["lam"], new
-            new["lam"], new["sparsity"] = self._quantile(problems, wanted, new["unit"])
+            new["lam"], new["sparsity"] = self._quantile(problems, resting, wanted, new["unit"])
             new["gap"] = wanted - new["sparsity"]
             return new["lam"], new
         new["sparsity"] = sparsity()
@@ -294,15 +318,20 @@ class TargetSparsity:
         new["lam"] = min(max(lam, _LEAST), _LARGEST)
         return new["lam"], new
 
-    def _quantile(self, problems: Sequence[ProxProblem], wanted: float, unit: float) -> tuple[float, float]:
+    def _quantile(
+        self, problems: Sequence[ProxProblem], resting: Sequence[Resting], wanted: float, unit: float
+    ) -> tuple[float, float]:
         """Return the least strength at which the wanted share vanishes, and the share that does."""
         found, counted, largest = [], [], 1
         for p in problems:
             vanishing = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
             found.append(vanishing * (unit / p.penalty.strength))
             sizes = p.penalty.groups.sizes(tuple(p.x.shape))
-            counted.append(sizes.astype(np.float64) if self.weighted else np.ones(len(sizes)))
+            counted.append(self._count(sizes))
             largest = max(largest, int(sizes.max(initial=0)))
+        for alive, sizes in resting:
+            found.append(np.where(alive, math.inf, 0.0))
+            counted.append(self._count(sizes))
         strengths, counts = np.concatenate(found), np.concatenate(counted)
         if wanted <= 0 or counts.sum() == 0:
             return 0.0, 0.0
@@ -315,11 +344,15 @@ class TargetSparsity:
             finite = float(counts[np.isfinite(strengths)].sum() / counts.sum())
             raise ValueError(
                 f"target: a share of {wanted:.4g} of the groups cannot vanish, only {finite:.4g}: the other "
-                "groups have weight 0"
+                "groups have weight 0, or are of parameters that are not updated in this step"
             )
         # Beyond the rounding of the strengths, so that the prox agrees.
         lam *= 1.0 + rounding(4.0 * largest + 64.0)
         return lam, float(counts[strengths <= lam].sum() / counts.sum())
+
+    def _count(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return what each group counts."""
+        return sizes.astype(np.float64) if self.weighted else np.ones(len(sizes))
 
 
 def check_count(name: str, value: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from proxlab.backends import threads
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
-from proxlab.optim.sparsity import TargetSparsity, check_count, check_sparsity
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
+from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import check_apart, check_tensors
 from proxlab.torch.problems import HALF, Block, Problem, check_group, name_parameter, on_host, wide
-from proxlab.torch.sparsity import group_sparsity
+from proxlab.torch.sparsity import group_sparsity, living
 from proxlab.torch.strength import DrivenStrength
 
 __all__ = ["ProxOptimizer"]
@@ -189,12 +190,16 @@ class ProxOptimizer(torch.optim.Optimizer):
         drive = target is not None and target.due(self._steps)
         # The points of all proxes may decide on the strength of this step.
         late = drive and target is not None and target.needs_problems
+        lam = None if self._strength is None else self._strength.lam
         if drive and not late:
             record |= self._drive([])
-        problems: Iterable[Problem] = self._problems(fuse=not due and not late)
+        holds = not late and (self._strength is None or self._strength.lam == lam)
+        problems: Iterable[Problem] = self._problems(fuse=not due and not late, holds=holds)
         if late:
             problems = list(problems)
             record |= self._drive(problems)
+            if self._strength is not None and self._strength.lam == lam:
+                problems = [replace(p, rests=rests(p.block.settings)) for p in problems]
         if due:
             record |= self._certified(list(problems))
         else:
@@ -204,28 +209,53 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.history.append({"step": self._steps, **record})
         return loss
 
-    def _problems(self, fuse: bool) -> Iterator[Problem]:
-        """Do the steps of blocks that are fused, and form the problems of the others one after the other."""
+    def _problems(self, fuse: bool, holds: bool) -> Iterator[Problem]:
+        """Do the steps of blocks that are fused, and form the problems of the others one after the other.
+
+        ``holds`` says whether weights whose learning rate is 0 stay, since their penalty is what it was.
+        """
         fused: list[Block] = []
-        others: list[Block] = []
+        others: list[tuple[Block, bool]] = []
         for block in self._checked_blocks():
             self._start_duals(block)
-            (fused if fuse and self._is_fused(block) else others).append(block)
+            still = rests(block.settings) and (holds or block.penalty is None)
+            if fuse and not still and self._is_fused(block):
+                fused.append(block)
+            else:
+                others.append((block, still))
         threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
-        for block in others:
-            yield Problem.of(block, [self._propose(p, block) for p in block.params])
+        for block, still in others:
+            yield Problem.of(block, [self._propose(p, block) for p in block.params], still)
 
     def _drive(self, problems: list[Problem]) -> dict[str, float]:
         """Decide on the strength of all penalties; returns what the history says of it."""
         assert self._strength is not None
-        asked = []
+        asked, moving = [], set()
         for p in problems:
             given = self._strength.given[p.block.number]
             if p.is_open and given is not None:
                 asked.append(p.asked()._replace(penalty=given))
-        record = self._strength.update(self._steps, asked, self._sparsity)
+                moving.add((p.block.number, p.block.index))
+        resting = self._resting(moving) if asked else []
+        record = self._strength.update(self._steps, asked, resting, self._sparsity)
         self._set_penalties()
         return record
+
+    def _resting(self, moving: set[tuple[int, int | None]]) -> list[Resting]:
+        """Return the penalised groups of all blocks but those that move, which are given by their places."""
+        found = []
+        for number, group in enumerate(self.param_groups):
+            params, penalty, joint = group["params"], group["penalty"], group.get("joint")
+            if penalty is None:
+                continue
+            if joint is not None:
+                if (number, None) not in moving:
+                    found.append(living(params, list(joint)))
+            else:
+                found += [
+                    living([p], [penalty.groups]) for k, p in enumerate(params) if (number, k) not in moving
+                ]
+        return found
 
     def _set_penalties(self) -> None:
         assert self._strength is not None
@@ -356,7 +386,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         keep = block.settings["momentum"] if self.rule.averages else 0.0
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         for p, proposal, new in zip(block.params, problem.proposals, block.split(z), strict=True):
-            p.copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
+            if not problem.rests:
+                p.copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
             self._save(p, dict(zip(names, proposal.slots, strict=True)), proposal.carry)
 
     def _save(self, p: Tensor, slots: dict[str, Tensor], carry: float) -> None:

@@ -88,6 +88,8 @@ class Problem:
     x, metric : Tensor
         The prox's point and metric, of the whole block.
     step : float
+    rests : bool
+        Whether the weights stay as they are.
     """
 
     block: Block
@@ -95,11 +97,12 @@ class Problem:
     x: Tensor
     metric: Tensor | None
     step: float
+    rests: bool
 
     @property
     def is_open(self) -> bool:
         """Whether there is a prox to solve; otherwise the answer is the point."""
-        return self.block.penalty is not None and self.step > 0 and self.x.numel() > 0
+        return self.block.penalty is not None and self.step > 0 and self.x.numel() > 0 and not self.rests
 
     def asked(self, previous: bool = False) -> ProxProblem:
         """Return the problem in arrays that compiled kernels take, where the tensors are on the host.
@@ -117,11 +120,11 @@ class Problem:
         return torch.from_numpy(z) if on_host(self.x) else z
 
     @classmethod
-    def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
+    def of(cls, block: Block, proposals: list[Proposal], rests: bool) -> Problem:
         """Put together what the parameters of a block ask for."""
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
-        return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
+        return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step, rests)
 
 
 def on_host(a: Tensor) -> bool:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from proxlab.groups import Groups
-from proxlab.optim.sparsity import living_groups
+from proxlab.optim.sparsity import Resting, living_groups
 from proxlab.penalties import GroupLasso, Penalty
 from proxlab.torch.networks import divide
 
-__all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity"]
+__all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity", "living"]
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,16 @@ def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> LayerSparsity:
+    alive, sizes = living(params, groups)
+    return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))
+
+
+def living(params: Sequence[torch.Tensor], groups: Sequence[Groups]) -> Resting:
+    """Return which groups of one parameter, or joint groups of several, are not zero, and their sizes."""
     alive: Any = None
     sizes: Any = 0
     for p, part in zip(params, groups, strict=True):
         found = living_groups(part, p.detach())
         alive = found if alive is None else alive | found
         sizes = sizes + part.sizes(tuple(p.shape))
-    return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))
+    return Resting(alive, sizes)

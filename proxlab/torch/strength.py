@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import TargetSparsity, driven, record
+from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record
 from proxlab.penalties import Penalty
 
 __all__ = ["DrivenStrength"]
@@ -42,13 +42,22 @@ class DrivenStrength:
         self.given.append(penalty)
         return self._now(penalty)
 
+    @property
+    def lam(self) -> float | None:
+        """The strength of the first penalty as it is now; None before there is one."""
+        return None if self._state is None else self._state["lam"]
+
     def update(
-        self, t: int, problems: Sequence[ProxProblem], sparsity: Callable[[], float]
+        self,
+        t: int,
+        problems: Sequence[ProxProblem],
+        resting: Sequence[Resting],
+        sparsity: Callable[[], float],
     ) -> dict[str, float]:
         """Decide on the strength of step ``t`` (:meth:`TargetSparsity.update`); returns a record of it."""
         if self._state is None:
             return {}
-        _, self._state = self.target.update(self._state, t, problems, sparsity)
+        _, self._state = self.target.update(self._state, t, problems, resting, sparsity)
         return record(self._state)
 
     def penalties(self) -> list[Penalty | None]:

@@ -409,6 +409,99 @@ def test_the_quantile_is_exact_in_every_step(name):
         assert averaged or state.history[-1]["support"] == 6
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_moves_where_the_learning_rate_is_zero(name, dtype):
+    """To the last bit, from the first step on and after some steps; with a penalty and without."""
+    rates = (0.0, METHODS[name].settings["lr"], 0.0, 0.0)
+    optimizer = METHODS[name](lr=lambda t: rates[t - 1])
+    params = {"w": START.astype(dtype), "free": START[:2].astype(dtype)}
+    state = optimizer.init(params, {"w": pl.GroupLasso(LAM), "free": None})
+    for lr in rates:
+        grads = {k: RNG.normal(size=w.shape).astype(dtype) for k, w in params.items()}
+        new, state = optimizer.step(params, grads, state)
+        assert [np.array_equal(new[k], params[k]) for k in params] == [lr == 0] * 2
+        params = new
+
+
+def progress_by_oracle(name, w, x, d, step):
+    """What the weights, taken for the solution, would be wrong by: all rows together."""
+    parts = []
+    for row, (point, metric) in zip(w, zip(x, d, strict=True), strict=True):
+        r = np.linalg.norm(row)
+        if name == "stationarity":
+            pull = metric * (row - point) / step
+            size = np.linalg.norm(pull + LAM * row / r) if r else max(np.linalg.norm(pull) - LAM, 0.0)
+            parts.append(size**2)
+            continue
+        answer = oracle.solve("GroupLasso", {"lam": LAM}, point, metric, step)
+        if name == "distance":
+            parts.append(answer.distance(row) ** 2)
+        else:
+            here = oracle.objective("GroupLasso", {"lam": LAM}, row, point, metric, step)
+            parts.append(oracle.to_float(here - answer.objectives[0]) / step)
+    return sum(parts) if name == "gap" else np.sqrt(sum(parts))
+
+
+ADAPTIVE = {
+    "distance": pl.inexactness.Distance,
+    "stationarity": pl.inexactness.Stationarity,
+    "gap": pl.inexactness.Gap,
+}
+
+
+@pytest.mark.parametrize("criterion", ADAPTIVE)
+def test_adaptive_tolerances_are_a_share_of_what_is_left(criterion):
+    """Against the oracle, which solves each prox; two parameters count together."""
+    eps = 0.5 if criterion == "stationarity" else 0.05
+    schedule = pl.inexactness.Adaptive(eps, sigma=0.03)
+    optimizer = optim.ProxAdamW(
+        lr=0.05, inexactness=(ADAPTIVE[criterion], schedule), root_finder=pl.Bisection()
+    )
+    params, rule = [START[:3], START[3:]], optimizer.rule
+    state = optimizer.init(params, pl.GroupLasso(LAM))
+    shares = 0
+    for t in range(1, 13):
+        grads = list(np.split(gradient(np.concatenate(params)), 2))
+        asked = [
+            rule.propose(optimizer._settings(t), w, g, tuple(slots.values()), t, 0.0)
+            for w, g, slots in zip(params, grads, state.slots.values(), strict=True)
+        ]
+        x, d = (np.concatenate([getattr(a, k) for a in asked]) for k in ("x", "metric"))
+        left = progress_by_oracle(criterion, np.concatenate(params), x, d, asked[0].step)
+        params, state = optimizer.step(params, grads, state)
+        record, slack = state.history[-1], {"stationarity": 1e-9, "distance": 0.03, "gap": 1.0}[criterion]
+        # the bounds of a certificate: of what is left, and never less
+        assert record["tolerance"] >= min(eps / t, 0.03 * left) * (1 - 1e-12)
+        assert record["tolerance"] <= min(eps / t, 0.03 * left * (1 + slack)) * (1 + 1e-12)
+        shares += record["tolerance"] < eps / t
+        assert record[criterion] <= record["tolerance"]
+    assert 3 <= shares < 12
+
+
+def test_adaptive_tolerances_at_a_fixed_point_fall_back_to_the_cap():
+    """A share of what is left cannot be proved once that is rounding."""
+    schedule = pl.inexactness.Adaptive(1e-3, sigma=1e-9)
+    optimizer = optim.ProxSGD(lr=1.0, inexactness=(pl.inexactness.Distance, schedule))
+    w, target = np.array([[3.0, 4.0, 0.5]]), np.array([[5.0, -7.0, 0.25]])
+    state = optimizer.init(w, pl.GroupLasso(1.0))
+    for _ in range(4):
+        w, state = optimizer.step(w, w - target, state)
+    tolerances = [record["tolerance"] for record in state.history]
+    left = np.linalg.norm(np.array([3.0, 4.0, 0.5]) - w)
+    assert 1e-9 * left * (1 - 1e-12) <= tolerances[0] <= 1.1e-9 * left
+    assert tolerances[-1] == schedule(4)
+    assert all(record["iterations"] <= 3 for record in state.history)
+
+
+def test_relative_criteria_ask_for_the_cap_of_an_adaptive_schedule():
+    schedule = pl.inexactness.Adaptive(0.5)
+    optimizer = optim.ProxSGD(lr=0.1, inexactness=(pl.inexactness.RelativeDistance, schedule))
+    state = optimizer.init(START, pl.GroupLasso(LAM))
+    _, state = optimizer.step(START, gradient(START), state)
+    assert state.history[-1]["tolerance"] == 0.5
+
+
 def test_the_controller_and_a_ramp_count_by_size():
     target = optim.TargetSparsity(
         0.5, method="multiplicative", weighted=True, rate=1.0, every=2, ramp="linear", ramp_steps=10

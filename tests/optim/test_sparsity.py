@@ -9,6 +9,7 @@ import pytest
 import proxlab as pl
 from proxlab.optim import TargetSparsity, vanishing_strength
 from proxlab.optim.problem import ProxProblem
+from proxlab.optim.sparsity import Resting
 from tests import oracle
 from tests.table import GROUPS, PENALTIES, ids
 
@@ -200,7 +201,7 @@ def zero_groups(penalty, problem):
 def test_the_wanted_share_vanishes(row, wanted):
     (problem,) = problems(np.random.default_rng(0), [row.build()])
     target = TargetSparsity(wanted)
-    lam, state = target.update(target.init(problem.penalty.strength), 1, [problem], None)
+    lam, state = target.update(target.init(problem.penalty.strength), 1, [problem], [], None)
     zero = zero_groups(problem.penalty.with_strength(lam), problem)
     already = zero_groups(
         problem.penalty.with_strength(0.0 if row.name != "SparseGroupLasso" else 1e-9), problem
@@ -220,7 +221,7 @@ def test_penalties_keep_their_proportion_and_sizes_count():
     second = ProxProblem(ragged, rng.normal(size=24), rng.lognormal(size=24), 0.5)
     for weighted in (False, True):
         target = TargetSparsity(0.6, weighted=weighted)
-        lam, state = target.update(target.init(0.3), 1, [first, second], None)
+        lam, state = target.update(target.init(0.3), 1, [first, second], [], None)
         zero = []
         for problem, share in ((first, 1.0), (second, 3.0)):
             z = pl.prox(problem.penalty.with_strength(share * lam), problem.x, 0.5, metric=problem.metric)
@@ -238,7 +239,7 @@ def test_float32_points_and_equal_groups():
     x = np.repeat(rng.normal(size=(10, 300)), 2, axis=0).astype(np.float32)
     problem = ProxProblem(pl.GroupLasso(1.0), x, None, 1.0)
     target = TargetSparsity(0.45)
-    lam, state = target.update(target.init(1.0), 1, [problem], None)
+    lam, state = target.update(target.init(1.0), 1, [problem], [], None)
     assert zero_groups(pl.GroupLasso(lam), problem).sum() == 10  # nine are asked for, and come in pairs
     assert state["sparsity"] == 0.5
 
@@ -248,12 +249,26 @@ def test_what_cannot_vanish_is_an_error():
     problem = ProxProblem(penalty, np.ones((4, 2)), None, 1.0)
     target = TargetSparsity(0.5)
     with pytest.raises(ValueError, match=r"target: a share of 0.5 .* cannot vanish, only 0.25"):
-        target.update(target.init(1.0), 1, [problem], None)
+        target.update(target.init(1.0), 1, [problem], [], None)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_groups_that_rest_count_as_they_are(weighted):
+    """Three of seven rest, one of them zero: for 4/7 the others have to give three."""
+    rng = np.random.default_rng(0)
+    problem = ProxProblem(pl.GroupLasso(1.0), rng.normal(size=(4, 2)), None, 1.0)
+    resting = Resting(np.array([True, False, True]), np.array([2, 2, 2]))
+    target = TargetSparsity(0.55, weighted=weighted)
+    lam, state = target.update(target.init(1.0), 1, [problem], [resting], None)
+    assert zero_groups(pl.GroupLasso(lam), problem).sum() == 3
+    assert state["sparsity"] == pytest.approx(4 / 7)
+    with pytest.raises(ValueError, match=r"only 0\.7143: .* not updated in this step"):
+        TargetSparsity(0.8).update(target.init(1.0), 1, [problem], [resting], None)
 
 
 def test_nothing_is_decided_without_a_prox():
     target = TargetSparsity(0.5)
-    lam, state = target.update(target.init(0.3), 1, [], None)
+    lam, state = target.update(target.init(0.3), 1, [], [], None)
     assert lam == 0.3
     assert state == target.init(0.3)
 
@@ -265,7 +280,7 @@ def follow(gaps, target=0.5, **options):
     method = TargetSparsity(target, method="multiplicative", **options)
     state, path = method.init(2.0), []
     for t, gap in enumerate(gaps, 1):
-        lam, state = method.update(state, t, [], lambda gap=gap: target - gap)
+        lam, state = method.update(state, t, [], [], lambda gap=gap: target - gap)
         path.append(lam)
     return path, state
 

@@ -157,6 +157,66 @@ def test_a_group_that_is_added_later_is_driven_too():
     assert optimizer.param_groups[3]["penalty"].lam == pytest.approx(optimizer.history[-1]["lam"] / 2)
 
 
+@pytest.mark.parametrize("make", [quantile, controller])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_frozen_parameters_count_as_group_sparsity_counts_them(make, weighted):
+    """One definition: `history`, both methods and `group_sparsity` agree, also where a layer is frozen."""
+    params, optimizer = start(METHODS["adamw"], make(0.5, weighted=weighted, rate=0.5))
+    params[1].requires_grad_(False)
+    with torch.no_grad():
+        params[1][:2] = 0.0
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        before = group_sparsity(optimizer).total
+        for p in (params[0], params[2]):
+            p.grad = torch.tensor(rng.normal(size=p.shape))
+        optimizer.step()
+        total = before if make is controller else group_sparsity(optimizer).total
+        expected = total.weighted if weighted else total.sparsity
+        assert optimizer.history[-1]["sparsity"] == pytest.approx(expected, abs=1e-15)
+    assert zero_rows(params) >= (7 if make is quantile else 3)
+
+
+def test_a_share_that_frozen_parameters_keep_from_vanishing_is_an_error():
+    params, optimizer = start(METHODS["adamw"], quantile(0.9))
+    params[0].grad = torch.ones_like(params[0])
+    with pytest.raises(ValueError, match=r"target: .*only 0\.5714: .* not updated in this step"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_nothing_moves_where_the_learning_rate_is_zero(name, dtype, fused):
+    """To the last bit, from the first step on and after some steps; with a penalty and without."""
+    rng = np.random.default_rng(0)
+    params = [nn.Parameter(torch.tensor(rng.normal(size=(9, 5))).to(dtype)) for _ in range(2)]
+    groups = [{"params": params[:1], "penalty": pl.GroupLasso(0.02)}, {"params": params[1:]}]
+    method = METHODS[name]
+    optimizer = method(groups, fused=fused)
+    for lr in (0.0, method.settings["lr"], 0.0, 0.0):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        before = [p.detach().clone() for p in params]
+        for p in params:
+            p.grad = torch.tensor(rng.normal(size=p.shape)).to(dtype)
+        optimizer.step()
+        moved = [not torch.equal(p, q) for p, q in zip(params, before, strict=True)]
+        assert moved == [lr > 0] * 2
+
+
+@pytest.mark.parametrize("make", [quantile, controller])
+def test_weights_follow_a_driven_strength_alone_where_the_learning_rate_is_zero(make):
+    params, optimizer = start(METHODS["linbreg"], make(0.5, every=2), lr=0.0)
+    for t in range(1, 7):
+        before, lam = [p.detach().clone() for p in params], optimizer.param_groups[0]["penalty"].lam
+        run(params, optimizer, 1)
+        same = optimizer.param_groups[0]["penalty"].lam == lam
+        assert same or t % 2 == 1
+        assert torch.equal(params[0], before[0]) == same
+        assert torch.equal(params[2], before[2])
+
+
 def test_a_strength_of_zero_and_anything_else_are_refused():
     with pytest.raises(ValueError, match="param group 0: penalty: must have a strength > 0 to be driven"):
         METHODS["sgd"]([nn.Parameter(torch.ones(2, 2))], penalty=pl.GroupLasso(0.0), sparsity=quantile())
