@@ -277,6 +277,13 @@ def _has_kernels() -> bool:
     return find_spec("numba_cuda") is not None
 
 
+def compiles() -> bool:
+    """Tell whether Numba compiles here; with ``NUMBA_DISABLE_JIT=1`` everything runs in its array form."""
+    from numba.core import config
+
+    return not vars(config)["DISABLE_JIT"]
+
+
 def _records(*arrays: Any) -> bool:
     """Tell whether torch would record what is done to one of the arrays."""
     if not any(array_api_compat.is_torch_array(a) and a.requires_grad for a in arrays):
@@ -308,6 +315,8 @@ def _choose(backend: str | None, x: Array, others: tuple[Any, ...]) -> str:
             "backend: the cuda backend records no gradient, and x, metric or step requires one; use "
             'backend="array_api", or x.detach()'
         )
+    if host and backend != "array_api" and not compiles():
+        return "array_api"
     if backend is not None:
         return backend
     return "numba" if host else ("cuda" if device and not records and _has_kernels() else "array_api")

@@ -128,6 +128,8 @@ class Target:
         ``make(function, loose)`` makes of a linked function what others call.
     loose : tuple of str
         How names begin of the package's functions that may be reassociated.
+    options : str
+        What else ``make`` depends on.
     operations : mapping
         Functions that stand for others wherever those are used.
     native : callable
@@ -138,6 +140,7 @@ class Target:
 
     make: Callable[[types.FunctionType, bool], Any]
     loose: tuple[str, ...] = ()
+    options: str = ""
     operations: Mapping[Any, Any] = field(default_factory=dict)
     native: Callable[[Any], Any] = staticmethod(lambda value: value)  # noqa: RUF009 (stateless)
     whole: bool = True
@@ -199,7 +202,7 @@ class _Linking:
             zip(code.co_freevars, function.__closure__ or (), strict=True)
         )
         scope: dict[str, Any] = {"__builtins__": builtins, "__name__": function.__module__}
-        closure, keys = {}, [described(code), described(options)]
+        closure, keys = {}, [described(code), described((*options, self.target.options))]
         for used, chains in _uses(code):
             if own and used in self.names:
                 value, key = self.value(function, used, self.names[used], chains)

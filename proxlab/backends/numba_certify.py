@@ -21,7 +21,7 @@ from proxlab import bounds
 from proxlab.backends import threads
 from proxlab.backends.array_certify import RowBounds, known_form
 from proxlab.backends.build import Target
-from proxlab.backends.numba_cpu import made, outermost
+from proxlab.backends.numba_cpu import COMPILATION, made, outermost
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
@@ -546,7 +546,7 @@ def applies(penalty: object) -> bool:
     return fits and first.value == 0 and first.a > 0 and known_form(penalty.pieces)
 
 
-TARGET = Target(made, ("sum_",))
+TARGET = Target(made, ("sum_",), COMPILATION)
 
 
 @lru_cache(maxsize=3)

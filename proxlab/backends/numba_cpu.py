@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 from proxlab.arguments import Problem, check_values
 from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
+from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.groups import AxisLayout
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -34,6 +35,8 @@ logger = logging.getLogger("proxlab")
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
+#: What tells compiled code from that of other options.
+COMPILATION = f"{OPTIONS} {sorted(LOOSE)}"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
@@ -53,13 +56,17 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
     cache : bool, optional
         Whether Python calls it.
     """
-    options = OPTIONS | {"cache": cache, "no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
+    options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
     if loose:
         options["fastmath"] = LOOSE
-    return numba.njit(**options)(function)
+    compiled = numba.njit(**options)(function)
+    place = folder() if cache else None
+    if place is not None:
+        compiled._cache = KernelCache(compiled.py_func, place)
+    return compiled
 
 
-TARGET = Target(made, LOOSE_NAMES)
+TARGET = Target(made, LOOSE_NAMES, COMPILATION)
 
 
 def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, Any]) -> Any:
@@ -363,9 +370,8 @@ class _Announcer(Listener):
     def on_start(self, event: Any) -> None:
         if not self.said and (event.data["dispatcher"].py_func.__module__ or "").startswith("proxlab"):
             self.said = True
-            logger.warning(
-                "compiling kernels on first use, which takes some seconds; they are cached on disk"
-            )
+            kept = "; they are cached on disk" if folder() else ""
+            logger.warning("compiling kernels on first use, which takes some seconds%s", kept)
 
     def on_end(self, event: Any) -> None:
         pass

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.arguments import check_group_weights, float_bits
+from proxlab.arguments import check_group_weights, compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import Target, over_arrays
-from proxlab.backends.numba_cpu import canonical_shape, group_rows, made
+from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
@@ -40,7 +40,7 @@ COLUMNS = 16
 SHORT = 64
 LOOSE_NAMES = ("sum_", "add_", "write", "terms", "update", "soft", "metric", "again", "recalled", "blend")
 
-TARGET = Target(made, LOOSE_NAMES)
+TARGET = Target(made, LOOSE_NAMES, COMPILATION)
 _local = threading.local()
 
 
@@ -176,7 +176,7 @@ def applies(penalty: Penalty | None, w: Array) -> bool:
     piece, or one and a flat end, and whose groups are axes.
     """
     native = w.dtype in (np.float32, np.float64) and w.flags.c_contiguous
-    return bool(native) and _plan(penalty, w.shape) is not None
+    return bool(native) and compiles() and _plan(penalty, w.shape) is not None
 
 
 def step(

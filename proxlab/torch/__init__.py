@@ -1,5 +1,10 @@
 """Adaptive proximal optimizers, groups of networks and compaction for PyTorch (extra ``torch``)."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError("proxlab.torch needs PyTorch: pip install 'proxlab[torch]'") from error
+
 from proxlab.torch.compaction import compact
 from proxlab.torch.networks import param_groups
 from proxlab.torch.optimizers import (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxlab.arguments import check_root_finder
+from proxlab.arguments import check_root_finder, compiles
 from proxlab.backends import threads
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
@@ -361,6 +361,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         from proxlab.optim import fused_cpu
 
         if not fused_cpu.applies(block.penalty, p.detach().numpy()):
+            if not compiles():
+                return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
             return f"has a penalty without a compiled pass, {block.penalty!r}"
         return ""
 

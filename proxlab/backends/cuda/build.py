@@ -15,6 +15,7 @@ import numpy as np
 from proxlab.backends import kernels
 from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
+from proxlab.backends.disk_cache import without_cache
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 
@@ -141,4 +142,9 @@ def compiled(variant: Variant) -> Any:
 def _compiled(variant: Variant, _: str) -> Any:
     from numba import cuda
 
-    return cuda.jit(cache=True)(device_source(variant))
+    function = device_source(variant)
+    try:
+        return cuda.jit(cache=True)(function)
+    except RuntimeError as error:  # no folder for it
+        without_cache(str(error))
+        return cuda.jit(function)
