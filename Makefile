@@ -9,10 +9,20 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet
 PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 
-# The tests over torch tensors want a CPU build. A "+cpu" version exists only where somebody offers CPU wheels
-# (a folder in PIP_FIND_LINKS, or PyTorch's own index in PIP_EXTRA_INDEX_URL), so asking for exactly that never
-# downloads the gigabytes of the CUDA build. To test over another build: make test TORCH=torch==2.13.0
-TORCH ?= torch==2.13.0+cpu
+# The tests over torch tensors want a CPU build. PyPI's wheel is one, except on Linux x86-64, where it is a CUDA build of
+# gigabytes: there a "+cpu" version is asked for, which exists only where somebody offers CPU wheels (a folder in
+# PIP_FIND_LINKS, or PyTorch's own index in PIP_EXTRA_INDEX_URL). Another build: make test TORCH=torch==2.12.0
+PLATFORM := $(shell uname -s)-$(shell uname -m)
+ifeq ($(PLATFORM),Linux-x86_64)
+TORCH        ?= torch==2.13.0+cpu
+TORCH_OLDEST ?= torch==2.8.0+cpu
+else
+TORCH        ?= torch>=2.8
+TORCH_OLDEST ?= torch==2.8.0
+endif
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+NO_TORCH  := tests over torch tensors are skipped; for them type: \
+  make $(MAKECMDGOALS) PIP_EXTRA_INDEX_URL=$(CPU_INDEX), or TORCH=torch for the CUDA build
 
 # Tests on a GPU, and builds for one, want a toolkit of the driver's CUDA. Compiler and assembler are one version.
 CUDA ?= 13
@@ -20,6 +30,8 @@ TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
 .PHONY: help study study-deep test test-gpu gpu-static lint format typecheck docs pictures clean
+
+.PHONY: test-oldest package lock
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +45,22 @@ study-deep: $(VENV)/.deep  ## sparse networks on real images and texts, into the
 
 test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-oldest:  ## the tests on the oldest versions that pyproject.toml admits (.ci/oldest.txt), in .venv-oldest
+	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
+	.venv-oldest/bin/python -m pytest -n $(JOBS) --dist loadfile -W ignore::DeprecationWarning
+
+package: $(VENV)/.test  ## build wheel and sdist, install each into an empty environment and try it
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	for file in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf build/empty && $(PYTHON) -m venv build/empty && \
+	  build/empty/bin/python -m pip install --quiet "$$file" && \
+	  (cd build/empty && bin/python -W error ../../.ci/smoke.py) || exit 1; \
+	done
+
+lock: $(VENV)/.torch  ## write down the versions that are installed, for CI (.ci/lock.txt)
+	$(BIN)/python .ci/lock.py > .ci/lock.txt
 
 test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a driver of CUDA 12)
 	$(BIN)/python -m pytest -m gpu tests/cuda
@@ -58,7 +86,7 @@ pictures: $(VENV)/.analysis  ## redraw the documentation's pictures from results
 	$(BIN)/python -m docs.pictures
 
 clean:  ## remove the environment, results, caches and built files
-	rm -rf $(VENV) results docs/_build docs/reference/generated build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest results docs/_build docs/reference/generated build dist *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,16 +110,22 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	@{ $(PIP) '$(TORCH)' && $(PIP) 'torch-pruning>=1.6' -e '.[pretrained]'; } 2>/dev/null && touch $@ \
-	  || echo "No $(TORCH) on offer here: the tests over torch tensors are skipped."
+	@{ $(PIP) '$(TORCH)' && $(PIP) -e '.[compact,pretrained]'; } 2>/dev/null && touch $@ \
+	  || echo 'No $(TORCH) on offer here: $(NO_TORCH)'
+
+$(VENV)/.oldest: pyproject.toml .ci/oldest.txt | $(BIN)/python
+	$(PIP) -c .ci/oldest.txt -e '.[analysis,test]'
+	@{ $(PIP) -c .ci/oldest.txt '$(TORCH_OLDEST)' && $(PIP) -c .ci/oldest.txt -e '.[compact,pretrained]'; } 2>/dev/null \
+	  || echo 'No $(TORCH_OLDEST) on offer here: $(subst TORCH=,TORCH_OLDEST=,$(NO_TORCH))'
+	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.test
 	$(PIP) -e '.[analysis,test,dev,cuda$(CUDA)]' $(TOOLS_$(CUDA))
 	@touch $@
 
 $(VENV)/.deep: $(VENV)/.analysis
-	@$(PIP) '$(TORCH)' 'torch-pruning>=1.6' || { \
-	  echo "study-deep needs PyTorch, and $(TORCH) is not on offer here." >&2; \
-	  echo "Name another build, for example: make study-deep TORCH=torch==2.13.0" >&2; exit 1; }
-	$(PIP) -e '.[pretrained]'
+	@$(PIP) '$(TORCH)' || { \
+	  echo "study-deep needs PyTorch, and $(TORCH) is not on offer here; type:" >&2; \
+	  echo "make study-deep PIP_EXTRA_INDEX_URL=$(CPU_INDEX), or TORCH=torch for the CUDA build" >&2; exit 1; }
+	$(PIP) -e '.[compact,pretrained]'
 	@touch $@

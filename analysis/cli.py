@@ -85,7 +85,7 @@ def _run(
             except ModuleNotFoundError as error:
                 if error.name not in _DEEP_PACKAGES:
                     raise
-                _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[torch]'")
+                _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[compact]'")
     _report(directory, time.perf_counter() - started)
 
 

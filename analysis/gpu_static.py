@@ -110,7 +110,7 @@ def tables(say: Callable[[str], None]) -> dict[str, str]:
     lacking = missing()
     if lacking:
         raise MissingToolError(
-            f"gpu-static needs {lacking}: make gpu-static, or pip install 'numba-cuda[cu13]==0.30.4' "
+            f"gpu-static needs {lacking}: make gpu-static, or pip install 'numba-cuda[cu13]' "
             "'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'"
         )
     built: list[list[object]] = []

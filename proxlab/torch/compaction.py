@@ -113,7 +113,7 @@ def compact(
 
 def _check_torch_pruning() -> None:
     if importlib.util.find_spec("torch_pruning") is None:
-        raise ImportError("compact needs torch-pruning: pip install 'proxlab[torch]'")
+        raise ImportError("compact needs torch-pruning: pip install 'proxlab[compact]'")
 
 
 #: What is removed or not as a whole: "heads" or "outputs", and the path of the module.
