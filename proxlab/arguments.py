@@ -15,7 +15,8 @@ import array_api_compat
 import numpy as np
 
 from proxlab.groups import Array, Layout
-from proxlab.penalties.base import Penalty
+from proxlab.penalties.base import Penalty, RadialPenalty, table_of
+from proxlab.penalties.tables import form
 from proxlab.rootfinders import RootFinder
 
 __all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
@@ -339,6 +340,8 @@ def problem(
         raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
     xp = check_array("x", x)
     chosen = _choose(backend, x, (step, metric))
+    if isinstance(penalty, RadialPenalty) and not form(table_of(penalty)).has_kernels:
+        chosen = "array_api"
     layout = penalty.groups.layout(tuple(x.shape))
     check_group_weights(penalty, layout)
     steps = _step(step, layout, x, xp, bool(check) or chosen != "cuda")

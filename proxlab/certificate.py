@@ -17,11 +17,13 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem, check_finite, check_same, check_values, problem
-from proxlab.backends import array_certify
+from proxlab.backends import array_certify, table_certify
 from proxlab.backends.array_certify import RowBounds
 from proxlab.bounds import rounding
 from proxlab.groups import Array, AxisLayout
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
+from proxlab.penalties.base import table_of
+from proxlab.penalties.tables import form
 
 __all__ = ["Certificate", "Total", "certify"]
 
@@ -265,7 +267,10 @@ def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
     if isinstance(penalty, GroupLinf):
         certify_rows = partial(array_certify.linf_bounds, penalty=penalty)
     elif isinstance(penalty, RadialPenalty):
-        certify_rows = partial(array_certify.radial_bounds, penalty=penalty)
+        known = form(table_of(penalty)).has_kernels
+        certify_rows = partial(
+            array_certify.radial_bounds if known else table_certify.table_bounds, penalty=penalty
+        )
     else:
         raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
     parts = []

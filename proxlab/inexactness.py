@@ -19,7 +19,7 @@ import numpy as np
 from proxlab.arguments import Problem, check_same, problem
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number
+from proxlab.penalties.base import check_number, table_of
 
 if TYPE_CHECKING:
     from proxlab.certificate import Certificate
@@ -435,7 +435,7 @@ def _fenchel_gap(c: Certificate) -> float:
 
 
 def _check_conjugate(penalty: Penalty) -> None:
-    one_piece = isinstance(penalty, RadialPenalty) and len(penalty.pieces) == 1
+    one_piece = isinstance(penalty, RadialPenalty) and len(table_of(penalty)) == 1
     if not penalty.is_convex or not (one_piece or isinstance(penalty, GroupLinf)):
         raise TypeError(
             "EpsSubgradient: the penalty must be convex with a known conjugate (L1, GroupLasso, GroupLinf, "
@@ -451,7 +451,8 @@ def _conjugate(xp: Any, penalty: Penalty, s: Array, weight: Array) -> Array:
         return xp.where(excess > 0, xp.full_like(excess, math.inf), xp.zeros_like(excess))
     # h = t‖z‖₁ + w (λr + ½κr²), perhaps on z ≥ 0:  h* = (‖v‖ - wλ)₊² / 2wκ,  v = (|s| - t)₊ or (s - t)₊.
     assert isinstance(penalty, RadialPenalty)
-    strength, ridge = penalty.pieces[0].a, -penalty.pieces[0].c
+    (piece,) = table_of(penalty)
+    strength, ridge = piece.a, -piece.c
     v = (s if penalty.nonnegative else xp.abs(s)) * (1.0 + _gamma(8)) - penalty.threshold
     v = xp.where(v > 0, v, xp.zeros_like(v))
     norm = xp.sqrt(xp.sum(v * v, axis=1)) * (1.0 + _gamma(n + 8))

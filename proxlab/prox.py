@@ -19,6 +19,8 @@ from proxlab.arguments import (
 )
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
+from proxlab.penalties.base import table_of
+from proxlab.penalties.tables import form
 from proxlab.rootfinders import Newton, RootFinder, Status
 
 __all__ = ["Solution", "envelope", "prox", "solve"]
@@ -248,7 +250,7 @@ def _solve(
 
 
 def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ...]:
-    from proxlab.backends import array_api
+    from proxlab.backends import array_api, array_tables
 
     xp, layout, penalty = p.xp, p.layout, p.penalty
     x = xp.astype(p.x, xp.float64)
@@ -261,7 +263,9 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
             parts.append(array_api.linf_rows(xp, r, d, s, w, penalty.lam, finder, rtol))
         elif isinstance(penalty, RadialPenalty):
             shrunk = array_api.shrink(xp, r, s[:, None], d, penalty.threshold, penalty.nonnegative)
-            part = array_api.radial_rows(xp, shrunk, d, s, w, penalty.pieces, finder, rtol)
+            table = table_of(penalty)
+            solve_rows = array_api.radial_rows if form(table).has_kernels else array_tables.table_rows
+            part = solve_rows(xp, shrunk, d, s, w, table, finder, rtol)
             if shrunk is not r:
                 kept = (part.status == int(Status.UNSHRUNK)) & xp.any(shrunk != r, axis=1)
                 part.status = xp.where(kept, xp.zeros_like(part.status), part.status)

@@ -22,8 +22,9 @@ from proxlab.backends.build import over_arrays
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
-from proxlab.penalties.base import Piece
+from proxlab.penalties.base import Piece, table_of
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
+from proxlab.penalties.tables import form
 
 __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 
@@ -277,9 +278,7 @@ class Equation:
         noise = rounding(self.height + self.k[0]) * s + tiny
         slack = rounding(self.height + self.k[1]) * b1 + tiny * m
         if not self.exact:
-            lost = self.b_error / (p.d * r[:, None] + tau[:, None])
-            off = xp.sqrt(row_sum(xp, lost * lost)) * (1.0 + rounding(self.height + 32))
-            off = (2.0 * xp.sqrt(s) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
+            off = self.lost(r, tau, s)
             noise = noise + off
             slack = slack + off * m
         below, above = s - 1.0 - noise, s - 1.0 + noise
@@ -288,6 +287,13 @@ class Equation:
         lower, upper = self.bracket(r, below, above, s1, slack, m, b1 + slack, shift, far)
         ahead = xp.where(s1 > 0, self.newton(r, s, s1), xp.zeros_like(s1))
         return lower, upper, ahead, below, above
+
+    def lost(self, r: Array, tau: Array, s: Array) -> Array:
+        """Return what the errors of ``b`` may change a computed ``S`` by."""
+        xp = self.xp
+        lost = self.b_error / (self.p.d * r[:, None] + tau[:, None])
+        off = xp.sqrt(row_sum(xp, lost * lost)) * (1.0 + rounding(self.height + 32))
+        return (2.0 * xp.sqrt(s) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
 
 
 def find_inner(
@@ -415,23 +421,6 @@ def find_inner(
 # Radial penalties.
 
 
-def known_form(pieces: tuple[Piece, ...]) -> bool:
-    """Return whether the pieces are of the form that :func:`radial_bounds` knows.
-
-    One piece with ``a >= 0 >= c``; or pieces with a continuous, nonincreasing slope, or a jump, and a last
-    one that is flat.
-    """
-    steep = pieces[:-1]
-    if len(pieces) == 1:
-        return pieces[0].a >= 0 >= pieces[0].c
-    flat_end = pieces[-1].a == 0 and pieces[-1].c == 0
-    joined = all(
-        math.isclose(p.a - p.c * q.start, q.a - q.c * q.start, rel_tol=1e-14, abs_tol=1e-14 * p.a)
-        for p, q in pairwise(steep)
-    )
-    return flat_end and joined and pieces[0].value == 0 and all(p.a >= 0 and p.c >= 0 for p in steep)
-
-
 def radial_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: RadialPenalty
 ) -> RowBounds:
@@ -449,7 +438,7 @@ def radial_bounds(
     if n == 0:
         return no_elements(xp, x, step)
     p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
-    table = penalty.pieces
+    table = table_of(penalty)
     first, last = table[0], table[-1]
     jumps = first.value > 0
     flat_end = (len(table) > 1 or jumps) and last.a == 0 and last.c == 0
@@ -459,7 +448,7 @@ def radial_bounds(
     yes, no = zero == 0, zero > 0
     trivial = row_max(xp, p.size_high) == 0
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
-    usable = known & (yes if known_form(table) else no)
+    usable = known & (yes if form(table).has_kernels else no)
     if any(q.c > 0 for q in table):  # tau may vanish: no element of the metric may
         usable = usable & (-row_max(xp, -p.d) > 2.0**-700)
     # The penalty is constant: z* = x after the elementwise part.
@@ -520,7 +509,7 @@ def radial_bounds(
     far = xp.full_like(zero, math.inf)
     distance = norm_above(xp, off)
     metric_distance = xp.where(known, norm_above(xp, off * root), far)
-    residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner, d_high)
+    residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner.margin_high, d_high)
     stationarity = finite_or_inf(xp, stationarity)
     gap = gap_above(xp, p, pieces, table, inner, lower, upper, distance, metric_distance)
     flat_gap = 0.5 * metric_distance * metric_distance * (1.0 + rounding(4)) + edge
@@ -702,11 +691,11 @@ def stationarity_above(
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
     penalty: RadialPenalty,
-    inner: Inner,
+    margin_high: Array,
     d: Array,
 ) -> tuple[Array, Array]:
     """Return an upper bound of the elements of the least subgradient of ``ηQ`` at the candidate, and of its
-    norm.
+    norm; ``margin_high`` is an upper bound of ``‖b‖² - (η p'(0+))²``.
     """
     zero = xp.zeros_like(p.step)
     height = sum_height(p.x.shape[1])
@@ -728,9 +717,9 @@ def stationarity_above(
         slope = q.alpha - q.shift * r
         signed = pull + cut * xp.sign(p.z) + (slope / r)[:, None] * p.z
         error = rounding(8) * (xp.abs(pull) + cut)
-        error = error + (rounding(3 * height + 56) * (q.alpha + xp.abs(q.shift) * r) / r)[:, None] * xp.abs(
-            p.z
-        )
+        error = error + (rounding(3 * height + 56) * (xp.abs(q.alpha) + xp.abs(q.shift) * r) / r)[
+            :, None
+        ] * xp.abs(p.z)
         elements = xp.where(p.z == 0, off, xp.abs(signed) + error) + lost
         worse = norm_above(xp, elements)
         residual = xp.where((here & (worse >= norm))[:, None], elements, residual)
@@ -743,7 +732,7 @@ def stationarity_above(
     length = norm_above(xp, b)
     excess = xp.maximum(length - strength * (1.0 - rounding(8)), zero)
     sharp = (
-        xp.maximum(inner.margin_high, zero)
+        xp.maximum(margin_high, zero)
         / xp.where(length > 0, length, zero + 1.0)
         * (1.0 + rounding(3 * height + 40))
     )

@@ -19,11 +19,13 @@ import numpy as np
 
 from proxlab import bounds
 from proxlab.backends import threads
-from proxlab.backends.array_certify import RowBounds, known_form
+from proxlab.backends.array_certify import RowBounds
 from proxlab.backends.build import Target
 from proxlab.backends.numba_cpu import COMPILATION, made, outermost
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.penalties import L1, RadialPenalty
+from proxlab.penalties.base import table_of
+from proxlab.penalties.tables import Form, form
 from proxlab.scalar import fabs, fmax, fmin, sqrt
 
 __all__ = ["applies", "row_bounds", "strided_bounds"]
@@ -538,12 +540,11 @@ def applies(penalty: object) -> bool:
         return penalty.lam > 0
     if not isinstance(penalty, RadialPenalty) or penalty.threshold > 0 or penalty.nonnegative:
         return False
-    first, last = penalty.pieces[0], penalty.pieces[-1]
-    flat_end = last.a == 0 and last.c == 0
-    if len(penalty.pieces) == 1:
-        return (first.value > 0 and flat_end) or (first.value == 0 and first.a > 0 and first.c <= 0)
-    fits = flat_end and len(penalty.pieces) <= 3 and first.c >= 0
-    return fits and first.value == 0 and first.a > 0 and known_form(penalty.pieces)
+    table = table_of(penalty)
+    kind = form(table)
+    if not kind.has_kernels or len(table) > 3:
+        return False
+    return kind is Form.JUMP or table[0].a > 0
 
 
 TARGET = Target(made, ("sum_",), COMPILATION)
@@ -557,7 +558,7 @@ def kernel(main: Callable[..., Any]) -> Any:
 
 def _pieces(penalty: RadialPenalty) -> Any:
     """Return the pieces as the kernel takes them."""
-    pieces = np.array(penalty.pieces)
+    pieces = np.array(table_of(penalty))
     if pieces[0, 1] > 0.0:  # a jump at zero: a piece without extent before it
         pieces = np.concatenate([np.zeros((1, 4)), pieces])
     return pieces

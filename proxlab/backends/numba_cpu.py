@@ -26,6 +26,7 @@ from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.groups import AxisLayout
 from proxlab.penalties import GroupLinf, RadialPenalty
+from proxlab.penalties.base import table_of
 from proxlab.rootfinders import Newton, RootFinder
 
 __all__ = ["solve"]
@@ -250,7 +251,7 @@ def _run(
         pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
     else:
         assert isinstance(penalty, RadialPenalty)
-        pieces, linf = np.array(penalty.pieces), False
+        pieces, linf = np.array(table_of(penalty)), False
     flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
     # Without a group penalty, and with what is left of it the same for all elements of a group.
     uniform = len(steps) == 1 or penalty.threshold == 0.0

@@ -15,7 +15,7 @@ import numpy as np
 from proxlab.arguments import check_array
 from proxlab.groups import Array, Groups
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, radial_slopes, row_norm
+from proxlab.penalties.base import check_number, radial_slopes, row_norm, table_of
 
 __all__ = ["dual_start", "sparse_start", "subgradient"]
 
@@ -35,7 +35,7 @@ def subgradient(penalty: Penalty, z: Array) -> Array:
         else:
             assert isinstance(penalty, RadialPenalty)
             r = row_norm(xp, rows)
-            slope, _ = radial_slopes(xp, penalty.pieces, r)
+            slope, _ = radial_slopes(xp, table_of(penalty), r)
             unit = rows / xp.where(r > 0, r, xp.ones_like(r))[:, None]
             parts.append((w * slope)[:, None] * unit + penalty.threshold * xp.sign(rows))
     return layout.join(parts, xp.zeros_like(z))

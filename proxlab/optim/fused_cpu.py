@@ -24,7 +24,8 @@ from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
 from proxlab.penalties import Penalty, RadialPenalty
-from proxlab.penalties.base import Piece
+from proxlab.penalties.base import Piece, table_of
+from proxlab.penalties.tables import form
 from proxlab.prox import prox
 from proxlab.rootfinders import Newton, RootFinder
 
@@ -151,11 +152,10 @@ def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
     geometry = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
     if geometry is None or not isinstance(penalty, RadialPenalty):
         return None
-    pieces, cut, minus = penalty.pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0
+    pieces, cut, minus = table_of(penalty), penalty.threshold, 0.0 if penalty.nonnegative else 1.0
     if len(pieces) == 1 and not any(pieces[0][1:]):
         return _Plan("flow", cut=cut, minus=minus)
-    flat_end = len(pieces) == 2 and pieces[1].a == 0.0 and pieces[1].c == 0.0
-    if not (len(pieces) == 1 or flat_end):
+    if len(pieces) > 2 or not form(pieces).has_kernels:
         return None
     outer, length, kept, run = geometry
     name = "columns"

@@ -22,7 +22,7 @@ from proxlab.bounds import rounding
 from proxlab.groups import Array, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, row_norm
+from proxlab.penalties.base import check_number, row_norm, table_of
 
 __all__ = [
     "Resting",
@@ -98,7 +98,7 @@ def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: 
         strength = xp.sum(b, axis=1) / price
     else:
         assert isinstance(unit, RadialPenalty)
-        first = unit.pieces[0]
+        first = table_of(unit)[0]
         if unit.threshold > 0:
             strength = _soft_threshold_root(xp, b, step * unit.threshold, price * first.a)
         elif first.a > 0:

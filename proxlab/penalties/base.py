@@ -1,39 +1,39 @@
 """What every penalty offers: its value, its subdifferential, and its data for the solvers.
 
 A penalty is a frozen description. The solvers read two things from it: an elementwise part (soft threshold,
-sign constraint) and, for radial penalties, the table of pieces on which the slope of ``p`` is affine.
+sign constraint) and, for radial penalties, the table of pieces on which the slope of ``p`` is affine
+(:mod:`proxlab.penalties.tables`).
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABCMeta
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
 from proxlab.groups import Array, Groups, Layout
+from proxlab.penalties.tables import Piece, Table, check_pieces, convex, joined
 
-__all__ = ["Penalty", "Piece", "RadialPenalty", "check_number", "radial_slopes", "radial_value"]
+__all__ = [
+    "Penalty",
+    "Piece",
+    "RadialPenalty",
+    "check_number",
+    "joined",
+    "radial_slopes",
+    "radial_value",
+    "table_of",
+]
 
 FloatArray = npt.NDArray[np.float64]
+# Within so much of a radius, relatively, a computed norm may lie at it.
+_BLUR = 2.0**-49
 Weights = None | Literal["sqrt_size"] | FloatArray
-
-
-class Piece(NamedTuple):
-    """An affine piece of a radial penalty's slope: ``p'(r) = a - c r`` from ``start`` to the next piece.
-
-    ``value`` is ``p(start)``; on the first piece it is ``p(0+)``, which is positive where ``p`` jumps at
-    zero.
-    """
-
-    start: float
-    value: float
-    a: float
-    c: float
 
 
 def check_number(name: str, value: object, minimum: float, *, strict: bool = False) -> float:
@@ -271,23 +271,45 @@ def radial_value(xp: Any, pieces: tuple[Piece, ...], r: Array) -> Array:
 
 
 def radial_slopes(xp: Any, pieces: tuple[Piece, ...], r: Array) -> tuple[Array, Array]:
-    """Evaluate the left and right slopes of ``p`` at ``r > 0``; they differ at kinks only."""
+    """Evaluate the left and right slopes of ``p`` at ``r > 0``; they differ at kinks only.
+
+    A norm is known up to rounding: where the slope jumps up, a few units count as the kink itself, for there
+    a minimiser lies as a rule.
+    """
     left, right = xp.zeros_like(r), xp.zeros_like(r)
-    for piece in pieces:
-        slope = piece.a - piece.c * r
-        left = xp.where(r > piece.start, slope, left)
-        right = xp.where(r >= piece.start, slope, right)
+    before = 0.0
+    for k, piece in enumerate(pieces):
+        start, slope = piece.start, piece.a - piece.c * r
+        blur = _BLUR if k and before < piece.a - piece.c * start else 0.0
+        left = xp.where(r > start * (1.0 + blur), slope, left)
+        right = xp.where(r >= start * (1.0 - blur), slope, right)
+        before = piece.a - piece.c * pieces[k + 1].start if k + 1 < len(pieces) else 0.0
     return left, right
 
 
+class _CheckedPieces(ABCMeta):
+    """Checks the pieces of a penalty once it is made, whatever its class does in ``__post_init__``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        penalty = super().__call__(*args, **kwargs)
+        table_of(penalty)
+        check_number("threshold", penalty.threshold, 0.0)
+        return penalty
+
+
+def table_of(penalty: RadialPenalty) -> Table:
+    """Return a penalty's pieces as all computations take them, checked and as floats, or raise an error."""
+    return check_pieces(penalty.pieces)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RadialPenalty(Penalty):
+class RadialPenalty(Penalty, metaclass=_CheckedPieces):
     """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` with a piecewise-affine slope (docs: the mathematics, §3)."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
-        raise NotImplementedError
+        raise NotImplementedError(f"pieces: {type(self).__name__} must say what they are")
 
     def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
         """Return the strength at which ``p(r)`` is ``value``, for penalties that are not convex.
@@ -308,15 +330,10 @@ class RadialPenalty(Penalty):
     @property
     def is_convex(self) -> bool:
         """Whether the penalty is a convex function: no jump, and a slope that never decreases."""
-        pieces = self.pieces
-        if pieces[0].value > 0 or any(piece.c > 0 for piece in pieces):
-            return False
-        before = [p.a - p.c * q.start for p, q in pairwise(pieces)]
-        after = [q.a - q.c * q.start for q in pieces[1:]]
-        return all(s <= t for s, t in zip(before, after, strict=True))
+        return convex(table_of(self))
 
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
-        value = weight * radial_value(xp, self.pieces, row_norm(xp, z))
+        value = weight * radial_value(xp, table_of(self), row_norm(xp, z))
         if self.threshold > 0:
             value = value + self.threshold * xp.sum(xp.abs(z), axis=1)
         if self.nonnegative:
@@ -326,15 +343,23 @@ class RadialPenalty(Penalty):
     def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
         r = row_norm(xp, z)
         unit = z / xp.where(r > 0, r, xp.ones_like(r))[:, None]
-        first = self.pieces[0]
+        first = table_of(self)[0]
         at_zero = xp.full_like(r, math.inf) if first.value > 0 else xp.full_like(r, first.a) * weight
         # Elements at zero absorb what the elementwise part allows.
         off = self._shrink_residual(xp, grad)
         signed = grad + self.threshold * xp.sign(z)
-        distance = xp.full_like(r, math.inf)
-        for slope in radial_slopes(xp, self.pieces, r):
+
+        def off_by(slope: Array) -> Array:
             residual = xp.where(z == 0, off, signed + (weight * slope)[:, None] * unit)
-            distance = xp.minimum(distance, row_norm(xp, residual))
+            return row_norm(xp, residual)
+
+        # Where the slope jumps up, all that lies between counts; where it jumps down, either.
+        left, right = radial_slopes(xp, table_of(self), r)
+        pull = -xp.sum(xp.where(z == 0, xp.zeros_like(z), signed * unit), axis=1)
+        between = xp.minimum(xp.maximum(pull, weight * left), weight * right)
+        between = between / xp.where(weight > 0, weight, xp.ones_like(weight))
+        between = xp.where((left < right) & (weight > 0), between, right)
+        distance = xp.minimum(xp.minimum(off_by(left), off_by(right)), off_by(between))
         zero = row_norm(xp, off) - at_zero
         distance = xp.where(r > 0, distance, xp.where(zero > 0, zero, xp.zeros_like(zero)))
         if self.nonnegative:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty, check_number, joined
 
 __all__ = ["GroupMCP"]
 
@@ -45,7 +45,8 @@ class GroupMCP(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ - r/γ``, then 0."""
         end = self.gamma * self.lam
-        return (Piece(0.0, 0.0, self.lam, 1.0 / self.gamma), Piece(end, 0.5 * end * self.lam, 0.0, 0.0))
+        steep = Piece(0.0, 0.0, self.lam, 1.0 / self.gamma)
+        return joined(steep, Piece(end, 0.5 * end * self.lam, 0.0, 0.0))
 
     def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
         """Solve ``λ r - r²/2γ``, or ``γλ²/2`` where ``r`` lies beyond ``γλ``, for λ."""

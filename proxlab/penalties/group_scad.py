@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty, check_number, joined
 
 __all__ = ["GroupSCAD"]
 
@@ -43,7 +43,7 @@ class GroupSCAD(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ``, then ``(aλ - r)/(a - 1)``, then 0."""
         lam, a = self.lam, self.a
-        return (
+        return joined(
             Piece(0.0, 0.0, lam, 0.0),
             Piece(lam, lam * lam, a * lam / (a - 1.0), 1.0 / (a - 1.0)),
             Piece(a * lam, 0.5 * (a + 1.0) * lam * lam, 0.0, 0.0),

@@ -16,6 +16,7 @@ from proxlab.backends.cuda.build import Variant
 from proxlab.backends.numba_cpu import canonical_shape
 from proxlab.groups import Array, IndexLayout, Layout
 from proxlab.penalties import GroupLinf, RadialPenalty
+from proxlab.penalties.base import table_of
 from proxlab.rootfinders import Newton, RootFinder
 
 __all__ = ["MAX_BLOCKS", "Launch", "Place", "arrange", "plan"]
@@ -147,7 +148,7 @@ def plan(
         pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
     else:
         assert isinstance(penalty, RadialPenalty)
-        pieces, linf = np.array(penalty.pieces), False
+        pieces, linf = np.array(table_of(penalty)), False
     flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
     if flat and how == "contiguous" and count == size and not results:
         variant = Variant("shrink_elements", dense=dense, width=1, count=0)

@@ -1,0 +1,377 @@
+"""Any admissible table of pieces over any array namespace: the prox, by all its candidates.
+
+A local minimiser of ``F(r) = η p(r) + q(r)`` lies at zero, where ``g(r) = G(r, η p'(r))`` crosses 1 upwards
+on a piece (at most once each, since ``g`` is concave there), or at a kink where the slope jumps up over
+``T(r)``: ``G(r, η p'(r-)) < 1 <= G(r, η p'(r+))`` (docs: the mathematics, §3). At such a kink ``r`` is known
+and ``tau``, with ``G(r, tau) = 1``, is what has to be found. The least objective wins.
+
+The compiled kernels know the forms of table that proxlab's own penalties have; the others come here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from proxlab import bounds, secular
+from proxlab.backends.array_api import Equation, RowSolution, find_root, row_max, zero_margin
+from proxlab.backends.array_certify import (
+    Data,
+    Slopes,
+    exponent,
+    prepare,
+    row_sum,
+    scaled_pieces,
+    sum_height,
+    tau_at,
+    times_power,
+)
+from proxlab.backends.build import over_arrays
+from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.double_double import MARGIN_UNIT
+from proxlab.groups import Array
+from proxlab.penalties.tables import Table
+from proxlab.rootfinders import RootFinder, Status
+from proxlab.secular import RIVAL_RTOL
+
+__all__ = ["table_rows"]
+
+#: Evaluations that look for a point above 1 between two below it.
+MAX_SEEK = 60
+#: Metrics beyond this, in the scale of the problem, do not shrink their elements.
+SPREAD = 2.0**500
+
+
+@dataclass
+class Candidate:
+    """A local minimiser of each row in which it exists, in scaled units; ``lower, upper`` enclose it."""
+
+    exists: Array
+    r: Array
+    tau: Array
+    lower: Array
+    upper: Array
+    converged: Array
+    iterations: Array
+    evaluations: Array
+
+
+class Rows:
+    """Rows in scaled units, and the equations whose roots are candidates."""
+
+    def __init__(self, xp: Any, p: Data) -> None:
+        self.xp, self.p, self.n = xp, p, p.x.shape[1]
+        self.d = xp.minimum(p.d, xp.full_like(p.d, SPREAD))
+        self.b = p.size * self.d
+        self.dmin, self.dmax = -row_max(xp, -self.d), row_max(xp, self.d)
+        self.zero = xp.zeros_like(p.step)
+        self.one = xp.ones_like(p.step)
+        self.terms, self.residual = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
+        self.bracket, self.steepest = over_arrays(bounds.bracket, xp), over_arrays(bounds.steepest, xp)
+
+    def along_radius(self, q: Slopes) -> Equation:
+        """The secular equation of a piece, in ``r``."""
+        xp = self.xp
+        k = ROUNDING[True]  # of a difference: the shift may be positive, or the slope begin below zero
+
+        def evaluate(r: Array) -> Any:
+            tau = tau_at(xp, r, (q.alpha, q.shift))
+            terms = self.terms(self.b, self.d, r[:, None], tau[:, None], q.shift[:, None])
+            return self._sums(terms)
+
+        def pace(r: Array) -> Array:
+            tau = tau_at(xp, r, (q.alpha, q.shift))
+            ends = (self.steepest(d, r, tau, q.shift) for d in (self.dmin, self.dmax))
+            return xp.maximum(*ends)
+
+        def enclose(r: Array, sums: tuple[Array, ...], far: Array) -> tuple[Array, Array]:
+            s, s1, s2 = sums
+            fall = xp.where(q.shift > 0, q.shift, self.zero)
+            most = fall / (self.dmin * r + tau_at(xp, r, (q.alpha, q.shift)))
+            b1 = xp.where(q.shift > 0, (xp.sqrt(s * s2) + 2.0 * most * s) * (1.0 + 1e-9), s1)
+            noise, slack = rounding(self.n + k[0]) * s, rounding(self.n + k[1]) * b1
+            low, high = self.bracket(
+                r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, pace(r), b1 + slack, q.shift, far
+            )
+            # Tau is exact at a radius that differs by so much.
+            return low * (1.0 - 1e-14), xp.minimum(high * (1.0 + 1e-14), far)
+
+        return Equation(evaluate, enclose, pace, self.n, rounding(self.n + k[0]))
+
+    def along_slope(self, r: Array) -> Equation:
+        """``G(r, tau) = 1`` at a fixed radius, in ``tau``: the same equation with its roles swapped."""
+        xp, k = self.xp, ROUNDING[False]
+        grown, ones = self.d * r[:, None], xp.ones_like(self.d)
+        least = self.dmin * r
+
+        def evaluate(tau: Array) -> Any:
+            return self._sums(
+                self.terms(self.b, ones, tau[:, None], grown, xp.zeros_like(self.zero)[:, None])
+            )
+
+        def pace(tau: Array) -> Array:
+            return (1.0 + 1e-14) / (tau + least)
+
+        def enclose(tau: Array, sums: tuple[Array, ...], far: Array) -> tuple[Array, Array]:
+            s, s1, _ = sums
+            noise, slack = rounding(self.n + k[0]) * s, rounding(self.n + k[1]) * s1
+            return tuple(
+                self.bracket(
+                    tau, s - 1.0 - noise, s - 1.0 + noise, s1, slack, pace(tau), s1 + slack, self.zero, far
+                )
+            )
+
+        return Equation(evaluate, enclose, pace, self.n, rounding(self.n + k[0]))
+
+    def _sums(self, terms: tuple[Array, ...]) -> Any:
+        s, s1, s2 = (self.xp.sum(t, axis=1) for t in terms)
+        s = self.xp.where(s > 0, s, self.one)
+        return (*self.residual(s, s1, s2), (s, s1, s2))
+
+    def moved(self, r: Array, tau: Array) -> Array:
+        """Return ``‖z - x‖²_D/2`` at a point of the path."""
+        xp = self.xp
+        ratio = tau[:, None] / (self.d * r[:, None] + tau[:, None] + xp.where(r > 0, 0.0, 1.0)[:, None])
+        ratio = xp.where((r > 0)[:, None], ratio, xp.ones_like(ratio))
+        return 0.5 * row_sum(xp, self.d * (self.p.size * ratio) ** 2)
+
+
+def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
+    """Return ``f = G(0, tau) - 1`` for ``b ≠ 0``, its sign exact to far below rounding."""
+    xp, p = rows.xp, rows.p
+    bb = row_sum(xp, rows.b * rows.b)
+    norm = xp.sqrt(xp.where(bb > 0, bb, rows.one))
+    f = (first.alpha - norm) / norm
+    near = (bb > 0) & (xp.abs(f) <= 4.0 * rounding(rows.n + 24))
+    if raw > 0 and bool(xp.any(near)):
+        es, ew = exponent(xp, p.step), exponent(xp, p.weight)
+        total = es + ew - p.ed - p.ex
+        near = near & (xp.abs(total) < 200) & (2.0**-200 < raw < 2.0**200)
+        factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
+        factors = tuple(xp.where(near, v, rows.one) for v in factors)
+        margin = zero_margin(xp, p.size, rows.d, xp.full_like(f, raw), factors)
+        margin = xp.where(xp.abs(margin) > (rows.n + 16.0) * MARGIN_UNIT * bb, margin, rows.zero)
+        f = xp.where(near, -margin / (norm * (norm + first.alpha)), f)
+    return f
+
+
+def crest(
+    rows: Rows, eq: Equation, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    """Look for a point with ``f >= 0`` between two with ``f < 0``, between the zeros of whose tangents it is.
+
+    Returns
+    -------
+    found, at, spent : array
+        Where there is one, the point, and the evaluations spent.
+    """
+    xp = rows.xp
+    found, at, spent = xp.zeros_like(seeking), rows.one, xp.zeros_like(xp.astype(rows.zero, xp.int64))
+    (lo_r, lo_f, lo_s), (hi_r, hi_f, hi_s) = lo, hi
+    for _ in range(MAX_SEEK):
+        left = lo_r - lo_f / xp.where(lo_s > 0, lo_s, rows.one)
+        right = hi_r - hi_f / xp.where(hi_s < 0, hi_s, -rows.one)
+        seeking = seeking & (lo_s > 0) & (hi_s < 0) & (left < right)
+        if not bool(xp.any(seeking)):
+            break
+        mid = xp.where(seeking, 0.5 * (left + right), lo_r)
+        f, s, _, _ = eq.evaluate(xp.where(seeking, mid, rows.one))
+        spent = spent + xp.astype(seeking, xp.int64)
+        here = seeking & (f >= 0)
+        found, at = found | here, xp.where(here, mid, at)
+        seeking = seeking & ~here
+        to_hi = seeking & (s <= 0)
+        to_lo = seeking & (s > 0)
+        hi_r, hi_f, hi_s = (xp.where(to_hi, new, old) for new, old in ((mid, hi_r), (f, hi_f), (s, hi_s)))
+        lo_r, lo_f, lo_s = (xp.where(to_lo, new, old) for new, old in ((mid, lo_r), (f, lo_f), (s, lo_s)))
+    return found, at, spent
+
+
+def table_rows(
+    xp: Any, x: Array, d: Array, step: Array, weight: Array, table: Table, finder: RootFinder, rtol: float
+) -> RowSolution:
+    """Solve ``min_z weight·p(‖z‖) + ‖z - x‖²_D / (2 step)`` for every row: the global minimiser.
+
+    Parameters
+    ----------
+    x, d : array of shape (rows, n), float64
+    step, weight : array of shape (rows,), float64
+    table : tuple of Piece
+        Any admissible one.
+    finder : RootFinder
+    rtol : float
+        Relative tolerance of the radius.
+    """
+    n = x.shape[1]
+    count = xp.zeros_like(xp.astype(step, xp.int64))
+    if n == 0:
+        none = xp.zeros_like(step)
+        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count)
+    p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, False)
+    rows, pieces = Rows(xp, p), scaled_pieces(xp, p, table)
+    zero, one = rows.zero, rows.one
+    reach = xp.sqrt(row_sum(xp, p.size * p.size))
+    nonzero = reach > 0
+    free = weight == 0  # no penalty
+    active = nonzero & ~free
+    no = xp.zeros_like(active)
+    share_of_rounding = (8.0 + 2.0 * math.sqrt(sum_height(n))) * UNIT
+
+    f0 = zero_test(rows, pieces[0], table[0].a)
+    jump = p.coefficient(xp, table[0].value, 1, 2)
+    resting = active & ((f0 >= 0) | (jump > 0))
+    # The best so far; zero, where it is a local minimiser.
+    found = resting | ~active
+    best = Candidate(found, zero, one, zero, zero, found, count, count)
+    objective = xp.where(resting, rows.moved(zero, one), xp.full_like(zero, math.inf))
+    best_kind, tie = count + int(Status.ZERO), no
+    open_low, open_high = reach, zero  # of candidates that did not converge
+    iterations, evaluations = count, count
+    before: tuple[Equation, Slopes, Array, Any] | None = None  # the piece before, at its end
+
+    def offer(c: Candidate, value: Array, kind: int) -> None:
+        """Compare a candidate with the best so far; those offered later are longer."""
+        nonlocal best, objective, best_kind, tie, found, iterations, evaluations, open_low, open_high
+        iterations, evaluations = iterations + c.iterations, evaluations + c.evaluations
+        doubtful = c.exists & ~c.converged
+        open_low = xp.where(doubtful, xp.minimum(open_low, c.lower), open_low)
+        open_high = xp.where(doubtful, xp.maximum(open_high, c.upper), open_high)
+        value = xp.where(c.exists, value, xp.full_like(value, math.inf))
+        both = c.exists & found
+        apart = xp.where(both, value - objective, one)
+        apart = xp.where(xp.isnan(apart), zero, apart)
+        same = both & (xp.abs(apart) <= share_of_rounding * xp.where(both, value + objective, zero))
+        wins = c.exists & (~found | ((apart < 0) & ~same))
+        tie = (tie & ~wins) | same
+        low, high = (xp.where(same, f(u, v), u) for f, u, v in (
+            (xp.minimum, best.lower, c.lower), (xp.maximum, best.upper, c.upper),
+        ))  # fmt: skip
+        best = Candidate(
+            found | c.exists, xp.where(wins, c.r, best.r), xp.where(wins, c.tau, best.tau),
+            xp.where(wins, c.lower, low), xp.where(wins, c.upper, high),
+            xp.where(wins, c.converged, best.converged), count, count,
+        )  # fmt: skip
+        objective = xp.where(wins, value, objective)
+        best_kind = xp.where(wins, count + kind, best_kind)
+        found = best.exists
+
+    for k, (piece, q) in enumerate(zip(table, pieces, strict=True)):
+        start = xp.where(xp.isfinite(q.start), q.start, zero)
+        on = active & (q.start <= reach)
+        here = q.end > reach
+        far = xp.where(on, xp.minimum(q.end, reach), one)
+        height = p.coefficient(xp, piece.value, 1, 2)
+        flat = piece.a == 0.0 and piece.c == 0.0
+        eq = rows.along_radius(q)
+        spot = xp.where(on & (start > 0), start, one)
+        if k == 0:
+            left, slope = f0, _slope_at_zero(rows, q)
+            left_sums: Any = None
+        else:
+            left, slope, _, left_sums = eq.evaluate(spot)
+            # A start that vanishes in the row's scale.
+            norm = xp.sqrt(row_sum(xp, rows.b * rows.b))
+            left = xp.where(start > 0, left, q.alpha / xp.where(active, norm, one) - 1.0)
+            slope = xp.where(start > 0, slope, _slope_at_zero(rows, q))
+            evaluations = evaluations + xp.astype(on, xp.int64)
+            assert before is not None
+            kink = _kink(rows, before, (eq, q, left, left_sums), on & (start > 0), spot, finder, rtol)
+            offer(kink, height + rows.moved(kink.r, kink.tau), int(Status.CONVERGED))
+        if flat:
+            ends = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
+            whole = Candidate(on & here, reach, zero, *ends, on, count, count)
+            offer(whole, height, int(Status.UNSHRUNK))
+            right, right_sums = (eq.evaluate(far)[i] for i in (0, 3))
+        else:
+            right, fall, _, right_sums = eq.evaluate(far)
+            evaluations = evaluations + xp.astype(on & ~here, xp.int64)
+            # At its own radius the group is above 1, whatever the rounding.
+            above = here | (right >= 0)
+            rising = on & (left < 0)
+            humped, at, spent = crest(
+                rows, eq, rising & ~above & (q.shift > 0), (start, left, slope), (far, right, fall)
+            )
+            evaluations = evaluations + spent
+            search = rising & (above | humped)
+            limit = xp.where(humped, at, xp.where(here, far * (1.0 + (n + 8.0) * UNIT), far))
+            tangent = xp.where(slope > 0, start - left / xp.where(slope > 0, slope, one), start)
+            begin = xp.maximum(tangent, start) if k else tangent
+            root = find_root(
+                xp, finder, eq, start * (1.0 - 1e-14), xp.where(search, begin, one),
+                xp.where(search, limit, one), search, search, rtol,
+                times_power(xp, zero + finder.atol, -p.ex), zero + RIVAL_RTOL,
+            )  # fmt: skip
+            tau = tau_at(xp, root.r, (q.alpha, q.shift))
+            c = Candidate(
+                root.exists & search, root.r, tau, root.lower, root.upper, root.converged,
+                root.iterations, root.evaluations,
+            )  # fmt: skip
+            rise = (c.r - start) * (q.alpha - 0.5 * q.shift * (c.r + start))
+            offer(c, height + rise + rows.moved(c.r, tau), int(Status.CONVERGED))
+        before = (eq, q, right, right_sums)
+
+    r, tau = best.r, best.tau
+    unshrunk = free | (best.exists & (best_kind != int(Status.ZERO)) & (tau == 0))
+    unshrunk = unshrunk & nonzero
+    status = xp.where(unshrunk, count + int(Status.UNSHRUNK), best_kind)
+    status = xp.where(tie, count + int(Status.TIE), status)
+    unsolved = open_high > 0
+    status = xp.where(unsolved, count + int(Status.MAX_ITERATIONS), status)
+    positive = r > 0
+    share = rows.d * xp.where(positive, r, one)[:, None]
+    share = share / (share + tau[:, None])
+    z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
+    z = xp.where(unshrunk[:, None], x, z)
+    whole_low, whole_high = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
+    lower = xp.where(
+        free & nonzero, whole_low, xp.where(unsolved, xp.minimum(best.lower, open_low), best.lower)
+    )
+    upper = xp.where(
+        free & nonzero, whole_high, xp.where(unsolved, xp.maximum(best.upper, open_high), best.upper)
+    )
+    r = xp.where(free & nonzero, reach, r)
+    r, lower, upper = (times_power(xp, v, p.ex) for v in (r, lower, upper))
+    return RowSolution(z, r, lower, upper, status, iterations, evaluations)
+
+
+def _slope_at_zero(rows: Rows, q: Slopes) -> Array:
+    """Return ``g'(0)``; where ``tau`` is zero there, an upper bound of the slope of the ray that ``g`` is."""
+    xp, b = rows.xp, rows.b
+    bb = row_sum(xp, b * b)
+    safe = xp.where(bb > 0, bb, rows.one)
+    return (row_sum(xp, b * b * rows.d) - q.shift * bb) / (safe * xp.sqrt(safe))
+
+
+def _kink(
+    rows: Rows,
+    before: tuple[Equation, Slopes, Array, Any],
+    after: tuple[Equation, Slopes, Array, Any],
+    on: Array,
+    r: Array,
+    finder: RootFinder,
+    rtol: float,
+) -> Candidate:
+    """Return the candidate at the radius where two pieces meet: where ``f`` jumps over zero.
+
+    Each side is its equation, its piece, and ``f`` and the sums there.
+    """
+    xp, zero, one = rows.xp, rows.zero, rows.one
+    eq_left, q_left, left, left_sums = before
+    eq_right, q_right, right, right_sums = after
+    exists = on & (left < 0) & (right >= 0)
+    low, high = (tau_at(xp, r, (q.alpha, q.shift)) for q in (q_left, q_right))
+    low, high = xp.where(exists, low, zero), xp.where(exists, xp.maximum(low, high), one)
+    eq = rows.along_slope(r)
+    # What is resolved in z, where tau itself is next to nothing.
+    least = rtol * rows.dmin * r
+    root = find_root(xp, finder, eq, low, low, high, exists, exists, rtol, least, zero + 2.0**900)
+    # Where rounding hides on which side of the kink the root is, it is near.
+    sure = eq_left.delta * 2.0
+    lower = xp.where(left < -sure, r, xp.minimum(r, eq_left.enclose(r, left_sums, r)[0]))
+    upper = xp.where(right > sure, r, xp.maximum(r, eq_right.enclose(r, right_sums, 2.0 * r)[1]))
+    tau = xp.minimum(xp.maximum(root.r, low), high)
+    return Candidate(
+        exists, xp.where(exists, r, zero), xp.where(exists, tau, one), lower, upper, root.converged,
+        root.iterations, root.evaluations,
+    )  # fmt: skip

@@ -1,0 +1,392 @@
+"""Certificates for any admissible table of pieces: every candidate enclosed, none forgotten.
+
+The global minimiser is zero, x, an up-crossing on a piece or a kink where the slope jumps up (see
+:mod:`proxlab.backends.array_tables`). Whatever cannot be excluded is enclosed, each in a box of its own; what
+costs more than another point can be shown to cost is dropped; and the bounds hold for all that is left.
+Nothing relies on the existence of a candidate, nor on there being one only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from proxlab import bounds
+from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.array_certify import (
+    FLOOR,
+    MAX_EVALUATIONS,
+    SPREAD,
+    Data,
+    Equation,
+    RowBounds,
+    Slopes,
+    constant_where,
+    convex_bounds,
+    corner,
+    exponent,
+    extra_gap,
+    finite_or_inf,
+    no_elements,
+    norm_above,
+    outwards,
+    prepare,
+    row_sum,
+    scaled_pieces,
+    share,
+    stationarity_above,
+    sum_height,
+    tau_at,
+    times_power,
+)
+from proxlab.backends.build import over_arrays
+from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.groups import Array
+from proxlab.penalties import RadialPenalty
+from proxlab.penalties.base import table_of
+from proxlab.penalties.tables import Table, doubt, exactly_convex, kinks
+
+__all__ = ["table_bounds"]
+
+#: Beyond this, in the scale of the problem, nothing is said about slopes, curvatures and values.
+LARGEST = 2.0**300
+#: By how much a bracket of a radius is widened: tau is exact at a radius that differs by less.
+WIDER = 1e-14
+
+
+@dataclass
+class Box:
+    """A candidate of each row in which it may exist.
+
+    ``low, high`` enclose ``|z|``, ``lower, upper`` the radius; ``least`` is a lower bound of ``ηQ`` at the
+    candidate, ``most`` an upper bound of ``ηQ`` at some point.
+    """
+
+    possible: Array
+    lower: Array
+    upper: Array
+    low: Array
+    high: Array
+    least: Array
+    most: Array
+
+
+class Problem:
+    """Rows in scaled units with the table that holds for them, and bounds of what it costs."""
+
+    def __init__(self, xp: Any, p: Data, table: Table) -> None:
+        self.xp, self.p, self.table = xp, p, table
+        self.pieces = scaled_pieces(xp, p, table)
+        self.heights = [p.coefficient(xp, q.value, 1, 2) for q in table]
+        self.spare = p.coefficient(xp, doubt(table), 1, 2) * (1.0 + rounding(8))
+        self.eq = Equation(xp, p, curved=True)
+        self.height = sum_height(p.x.shape[1])
+        self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
+        self.no, self.yes = self.zero > 0, self.zero == 0
+        self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
+        self.newton = over_arrays(bounds.newton, xp)
+
+    def value(self, r: Array) -> tuple[Array, Array]:
+        """Bound ``η p(r)`` at a radius."""
+        xp = self.xp
+        low, high = self.zero, self.zero
+        for q, height in zip(self.pieces, self.heights, strict=True):
+            on = r >= q.start
+            start = xp.where(on, q.start, self.zero)
+            length = r - start
+            middle = height + length * (q.alpha - 0.5 * q.shift * (r + start))
+            error = rounding(16) * (height + length * (xp.abs(q.alpha) + xp.abs(q.shift) * (r + start)))
+            low, high = xp.where(on, middle - error, low), xp.where(on, middle + error, high)
+        low = xp.maximum(low - self.spare - 2.0**-800, self.zero)
+        high = high + self.spare + 2.0**-800
+        return xp.where(r > 0, low, self.zero), xp.where(r > 0, high, self.zero)
+
+    def moved(self, ratio: Array) -> tuple[Array, Array]:
+        """Bound ``‖z - x‖²_D/2`` where ``z_i = x_i (1 - ratio_i)``."""
+        xp, p, k = self.xp, self.p, rounding(self.height + 120)
+        low = 0.5 * row_sum(xp, p.d * (p.size_low * ratio) ** 2) * (1.0 - k)
+        high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + k) + 2.0**-500
+        return xp.maximum(low - 2.0**-500, self.zero), high
+
+    def zero_box(self, possible: Array) -> Box:
+        """Zero itself."""
+        none = self.xp.zeros_like(self.p.x)
+        least, most = self.moved(none + 1.0)
+        return Box(possible, self.zero, self.zero, none, none, least, most)
+
+    def whole_box(self, possible: Array, lower: Array, upper: Array) -> Box:
+        """The point itself, after the elementwise part."""
+        least, most = self.value(lower)[0], self.value(upper)[1]
+        return Box(possible, lower, upper, self.p.size_low, self.p.size_high, least, most)
+
+    def path_box(
+        self,
+        possible: Array,
+        lower: Array,
+        upper: Array,
+        ends: tuple[Array, Array],
+        spot: tuple[Array, Array],
+    ) -> Box:
+        """Enclose the part of the path ``z = b r/(d r + tau)`` with these ``(r, tau)`` at its ends.
+
+        ``ends`` are the two tau; ``spot`` is one ``(r, tau)``, best near the candidate. Elements are monotone
+        along a piece.
+        """
+        xp, p, k = self.xp, self.p, rounding(ROUNDING[True][2] + 8)
+        shares, ratios = [], []
+        for r, tau in ((lower, ends[0]), (upper, ends[1])):
+            safe = xp.where(r > 0, r, self.one)
+            shares.append(share(xp, p.d, r, tau))
+            ratio = tau[:, None] / (p.d * safe[:, None] + tau[:, None])
+            ratios.append(xp.where((r > 0)[:, None], ratio, xp.ones_like(ratio)))
+        low = p.size_low * xp.minimum(*shares) * (1.0 - k) - 2.0**-1000
+        high = p.size_high * xp.maximum(*shares) * (1.0 + k) + 2.0**-1000
+        least = self.value(lower)[0] + self.moved(xp.minimum(*ratios) * (1.0 - k))[0]
+        r, tau = spot
+        r = xp.where(r > 0, r, self.one)
+        here = p.size_high * share(xp, p.d, r, tau) * (1.0 + k) + 2.0**-1000
+        cost = self.moved(tau[:, None] / (p.d * r[:, None] + tau[:, None]) * (1.0 + k))[1]
+        most = self.value(norm_above(xp, here))[1] + cost
+        return Box(
+            possible, lower, upper, xp.maximum(low, xp.zeros_like(low)), xp.minimum(high, p.size_high),
+            finite_or_none(xp, least), finite_or_inf(xp, most),
+        )  # fmt: skip
+
+    def zero_margin(self, usable: Array) -> tuple[Array, Array]:
+        """Bound ``‖b‖² - tau(0)²``."""
+        xp, p, eq, alpha = self.xp, self.p, self.eq, self.pieces[0].alpha
+        bb = row_sum(xp, eq.b * eq.b)
+        margin = (xp.sqrt(bb) - alpha) * (xp.sqrt(bb) + alpha)
+        off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(self.height + 8))
+        off = (2.0 * xp.sqrt(bb) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8)) + 2.0**-500
+        error = rounding(self.height + 16) * (bb + alpha * alpha) + off
+        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= 1e-5 * bb), self.table[0].a
+        if eq.exact and bool(xp.any(close)):
+            es, ew = exponent(xp, p.step), exponent(xp, p.weight)
+            total = es + ew - p.ed - p.ex
+            close = close & (xp.abs(total) < 200) & (2.0**-200 < raw < 2.0**200)
+            factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
+            factors = tuple(xp.where(close, f, self.one) for f in factors)
+            sharp = zero_margin(xp, p.size, p.d, xp.full_like(alpha, raw), factors)
+            margin = xp.where(close, sharp, margin)
+            fine = 2.0**-90 * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + 2.0**-500
+            error = xp.where(close, fine, error)
+        return margin - error, margin + error
+
+    def sides(self, r: Array, q: Slopes, far: Array) -> tuple[Array, ...]:
+        """Enclose the root of a piece from one evaluation; see ``Equation.enclose``."""
+        return self.eq.enclose(r, (q.alpha, q.shift), far)
+
+    def falls(self, r: Array, q: Slopes) -> Array:
+        """Return where ``g`` is known not to increase at a radius, nor, concave as it is, beyond."""
+        xp, eq, tau = self.xp, self.eq, tau_at(self.xp, r, (q.alpha, q.shift))
+        s, s1, b1 = self.terms(eq.b, self.p.d, r[:, None], tau[:, None], q.shift[:, None])
+        s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
+        m = xp.maximum(*(eq.steepest(d, r, tau, q.shift) for d in (eq.dmin, eq.dmax)))
+        slack = rounding(self.height + ROUNDING[True][1]) * b1 + 2.0**-300
+        if not eq.exact:
+            slack = slack + eq.lost(r, tau, s) * m
+        return (s1 + slack <= 0) & (s < 2.0**300)
+
+    def root_box(self, k: int, possible: Array, reach: Array) -> Box:
+        """Enclose the up-crossing on a piece where there may be one."""
+        xp, q = self.xp, self.pieces[k]
+        lower = xp.where(possible, q.start * (1.0 - 1e-15), self.zero)
+        upper = xp.where(possible, xp.minimum(q.end * (1.0 + 1e-15), reach), self.one)
+        r, stalled, open_ = upper, self.zero, possible
+        for _ in range(MAX_EVALUATIONS):
+            open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (upper > FLOOR) & (stalled < 16.0)
+            if not bool(xp.any(open_)):
+                break
+            r = xp.maximum(r, xp.full_like(r, FLOOR))
+            can = open_ & (tau_at(xp, r, (q.alpha, q.shift)) + self.eq.dmax * r > FLOOR)
+            spot = xp.where(can, r, self.one)
+            low, high, ahead, below, above = self.sides(spot, q, upper)
+            lower = xp.where(can, xp.maximum(lower, low), lower)
+            upper = xp.where(can, xp.minimum(upper, high), upper)
+            # Within rounding of the root, or nowhere to go: halve what is left a few times.
+            lost = ((below <= 0) & (above >= 0)) | ~can
+            stalled = xp.where(lost, stalled + 1.0, stalled)
+            middle = 0.5 * (lower + upper)
+            inside = ~lost & (ahead > lower) & (ahead < upper)
+            back = ~lost & (ahead > 0) & (ahead <= lower) & (spot > lower * (1.0 + 1e-12) + 4.0 * FLOOR)
+            r = xp.where(inside, ahead, xp.where(back, lower, middle))
+        # Below 1 and falling where the root begins to be possible, it is nowhere.
+        spot = xp.where(possible & (lower > FLOOR), lower, self.one)
+        _, _, _, below, _ = self.sides(spot, q, spot)
+        nowhere = (lower > FLOOR) & (below > 0) & self.falls(spot, q)
+        possible = possible & (lower <= upper) & ~nowhere
+        lower, upper = lower * (1.0 - WIDER), upper * (1.0 + WIDER)
+        ends = tuple(tau_at(xp, r, (q.alpha, q.shift)) for r in (lower, upper))
+        middle = 0.5 * (lower + upper)
+        spot = middle, tau_at(xp, middle, (q.alpha, q.shift))
+        return self.path_box(possible, lower, upper, (ends[0], ends[1]), spot)
+
+    def kink_box(self, k: int, possible: Array) -> Box:
+        """Enclose the point of the path whose radius is that of a kink: ``G(r, tau) = 1``, in ``tau``."""
+        xp, p, eq = self.xp, self.p, self.eq
+        before, after = self.pieces[k - 1], self.pieces[k]
+        r = xp.where(possible, after.start, self.one)
+        error = rounding(16) * sum(xp.abs(q.alpha) + xp.abs(q.shift) * r for q in (before, after))
+        lower = xp.maximum(tau_at(xp, r, (before.alpha, before.shift)) - error, self.zero)
+        upper = tau_at(xp, r, (after.alpha, after.shift)) + error
+        grown, ones, none = p.d * r[:, None], xp.ones_like(p.d), self.zero[:, None]
+        least, n = eq.dmin * r, p.x.shape[1]
+        tau, stalled, open_ = lower, self.zero, possible
+        for _ in range(MAX_EVALUATIONS):
+            open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (stalled < 16.0)
+            if not bool(xp.any(open_)):
+                break
+            s, s1, b1 = (row_sum(xp, t) for t in self.terms(eq.b, ones, tau[:, None], grown, none))
+            m = (1.0 + rounding(8)) / (tau + least)
+            noise = rounding(self.height + ROUNDING[False][0]) * s + n * 2.0**-500
+            slack = rounding(self.height + ROUNDING[False][1]) * b1 + n * 2.0**-500 * m
+            if not eq.exact:
+                off = eq.lost(r, tau, s)
+                noise, slack = noise + off, slack + off * m
+            low, high = self.bracket(
+                tau, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, self.zero, upper
+            )
+            lower = xp.where(open_, xp.maximum(lower, low), lower)
+            upper = xp.where(open_, xp.minimum(upper, high), upper)
+            close = xp.abs(s - 1.0) <= noise
+            stalled = xp.where(close, stalled + 1.0, stalled)
+            ahead = self.newton(tau, s, s1)
+            inside = ~close & (ahead > lower) & (ahead < upper)
+            tau = xp.where(inside, ahead, 0.5 * (lower + upper))
+        possible = possible & (lower <= upper)
+        middle = 0.5 * (lower + upper)
+        return self.path_box(possible, r, r, (lower, upper), (r, middle))
+
+
+def finite_or_none(xp: Any, v: Array) -> Array:
+    """Replace what is not finite by minus infinity: no lower bound."""
+    return xp.where(xp.isfinite(v), v, xp.full_like(v, -math.inf))
+
+
+def candidates(q: Problem, usable: Array, reach: Array, reach_low: Array) -> list[Box]:
+    """Enclose all points that may be the global minimiser."""
+    xp, table = q.xp, q.table
+    margin_low, margin_high = q.zero_margin(usable)
+    resting = usable if table[0].value > 0 else usable & (margin_low <= 0)
+    boxes = [q.zero_box(resting)]
+    kinked = kinks(table)
+    for k, (piece, s) in enumerate(zip(table, q.pieces, strict=True)):
+        on = usable & (s.start <= reach)
+        spot = xp.where(on & (s.start > 0), s.start, q.one)
+        if k == 0:
+            none = margin_high <= 0
+        else:
+            _, _, _, below, above = q.sides(spot, s, spot)
+            none = above < 0
+            if kinked[k - 1]:
+                _, _, _, _, before = q.sides(spot, q.pieces[k - 1], spot)
+                boxes.append(q.kink_box(k, on & ~(before < 0) & ~(below > 0)))
+        if piece.a == 0.0 and piece.c == 0.0:
+            boxes.append(q.whole_box(on & (s.end >= reach_low), reach_low, reach))
+        else:
+            boxes.append(q.root_box(k, on & ~none, reach))
+    return boxes
+
+
+def table_bounds(
+    xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: RadialPenalty
+) -> RowBounds:
+    """Certify every row for a radial penalty, whatever its table.
+
+    Parameters
+    ----------
+    z : array of shape (rows, n), float64
+        The candidate.
+    x, d : array of shape (rows, n), float64
+    step, weight : array of shape (rows,), float64
+    penalty : RadialPenalty
+    """
+    n = x.shape[1]
+    if n == 0:
+        return no_elements(xp, x, step)
+    table = table_of(penalty)
+    p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
+    q = Problem(xp, p, table)
+    zero, none = q.zero, xp.zeros_like(x)
+    far = xp.full_like(zero, math.inf)
+    reach = norm_above(xp, p.size_high)
+    reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
+    trivial, free = row_max(xp, p.size_high) == 0, weight == 0
+    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free & math.isfinite(doubt(table))
+    largest = q.spare
+    for piece, s, height in zip(table, q.pieces, q.heights, strict=True):
+        for v in (xp.abs(s.alpha), xp.abs(s.shift), height):
+            largest = xp.maximum(largest, xp.where(s.start <= reach, v, zero))
+        if piece.start > 0:
+            usable = usable & (s.start > FLOOR)
+    usable = usable & (largest <= LARGEST)
+
+    boxes = candidates(q, usable, reach, reach_low)
+    # Elements under no penalty, and groups of nothing but zeros.
+    boxes.append(q.whole_box((free | trivial) & known, reach_low, reach))
+    boxes[-1].least = zero
+    price = xp.where(usable, boxes[0].most, far)  # zero is a point of every row
+    for box in boxes:
+        price = xp.where(box.possible, xp.minimum(price, box.most), price)
+    count, settled = zero, q.no
+    distance, metric_distance, floor = zero, zero, far
+    low, high, lower, upper = p.size_high, none, reach, zero
+    root = xp.sqrt(p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)) * (1.0 + rounding(2))
+    for box in boxes:
+        alive = box.possible & ~(box.least > price * (1.0 + rounding(4)))
+        count = count + xp.astype(alive, xp.float64)
+        settled = settled | (alive & ((row_max(xp, box.low) > 0) | (box.upper == 0) | trivial))
+        off = corner(xp, p, box.low, box.high)
+        distance = xp.where(alive, xp.maximum(distance, norm_above(xp, off)), distance)
+        weighted = norm_above(xp, off * root)
+        metric_distance = xp.where(alive, xp.maximum(metric_distance, weighted), metric_distance)
+        floor = xp.where(alive, xp.minimum(floor, box.least), floor)
+        low = xp.where(alive[:, None], xp.minimum(low, box.low), low)
+        high = xp.where(alive[:, None], xp.maximum(high, box.high), high)
+        lower = xp.where(alive, xp.minimum(lower, box.lower), lower)
+        upper = xp.where(alive, xp.maximum(upper, box.upper), upper)
+    # Nothing is known but 0 ≤ z*_i/x_i ≤ 1.
+    lost = count == 0
+    low, high = xp.where(lost[:, None], none, low), xp.where(lost[:, None], p.size_high, high)
+    lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
+    off = corner(xp, p, low, high)
+    distance = xp.where(lost, norm_above(xp, off), distance)
+    metric_distance = xp.where(lost, xp.where(known, norm_above(xp, off * root), far), metric_distance)
+    width = norm_above(xp, xp.maximum(high - low, none))
+    decided = settled & ((count == 1) | (width <= rounding(8 * sum_height(n) + 400) * reach))
+
+    # What the candidate costs, and what anything costs at least.
+    apart = norm_above(xp, corner(xp, p, p.size_low, p.size_high) * root)
+    cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
+    gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + 2.0**-880
+    gap = xp.where(lost, far, finite_or_inf(xp, gap))
+    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
+    residual, stationarity = stationarity_above(xp, p, q.pieces, table, penalty, far, d_high)
+    stationarity = finite_or_inf(xp, stationarity)
+    largest = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)
+    for s in q.pieces:
+        largest = xp.maximum(largest, xp.maximum(xp.abs(s.alpha), xp.abs(s.shift)))
+    sound = known & ~(largest >= 2.0**890)
+    gap, stationarity = (xp.where(sound, v, far) for v in (gap, stationarity))
+    outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
+    stationarity = xp.where(outside, far, stationarity)
+    if exactly_convex(table):
+        distance, metric_distance, gap = convex_bounds(
+            xp, p, residual, stationarity, sound & ~outside, distance, metric_distance, gap
+        )
+    if penalty.threshold > 0 or penalty.nonnegative:
+        gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))
+    return RowBounds(
+        p.unscale(xp, distance, 0, 1),
+        p.unscale(xp, metric_distance, 0.5, 1),
+        p.unscale(xp, stationarity, 1, 1, per_step=True),
+        p.unscale(xp, gap, 1, 2, per_step=True),
+        decided,
+        times_power(xp, lower * (1.0 - rounding(4)), p.ex),
+        p.unscale(xp, xp.minimum(upper, reach), 0, 1),
+        times_power(xp, low * (1.0 - rounding(4)), p.ex),
+        outwards(xp, high, p.ex),
+    )
