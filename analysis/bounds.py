@@ -6,7 +6,6 @@ Its true errors come from `analysis.reference`; `proxlab.certify` sees only the 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, bounds_plots, ensembles, methods, problems, reference
+from analysis import baselines, bounds_plots, ensembles
 from analysis.ensembles import Ensemble
 from analysis.methods import FINDERS
 from analysis.reference import Reference
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study import Result, StoredStudy, Unit
+from proxlab.study.page import Finding, Plot, Section, Table, Text
 
 Array = NDArray[Any]
 
@@ -144,7 +144,7 @@ def violations(found: Mapping[str, Array], bound: str) -> Array:
     return ~(found[bound] >= found[f"true_{bound}"])
 
 
-def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -> Record:
+def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -> Result:
     """All candidates of one ensemble."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
     case = ensembles.PENALTIES[penalty](problem)
@@ -153,7 +153,7 @@ def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -
     parts = [judge(pl.certify, problem, case.penalty, exact, candidate) for candidate in made]
     arrays = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
     arrays |= {f"scale_{name}": scale for name, scale in problem.scales.items()}
-    return Record({"candidates": [(c.maker, c.tolerance) for c in made]}, arrays)
+    return Result({"candidates": [(c.maker, c.tolerance) for c in made]}, arrays)
 
 
 def units(profile: Profile) -> dict[str, dict[str, Any]]:
@@ -173,12 +173,9 @@ def units(profile: Profile) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Compute the study."""
-    with results.study(
-        NAME, profile, sys.modules[__name__], baselines, methods, ensembles, problems, reference
-    ) as study:
-        study.run(compute, units(profile), progress, "certified bounds", workers=profile.threads)
+    results.run(NAME, profile, [Unit(name, compute, given) for name, given in units(profile).items()])
 
 
 def read(stored: StoredStudy) -> pd.DataFrame:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import ensembles, plotting
+from analysis import ensembles
+from proxlab.study import style
 
 DTYPES = ("float32", "float64")
 LABELS = {
@@ -19,7 +20,7 @@ LABELS = {
 
 def plot_scatter(frame: pd.DataFrame) -> Figure:
     """Bound against truth, one panel a bound, both divided by the size of the problem."""
-    figure = plotting.new_figure(6.6)
+    figure = style.new_figure(6.6)
     floor = 1e-20
     for position, (bound, label) in enumerate(LABELS.items()):
         ax = figure.add_subplot(2, 2, position + 1)
@@ -31,15 +32,15 @@ def plot_scatter(frame: pd.DataFrame) -> Figure:
             ax.plot(
                 truth[shown],
                 claim[shown],
-                plotting.MARKERS[k],
-                color=plotting.PALETTE[k],
+                style.MARKERS[k],
+                color=style.PALETTE[k],
                 markersize=1.6,
                 alpha=0.35,
                 markeredgewidth=0,
                 rasterized=True,
             )
-            ax.plot([], [], plotting.MARKERS[k], color=plotting.PALETTE[k], label=dtype)
-        ax.plot([floor, 1e3], [floor, 1e3], color=plotting.INK, linewidth=0.9, label="bound = truth")
+            ax.plot([], [], style.MARKERS[k], color=style.PALETTE[k], label=dtype)
+        ax.plot([floor, 1e3], [floor, 1e3], color=style.INK, linewidth=0.9, label="bound = truth")
         ax.set(xscale="log", yscale="log", xlim=(floor, 1e2), ylim=(floor, 1e2), title=label)
         ax.set(xlabel="true error" if position > 1 else "", ylabel="" if position % 2 else "certified bound")
         if position == 0:
@@ -49,19 +50,19 @@ def plot_scatter(frame: pd.DataFrame) -> Figure:
 
 def plot_ratios(frame: pd.DataFrame, targets: dict[float, float]) -> Figure:
     """Share of candidates whose bound/truth is above a ratio, where the error is above the rounding."""
-    figure = plotting.new_figure(3.6)
+    figure = style.new_figure(3.6)
     ax = figure.add_subplot()
     judged = frame[frame["judged"]]
     for k, (bound, label) in enumerate(LABELS.items()):
         ratio = np.sort(judged[f"ratio_{bound}"][judged[f"true_{bound}"] > 0].to_numpy())
         share = 1 - np.arange(len(ratio)) / len(ratio)
-        ax.plot(ratio, share, linestyle=plotting.DASHES[k], color=plotting.PALETTE[k], label=label)
+        ax.plot(ratio, share, linestyle=style.DASHES[k], color=style.PALETTE[k], label=label)
     ends, shares = list(targets.values()), [1 - level for level in targets]
     ax.plot(
         ends,
         shares,
         "+",
-        color=plotting.INK,
+        color=style.INK,
         markersize=11,
         markeredgewidth=1.6,
         label="targets for the distance",
@@ -77,7 +78,7 @@ def plot_by_ensemble(frame: pd.DataFrame, targets: dict[float, float]) -> Figure
     """Median and 99th percentile of bound/true distance in each ensemble."""
     judged = frame[frame["judged"]]
     names = [name for name in frame["ensemble"].unique() if (judged["ensemble"] == name).any()]
-    figure = plotting.new_figure(0.9 + 0.27 * len(names))
+    figure = style.new_figure(0.9 + 0.27 * len(names))
     ax = figure.add_subplot()
     for k, dtype in enumerate(DTYPES):
         for row, name in enumerate(names):
@@ -86,18 +87,18 @@ def plot_by_ensemble(frame: pd.DataFrame, targets: dict[float, float]) -> Figure
                 continue
             ends = ratio.median(), ratio.quantile(0.99, "higher")
             height = row + 0.16 * (2 * k - 1)
-            ax.plot(ends, [height, height], color=plotting.PALETTE[k], linewidth=1.2)
-            ax.plot(ends[0], height, plotting.MARKERS[k], color=plotting.PALETTE[k])
-            ax.plot(ends[1], height, "|", color=plotting.PALETTE[k], markersize=8, markeredgewidth=1.6)
+            ax.plot(ends, [height, height], color=style.PALETTE[k], linewidth=1.2)
+            ax.plot(ends[0], height, style.MARKERS[k], color=style.PALETTE[k])
+            ax.plot(ends[1], height, "|", color=style.PALETTE[k], markersize=8, markeredgewidth=1.6)
         ax.plot(
             [],
             [],
-            plotting.MARKERS[k] + "-",
-            color=plotting.PALETTE[k],
+            style.MARKERS[k] + "-",
+            color=style.PALETTE[k],
             label=f"{dtype}: median to 99th percentile",
         )
     for limit in targets.values():
-        ax.axvline(limit, color=plotting.INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        ax.axvline(limit, color=style.INK, linewidth=0.8, linestyle=(0, (2, 2)))
     ax.set(xscale="log", xlabel="certified / true distance", yticks=range(len(names)))
     ax.set_xlim(left=0.9)
     ax.set_xticks((1, 2, 5, 10), labels=("1", "2", "5", "10"))

@@ -13,7 +13,9 @@ from rich.console import Console
 
 from analysis.deep.fetch import MissingDataError
 from analysis.report import DEEP_STUDIES, STUDIES, build
-from analysis.results import MissingResultsError, Profile, Progress, ResultsDir, usable_cores
+from analysis.results import Profile, ResultsDir
+from proxlab.study import ClusterError, FolderError, UnitsFailedError
+from proxlab.study.environment import usable_cores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +40,10 @@ ProfileOption = Annotated[
 ResultsOption = Annotated[Path, typer.Option("--results", "-r", help="Where results are kept and looked up.")]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", "-t", min=0, help="Threads and processes; 0 takes every usable core.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", help="A Dask scheduler, tcp://host:8786, for what is not timed."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="All random numbers follow from it.")]
 
@@ -69,23 +75,33 @@ HELP = {
 
 
 def _run(
-    studies: list[str], profile: ProfileName, results: Path, threads: int, seed: int, **options: Any
+    studies: list[str],
+    profile: ProfileName,
+    results: Path,
+    threads: int,
+    seed: int,
+    cluster: str | None,
+    **options: Any,
 ) -> None:
-    chosen = Profile(profile.value, seed=seed, threads=threads or usable_cores())
+    chosen = Profile(profile.value, seed=seed, threads=threads or usable_cores(), cluster=cluster)
     directory = ResultsDir(results)
     started = time.perf_counter()
     modules = STUDIES | DEEP_STUDIES
-    with Progress() as progress:
-        for name in studies:
-            progress.say(f"[bold]{name}[/bold]")
-            try:
-                importlib.import_module(modules[name]).run(chosen, directory, progress, **options)
-            except MissingDataError as error:
-                _stop(str(error))
-            except ModuleNotFoundError as error:
-                if error.name not in _DEEP_PACKAGES:
-                    raise
-                _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[compact]'")
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    for name in studies:
+        say(f"[bold]{name}[/bold]")
+        try:
+            importlib.import_module(modules[name]).run(chosen, directory, say, **options)
+        except (MissingDataError, FolderError, ClusterError, UnitsFailedError) as error:
+            _stop(str(error))
+        except ModuleNotFoundError as error:
+            if error.name not in _DEEP_PACKAGES:
+                raise
+            _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[compact]'")
     _report(directory, time.perf_counter() - started)
 
 
@@ -98,7 +114,7 @@ def _report(directory: ResultsDir, seconds: float | None = None) -> None:
     console = Console()
     try:
         path = build(directory)
-    except MissingResultsError as error:
+    except FolderError as error:
         _stop(str(error))
     taken = "" if seconds is None else f" ({seconds:.0f} s)"
     console.print(f"{path}{taken}", highlight=False, soft_wrap=True)
@@ -119,8 +135,9 @@ def _add_command(name: str, studies: list[str], text: str) -> None:
         results: ResultsOption = RESULTS,
         threads: ThreadsOption = 0,
         seed: SeedOption = 0,
+        cluster: ClusterOption = None,
     ) -> None:
-        _run(studies, profile, results, threads, seed)
+        _run(studies, profile, results, threads, seed, cluster)
 
     app.command(name, help=text)(command)
 
@@ -156,7 +173,10 @@ def _speed(
     ] = [],  # noqa: B006 (typer copies it)
 ) -> None:
     if backend is Backend.cpu:
-        _run(["speed"], profile, results, threads, seed, only=only)
+        try:
+            _run(["speed"], profile, results, threads, seed, None, only=only)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--only") from None
         return
     from analysis import speed_cuda
 

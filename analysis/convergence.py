@@ -13,11 +13,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import data, models, plotting, proxgen
+from analysis import proxgen
 from analysis.data import Array
 from analysis.proxgen import SCHEDULES, SOLVERS
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import Profile, Progress, ResultsDir, StoredStudy, StoredUnit
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study import StoredStudy, StoredUnit, Unit, style
+from proxlab.study.page import Finding, Plot, Section, Table, Text
 
 #: Those that are run with Newton: it is so good that its tolerance hardly matters.
 NEWTON_SCHEDULES = ("exact", "square-summable", "constant 0.1")
@@ -55,10 +56,10 @@ def _units(profile: Profile) -> dict[str, dict[str, Any]]:
     return units
 
 
-def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Run every schedule with every inner solver on both problems."""
-    with results.study("convergence", profile, proxgen, models, data) as study:
-        study.run(proxgen.proxgen, _units(profile), progress, "convergence: ProxGen", workers=profile.threads)
+    units = [Unit(name, proxgen.proxgen, given) for name, given in _units(profile).items()]
+    results.run("convergence", profile, units)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -68,12 +69,12 @@ PROBLEMS = {
     "digits": "digits, multinomial logistic, 61 groups",
     "birthwt": "birthwt, least squares, 8 groups",
 }
-_ORANGE = plotting.PALETTE[1]
+_ORANGE = style.PALETTE[1]
 LOOKS: dict[str, dict[str, Any]] = {
-    "exact": {"color": plotting.INK, "linewidth": 2.4, "alpha": 0.55},
-    "summable": {"color": plotting.PALETTE[0]},
-    "square-summable": {"color": plotting.PALETTE[2]},
-    "adaptive": {"color": plotting.PALETTE[3]},
+    "exact": {"color": style.INK, "linewidth": 2.4, "alpha": 0.55},
+    "summable": {"color": style.PALETTE[0]},
+    "square-summable": {"color": style.PALETTE[2]},
+    "adaptive": {"color": style.PALETTE[3]},
     "constant 0.01": {"color": _ORANGE, "linestyle": (0, (1, 1.2))},
     "constant 0.03": {"color": _ORANGE, "linestyle": (0, (4, 1.5))},
     "constant 0.1": {"color": _ORANGE},
@@ -193,7 +194,7 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 
 def _plot_trajectories(stored: StoredStudy) -> Figure:
-    figure = plotting.new_figure(height=6.2)
+    figure = style.new_figure(height=6.2)
     axes = figure.subplots(2, 2, sharey="col")
     for column, (problem, title) in enumerate(PROBLEMS.items()):
         top, bottom = axes[:, column]
@@ -222,14 +223,14 @@ def _lowest(stored: StoredStudy, problem: str) -> float:
 
 
 def _plot_theorem(stored: StoredStudy) -> Figure:
-    figure = plotting.new_figure(height=3.7)
+    figure = style.new_figure(height=3.7)
     axes = figure.subplots(1, 2)
     for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         _lines(ax, stored, problem, "proximal gradient", lambda unit: _running_mean(_relative(unit)))
         mean = _running_mean(_relative(_run(stored, problem, "proximal gradient", "exact")))
         t = np.array([len(mean) // 20, len(mean)])
         guide = 0.45 * mean[-1] * len(mean) / t
-        ax.plot(t, guide, color=plotting.INK, linewidth=0.8)
+        ax.plot(t, guide, color=style.INK, linewidth=0.8)
         ax.annotate(
             "1/T", (t[0], guide[0]), textcoords="offset points", xytext=(-3, -3), ha="right", va="top"
         )
@@ -240,7 +241,7 @@ def _plot_theorem(stored: StoredStudy) -> Figure:
 
 
 def _plot_floors(floors: pd.DataFrame) -> Figure:
-    figure = plotting.new_figure(height=3.6)
+    figure = style.new_figure(height=3.6)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         of_problem = floors[(floors["problem"] == problem) & (floors["inner solver"] != "bisection")]
@@ -248,13 +249,13 @@ def _plot_floors(floors: pd.DataFrame) -> Figure:
             ax.plot(
                 group["ε"],
                 group["dist² at the end"],
-                marker=plotting.MARKERS[index],
-                color=plotting.PALETTE[index],
+                marker=style.MARKERS[index],
+                color=style.PALETTE[index],
                 label=solver,
                 linewidth=1.2,
             )
         eps = np.array([of_problem["ε"].min(), of_problem["ε"].max()])
-        ax.plot(eps, eps**2, color=plotting.INK, linewidth=0.8)
+        ax.plot(eps, eps**2, color=style.INK, linewidth=0.8)
         ax.annotate("ε²", (eps[1], eps[1] ** 2), textcoords="offset points", xytext=(4, 2))
         ax.set(title=title, xscale="log", yscale="log", xlabel="ε, relative to dist(0, ∂F) at the start")
     axes[0].set_ylabel("dist(0, ∂F)² at the end")
@@ -263,7 +264,7 @@ def _plot_floors(floors: pd.DataFrame) -> Figure:
 
 
 def _plot_saved(summary: pd.DataFrame) -> Figure:
-    figure = plotting.new_figure(height=3.9)
+    figure = style.new_figure(height=3.9)
     axes = figure.subplots(1, 2, sharey=True)
     schedules = [name for name in SCHEDULES if name != "exact"]
     solvers = ("proximal gradient", "bisection")
@@ -274,7 +275,7 @@ def _plot_saved(summary: pd.DataFrame) -> Figure:
             y = np.arange(len(schedules)) + 0.34 * (index - 0.5)
             saved = 100.0 * of["passes saved"].to_numpy(dtype=float)
             lossless = of["no loss"].to_numpy(dtype=bool)
-            colour = plotting.PALETTE[index]
+            colour = style.PALETTE[index]
             ax.barh(y[lossless], saved[lossless], 0.28, color=colour, label=solver)
             ax.barh(y[~lossless], saved[~lossless], 0.28, facecolor="none", edgecolor=colour, linewidth=1.0)
             for place, missing in zip(y, np.isnan(saved), strict=True):
@@ -289,7 +290,7 @@ def _plot_saved(summary: pd.DataFrame) -> Figure:
 
 
 def _plot_support(stored: StoredStudy) -> Figure:
-    figure = plotting.new_figure(height=3.5)
+    figure = style.new_figure(height=3.5)
     axes = figure.subplots(1, 2)
     for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         for schedule, look in LOOKS.items():
@@ -305,7 +306,7 @@ def _plot_support(stored: StoredStudy) -> Figure:
 
 
 def _plot_tolerances(stored: StoredStudy) -> Figure:
-    figure = plotting.new_figure(height=3.2)
+    figure = style.new_figure(height=3.2)
     shown = ("summable", "square-summable", "adaptive")
     axes = figure.subplots(1, len(shown), sharey=True)
     for ax, schedule in zip(axes, shown, strict=True):
@@ -315,7 +316,7 @@ def _plot_tolerances(stored: StoredStudy) -> Figure:
         ax.plot(
             t, unit.arrays["certified"] / scale, color=LOOKS[schedule]["color"], label="proved", linewidth=1.0
         )
-        ax.plot(t, unit.arrays["tolerance"] / scale, color=plotting.INK, label="asked", linewidth=0.9)
+        ax.plot(t, unit.arrays["tolerance"] / scale, color=style.INK, label="asked", linewidth=0.9)
         ax.set(title=schedule, xscale="log", yscale="log", xlabel="iteration")
     axes[0].set_ylabel("dist(0, ∂Qₜ), relative")
     axes[0].legend(loc="lower left")
@@ -332,7 +333,7 @@ def _mean_over_draws(stored: StoredStudy, batch: str, schedule: str) -> Array:
 
 
 def _plot_stochastic(stored: StoredStudy) -> Figure:
-    figure = plotting.new_figure(height=3.6)
+    figure = style.new_figure(height=3.6)
     axes = figure.subplots(1, 2, sharey=True)
     titles = {"constant": "128 samples a step", "growing": "16 + t samples a step"}
     for ax, (batch, title) in zip(axes, titles.items(), strict=True):

@@ -7,7 +7,6 @@ the same seed; the study ``problems`` stores them beside the other results.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,11 +18,12 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 import proxlab as pl
-from analysis import data, models, plotting
+from analysis import data, models
 from analysis.data import Array
 from analysis.models import Adam, Linear, Perceptron
-from analysis.report import Plot, Section, Table
-from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study import Result, StoredStudy, Unit, style
+from proxlab.study.page import Plot, Section, Table
 
 BATCH = 64
 
@@ -212,7 +212,7 @@ def captured_problem(name: str, profile: str = "quick", seed: int = 0) -> Proble
 # The study
 
 
-def _describe(name: str, profile: str, seed: int) -> Record:
+def _describe(name: str, profile: str, seed: int) -> Result:
     problem = captured_problem(name, profile, seed)
     solution = pl.solve(problem.penalty(), problem.x, problem.step, metric=problem.d)
     indptr, indices = problem.groups.indices(problem.x.shape)
@@ -225,15 +225,16 @@ def _describe(name: str, profile: str, seed: int) -> Record:
         "lam": problem.lam,
     }
     arrays = {"x": problem.x, "d": problem.d, "radius": solution.radius, "spread": spread}
-    return Record(values, arrays)
+    return Result(values, arrays)
 
 
-def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Capture the problems and store them."""
-    with results.study("problems", profile, sys.modules[__name__], models, data) as study:
-        names = [problem.name for problem in captured_problems(profile.name, profile.seed)]
-        units = {name: {"name": name, "profile": profile.name, "seed": profile.seed} for name in names}
-        study.run(_describe, units, progress, "problems: captured in training")
+    names = [problem.name for problem in captured_problems(profile.name, profile.seed)]
+    common = {"profile": profile.name, "seed": profile.seed}
+    # One process, which trains once.
+    units = [Unit(name, _describe, {"name": name} | common) for name in names]
+    results.run("problems", profile, units, timed=True)
 
 
 def _table(stored: StoredStudy) -> pd.DataFrame:
@@ -261,10 +262,10 @@ def _table(stored: StoredStudy) -> pd.DataFrame:
 def _plot(stored: StoredStudy) -> Figure:
     """Metrics of the last capture of each training run, sorted."""
     last = {unit.name.rpartition("-t")[0]: unit for unit in stored.units}
-    figure = plotting.new_figure(height=3.3)
+    figure = style.new_figure(height=3.3)
     metric, spread = figure.subplots(1, 2)
     for index, (source, unit) in enumerate(last.items()):
-        colour, dash = plotting.PALETTE[index], plotting.DASHES[index]
+        colour, dash = style.PALETTE[index], style.DASHES[index]
         for ax, values in ((metric, unit.arrays["d"].ravel()), (spread, unit.arrays["spread"])):
             share = (np.arange(values.size) + 0.5) / values.size
             ax.plot(np.sort(values), 100.0 * share, color=colour, linestyle=dash, label=source)

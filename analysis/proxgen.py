@@ -18,8 +18,8 @@ import proxlab as pl
 from analysis import data, models
 from analysis.data import Array
 from analysis.models import Linear
-from analysis.results import Record
 from proxlab import inexactness
+from proxlab.study import Result
 
 #: Momentum ρ_t = RHO μ^(t−1), as assumption (C-3) has it, and the decay of the second moment.
 RHO, MU, BETA2 = 0.9, 0.99, 0.999
@@ -284,7 +284,7 @@ def _batches(
             yield rng.choice(n, size=size, replace=False)
 
 
-def proxgen(problem: str, schedule: str, solver: str, batch: str, iterations: int, seed: int) -> Record:
+def proxgen(problem: str, schedule: str, solver: str, batch: str, iterations: int, seed: int) -> Result:
     """Run inexact ProxGen and record every iteration.
 
     Parameters
@@ -334,4 +334,4 @@ def proxgen(problem: str, schedule: str, solver: str, batch: str, iterations: in
     names = ("stationarity2", "tolerance", "passes", "checks", "certified", "proved", "support")
     arrays = {name: np.asarray(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     values = {"scale": setting.scale, "step": setting.step, "floor": setting.floor}
-    return Record(values, arrays)
+    return Result(values, arrays)

@@ -6,7 +6,6 @@ evaluations of a sum over the group, which no machine changes, and in time.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, methods, problems, reference, solvers_plots
+from analysis import baselines, ensembles, methods, reference, solvers_plots
 from analysis.ensembles import Ensemble
 from analysis.methods import COMPILED, FINDERS, ORDER, PUBLISHED, SCIPY, Method, proxssi, ramda, solve_with
 from analysis.reference import Reference
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study import Result, StoredStudy, Unit
+from proxlab.study.page import Finding, Plot, Section, Table, Text
 
 Array = NDArray[Any]
 
@@ -67,7 +67,7 @@ def _seconds(method: Method, ensemble: Ensemble) -> float:
     return float(np.median(times))
 
 
-def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -> Record:
+def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -> Result:
     """Every method on one ensemble: errors and counts by group, and the time of a larger ensemble alike."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
     exact = ensembles.references(problem, reference.group_lasso(problem.lam))
@@ -85,10 +85,10 @@ def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -
     arrays = {key: np.stack(rows) for key, rows in found.items()}
     arrays["zero"] = np.array([bool(one.radius == 0) for one in exact])
     values = {"methods": list(methods.available(dtype)), "seconds": seconds, "size": problem.x.shape[1]}
-    return Record(values, arrays)
+    return Result(values, arrays)
 
 
-def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Record:
+def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Result:
     """Errors and evaluations of the methods that can be stopped earlier, along what stops them."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
     exact = ensembles.references(problem, reference.group_lasso(problem.lam))
@@ -107,10 +107,10 @@ def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Record:
             "evaluations": [float(np.mean(outcome.evaluations[nonzero])) for outcome in outcomes],
             "error": [float(np.quantile(e, 0.9, method="higher")) for e in errors],
         }
-    return Record({"curves": curves})
+    return Result({"curves": curves})
 
 
-def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Record:
+def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Result:
     """Group MCP in float32: how far proxlab and ProxSSI are above the global minimum."""
     problem = ensembles.make(ensemble, n_groups, "float32", seed)
     case = ensembles.PENALTIES["GroupMCP"](problem)
@@ -133,13 +133,13 @@ def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Record:
                 for one, row, size in zip(exact, z, scale, strict=True)
             ]
         )
-    return Record({}, gaps)
+    return Result({}, gaps)
 
 
-def units(profile: Profile) -> dict[str, tuple[Callable[..., Record], dict[str, Any]]]:
+def units(profile: Profile) -> dict[str, tuple[Callable[..., Result], dict[str, Any]]]:
     """Function and parameters of every unit."""
     n_groups, n_timed = profile.pick(60, 400), profile.pick(1000, 10_000)
-    found: dict[str, tuple[Callable[..., Record], dict[str, Any]]] = {}
+    found: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {}
     for name in ensembles.names():
         small = 8 if name == "wide" else 1
         common = {"ensemble": name, "seed": profile.seed, "n_groups": n_groups // small}
@@ -155,18 +155,10 @@ def units(profile: Profile) -> dict[str, tuple[Callable[..., Record], dict[str, 
     return found
 
 
-def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Compute the study."""
-    todo = units(profile)
-    modules = (sys.modules[__name__], baselines, ensembles, methods, problems, reference)
-    with results.study(NAME, profile, *modules) as study:
-        for function, label in (
-            (compare, "methods"),
-            (sweep, "cost against accuracy"),
-            (compare_mcp, "group MCP"),
-        ):
-            chosen = {name: parameters for name, (f, parameters) in todo.items() if f is function}
-            study.run(function, chosen, progress, label)
+    chosen = [Unit(name, function, given) for name, (function, given) in units(profile).items()]
+    results.run(NAME, profile, chosen, timed=True)
 
 
 # ---------------------------------------------------------------------------------------------- the report

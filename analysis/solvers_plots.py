@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from analysis import ensembles, plotting
+from analysis import ensembles
 from analysis.methods import FINDERS, ORDER
-from analysis.results import StoredStudy
+from proxlab.study import StoredStudy, style
 
 Array = NDArray[Any]
 
@@ -45,15 +45,15 @@ def performance_profile(ratios: Array, factors: Array) -> Array:
 
 def _line(name: str) -> dict[str, Any]:
     """Colour and dashes of a method; the second round through the palette is dotted."""
-    turn, place = divmod(ORDER[name], len(plotting.PALETTE))
+    turn, place = divmod(ORDER[name], len(style.PALETTE))
     if turn < 0:
-        return {"color": plotting.INK, "linestyle": "-", "linewidth": 2.2}
-    dashes = (0, (1, 1.4)) if turn else plotting.DASHES[place]
-    return {"color": plotting.PALETTE[place], "linestyle": dashes, "linewidth": 1.6}
+        return {"color": style.INK, "linestyle": "-", "linewidth": 2.2}
+    dashes = (0, (1, 1.4)) if turn else style.DASHES[place]
+    return {"color": style.PALETTE[place], "linestyle": dashes, "linewidth": 1.6}
 
 
 def _marker(name: str) -> str:
-    return plotting.MARKERS[ORDER[name] % len(plotting.MARKERS)]
+    return style.MARKERS[ORDER[name] % len(style.MARKERS)]
 
 
 def _profile_costs(frame: pd.DataFrame, by: str, dtype: str, solved: float) -> tuple[list[str], Array]:
@@ -68,7 +68,7 @@ def plot_profiles(frame: pd.DataFrame, solved: Mapping[str, float]) -> Figure:
     """Performance profiles by evaluations and by time, a row for each dtype; `solved` is the largest error
     that counts.
     """
-    figure = plotting.new_figure(6.4)
+    figure = style.new_figure(6.4)
     axes = figure.subplots(len(solved), 2, sharey=True)
     for row, dtype in enumerate(solved):
         for column, (by, label, end) in enumerate(
@@ -98,7 +98,7 @@ def plot_profiles(frame: pd.DataFrame, solved: Mapping[str, float]) -> Figure:
 
 def plot_sweeps(stored: StoredStudy, frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Error against evaluations, along the tolerance or the cap on iterations."""
-    figure = plotting.new_figure(4.3)
+    figure = style.new_figure(4.3)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
         for method, curve in stored.unit(f"sweep-{name}").values["curves"].items():
@@ -134,18 +134,18 @@ def plot_sweeps(stored: StoredStudy, frame: pd.DataFrame, names: Sequence[str]) 
 def plot_iterations(frame: pd.DataFrame) -> Figure:
     """Distribution of iterations, captured above and adversarial below the line, one panel a method."""
     shown = [*FINDERS, "ProxSSI"]
-    figure = plotting.new_figure(4.6)
+    figure = style.new_figure(4.6)
     axes = figure.subplots(2, 4, sharex=True, sharey=True)
     edge = 60
     bins = np.arange(-0.5, edge + 1.5)
     for ax, name in zip(axes.ravel(), shown, strict=True):
         part = frame[(frame["method"] == name) & ~frame["zero"] & (frame["dtype"] == "float64")]
-        for captured, sign, colour in ((True, 1, plotting.PALETTE[0]), (False, -1, plotting.PALETTE[1])):
+        for captured, sign, colour in ((True, 1, style.PALETTE[0]), (False, -1, style.PALETTE[1])):
             counts = np.minimum(part["iterations"][part["captured"] == captured], edge)
             share = np.histogram(counts, bins)[0] / max(len(counts), 1)
             ax.bar(np.arange(edge + 1), sign * share, width=1.0, color=colour)
             ax.plot(np.mean(counts), sign * 0.92, "v" if sign > 0 else "^", color=colour, markersize=5)
-        ax.axhline(0, color=plotting.INK, linewidth=0.7)
+        ax.axhline(0, color=style.INK, linewidth=0.7)
         ax.set(title=name, ylim=(-1, 1), xlim=(-1, edge + 1), yticks=(-1, -0.5, 0, 0.5, 1))
         ax.set_yticklabels(("1", "0.5", "0", "0.5", "1"))
     for ax in axes[:, 0]:
@@ -153,7 +153,7 @@ def plot_iterations(frame: pd.DataFrame) -> Figure:
     for ax in axes[1]:
         ax.set_xlabel("iterations")
     figure.legend(
-        [Patch(color=plotting.PALETTE[0]), Patch(color=plotting.PALETTE[1])],
+        [Patch(color=style.PALETTE[0]), Patch(color=style.PALETTE[1])],
         ["captured (upwards)", "adversarial (downwards)"],
         loc="outside lower center",
         ncol=2,

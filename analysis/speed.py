@@ -5,7 +5,6 @@ The yardstick is ``numpy.multiply(x, d, out=z)`` on the same arrays: what a pass
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,11 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, problems, reference, speed_fresh, speed_plots, speed_targets
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import Profile, Progress, Record, ResultsDir, StoredStudy
+from analysis import baselines, ensembles, reference, speed_plots
+from analysis.results import Profile, ResultsDir, Say
 from analysis.speed_fresh import measure_first_call, measure_import, measure_memory
 from analysis.speed_targets import TARGETS
+from proxlab.study import Result, StoredStudy, Unit
+from proxlab.study.page import Finding, Plot, Section, Table, Text
 
 Array = NDArray[Any]
 
@@ -94,7 +94,7 @@ def _with_threads(count: int, call: Callable[[], object]) -> Callable[[], object
 
 def measure_prox(
     shape: list[int], axis: int, dtype: str, others: bool, threads: list[int], repeats: int, seed: int
-) -> Record:
+) -> Result:
     """Group lasso against a multiply and, if `others`, MCP, `solve` and `certify` against the group lasso."""
     x, d, lam = make(shape, axis, dtype, seed)
     z = np.empty_like(x)
@@ -122,10 +122,10 @@ def measure_prox(
         for other in [name for name in own if name != "prox"]:
             rows[f"{other}|{count}"] = ratio(seconds, f"{other}-{count}", f"prox-{count}")
     nanoseconds = {name: 1e9 * float(np.median(t)) / x.size for name, t in seconds.items()}
-    return Record({"rows": rows, "ns per element": nanoseconds}, {k: np.array(t) for k, t in seconds.items()})
+    return Result({"rows": rows, "ns per element": nanoseconds}, {k: np.array(t) for k, t in seconds.items()})
 
 
-def measure_published(layout: str, threads: list[int], repeats: int, seed: int) -> Record:
+def measure_published(layout: str, threads: list[int], repeats: int, seed: int) -> Result:
     """ProxSSI and RAMDA in float32 against prox, in their layout and with their default settings."""
     shape, axis, view = LAYOUTS[layout]
     x, d, lam = make(shape, axis, "float32", seed)
@@ -151,7 +151,7 @@ def measure_published(layout: str, threads: list[int], repeats: int, seed: int) 
     errors = _errors((ours, theirs), x, d, lam, axis)
     rows["ramda-error|"] = errors[1] / errors[0]
     nanoseconds = {name: 1e9 * float(np.median(t)) / x.size for name, t in seconds.items()}
-    return Record({"rows": rows, "ns per element": nanoseconds, "errors": errors})
+    return Result({"rows": rows, "ns per element": nanoseconds, "errors": errors})
 
 
 def _as_rows(a: Array, axis: int | tuple[int, ...]) -> Array:
@@ -182,7 +182,7 @@ def _errors(
 STRENGTHS = {"all zero": 1e3, "half zero": 1.0, "none zero": 1e-3}
 
 
-def measure_passes(shape: list[int], axis: int, repeats: int, seed: int) -> Record:
+def measure_passes(shape: list[int], axis: int, repeats: int, seed: int) -> Result:
     """Where the time goes: the group lasso in float32 on one thread, with more or fewer groups to solve."""
     x, d, lam = make(shape, axis, "float32", seed)
     z = np.empty_like(x)
@@ -194,10 +194,10 @@ def measure_passes(shape: list[int], axis: int, repeats: int, seed: int) -> Reco
         evaluations[name] = float(np.mean(pl.solve(penalty, x, STEP, metric=d).evaluations))
     seconds = interleave(calls, repeats)
     nanoseconds = {name: 1e9 * float(np.median(t)) / x.size for name, t in seconds.items()}
-    return Record({"rows": {}, "ns per element": nanoseconds, "evaluations": evaluations})
+    return Result({"rows": {}, "ns per element": nanoseconds, "evaluations": evaluations})
 
 
-def measure_flatness(sizes: list[int], threads: list[int], repeats: int, seed: int) -> Record:
+def measure_flatness(sizes: list[int], threads: list[int], repeats: int, seed: int) -> Result:
     """Time per element over arrays of growing size, rows of 500."""
     block_x, block_d, lam = make((200, 500), 1, "float32", seed)
     lasso = pl.GroupLasso(lam)
@@ -210,10 +210,10 @@ def measure_flatness(sizes: list[int], threads: list[int], repeats: int, seed: i
             seconds = interleave({"prox": _with_threads(count, call)}, repeats)["prox"]
             nanoseconds[f"prox-{count}"].append(1e9 * float(np.median(seconds)) / x.size)
     rows = {f"flat|{c}": max(nanoseconds[f"prox-{c}"]) / min(nanoseconds[f"prox-{c}"]) for c in threads}
-    return Record({"rows": rows, "ns per element": nanoseconds, "sizes": sizes})
+    return Result({"rows": rows, "ns per element": nanoseconds, "sizes": sizes})
 
 
-def measure_iterations(n_groups: int, seed: int) -> Record:
+def measure_iterations(n_groups: int, seed: int) -> Result:
     """Most Newton iterations on Adam metrics, synthetic and captured, and on every ensemble."""
     most: dict[str, int] = {}
     for name in ensembles.names():
@@ -225,15 +225,15 @@ def measure_iterations(n_groups: int, seed: int) -> Record:
                 most[name] = max(most.get(name, 0), int(np.max(found, initial=0)))
     adam = max(count for name, count in most.items() if name == "adam" or name.startswith("captured"))
     rows = {"iterations-adam|": float(adam), "iterations-any|": float(max(most.values()))}
-    return Record({"rows": rows, "most": most})
+    return Result({"rows": rows, "most": most})
 
 
 def units(
     profile: Profile, threads: Sequence[int], repeats: int, only: Iterable[str] = ()
-) -> dict[str, tuple[Callable[..., Record], dict[str, Any]]]:
+) -> dict[str, tuple[Callable[..., Result], dict[str, Any]]]:
     """Function and parameters of every unit; `only` keeps units whose name begins with one of its words."""
     common = {"threads": list(threads), "repeats": repeats, "seed": profile.seed}
-    found: dict[str, tuple[Callable[..., Record], dict[str, Any]]] = {}
+    found: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {}
     for axis, label in ((1, "contiguous"), (0, "strided")):
         for position, shape in enumerate(SHAPES):
             for dtype in ("float32", "float64") if profile.is_full or position == 0 else ("float32",):
@@ -266,7 +266,7 @@ def units(
 def run(
     profile: Profile,
     results: ResultsDir,
-    progress: Progress,
+    say: Say,
     *,
     threads: Sequence[int] = (1, 2),
     repeats: int = 9,
@@ -276,7 +276,7 @@ def run(
 
     Parameters
     ----------
-    profile, results, progress
+    profile, results, say
         As for every study.
     threads : sequence of int
         Numbers of threads of proxlab's kernels; NumPy uses one.
@@ -284,28 +284,29 @@ def run(
         Rounds of interleaved calls, at least 9 for a result to count.
     only : iterable of str
         Measure only units whose name begins with one of these; none means all.
+
+    Raises
+    ------
+    ValueError
+        If no unit's name does.
     """
     chosen = units(profile, threads, repeats, only)
-    modules = (sys.modules[__name__], baselines, ensembles, problems, reference, speed_fresh, speed_targets)
-    with results.study(NAME, profile, *modules) as study:
-        for function in dict.fromkeys(f for f, _ in chosen.values()):
-            mine = {name: parameters for name, (f, parameters) in chosen.items() if f is function}
-            label = function.__name__.replace("measure_", "").replace("_", " ")
-            study.run(function, mine, progress, f"speed: {label}")
-    _print(table(results.read(NAME)), progress)
+    if not chosen:
+        names = ", ".join(dict.fromkeys(name.partition("-")[0] for name in units(profile, threads, repeats)))
+        raise ValueError(f"nothing that is measured begins with {' or '.join(only)}: there are {names}, …")
+    results.run(NAME, profile, [Unit(name, f, given) for name, (f, given) in chosen.items()], timed=True)
+    _print(table(results.read(NAME)), say)
 
 
-def _print(frame: pd.DataFrame, progress: Progress) -> None:
+def _print(frame: pd.DataFrame, say: Say) -> None:
     """The table on the terminal, a block a target."""
     for row, part in frame.groupby("row", sort=False):
         target = TARGETS[str(row)]
-        progress.say(f"\n[bold]{target.title}[/bold]: {target}")
+        say(f"\n[bold]{target.title}[/bold]: {target}")
         for line in part.to_dict("records"):
             threads = {"": "", "1": "1 thread"}.get(line["threads"], f"{line['threads']} threads")
             mark = "[green]met[/green]" if line["met"] else "[red]not met[/red]"
-            progress.say(
-                f"  {line['case']:<32}{threads:<12}{line['measured']:>10.3g} {target.unit:<3} {mark}"
-            )
+            say(f"  {line['case']:<32}{threads:<12}{line['measured']:>10.3g} {target.unit:<3} {mark}")
 
 
 def table(stored: StoredStudy) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from analysis.results import Record
+from proxlab.study import Result
 
 _MEMORY = """
 import json, resource, sys
@@ -66,19 +66,19 @@ def _in_fresh_process(script: str, *arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-def measure_memory(rows: int) -> Record:
+def measure_memory(rows: int) -> Result:
     """Growth of the peak memory of a process over a call with `out`."""
     found = json.loads(_in_fresh_process(_MEMORY, str(rows)))
-    return Record({"rows": {"memory|": 100 * found["extra"] / found["input"]}, **found})
+    return Result({"rows": {"memory|": 100 * found["extra"] / found["input"]}, **found})
 
 
-def measure_import(repeats: int) -> Record:
+def measure_import(repeats: int) -> Result:
     """Time of the import in fresh processes."""
     seconds = [float(_in_fresh_process(_IMPORT)) for _ in range(repeats + 1)][1:]
-    return Record({"rows": {"import|": 1e3 * float(np.median(seconds))}, "seconds": seconds})
+    return Result({"rows": {"import|": 1e3 * float(np.median(seconds))}, "seconds": seconds})
 
 
-def measure_first_call(repeats: int) -> Record:
+def measure_first_call(repeats: int) -> Result:
     """The first call of a process, with an empty and with a filled disk cache."""
     with tempfile.TemporaryDirectory() as cache:
         cold = json.loads(_in_fresh_process(_FIRST, NUMBA_CACHE_DIR=cache))
@@ -89,4 +89,4 @@ def measure_first_call(repeats: int) -> Record:
         "first-warm|": float(np.median(seconds)),
         "first-log|": float(cold["messages"]),
     }
-    return Record({"rows": rows, "warm": seconds, "messages when warm": warm[0]["messages"]})
+    return Result({"rows": rows, "warm": seconds, "messages when warm": warm[0]["messages"]})

@@ -15,7 +15,7 @@ import torch
 
 import proxlab as pl
 from analysis.deep.shortcuts import ProxSSI
-from analysis.results import Record
+from proxlab.study import Result
 from proxlab.torch import ProxAdamW
 
 Shape = tuple[int, ...]
@@ -164,7 +164,7 @@ def _per_element(seconds: Mapping[str, Sequence[float]], size: int) -> dict[str,
     return {name: 1e9 * float(np.median(values)) / size for name, values in seconds.items()}
 
 
-def measure_step(network: str, grouping: str, threads: list[int], repeats: int, seed: int) -> Record:
+def measure_step(network: str, grouping: str, threads: list[int], repeats: int, seed: int) -> Result:
     """Time ``ProxAdamW.step()`` against PyTorch's AdamW, fused and as it comes."""
     shapes = NETWORKS[network]()
     tensors = Tensors(shapes, grouping, seed)
@@ -178,10 +178,10 @@ def measure_step(network: str, grouping: str, threads: list[int], repeats: int, 
     rows = _ratios(seconds, threads, {"step-fused": ("prox", "fused"), "step-default": ("prox", "default")})
     size = sum(math.prod(shape) for shape in shapes)
     values = {"rows": rows, "ns per element": _per_element(seconds, size), "elements": size}
-    return Record(values | {"zero": tensors.zero_share(params)})
+    return Result(values | {"zero": tensors.zero_share(params)})
 
 
-def measure_proxssi_step(network: str, grouping: str, threads: list[int], repeats: int, seed: int) -> Record:
+def measure_proxssi_step(network: str, grouping: str, threads: list[int], repeats: int, seed: int) -> Result:
     """Time ProxSSI's step against ``ProxAdamW.step()``, both on the largest parameter up to a size."""
     candidates = [s for s in NETWORKS[network]() if math.prod(s) <= PROXSSI_SIZE]
     shape = max(candidates, key=math.prod)
@@ -195,4 +195,4 @@ def measure_proxssi_step(network: str, grouping: str, threads: list[int], repeat
     rows = _ratios(seconds, threads, {"step-proxssi": ("proxssi", "prox")})
     values = {"rows": rows, "ns per element": _per_element(seconds, math.prod(shape))}
     zero = [tensors.zero_share(params) for params, _ in (ours, theirs)]
-    return Record(values | {"parameter": list(shape), "zero": zero})
+    return Result(values | {"parameter": list(shape), "zero": zero})

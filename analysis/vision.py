@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from analysis.deep import section as report
 from analysis.deep.catalogue import VISION
-from analysis.report import Section
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study.page import Section
 
 
-def run(profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Train with every method, then time the steps."""
     from analysis.deep import study  # needs PyTorch, which the report does not
 
-    study.run(VISION, profile, results, progress)
+    study.run(VISION, profile, results, say)
 
 
 def section(results: ResultsDir) -> Section:

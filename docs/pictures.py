@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from analysis import plotting
-from analysis.report import STUDIES, Plot
+from analysis.report import STUDIES
 from analysis.results import ResultsDir
+from proxlab.study import style
+from proxlab.study.page import Plot
 
 #: Study and plot of each picture; the file is docs/_static/<study>-<plot>.png.
 PICTURES = [("solvers", "accuracy"), ("bounds", "scatter"), ("convergence", "theorem")]
@@ -17,7 +18,7 @@ def main() -> None:
     """Draw all pictures."""
     results = ResultsDir(Path("results"))
     for study, name in PICTURES:
-        with plotting.style():
+        with style.style():
             section = importlib.import_module(STUDIES[study]).section(results)
             (plot,) = [item for item in section.items if isinstance(item, Plot) and item.name == name]
             path = Path(__file__).parent / "_static" / f"{study}-{name}.png"

@@ -72,6 +72,9 @@ PUBLIC = (
     "proxlab.inexactness",
     "proxlab.optim",
     "proxlab.study",
+    "proxlab.study.environment",
+    "proxlab.study.page",
+    "proxlab.study.style",
     "proxlab.torch",
     "proxlab.backends.cuda.static",
 )

@@ -12,10 +12,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis import plotting
 from analysis.deep import readout
 from analysis.deep.catalogue import CONVEXITY_EDGES, METHODS, TITLES, Plan
-from analysis.results import StoredStudy, StoredUnit
+from proxlab.study import StoredStudy, StoredUnit, style
 
 _LINES = {"ours": "-", "published": (0, (5, 1.5)), "shortcut": (0, (1, 1.1))}
 _POINTS = {"ours": "o", "published": "s", "shortcut": "^"}
@@ -27,7 +26,7 @@ _COMPARED = 80.0
 
 def _look(method: str) -> dict[str, Any]:
     m = METHODS[method]
-    return {"color": plotting.PALETTE[m.colour], "linestyle": _LINES[m.kind], "label": m.title}
+    return {"color": style.PALETTE[m.colour], "linestyle": _LINES[m.kind], "label": m.title}
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
@@ -39,7 +38,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
 
 
 def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    figure = plotting.new_figure(height)
+    figure = style.new_figure(height)
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
 
@@ -51,8 +50,8 @@ def plot_frontier(means: pd.DataFrame, plan: Plan) -> Figure:
         dense = part.loc[part["method"] == "dense", "accuracy"]
         if len(dense):
             level = float(dense.iloc[0])
-            ax.axhline(level, color=plotting.PALETTE[8], linewidth=1.0)
-            ax.axhspan(level - plan.points, level, color=plotting.PALETTE[8], alpha=0.13, linewidth=0)
+            ax.axhline(level, color=style.PALETTE[8], linewidth=1.0)
+            ax.axhspan(level - plan.points, level, color=style.PALETTE[8], alpha=0.13, linewidth=0)
             ax.set_ylim(level - _DEPTH, max(level + 0.6, part["accuracy"].max() + 0.2))
         for method, rows in part[part["method"] != "dense"].groupby("method", sort=False):
             ax.errorbar(
@@ -63,7 +62,7 @@ def plot_frontier(means: pd.DataFrame, plan: Plan) -> Figure:
                 elinewidth=0.8,
                 **_look(str(method)),
             )
-        ax.axvline(100.0 * readout.SPARSE, color=plotting.QUIET, linewidth=1.2, zorder=0)
+        ax.axvline(100.0 * readout.SPARSE, color=style.QUIET, linewidth=1.2, zorder=0)
         ax.set(xlim=(-3, 103), xlabel="weighted group sparsity [%]", title=TITLES[task])
     axes[0].set_ylabel("test accuracy [%]")
     _legend(figure, axes)
@@ -94,7 +93,7 @@ def plot_patterns(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figur
         for u in readout.compared(stored, means, plan.tasks[-1], _COMPARED)
         if u.parameters["method"] in chosen
     ]
-    figure = plotting.new_figure(0.6 + 1.45 * max(len(found), 1))
+    figure = style.new_figure(0.6 + 1.45 * max(len(found), 1))
     if not found:
         return figure
     grid = figure.subplots(len(found), len(plan.pictured), squeeze=False)
@@ -102,7 +101,7 @@ def plot_patterns(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figur
         method = unit.parameters["method"]
         for ax, name in zip(row, plan.pictured, strict=True):
             norms = unit.arrays[f"pattern-{name}"].astype(np.float64)
-            ax.imshow(_picture(norms, plotting.PALETTE[METHODS[method].colour]), aspect="auto")
+            ax.imshow(_picture(norms, style.PALETTE[METHODS[method].colour]), aspect="auto")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             if row is grid[0]:
@@ -130,8 +129,8 @@ def plot_times(times: pd.DataFrame) -> Figure:
         part = times[times["network"] == network].reset_index(drop=True)
         places = np.arange(len(part))
         model = part["step [ms]"] - part["optimizer [ms]"]
-        ax.barh(places, model, color=plotting.PALETTE[8], alpha=0.6, label="forward and backward")
-        ax.barh(places, part["optimizer [ms]"], left=model, color=plotting.PALETTE[0], label="optimizer")
+        ax.barh(places, model, color=style.PALETTE[8], alpha=0.6, label="forward and backward")
+        ax.barh(places, part["optimizer [ms]"], left=model, color=style.PALETTE[0], label="optimizer")
         for place, (total, ratio) in enumerate(zip(part["step [ms]"], part["against dense"], strict=True)):
             ax.text(total, place, f" {ratio:.2f}×", va="center", fontsize=7.5)
         ax.set_yticks(places, part["method"])
@@ -147,12 +146,12 @@ def plot_certified(units: list[StoredUnit]) -> Figure:
     figure, axes = _panels(max(len(units), 1), 3.5)
     for ax, unit in zip(axes, units, strict=False):
         frame = readout.certified(unit)
-        ax.plot(frame["step"], frame["tolerance"], color=plotting.INK, linewidth=1.0, label="tolerance")
+        ax.plot(frame["step"], frame["tolerance"], color=style.INK, linewidth=1.0, label="tolerance")
         bounds: dict[str, Any] = {"marker": "o", "markersize": 6.0, "markerfacecolor": "none"}
         errors: dict[str, Any] = {"marker": ".", "markersize": 4.0}
         for name, label, k, look in (("proved", "proved bound", 0, bounds), ("error", "error", 1, errors)):
             given = frame.dropna(subset=[name])
-            colour = plotting.PALETTE[k]
+            colour = style.PALETTE[k]
             ax.plot(given["step"], given[name], linestyle="none", color=colour, label=label, **look)
         ax.set(yscale="log", xlabel="step", title=TITLES[unit.parameters["task"]])
     axes[0].set_ylabel("distance from the exact prox")
@@ -165,22 +164,20 @@ def plot_convexity(unit: StoredUnit) -> Figure:
     figure, axes = _panels(3, 3.7)
     counts = unit.arrays["convexity"] / max(unit.arrays["convexity"].sum(), 1)
     edges = np.array(CONVEXITY_EDGES)
-    colours = np.where(edges[:-1] < 0.0, plotting.PALETTE[1], plotting.PALETTE[0])
+    colours = np.where(edges[:-1] < 0.0, style.PALETTE[1], style.PALETTE[0])
     axes[0].bar(edges[:-1], 100.0 * counts, np.diff(edges), align="edge", color=colours)
-    axes[0].axvline(0.0, color=plotting.INK, linewidth=0.9)
+    axes[0].axvline(0.0, color=style.INK, linewidth=0.9)
     axes[0].set(xlabel="log₁₀ (γ d / ηw)", title="elements [%]")
     frame = readout.convexity(unit)
-    axes[1].plot(
-        frame["step"], 100.0 * frame["not convex"] / frame["groups"], "o-", color=plotting.PALETTE[1]
-    )
+    axes[1].plot(frame["step"], 100.0 * frame["not convex"] / frame["groups"], "o-", color=style.PALETTE[1])
     axes[1].set(xlabel="step", title="groups not convex [%]", ylim=(-3, 103))
     for values, k, label in zip(readout.distances(unit), (0, 1), ("convex", "not convex"), strict=True):
         # the smallest that the logarithmic scale shows; what is not finite stands beyond its end
         given = np.sort(np.clip(np.nan_to_num(values, nan=1e3, posinf=1e3), 1e-9, 1e3))
         if len(given):
             share = 100.0 * (1.0 - np.arange(len(given)) / len(given))
-            axes[2].step(given, share, color=plotting.PALETTE[k], where="post", label=label)
-    axes[2].axvline(readout.WRONG, color=plotting.QUIET, linewidth=1.2, zorder=0)
+            axes[2].step(given, share, color=style.PALETTE[k], where="post", label=label)
+    axes[2].axvline(readout.WRONG, color=style.QUIET, linewidth=1.2, zorder=0)
     axes[2].set_xscale("log")
     axes[2].set_xticks([1e-9, 1e-6, 1e-3, 1.0, 1e3])
     axes[2].set(xlabel="distance of ProxSSI's answer", title="groups at least that far [%]")
@@ -193,7 +190,7 @@ def plot_targets(stored: StoredStudy, plan: Plan) -> Figure:
     task = plan.tasks[-1]
     figure, axes = _panels(2, 3.6)
     for k, unit in enumerate(readout.with_arrays(stored, task, "target", "history-lam")):
-        target, colour = unit.parameters["strength"], plotting.PALETTE[k]
+        target, colour = unit.parameters["strength"], style.PALETTE[k]
         axes[0].axhline(100.0 * target, color=colour, linewidth=0.8, linestyle=(0, (2, 2)))
         axes[0].plot(
             unit.arrays["epoch"], 100.0 * unit.arrays["weighted"], color=colour, label=f"{100 * target:.0f} %"

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.deep.catalogue import METHODS, TITLES, Plan, unit_name
-from analysis.results import StoredStudy, StoredUnit
+from proxlab.study import StoredStudy, StoredUnit
 
 #: Weighted sparsity from which on a network counts as sparse.
 SPARSE = 0.7

@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.deep import figures, readout
 from analysis.deep.catalogue import BUDGETS, GAMMAS, METHODS, RAMP, STARTED_WITH, TITLES, Plan
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import ResultsDir, StoredStudy
+from analysis.results import ResultsDir
+from proxlab.study import StoredStudy
+from proxlab.study.page import Finding, Plot, Section, Table, Text
 
 _PERCENT, _TIMES = "{:.1f}", "{:.2f}×"
 #: So many times fewer parameters are hoped for after `compact`.

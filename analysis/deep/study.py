@@ -4,45 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis import baselines
-from analysis.deep import (
-    blocks,
-    catalogue,
-    fetch,
-    glosses,
-    images,
-    loop,
-    methods,
-    minilm,
-    networks,
-    probes,
-    samples,
-    shortcuts,
-    tasks,
-    timing,
-    training,
-)
+from analysis.deep import fetch, tasks, timing, training
 from analysis.deep.catalogue import PROBED, Plan, budgets, strengths, unit_name
-from analysis.results import Profile, Progress, ResultsDir
-
-#: A change of these makes stored runs stale.
-_SOURCES = (
-    baselines,
-    blocks,
-    catalogue,
-    glosses,
-    images,
-    loop,
-    methods,
-    minilm,
-    networks,
-    probes,
-    samples,
-    shortcuts,
-    tasks,
-    timing,
-    training,
-)
+from analysis.results import Profile, ResultsDir, Say
+from proxlab.study import Unit
 
 
 def units(plan: Plan, profile: Profile, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -65,24 +30,27 @@ def units(plan: Plan, profile: Profile, digests: dict[str, str]) -> dict[str, di
     return found
 
 
-def run(plan: Plan, profile: Profile, results: ResultsDir, progress: Progress) -> None:
+def run(plan: Plan, profile: Profile, results: ResultsDir, say: Say) -> None:
     """Train, as many runs at a time as there are threads, then time the steps of all methods in turn."""
     digests = {
-        task: fetch.digest(tasks.TASKS[task].files(progress.say))
-        for task in budgets(plan, full=profile.is_full)
+        task: fetch.digest(tasks.TASKS[task].files(say)) for task in budgets(plan, full=profile.is_full)
     }
-    with results.study(plan.name, profile, *_SOURCES) as study:
-        runs = units(plan, profile, digests)
-        study.run(training.train, runs, progress, f"{plan.name}: training", workers=profile.threads)
-        timed = {
-            f"{task}-timing": {
+    runs = [Unit(name, training.train, given) for name, given in units(plan, profile, digests).items()]
+    results.run(plan.name, profile, runs)
+    timed = [
+        Unit(
+            f"{task}-timing",
+            timing.measure,
+            {
                 "task": task,
                 "full": profile.is_full,
                 "rounds": profile.pick(20, 100),
                 "threads": profile.threads,
                 "seed": profile.seed,
                 "data": digest,
-            }
-            for task, digest in digests.items()
-        }
-        study.run(timing.measure, timed, progress, f"{plan.name}: time of a step")
+            },
+        )
+        for task, digest in digests.items()
+    ]
+    # The runs are found again, and the study is then all of them.
+    results.run(plan.name, profile, [*runs, *timed], timed=True)

@@ -16,13 +16,13 @@ from analysis.deep.blocks import sparsity
 from analysis.deep.catalogue import middle, strengths
 from analysis.deep.loop import batches
 from analysis.deep.training import FAILURES
-from analysis.results import Record
+from proxlab.study import Result
 
 #: Steps before the clock runs; some groups are zero by then.
 _BEFORE = 40
 
 
-def measure(task: str, full: bool, rounds: int, threads: int, seed: int, data: str) -> Record:
+def measure(task: str, full: bool, rounds: int, threads: int, seed: int, data: str) -> Result:
     """Time steps of all methods of a task in turn, each at the strength in the middle of its list.
 
     Parameters
@@ -75,7 +75,7 @@ def measure(task: str, full: bool, rounds: int, threads: int, seed: int, data: s
         "weighted": zero,
         "per_epoch": len(loaded.train) // len(y),
     }
-    return Record(values, {"seconds": found})
+    return Result(values, {"seconds": found})
 
 
 def _endless(task: str, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

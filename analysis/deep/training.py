@@ -19,7 +19,7 @@ from analysis.deep.blocks import Block, sparsity
 from analysis.deep.loop import BATCH, batches, evaluate, tensor
 from analysis.deep.probes import ConvexityProbe, ErrorProbe, Subproblems
 from analysis.deep.samples import Samples
-from analysis.results import Record
+from proxlab.study import Result
 from proxlab.torch import compact
 
 #: So often in an epoch the sparsity is looked at.
@@ -67,7 +67,7 @@ def train(
     epochs: int,
     data: str,
     probe: bool = False,
-) -> Record:
+) -> Result:
     """Train a network and look at what came of it.
 
     A run that diverges, or that a method gives up, is a record too: its only value is ``failed``.
@@ -97,14 +97,14 @@ def train(
     try:
         return _train(task, method, strength, seed, samples, epochs, probe)
     except FAILURES as error:
-        return Record({"failed": f"{type(error).__name__}: {error}"})
+        return Result({"failed": f"{type(error).__name__}: {error}"})
     finally:
         torch.set_flush_denormal(False)
 
 
 def _train(
     task: str, method: str, strength: float, seed: int, samples: int | None, epochs: int, probe: bool
-) -> Record:
+) -> Result:
     torch.set_num_threads(pl.get_num_threads())
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
@@ -155,7 +155,7 @@ def _train(
     patterns = {f"pattern-{name}": a for name, a in _patterns(run.blocks).items()}
     found = {} if probed is None else probed.arrays()
     columns = {"seconds": np.array(seconds), "losses": np.array(losses)}
-    return Record(values, {**columns, **trace.arrays(), **patterns, **run.arrays(), **found})
+    return Result(values, {**columns, **trace.arrays(), **patterns, **run.arrays(), **found})
 
 
 def _layers(of: list[Block]) -> list[dict[str, Any]]:

@@ -123,7 +123,7 @@ class _Walk:
         if isinstance(value, Mapping) and type(value) in (dict, types.MappingProxyType):
             return _join(b"dict", *sorted(_join(self.of(k), self.of(v)) for k, v in value.items()))
         if isinstance(value, types.ModuleType):
-            return _join(b"module", value.__name__.encode())
+            return self._module(value)
         if isinstance(value, types.CodeType):
             return self._code(value)
         function = getattr(value, "py_func", value)  # of a function that Numba compiles
@@ -132,6 +132,19 @@ class _Walk:
         if isinstance(value, type):
             return self._class(value)
         return self._object(value)
+
+    def _module(self, module: types.ModuleType) -> bytes:
+        """A module of the user counts by its source, and by those that it imports from."""
+        name = module.__name__.encode()
+        file = getattr(module, "__file__", None)
+        if file is None or is_installed(module.__name__):
+            return _join(b"module", name)
+        # In the order of names: what is met first is digested first.
+        named = {getattr(value, "__module__", None) for value in vars(module).values()}
+        used = {v.__name__ for v in vars(module).values() if isinstance(v, types.ModuleType)}
+        imported = sorted(n for n in named | used if isinstance(n, str) and n != module.__name__)
+        others = [sys.modules[n] for n in imported if n in sys.modules and not is_installed(n)]
+        return _join(b"module", name, Path(file).read_bytes(), *(self.of(other) for other in others))
 
     def _label(self, thing: Any) -> bytes:
         return f"{thing.__module__}.{thing.__qualname__}".encode()

@@ -6,7 +6,7 @@ import pytest
 
 import proxlab as pl
 from analysis import bounds, ensembles
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,7 @@ def test_runs_and_reports(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(bounds, "units", lambda profile: units)
     results = ResultsDir(tmp_path)
-    with Progress() as progress:
-        bounds.run(Profile(), results, progress)
+    bounds.run(Profile(), results, print)
     section = bounds.section(results)
     assert section.findings[0].figure == "0"
     assert {item.name for item in section.items} >= {"violations", "tightness", "scatter"}

@@ -2,11 +2,9 @@
 
 import functools
 import json
-import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
@@ -23,7 +21,7 @@ from analysis import language
 from analysis.deep import catalogue, fetch, glosses, minilm, study, tasks, training
 from analysis.deep.blocks import blocks
 from analysis.report import Plot, Table
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir
 from proxlab.torch import compact
 
 pytestmark = pytest.mark.torch
@@ -249,8 +247,7 @@ def test_the_page_shows_it_where_it_was_run(files, monkeypatch, tmp_path):
     sections = []
     for budget in ((None, 1), None):
         monkeypatch.setitem(catalogue.BUDGETS, "minilm", (budget, (None, 1)))
-        with Progress(Console(file=sys.stderr, quiet=True)) as progress:
-            study.run(plan, Profile(), results, progress)
+        study.run(plan, Profile(), results, print)
         sections.append(language.section(results))
     both, one = ({catalogue.TITLES[task] for task in tasks} for tasks in (plan.tasks, ("encoder",)))
     for section, shown in zip(sections, (both, one), strict=True):

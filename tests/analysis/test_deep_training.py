@@ -1,12 +1,10 @@
 """The studies on networks: their groups, the baselines against a few lines of PyTorch, a small study."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
@@ -22,7 +20,7 @@ from analysis.deep.catalogue import Plan
 from analysis.deep.probes import ConvexityProbe, ErrorProbe
 from analysis.deep.samples import Samples, Split
 from analysis.deep.shortcuts import MagnitudePruning, ProxSSI, UnweightedProxAdamW
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir
 from proxlab.torch import ProxAdamW, param_groups
 
 pytestmark = pytest.mark.torch
@@ -326,8 +324,7 @@ def test_a_small_study_reports_what_it_ran(small, monkeypatch, tmp_path):
     monkeypatch.setitem(catalogue.RATES["vgg"], "sgd", 1e12)
     monkeypatch.setattr(study.timing, "_BEFORE", 3)
     results = ResultsDir(tmp_path / "results")
-    with Progress(Console(file=sys.stderr, quiet=True)) as progress:
-        study.run(small, Profile(), results, progress)
+    study.run(small, Profile(), results, print)
     stored = results.read("vision")
     assert stored.complete
     assert len(stored.units) == sum(len(v) for v in chosen.values()) + 1

@@ -1,6 +1,7 @@
 """The page holds every plot, caption, command, table and finding, and asks for nothing outside itself."""
 
 import base64
+import itertools
 import re
 import sys
 import types
@@ -8,27 +9,27 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from analysis import plotting, report
-from analysis.report import Finding, Plot, Section, Table, Text
-from analysis.results import MissingResultsError, Profile, Progress, Record, ResultsDir
+from analysis import report
+from analysis.results import MissingResultsError, Profile, ResultsDir
+from proxlab.study import Folder, Result, Unit, style
+from proxlab.study.page import Finding, Plot, Section, Table, Text, read_part, write_page
 
 FRAME = pd.DataFrame({"solver": ["a", "b"], "error": [1.25e-9, np.nan], "count": [0, 3]})
 
 
 def measure(n):
-    return Record({}, {"y": np.arange(float(n))})
+    return Result({}, {"y": np.arange(float(n))})
 
 
 def section(results):
     (unit,) = results.read("toy").units
-    figure = plotting.new_figure(height=2.0)
-    figure.subplots().plot(unit.arrays["y"], color=plotting.PALETTE[0])
+    figure = style.new_figure(height=2.0)
+    figure.subplots().plot(unit.arrays["y"], color=style.PALETTE[0])
     return Section(
         title="A toy & its study",
         lead="Is <i>this</i> shown?",
-        findings=[Finding("42 %", "of something.", "good")],
+        findings=[Finding("42 %", "of something.", "good", "≥ 40 %")],
         items=[
             Text("One.\n\nTwo.", "In words"),
             Plot("line", "The line", "It rises by < 1 a step.", figure),
@@ -43,8 +44,7 @@ def section(results):
 def page(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "toy_study", types.SimpleNamespace(section=section))
     directory = ResultsDir(tmp_path)
-    with directory.study("toy", Profile(seed=3)) as study:
-        study.run(measure, {"u": {"n": 5}}, Progress(Console(file=sys.stderr, quiet=True)), "toy")
+    directory.run("toy", Profile(seed=3), [Unit("u", measure, {"n": 5})])
     path = report.build(directory, {"toy": "toy_study", "other": "not_imported"})
     return path.read_text()
 
@@ -52,7 +52,7 @@ def page(tmp_path, monkeypatch):
 def test_everything_is_on_the_page(page):
     assert "A toy &amp; its study" in page
     assert "Is <i>this</i> shown?" in page
-    assert "<b>42 %</b>of something." in page
+    assert "<b>42 % <small>target ≥ 40 %</small></b>of something." in page
     assert "<p>Two.</p>" in page
     assert "It rises by &lt; 1 a step." in page
     assert page.count("python -m analysis toy --profile quick --seed 3") == 3
@@ -86,16 +86,74 @@ def test_figures_follow_the_theme_and_keep_their_ids_apart(page):
     svg = re.search(r"<svg.*?</svg>", page, re.DOTALL).group(0)
     assert "var(--series-0)" in svg
     assert "var(--ink)" in svg
-    assert plotting.PALETTE[0] not in svg
+    assert style.PALETTE[0] not in svg
     assert all(name.startswith("toy-line-") for name in re.findall(r'\bid="([^"]+)"', svg))
     assert not re.search(r'<svg[^>]* (width|height)="', svg)
     assert "viewBox" in svg
 
 
 def test_both_palettes_have_a_colour_for_every_series():
-    assert (
-        len(plotting.PALETTE) == len(plotting.DARK_PALETTE) == len(plotting.MARKERS) == len(plotting.DASHES)
-    )
+    assert len(style.PALETTE) == len(style.DARK_PALETTE) == len(style.MARKERS) == len(style.DASHES)
+
+
+def test_figures_and_tables_can_be_taken_from_the_page(page, tmp_path):
+    svg = (tmp_path / "figures" / "toy-line.svg").read_bytes()
+    pdf = (tmp_path / "figures" / "toy-line.pdf").read_bytes()
+    assert style.PALETTE[0].encode() in svg
+    assert pdf.startswith(b"%PDF")
+    for kind, content in (("image/svg+xml", svg), ("application/pdf", pdf)):
+        assert f"data:{kind};base64,{base64.b64encode(content).decode()}" in page
+    assert page.count("Download <a") == 2
+
+
+def small_page(tmp_path, make, units=(), missing=()):
+    """A page of a study whose section `make` draws, after a run that stored some units of it."""
+    folder = Folder(tmp_path / "toy")
+    folder.save({name: Result() for name in units})
+    folder.write_index([*units, *missing], complete=not missing)
+    part = read_part("toy", folder.read(), make)
+    return write_page(tmp_path, [part], title="Toy", lead="").read_text()
+
+
+def test_a_table_of_zeros_is_a_sentence(tmp_path):
+    def make(count):
+        frame = pd.DataFrame({"solver": ["a", "b"], "count": [0, count]})
+        table = Table("t", "T", "", frame, bad={"count": bool}, zeros="None of 2 failed.")
+        return Section("Toy", "", [], [table])
+
+    zero = small_page(tmp_path, lambda: make(0))
+    assert "None of 2 failed." in zero
+    assert "<td" not in zero
+    assert len(pd.read_csv(tmp_path / "tables" / "toy-t.csv")) == 2
+    other = small_page(tmp_path, lambda: make(1))
+    assert "None of 2 failed." not in other
+    assert '<td class="number bad">1</td>' in other
+
+
+def test_a_page_is_written_after_an_interruption(tmp_path):
+    def make():
+        raise MissingResultsError("the study 'toy' holds no unit 'b'")
+
+    page = small_page(tmp_path, make, ["a"], ["b"])
+    assert "1 of 2 units are here" in page
+    assert "has not been computed" in page
+    with pytest.raises(MissingResultsError):  # of a whole study, it would be a fault
+        small_page(tmp_path, make, ["a", "b"])
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_labels_at_the_ends_of_lines_do_not_touch(count):
+    figure = style.new_figure()
+    ax = figure.subplots()
+    for k in range(count):
+        ax.plot([0, 1], [0, 1 + 0.001 * k], label=f"line {k}")
+    ax.set_xlim(0, 1)
+    figure.canvas.draw()
+    style.label_ends(ax)
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+    assert len(boxes) == count
+    assert all(low.y1 <= high.y0 + 1.5 for low, high in itertools.pairwise(boxes))
 
 
 def test_a_page_of_nothing_is_refused(tmp_path):

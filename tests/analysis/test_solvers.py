@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis import ensembles, methods, reference, solvers, solvers_plots
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir
 
 
 def test_performance_profile_of_a_hand_example():
@@ -51,8 +51,7 @@ def test_runs_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(ensembles, "make", lambda name, *rest: ensembles.adversarial("adam", *rest))
     monkeypatch.setattr(solvers, "units", lambda profile: units)
     results = ResultsDir(tmp_path)
-    with Progress() as progress:
-        solvers.run(Profile(), results, progress)
+    solvers.run(Profile(), results, print)
     section = solvers.section(results)
     summary = next(item for item in section.items if item.name == "summary").frame
     newton = summary[summary["method"].isin(["Newton", methods.COMPILED])]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import ensembles, speed, speed_targets
-from analysis.results import Profile, Progress, ResultsDir
+from analysis.results import Profile, ResultsDir
 
 
 def test_interleaved_ratio_finds_a_known_factor():
@@ -52,9 +52,8 @@ def test_measures_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "SIZES", (10**5, 10**5, 2 * 10**5))
     monkeypatch.setattr(ensembles, "CAPTURED", {})
     results = ResultsDir(tmp_path)
-    with Progress() as progress:
-        only = ["contiguous", "strided", "passes", "published", "flatness", "iterations"]
-        speed.run(Profile(), results, progress, threads=(1,), repeats=2, only=only)
+    only = ["contiguous", "strided", "passes", "published", "flatness", "iterations"]
+    speed.run(Profile(), results, print, threads=(1,), repeats=2, only=only)
     frame = speed.table(results.read("speed"))
     rows = {
         "contiguous",
@@ -85,9 +84,8 @@ def test_steps_are_compared_over_half_zero_networks(tmp_path, monkeypatch):
     network = [(10, 8), (10,), (6, 4, 3, 3), (700, 90)]
     monkeypatch.setattr(speed_steps, "NETWORKS", {"tiny": lambda: network})
     results = ResultsDir(tmp_path)
-    with Progress() as progress:
-        only = ["step", "proxssi"]
-        speed.run(Profile("full"), results, progress, threads=(1,), repeats=3, only=only)
+    only = ["step", "proxssi"]
+    speed.run(Profile("full"), results, print, threads=(1,), repeats=3, only=only)
     stored = results.read("speed")
     # Half of the groups are zero in each, also after the steps.
     assert all(set(np.atleast_1d(unit.values["zero"])) == {0.5} for unit in stored.units)
@@ -104,3 +102,9 @@ def test_networks_have_their_published_sizes():
     # of torchvision 0.20 and transformers 4.46
     sizes = {name: sum(int(np.prod(shape)) for shape in make()) for name, make in NETWORKS.items()}
     assert sizes == {"VGG16": 138_357_544, "ResNet50": 25_557_032, "BERT-base": 109_482_240}
+
+
+def test_a_word_that_names_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="begins with nonsense: there are contiguous"):
+        speed.run(Profile(), ResultsDir(tmp_path), print, only=["nonsense"])
+    assert not (tmp_path / "speed").exists()

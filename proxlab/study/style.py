@@ -1,6 +1,6 @@
 """The look of every plot: one palette, one size of type, figures that follow the page from light to dark.
 
-Figures are drawn with stand-in colours. `to_svg` replaces each stand-in by a variable of the page's style
+Figures are drawn with stand-in colours. `inline` replaces each stand-in by a variable of the page's style
 sheet, so an inline figure takes the colours of the theme in which it is read. Points drawn with
 ``rasterized=True`` (use it beyond a few thousand) keep the fixed colour, which is legible on both.
 """
@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -118,19 +120,24 @@ def new_figure(height: float = 3.6, width: float = WIDTH) -> Figure:
     return figure
 
 
-def to_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an inline SVG element that follows the page's theme.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    prefix : str
-        Makes the element's identifiers unique within the page.
-    """
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG, the same for the same figure."""
     buffer = io.StringIO()
     with style():
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def inline(svg: str, prefix: str) -> str:
+    """SVG as an element of a page, in the colours of the page's theme.
+
+    Parameters
+    ----------
+    svg : str
+        From `to_svg`.
+    prefix : str
+        Makes the element's identifiers unique within the page.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
@@ -142,3 +149,47 @@ def to_svg(figure: Figure, prefix: str) -> str:
     return re.sub(
         r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
     )
+
+
+def label_ends(ax: Axes, *, size: float = 7.5) -> None:
+    """Write the label of each line at its right end, in its colour, apart from the others.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Of its final limits and scales. Lines without a label are left alone.
+    size : float
+        Of the type, in points.
+    """
+    left, right = ax.get_xlim()
+    ends = []
+    for line in ax.get_lines():
+        x, y = np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+        inside = np.flatnonzero((x >= left) & (x <= right) & np.isfinite(y))
+        if not str(line.get_label()).startswith("_") and inside.size:
+            point = ax.transData.transform((x[inside[-1]], y[inside[-1]]))
+            ends.append((float(ax.transAxes.inverted().transform(point)[1]), line))
+    # Labels as near to their ends as they can stand without touching.
+    height = 1.25 * size * (ax.figure.dpi / 72) / ax.get_window_extent().height
+    ends.sort(key=lambda end: end[0])
+    places = np.clip([end[0] for end in ends], 0.0, 1.0)
+    for _ in range(200):
+        gaps = np.diff(places)
+        tight = gaps < height
+        if not tight.any():
+            break
+        push = np.where(tight, (height - gaps) / 2, 0.0)
+        places[:-1] -= push
+        places[1:] += push
+    for place, (_, line) in zip(places, ends, strict=True):
+        ax.annotate(
+            str(line.get_label()),
+            (1.0, place),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=line.get_color(),
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+        )
