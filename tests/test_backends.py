@@ -117,6 +117,14 @@ def test_fork_after_a_first_call():
     assert run(code, timeout=200).split() == ["True", "True"]
 
 
+@pytest.mark.parametrize("setting", ["²", "٢", "0", "-1", "1.5", "two", " "])
+def test_a_number_of_threads_that_is_none(setting, monkeypatch):
+    monkeypatch.setattr("proxlab.backends.threads._wanted", None)
+    monkeypatch.setenv("PROXLAB_NUM_THREADS", setting)
+    with pytest.raises(ValueError, match="PROXLAB_NUM_THREADS: must be a positive integer"):
+        pl.prox(pl.GroupLasso(1.0), np.ones((2, 3)))
+
+
 EVERY_KERNEL = """
     import numpy as np, proxlab as pl
     from tests.table import PENALTIES, ROOT_FINDERS

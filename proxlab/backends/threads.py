@@ -40,7 +40,7 @@ def get_num_threads() -> int:
         return _wanted
     setting = os.environ.get("PROXLAB_NUM_THREADS", "")
     if setting:
-        if not setting.isdigit() or int(setting) < 1:
+        if not (setting.isascii() and setting.isdigit()) or int(setting) < 1:
             raise ValueError(f"PROXLAB_NUM_THREADS: must be a positive integer, got {setting!r}")
         return int(setting)
     return _usable_cores()
