@@ -100,6 +100,19 @@ def test_a_full_disk_is_said_once(tmp_path, monkeypatch):
     assert len(said) == 1
 
 
+def test_files_that_cannot_be_read_are_said_once(tmp_path, monkeypatch):
+    def read(self, path):
+        raise PermissionError(13, "Permission denied", path)
+
+    assert fresh(tmp_path)(2.0) == 6.0
+    monkeypatch.setattr(disk_cache, "_said", [])
+    monkeypatch.setattr(disk_cache._Files, "_read", read)
+    dispatcher = fresh(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"cannot be read .*NUMBA_CACHE_DIR") as said:
+        assert (dispatcher(2.0), dispatcher(2)) == (6.0, 6)
+    assert len(said) == 1
+
+
 def test_functions_of_other_names(tmp_path):
     """Nothing but the name tells a function: another one's file is not looked at."""
     assert fresh(tmp_path)(2.0) == 6.0

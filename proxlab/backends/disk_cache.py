@@ -10,7 +10,6 @@ processes that write at the same time, a full disk and a torn copy leave at wors
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from numba.misc.appdirs import AppDirs
 __all__ = ["KernelCache", "folder", "without_cache"]
 
 _HASH = 32
+_said: list[str] = []
 
 
 class BrokenFile(Exception):
@@ -36,7 +36,7 @@ class BrokenFile(Exception):
 
 def without_cache(why: str) -> None:
     """Say once that kernels are compiled anew in each process, and what to do."""
-    if why not in _said:
+    if not _said:
         _said.append(why)
         warnings.warn(
             f"compiled kernels are not kept, since {why}: each process compiles them anew, which takes some "
@@ -44,9 +44,6 @@ def without_cache(why: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-_said: list[str] = []
 
 
 def folder() -> str | None:
@@ -167,7 +164,7 @@ class KernelCache(FunctionCache):
             without_cache(f"{error.filename} cannot be read ({error.strerror})")
             return None
         try:
-            os.unlink(path)
+            Path(path).unlink(missing_ok=True)  # another process may have done so
         except OSError as error:
             without_cache(f"{path} cannot be removed ({error.strerror})")
         return None
