@@ -262,7 +262,7 @@ def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ..
         if isinstance(penalty, GroupLinf):
             parts.append(array_api.linf_rows(xp, r, d, s, w, penalty.lam, finder, rtol))
         elif isinstance(penalty, RadialPenalty):
-            shrunk = array_api.shrink(xp, r, s[:, None], d, penalty.threshold, penalty.nonnegative)
+            shrunk = array_api.shrink(xp, r, s, d, penalty.threshold, penalty.nonnegative)
             table = table_of(penalty)
             solve_rows = array_api.radial_rows if form(table).has_kernels else array_tables.table_rows
             part = solve_rows(xp, shrunk, d, s, w, table, finder, rtol)

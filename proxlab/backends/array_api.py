@@ -15,6 +15,15 @@ import array_api_compat
 
 from proxlab import bounds, secular
 from proxlab.backends.build import over_arrays
+from proxlab.backends.powers import (
+    coefficient,
+    downwards,
+    exponent,
+    factors,
+    quotient,
+    times_power,
+    upwards,
+)
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
 from proxlab.groups import Array
@@ -23,6 +32,9 @@ from proxlab.rootfinders import RootFinder, Status
 from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL
 
 __all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
+
+#: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
+MOST = 2.0**900
 
 
 @dataclass
@@ -41,18 +53,11 @@ class RowSolution:
 def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegative: bool) -> Array:
     """Apply the elementwise part: ``sign(x) max(|x| - step·threshold/d, 0)``, at least 0 if asked."""
     if threshold > 0:
-        size = xp.abs(x) - step * threshold / d
+        size = xp.abs(x) - quotient(xp, step, threshold, d)
         x = xp.where(size > 0, xp.sign(x) * size, xp.zeros_like(x))
     if nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
     return x
-
-
-def power_of_two(xp: Any, v: Array) -> Array:
-    """Return a power of two near ``v > 0`` (1 for zero), within what can be divided by without loss."""
-    safe = xp.where((v > 0) & xp.isfinite(v), v, xp.ones_like(v))
-    exponent = xp.clip(xp.floor(xp.log2(safe)), -1000.0, 1000.0)
-    return xp.pow(xp.full_like(v, 2.0), exponent)
 
 
 def row_max(xp: Any, rows: Array) -> Array:
@@ -284,24 +289,28 @@ def find_root(
 
 @dataclass
 class Scaled:
-    """One row's problem in units in which ``max|x|`` and ``max|b|`` are about 1."""
+    """One row's problem in units in which ``max|x|`` and ``max|b|`` are about 1: ``2^ex`` and ``2^ed``."""
 
     x: Array
     d: Array
     b: Array
-    unit_x: Array
-    unit_d: Array
+    ex: Array
+    ed: Array
 
 
 def scale(xp: Any, x: Array, d: Array) -> Scaled:
-    """Scale rows by powers of two."""
-    unit_x = power_of_two(xp, row_max(xp, xp.abs(x)))
-    x = x / unit_x[:, None]
-    first = power_of_two(xp, row_max(xp, d))
-    d = d / first[:, None]
-    second = power_of_two(xp, row_max(xp, xp.abs(x * d)))
-    d = xp.minimum(d / second[:, None], xp.full_like(d, 2.0**500))
-    return Scaled(x, d, x * d, unit_x, first * second)
+    """Scale rows by powers of two.
+
+    The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
+    """
+    size = xp.abs(x)
+    ex = exponent(xp, row_max(xp, size))
+    products = xp.where(size > 0, exponent(xp, size) + exponent(xp, d), xp.full_like(size, -math.inf))
+    eb = row_max(xp, products)
+    ed = xp.where(xp.isfinite(eb), eb - ex, exponent(xp, row_max(xp, d)))
+    x = times_power(xp, x, -ex)
+    d = xp.minimum(times_power(xp, d, -ed), xp.full_like(d, MOST))
+    return Scaled(x, d, x * d, ex, ed)
 
 
 def radial_rows(
@@ -333,18 +342,12 @@ def radial_rows(
     terms, residual_ = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
     bracket, fraction = over_arrays(bounds.bracket, xp), over_arrays(secular.shrunk_fraction, xp)
     rise = over_arrays(secular.rise, xp)
-    big = xp.full_like(zero, 2.0**900)
+    big = xp.full_like(zero, MOST)
     p = scale(xp, x, d)
-    # Slopes, curvatures and values in scaled units; overflow is capped (the group is zero, or the piece out
-    # of reach).
-    eta = step * weight
-    unit_b = p.unit_x * p.unit_d
 
-    def capped(v: Array) -> Array:
-        return xp.where(v < big, v, big)
-
-    def in_slope_units(a: float) -> Array:
-        return capped(eta / p.unit_d * a / p.unit_x)
+    def scaled(value: float, powers_of_x: float) -> Array:
+        """Return a coefficient in scaled units; at the cap the group is zero, or the piece out of reach."""
+        return coefficient(xp, step, weight, value, -(p.ed + powers_of_x * p.ex), MOST)
 
     bb = xp.sum(p.b * p.b, axis=1)
     bbd = xp.sum(p.b * p.b * p.d, axis=1)
@@ -357,7 +360,7 @@ def radial_rows(
 
     # The zero test: F'(0+) >= 0.
     first = pieces[0]
-    tau0 = in_slope_units(first.a)
+    tau0 = scaled(first.a, 1.0)
     f0 = (tau0 - safe_norm) / safe_norm
     # Relative error of the zero of the tangent at zero.
     trust = 2.0 * rounding(n + 24) / xp.maximum(xp.abs(f0), xp.full_like(f0, UNIT))
@@ -366,12 +369,12 @@ def radial_rows(
     else:
         near = nonzero & (xp.abs(f0) <= 4.0 * rounding(n + 24)) & (tau0 > 1e-100)
         if xp.any(near):
-            scaled_step = step / unit_b
-            exact = (unit_b > 1e-280) & (unit_b < 1e280) & (scaled_step > 1e-280) & (scaled_step < 1e280)
-            margin = zero_margin(xp, p.x, p.d, xp.full_like(step, first.a), (weight, scaled_step))
+            s, w, a, e = factors(xp, step, weight, first.a)
+            w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
+            margin = zero_margin(xp, p.x, p.d, xp.full_like(step, a), (s, w))
             margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * bb, margin, zero)
-            f0 = xp.where(near & exact, -margin / (safe_norm * (safe_norm + tau0)), f0)
-            trust = xp.where(near & exact, 4.0 * rounding(n + 24) + zero, trust)
+            f0 = xp.where(near, -margin / (safe_norm * (safe_norm + tau0)), f0)
+            trust = xp.where(near, 4.0 * rounding(n + 24) + zero, trust)
     zero_stable = (f0 >= 0) | ~nonzero
 
     best_r, best_tau = zero, tau0
@@ -383,17 +386,19 @@ def radial_rows(
     objective = xp.where(zero_stable, 0.5 * xp.sum(p.x * p.b, axis=1), xp.full_like(zero, math.inf))
     tie = xp.zeros_like(found)
     previous_low = xp.zeros_like(found)  # the piece before ended with f < 0
-    eta_value = eta / unit_b / p.unit_x
+    starts = [times_power(xp, zero + piece.start, -p.ex) for piece in pieces]
+    ends = [*starts[1:], xp.full_like(zero, math.inf)]
+    # p where the piece begins: what the pieces before add up to, in scaled units.
+    height = scaled(first.value, 2.0)
+    slope_a = curve = zero
 
     for k, piece in enumerate(pieces):
-        rho = piece.start / p.unit_x
-        end = pieces[k + 1].start / p.unit_x if k + 1 < len(pieces) else xp.full_like(zero, math.inf)
+        rho, end = starts[k], ends[k]
+        if k > 0:
+            height = height + rise(rho, starts[k - 1], rho, slope_a, curve)
         on = nonzero & (rho <= reach)
         here = end > reach  # the group's own radius lies on this piece
-        slope_a, curve = (
-            in_slope_units(piece.a),
-            capped(xp.abs(eta / p.unit_d * piece.c)) * math.copysign(1, piece.c),
-        )
+        slope_a, curve = scaled(piece.a, 1.0), scaled(piece.c, 0.0)
         if piece.a == 0.0 and piece.c == 0.0:
             exists, r, tau = on & here, reach, zero
             low, high, ok = reach * (1.0 - 4e-16 * n), reach * (1.0 + 4e-16 * n), xp.ones_like(on)
@@ -452,7 +457,7 @@ def radial_rows(
             # Where candidates will be compared, the root must be good enough to compare.
             contested = found | ~here
             cap = xp.where(contested, zero + RIVAL_RTOL, zero + 1.0)
-            absolute = finder.atol / p.unit_x
+            absolute = times_power(xp, finder.atol + zero, -p.ex)
             floor = rho + zero
             if k == 0:
                 floor = xp.where(f0 < 0, xp.minimum(tangent * xp.maximum(1.0 - trust, zero), limit), zero)
@@ -467,12 +472,11 @@ def radial_rows(
             kind = int(Status.CONVERGED)
             previous_low = on & (f_at < 0) & ~exists
         # Compare with the best so far.
-        height = capped(eta_value * piece.value) if piece.value > 0 else zero
         weighted = p.d * r[:, None]
         w = p.x / (weighted + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
         moved = 0.5 * xp.sum(p.d * (w * tau[:, None]) ** 2, axis=1)
         kept = xp.sqrt(xp.sum((w * weighted) ** 2, axis=1))
-        value = height + rise(kept, rho + zero, end, slope_a, curve) + moved
+        value = height + rise(kept, rho, end, slope_a, curve) + moved
         value = xp.where(exists, value, xp.full_like(zero, math.inf))
         both = exists & found
         margin = 8.0 * UNIT * xp.where(both, value + objective, zero)
@@ -493,8 +497,12 @@ def radial_rows(
     share = fraction(p.d, xp.where(positive, best_r, ones)[:, None], best_tau[:, None])
     z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
     z = xp.where((status == int(Status.UNSHRUNK))[:, None], x, z)
-    unit = p.unit_x
-    return RowSolution(z, best_r * unit, lower * unit, upper * unit, status, iterations, evaluations)
+    radius, lower, upper = (
+        times_power(xp, best_r, p.ex),
+        downwards(xp, lower, p.ex),
+        upwards(xp, upper, p.ex),
+    )
+    return RowSolution(z, radius, lower, upper, status, iterations, evaluations)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -509,17 +517,14 @@ def linf_rows(
     The radius solves ``f(t) = 1 - Σ d (|x| - t)₊ / strength = 0``: concave, increasing, piecewise linear.
     """
     n = x.shape[1]
-    strength = step * weight * lam
-    count = xp.zeros_like(xp.astype(strength, xp.int64))
+    count = xp.zeros_like(xp.astype(step, xp.int64))
+    zero, ones = xp.zeros_like(step), xp.ones_like(step)
     if n == 0:
-        zero = xp.zeros_like(strength)
         return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
-    zero, ones = xp.zeros_like(strength), xp.ones_like(strength)
     p = scale(xp, x, d)
     size = xp.abs(p.x)
     top = row_max(xp, size)
-    tau = strength / p.unit_d / p.unit_x
-    tau = xp.where(tau < 2.0**900, tau, xp.full_like(tau, 2.0**900))
+    tau = coefficient(xp, step, weight, lam, -(p.ed + p.ex), MOST)
     free = tau < NEGLIGIBLE
     safe_tau = xp.where(free, ones, tau)
     total = xp.sum(xp.abs(p.b), axis=1)
@@ -545,11 +550,11 @@ def linf_rows(
     over = total - tau
     near = (xp.abs(over) <= 4.0 * delta * total) & (tau > 1e-100)
     if xp.any(near):
-        scaled = step / p.unit_d / p.unit_x
-        margin = linf_margin(xp, p.x, p.d, xp.full_like(step, lam), (weight, scaled))
-        exact = near & (scaled > 1e-280) & (scaled < 1e280)
+        s, w, fraction, e = factors(xp, step, weight, lam)
+        w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
+        margin = linf_margin(xp, p.x, p.d, xp.full_like(step, fraction), (s, w))
         margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * total, margin, zero)
-        over = xp.where(exact, margin, over)
+        over = xp.where(near, margin, over)
     is_zero = (over <= 0) | (top == 0)
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
@@ -559,15 +564,26 @@ def linf_rows(
         1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * rounding(n + 24)
     )
     root = find_root(
-        xp, finder, eq, xp.maximum(floor, zero), at, top, search, search, rtol, finder.atol / p.unit_x, ones
+        xp,
+        finder,
+        eq,
+        xp.maximum(floor, zero),
+        at,
+        top,
+        search,
+        search,
+        rtol,
+        times_power(xp, finder.atol + zero, -p.ex),
+        ones,
     )
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
     lower = xp.where(search, root.lower, xp.where(tau > 0, t * (1.0 - 8.0 * UNIT), t))
     upper = xp.where(search, root.upper, t)
-    clipped = xp.minimum(xp.abs(x), (t * p.unit_x)[:, None])
+    radius = times_power(xp, t, p.ex)
+    clipped = xp.minimum(xp.abs(x), radius[:, None])
     z = xp.where(free[:, None], x, xp.sign(x) * clipped)
     status = xp.where(is_zero, count + int(Status.ZERO), count + int(Status.CONVERGED))
     status = xp.where(free & ~is_zero, count + int(Status.UNSHRUNK), status)
     status = xp.where(root.converged, status, count + int(Status.MAX_ITERATIONS))
-    unit = p.unit_x
-    return RowSolution(z, t * unit, lower * unit, upper * unit, status, root.iterations, root.evaluations)
+    lower, upper = downwards(xp, lower, p.ex), upwards(xp, upper, p.ex)
+    return RowSolution(z, radius, lower, upper, status, root.iterations, root.evaluations)

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import array_api_compat
-import numpy as np
-
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.build import over_arrays
+from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
@@ -30,8 +28,6 @@ __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum"
 
 FLOOR = 2.0**-300  # radii and thresholds below this share of max|x|, max|b| are not resolved
 SPREAD = 2.0**200  # nor metrics that put more than this on an element whose |b| is not the largest
-EXPONENTS = 1000  # of the powers of two in the table
-_POWERS = np.ldexp(1.0, np.arange(-EXPONENTS, EXPONENTS + 1))  # not by pow, which need not be exact
 MAX_EVALUATIONS = 60
 
 
@@ -54,25 +50,6 @@ class RowBounds:
 
 # -----------------------------------------------------------------------------------------------------------
 # Powers of two, sums and norms.
-
-
-def exponent(xp: Any, v: Array) -> Array:
-    """Return about ``log2 v`` as whole numbers; 0 where ``v`` is zero or not finite."""
-    safe = xp.where((v > 0) & xp.isfinite(v), v, xp.ones_like(v))
-    return xp.clip(xp.floor(xp.log2(safe)), -float(EXPONENTS), float(EXPONENTS))
-
-
-def times_power(xp: Any, v: Array, e: Array) -> Array:
-    """Return ``v 2^e``, exact but for underflow and overflow."""
-    powers = xp.asarray(_POWERS, device=array_api_compat.device(v))
-    steps = [e]
-    if bool(xp.any(xp.abs(e) > EXPONENTS)):
-        third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
-        steps = [third, third, xp.clip(e - 2.0 * third, -float(EXPONENTS), float(EXPONENTS))]
-    for k in steps:
-        factor = xp.take(powers, xp.astype(k + EXPONENTS, xp.int64), axis=0)
-        v = v * (factor if v.ndim == 1 else factor[:, None])
-    return v
 
 
 def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:

@@ -19,15 +19,14 @@ from proxlab.backends.array_api import Equation, RowSolution, find_root, row_max
 from proxlab.backends.array_certify import (
     Data,
     Slopes,
-    exponent,
     prepare,
     row_sum,
     scaled_pieces,
     sum_height,
     tau_at,
-    times_power,
 )
 from proxlab.backends.build import over_arrays
+from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT
 from proxlab.groups import Array

@@ -311,7 +311,9 @@ def solve_columns(
                 bb, bbd, xx, xb = acc[k], acc[k + PITCH], acc[k + 2 * PITCH], acc[k + 3 * PITCH]
                 norm, reach = sqrt(bb), sqrt(xx)
                 r[k], a[k], c[k], far[k] = 0.0, eta * a0, eta * c0, 0.0
-                norms[k], flats[k], reaches[k] = norm, eta * pieces[count - 1, 1], reach
+                norms[k], flats[k], reaches[k] = norm, eta * pieces[0, 1], reach
+                if flat_end:
+                    flats[k] = rise(end0, 0.0, end0, a[k], c[k])
                 state[k], spent[k] = 0, 0
                 if xx == 0.0:
                     state[k] = 4
@@ -321,6 +323,7 @@ def solve_columns(
                 f0 = 1.0 if pieces[0, 1] > 0.0 else (a[k] - norm) / norm
                 safe = low < bb < high and low < bbd < high and low < xx < high
                 safe = safe and low < xb < high and (1e-100 < a[k] < 1e100 or only_flat)
+                safe = safe and fabs(c[k]) < 1e100
                 if not safe:
                     state[k] = 2
                     unsafe += 1

@@ -10,6 +10,7 @@ The vectorised form in :mod:`proxlab.backends.array_api` is the specification.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ FLAT, CURVED = ROUNDING[False], ROUNDING[True]
 FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
+# In this range a product of two numbers has lost nothing, nor will its quotient by a third; coefficients of
+# an equation of scale 1 beyond the cap mean what the cap does; so do metrics.
+PRODUCT_LOW, PRODUCT_HIGH, CAP, METRIC_CAP = 1e-290, 1e290, 1e270, 2.0**900
 INF = np.inf
 NAN = np.nan
+TINIEST = 2.0**-1074
 
 # Set by the target: the root finder's proposal and whether it wants function values at both ends of a
 # bracket.
@@ -175,32 +180,48 @@ def write_group(
             z[i] = np.float64(x[i]) * shrunk_fraction(np.float64(d[i]), r, tau) * unit
 
 
-def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float) -> float:
-    """Return ``‖D x‖² - (strength·weight·step)²`` to about twice the working precision."""
+def precise_product(x: float, d: float) -> Any:
+    """Return ``x d`` as a double-double; splitting a metric near the end of the range would overflow."""
+    if d > METRIC_CAP:
+        x, d = x * 2.0**600, d * 2.0**-600
+    return two_product(x, d)
+
+
+def precise_strength(strength: float, weight: float, step: float, e: int) -> Any:
+    """Return ``strength·weight·step·2^e`` as a double-double, where that is within the range of its parts."""
+    f, i = math.frexp(strength)
+    g, j = math.frexp(weight)
+    h, k = math.frexp(step)
+    p, low = two_product(f, g)
+    q, rest = two_product(p, h)
+    shift = min(max(i + j + k + e, -2000), 2000)
+    return math.ldexp(q, shift), math.ldexp(rest + low * h, shift)
+
+
+def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float, e: int) -> float:
+    """Return ``‖D x‖² - (strength·weight·step·2^e)²`` to about twice the working precision."""
     high, low = 0.0, 0.0
     for i in range(o, o + n):
-        p, e = two_product(np.float64(x[i]), np.float64(d[i]))
-        p, e = square(p, e)
+        p, q = precise_product(np.float64(x[i]), np.float64(d[i]))
+        p, q = square(p, q)
         s, t = two_sum(high, p)
-        high, low = two_sum(s, t + low + e)
-    p, e = two_product(strength, weight)
-    q, f = two_product(p, step)
-    ph, pl = square(q, f + e * step)
+        high, low = two_sum(s, t + low + q)
+    ph, pl = precise_strength(strength, weight, step, e)
+    ph, pl = square(ph, pl)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
 
-def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float) -> float:
-    """Return ``‖D x‖₁ - strength·weight·step`` to about twice the working precision."""
+def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float, e: int) -> float:
+    """Return ``‖D x‖₁ - strength·weight·step·2^e`` to about twice the working precision."""
     high, low = 0.0, 0.0
     for i in range(o, o + n):
-        p, e = two_product(fabs(np.float64(x[i])), np.float64(d[i]))
+        p, q = precise_product(fabs(np.float64(x[i])), np.float64(d[i]))
         s, t = two_sum(high, p)
-        high, low = two_sum(s, t + low + e)
-    p, e = two_product(strength, weight)
-    q, f = two_product(p, step)
-    s, t = two_sum(high, -q)
-    return s + (t + (low - (f + e * step)))
+        high, low = two_sum(s, t + low + q)
+    ph, pl = precise_strength(strength, weight, step, e)
+    s, t = two_sum(high, -ph)
+    return s + (t + (low - pl))
 
 
 def pace(r: float, a: float, c: float, dmax: float) -> float:
@@ -383,36 +404,33 @@ def find_root(
 
 
 def solve_radial(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x:
-    float, unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, ex: int,
+    ed: int, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Solve one group for a radial penalty; as ``radial_rows`` of the array form.
 
-    Data may be scaled: ``x`` in units of ``unit_x``, ``d`` in units of ``unit_d``.
+    Data may be scaled: ``x`` in units of ``2^ex``, ``d`` in units of ``2^ed``.
 
     Returns
     -------
     r, tau, lower, upper, status, iterations, evaluations
         ``r`` and ``tau`` in scaled units.
     """
-    eta = step * weight
     iterations, evaluations = 0, 0
     if bb == 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, iterations, evaluations
     norm, reach = sqrt(bb), sqrt(xx)
     count = pieces.shape[0]
     delta = rounding(n + 24)
-    tau0 = fmin(eta / unit_d * pieces[0, 2] / unit_x, 1e270)
+    tau0 = coefficient(step, weight, pieces[0, 2], -(ed + ex))
     f0 = (tau0 - norm) / norm
     trust = 2.0 * delta / fabs(f0) if f0 != 0.0 else 1.0  # relative error of the tangent at zero
     if pieces[0, 1] > 0.0:
         f0 = 1.0
     elif fabs(f0) <= 4.0 * delta and tau0 > 1e-100:
-        scaled = step / (unit_x * unit_d)
-        if 1e-280 < scaled < 1e280:
-            margin = zero_margin(x, d, o, n, pieces[0, 2], weight, scaled)
-            f0 = -margin / (norm * (norm + tau0)) if fabs(margin) > (n + 16.0) * MARGIN_UNIT * bb else 0.0
-            trust = 4.0 * delta
+        margin = zero_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex))
+        f0 = -margin / (norm * (norm + tau0)) if fabs(margin) > (n + 16.0) * MARGIN_UNIT * bb else 0.0
+        trust = 4.0 * delta
 
     found = f0 >= 0.0
     best_r, best_tau, lower, upper = 0.0, 1.0, 0.0, 0.0
@@ -420,15 +438,21 @@ def solve_radial(
     objective = NAN  # of the best so far, once it is needed
     best = 0.0, 0.0, INF, 0.0, 0.0  # p(start), start, end, slope and curvature of the piece of the best
     converged, tie, previous_low = True, False, False
+    # p where the piece begins: what the pieces before add up to, in these units.
+    base, a, c = 0.0, 0.0, 0.0
+    if pieces[0, 1] > 0.0:
+        base = coefficient(step, weight, pieces[0, 1], -(ed + 2 * ex))
     for k in range(count):
-        rho = pieces[k, 0] / unit_x
+        rho = math.ldexp(pieces[k, 0], -ex)
         if rho > reach:
             break
-        end = pieces[k + 1, 0] / unit_x if k + 1 < count else INF
+        if k > 0:
+            before = math.ldexp(pieces[k - 1, 0], -ex)
+            base += rise(rho, before, rho, a, c)
+        end = math.ldexp(pieces[k + 1, 0], -ex) if k + 1 < count else INF
         here = end > reach
-        a = fmin(eta / unit_d * pieces[k, 2] / unit_x, 1e270)
-        c = eta / unit_d * pieces[k, 3]
-        c = fmax(fmin(c, 1e270), -1e270)
+        a = coefficient(step, weight, pieces[k, 2], -(ed + ex))
+        c = coefficient(step, weight, pieces[k, 3], -ed)
         r, tau, low, high, ok, kind = 0.0, 0.0, 0.0, 0.0, True, UNSHRUNK
         if pieces[k, 2] == 0.0 and pieces[k, 3] == 0.0:
             previous_low = True
@@ -464,7 +488,7 @@ def solve_radial(
                 # Read at r = 0 only.
                 dmax = largest(d, o, n) if explain and at <= 0.0 else 1e270
                 exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, floor, at, limit, reach, sure, dmax, rtol, atol / unit_x,
+                    x, d, o, n, a, c, floor, at, limit, reach, sure, dmax, rtol, math.ldexp(atol, -ex),
                     RIVAL_RTOL if contested else 1.0, max_iterations, explain,
                 )  # fmt: skip
                 iterations += its
@@ -473,7 +497,6 @@ def solve_radial(
                     continue
                 previous_low = False
             tau = fmax(a - c * r, 0.0)
-        base = fmin(eta / unit_d / unit_x * pieces[k, 1] / unit_x, 1e270) if pieces[k, 1] > 0.0 else 0.0
         if not found:
             wins = True
             objective = NAN
@@ -500,41 +523,63 @@ def solve_radial(
         status = TIE
     if not converged:
         status = MAX_ITERATIONS
-    return best_r, best_tau, lower * unit_x, upper * unit_x, status, iterations, evaluations
+    return best_r, best_tau, lower, upper, status, iterations, evaluations
 
 
-def power_of_two(v: float) -> float:
-    """Return a power of two near ``v > 0``; 1 for zero."""
-    if not (0.0 < v < INF):
-        return 1.0
-    return 2.0 ** fmax(fmin(np.floor(np.log2(v)), 1000.0), -1000.0)
+def exponent(v: float) -> int:
+    """Return ``e`` with ``2^e <= |v| < 2^(e + 1)``; -1 for zero."""
+    return math.frexp(v)[1] - 1
+
+
+def coefficient(step: float, weight: float, value: float, e: int) -> float:
+    """Return ``step·weight·value·2^e`` to two roundings, at most the cap; parts of it may leave the range."""
+    p = step * weight
+    q = p * value
+    if not (e == 0 and PRODUCT_LOW < p < PRODUCT_HIGH and PRODUCT_LOW < fabs(q) < PRODUCT_HIGH):
+        f, i = math.frexp(step)
+        g, j = math.frexp(weight)
+        h, k = math.frexp(value)
+        q = math.ldexp(f * g * h, min(max(i + j + k + e, -2000), 2000))
+    return fmax(fmin(q, CAP), -CAP)
+
+
+def quotient(first: float, second: float, d: float) -> float:
+    """Return ``first·second/d``, whose product may leave the range."""
+    p = first * second
+    if PRODUCT_LOW < p < PRODUCT_HIGH:
+        return p / d
+    f, i = math.frexp(first)
+    g, j = math.frexp(second)
+    h, k = math.frexp(d)
+    return math.ldexp(f * g / h, min(max(i + j - k, -4000), 4000))
 
 
 def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
-    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1; returns the units."""
-    unit_x = power_of_two(largest(x, o, n))
-    first = power_of_two(largest(d, o, n))
-    m = 0.0
+    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1; returns their exponents.
+
+    The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
+    """
+    ex, eb = exponent(largest(x, o, n)), -5000
     for i in range(n):
-        xs[i] = np.float64(x[o + i]) / unit_x
-        ds[i] = np.float64(d[o + i]) / first
-        m = fmax(m, fabs(xs[i] * ds[i]))
-    second = power_of_two(m)
+        if x[o + i] != 0.0:
+            eb = max(eb, exponent(np.float64(x[o + i])) + exponent(np.float64(d[o + i])))
+    ed = eb - ex if eb > -5000 else exponent(largest(d, o, n))
     for i in range(n):
-        ds[i] = fmin(ds[i] / second, 2.0**500)
-    return unit_x, first * second
+        xs[i] = math.ldexp(np.float64(x[o + i]), -ex)
+        ds[i] = fmin(math.ldexp(np.float64(d[o + i]), -ed), METRIC_CAP)
+    return ex, ed
 
 
-def shrink_group(x: Any, d: Any, n: int, cut: float, nonnegative: bool) -> bool:
-    """Apply the elementwise part in place: soft threshold by ``cut/d``, negative elements to zero if asked.
+def shrink_group(x: Any, d: Any, n: int, step: float, threshold: float, nonnegative: bool) -> bool:
+    """Apply the elementwise part in place: soft threshold, negative elements to zero if asked.
 
     Returns whether any element changed.
     """
     changed = False
     for i in range(n):
         v = x[i]
-        if cut > 0.0:
-            size = fabs(v) - cut / d[i]
+        if threshold > 0.0:
+            size = fabs(v) - quotient(step, threshold, d[i])
             v = 0.0 if size <= 0.0 else (size if v > 0.0 else -size)
         v = 0.0 if nonnegative and v < 0.0 else v
         changed |= v != x[i]
@@ -583,27 +628,38 @@ def solve_one(
 
     Returns
     -------
-    r, tau, lower, upper, status, iterations, evaluations, unit
-        ``unit`` is 0 where ``r`` and ``tau`` hold for the data; else they hold for the scratch, in this
-        unit of ``x``.
+    r, tau, lower, upper, status, iterations, evaluations, scaled, ex
+        Where ``scaled``, ``r`` and ``tau`` and the bracket hold for the scratch, in units of ``2^ex``.
     """
     bb, bbd, xx, bad = sum_start(x, d, o, n)
     in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
     if bad or not (in_range or is_valid(x, d, o, n)):
-        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, 0.0
+        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0
     if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
         if not in_range:
-            unit_x, unit_d = rescale(x, d, o, n, xw, dw)
+            ex, ed = rescale(x, d, o, n, xw, dw)
             bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
             r, tau, low, high, code, its, evs = solve_group(
-                xv, dv, FIRST, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol,
-                max_iterations, explain,
+                xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
+                explain,
             )  # fmt: skip
-            return r, tau, low, high, code, its, evs, unit_x
+            return r, tau, low, high, code, its, evs, True, ex
     r, tau, low, high, code, its, evs = solve_group(
-        x, d, o, n, bb, bbd, xx, step, weight, 1.0, 1.0, pieces, rtol, atol, max_iterations, explain
+        x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
     )
-    return r, tau, low, high, code, its, evs, 0.0
+    return r, tau, low, high, code, its, evs, False, 0
+
+
+def downwards(v: float, e: int) -> float:
+    """Return a lower bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = math.ldexp(v, e)
+    return w if math.ldexp(w, -e) <= v else w - TINIEST
+
+
+def upwards(v: float, e: int) -> float:
+    """Return an upper bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = math.ldexp(v, e)
+    return w if math.ldexp(w, -e) >= v else w + TINIEST
 
 
 def solve_rows(
@@ -617,19 +673,18 @@ def solve_rows(
     """
     for g in range(begin, finish):
         o = g * n
-        r, tau, low, high, code, its, evs, unit = solve_one(
+        r, tau, low, high, code, its, evs, scaled, ex = solve_one(
             x, d, o, n, steps[g if len(steps) > 1 else 0], weights[g if len(weights) > 1 else 0], pieces,
             rtol, atol, max_iterations, explain, xw, dw, xv, dv,
         )  # fmt: skip
         if code == BAD:
             return g
-        if unit == 0.0:
-            unit = 1.0
-            write_group(x, o, d, o, z, o, n, r, tau, 1.0)
+        if scaled:
+            write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
         else:
-            write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, unit)
+            write_group(x, o, d, o, z, o, n, r, tau, 1.0)
         if explain:
-            radius[g], lower[g], upper[g] = r * unit, low, high
+            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
             status[g], iterations[g], evaluations[g] = code, its, evs
     return -1
 
@@ -653,7 +708,7 @@ def solve_gathered(
         g = chosen[k] if len(chosen) else k
         if len(indptr):
             n = indptr[g + 1] - indptr[g]
-        r, low, high, code, its, evs, unit = 0.0, 0.0, 0.0, ZERO, 0, 0, 1.0
+        r, low, high, code, its, evs, ex = 0.0, 0.0, 0.0, ZERO, 0, 0, 0
         if n > 0:
             step = steps[g if len(steps) > 1 else 0]
             weight = weights[g if len(weights) > 1 else 0]
@@ -665,19 +720,18 @@ def solve_gathered(
             if shrinks:
                 if not is_valid(xv, dv, FIRST, n):
                     return g
-                shrunk = shrink_group(xw, dw, n, step * threshold, nonnegative)
-            r, tau, low, high, code, its, evs, unit = solve_one(
+                shrunk = shrink_group(xw, dw, n, step, threshold, nonnegative)
+            r, tau, low, high, code, its, evs, _, ex = solve_one(
                 xv, dv, FIRST, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
             )
             if code == BAD:
                 return g
-            unit = 1.0 if unit == 0.0 else unit
-            write_group(xv, FIRST, dv, FIRST, xw, FIRST, n, r, tau, unit)
+            write_group(xv, FIRST, dv, FIRST, xw, FIRST, n, r, tau, math.ldexp(1.0, ex))
             scatter(xw, z, g, shape, indptr, indices, n)
             if shrunk and code == UNSHRUNK:
                 code = CONVERGED
         if explain:
-            radius[g], lower[g], upper[g] = r * unit, low, high
+            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
             status[g], iterations[g], evaluations[g] = code, its, evs
     return -1
 
@@ -699,7 +753,9 @@ def shrink_all(
         di = np.float64(d[i if dense else 0])
         if not (di > 0.0 and di < INF and fabs(v) < INF):
             return i
-        size = fabs(v) - steps[i if len(steps) > 1 else 0] * threshold / di
+        size = fabs(v)
+        if threshold > 0.0:
+            size -= quotient(steps[i if len(steps) > 1 else 0], threshold, di)
         size = 0.0 if size < 0.0 else size
         z[i] = size if v > 0.0 else (0.0 if nonnegative else 0.0 - size)
     return -1
@@ -739,24 +795,23 @@ def enclose_clipped(
 
 
 def solve_linf(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, unit_x:
-    float, unit_d: float, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
+    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, ex: int,
+    ed: int, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
 ) -> Any:  # fmt: skip
     """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``; returns as ``solve_radial``."""
-    strength = fmin(step * weight * pieces[0, 2] / unit_d / unit_x, 1e270)
+    strength = coefficient(step, weight, pieces[0, 2], -(ed + ex))
     top = largest(x, o, n)
     if top == 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
     if strength < NEGLIGIBLE:
         low = top if strength == 0.0 else top * (1.0 - 8.0 * UNIT)
-        return top, 0.0, low * unit_x, top * unit_x, UNSHRUNK, 0, 0
+        return top, 0.0, low, top, UNSHRUNK, 0, 0
     s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
     over = s - 1.0
     delta = rounding(n + 24)
     trust = 2.0 * delta / fabs(over) if over != 0.0 else 1.0
-    scaled = step / unit_d / unit_x
-    if fabs(over) <= 4.0 * delta and strength > 1e-100 and 1e-280 < scaled < 1e280:
-        over = linf_margin(x, d, o, n, pieces[0, 2], weight, scaled) / strength
+    if fabs(over) <= 4.0 * delta and strength > 1e-100:
+        over = linf_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex)) / strength
         over = over if fabs(over) > (n + 16.0) * MARGIN_UNIT else 0.0
         trust = 4.0 * delta
     if over <= 0.0:
@@ -764,9 +819,9 @@ def solve_linf(
     at = over / s1
     _, r, low, high, ok, its, evs = find_root(
         x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, top, True, top, rtol,
-        atol / unit_x, 1.0, max_iterations, explain,
+        math.ldexp(atol, -ex), 1.0, max_iterations, explain,
     )  # fmt: skip
-    return r, 1.0, low * unit_x, high * unit_x, CONVERGED if ok else MAX_ITERATIONS, its, evs
+    return r, 1.0, low, high, CONVERGED if ok else MAX_ITERATIONS, its, evs
 
 
 def clip_group(

@@ -25,7 +25,6 @@ from proxlab.backends.array_certify import (
     constant_where,
     convex_bounds,
     corner,
-    exponent,
     extra_gap,
     finite_or_inf,
     no_elements,
@@ -38,9 +37,9 @@ from proxlab.backends.array_certify import (
     stationarity_above,
     sum_height,
     tau_at,
-    times_power,
 )
 from proxlab.backends.build import over_arrays
+from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty

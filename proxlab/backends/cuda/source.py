@@ -23,12 +23,17 @@ from proxlab.backends.kernels import (
     CONVERGED,
     INF,
     MAX_ITERATIONS,
+    METRIC_CAP,
     NAN,
     SAFE_HIGH,
     SAFE_LOW,
     UNSHRUNK,
+    downwards,
+    exponent,
     locate,
     narrow_fraction,
+    precise_strength,
+    upwards,
 )
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.scalar import fabs, fmax, fmin
@@ -52,7 +57,8 @@ D_DTYPE: Any = None
 
 # Entries of a place: where the group begins, the length of its runs and their distance; what is done to its
 # elements; scratch; units.
-BEGIN, RUN, STRIDE, METRIC, CUT, NONNEGATIVE, INDICES, SCRATCH, GRID, PER_X, PER_D, PER_B, CAP = range(13)
+BEGIN, RUN, STRIDE, METRIC, CUT, NONNEGATIVE, INDICES, SCRATCH, GRID = range(9)
+PER_X, PER_X2, PER_D, PER_D2, MOST = range(9, 14)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -272,13 +278,6 @@ def two_product_fused(a: float, b: float) -> Any:
     return p, cuda.fma(a, b, -p)
 
 
-def power_of_two(v: float) -> float:
-    """Return a power of two near ``v > 0``; 1 for zero. Exact, which a library's ``pow`` need not be."""
-    if not (0.0 < v < INF):
-        return 1.0
-    return math.ldexp(1.0, min(max(math.frexp(v)[1] - 1, -1000), 1000))
-
-
 # ----------------------------------------------------------------------------------------------------
 # Elements of a group.
 
@@ -315,13 +314,13 @@ def load(x: Any, d: Any, o: Any, i: int) -> Any:
     if SHRINKS:
         cut = o[CUT] / (np.float64(d[k]) if DENSE else o[METRIC])
         v = np.float64(soft(v, cut, o[NONNEGATIVE]))
-    return v * o[PER_X] if RESCALES else v, load_metric(d, o, k)
+    return v * o[PER_X] * o[PER_X2] if RESCALES else v, load_metric(d, o, k)
 
 
 def load_metric(d: Any, o: Any, k: int) -> float:
     """Return element ``k`` of the metric's array in the group's units."""
     e = np.float64(d[k]) if DENSE else o[METRIC]
-    return fmin(e * o[PER_D] * o[PER_B], o[CAP]) if RESCALES else e
+    return fmin(e * o[PER_D] * o[PER_D2], o[MOST]) if RESCALES else e
 
 
 def sum_start(x: Any, d: Any, o: Any, n: int) -> Any:
@@ -409,38 +408,36 @@ def largest_point(x: Any, o: Any, n: int) -> float:
     """Return the largest magnitude of the point; for the ℓ∞ norm, which has no elementwise part."""
     m = 0.0
     for i in range(lane(), n, width()):
-        m = fmax(m, fabs(np.float64(x[index(o, i)]) * (o[PER_X] if RESCALES else 1.0)))
+        m = fmax(m, fabs(np.float64(x[index(o, i)]) * (o[PER_X] * o[PER_X2] if RESCALES else 1.0)))
     return greatest(m, o)
 
 
-def zero_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float) -> float:
-    """Return ``‖D x‖² - (strength·weight·step)²`` to about twice the working precision."""
+def zero_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float, e: int) -> float:
+    """Return ``‖D x‖² - (strength·weight·step·2^e)²`` to about twice the working precision."""
     high, low = 0.0, 0.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
-        p, e = two_product(xi, di)
-        p, e = square(p, e)
-        high, low = add_precise(high, low, p, e)
+        p, q = two_product(xi, di)
+        p, q = square(p, q)
+        high, low = add_precise(high, low, p, q)
     high, low = precise(high, low, o)
-    p, e = two_product(strength, weight)
-    q, f = two_product(p, step)
-    ph, pl = square(q, f + e * step)
+    ph, pl = precise_strength(strength, weight, step, e)
+    ph, pl = square(ph, pl)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
 
-def linf_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float) -> float:
-    """Return ``‖D x‖₁ - strength·weight·step`` to about twice the working precision."""
+def linf_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float, e: int) -> float:
+    """Return ``‖D x‖₁ - strength·weight·step·2^e`` to about twice the working precision."""
     high, low = 0.0, 0.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
-        p, e = two_product(fabs(xi), di)
-        high, low = add_precise(high, low, p, e)
+        p, q = two_product(fabs(xi), di)
+        high, low = add_precise(high, low, p, q)
     high, low = precise(high, low, o)
-    p, e = two_product(strength, weight)
-    q, f = two_product(p, step)
-    s, t = two_sum(high, -q)
-    return s + (t + (low - (f + e * step)))
+    ph, pl = precise_strength(strength, weight, step, e)
+    s, t = two_sum(high, -ph)
+    return s + (t + (low - pl))
 
 
 def write_shrunk(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
@@ -470,7 +467,7 @@ def any_shrunk(x: Any, d: Any, o: Any, n: int) -> bool:
     """Tell whether the elementwise part changed an element."""
     changed = 0.0
     for i in range(lane(), n, width()):
-        v = np.float64(x[index(o, i)]) * (o[PER_X] if RESCALES else 1.0)
+        v = np.float64(x[index(o, i)]) * (o[PER_X] * o[PER_X2] if RESCALES else 1.0)
         changed = 1.0 if load(x, d, o, i)[0] != v else changed
     return greatest(changed, o) > 0.0
 
@@ -480,21 +477,21 @@ def any_shrunk(x: Any, d: Any, o: Any, n: int) -> bool:
 
 
 def units(x: Any, d: Any, o: Any, n: int) -> Any:
-    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the units of ``x`` and ``d``."""
-    mx, md = 0.0, 0.0
+    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the exponents of ``x`` and ``d``."""
+    mx, md, mb = 0.0, 0.0, -5000.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
         mx = fmax(mx, fabs(xi))
         md = fmax(md, di)
-    unit_x, per_d = power_of_two(greatest(mx, o)), power_of_two(greatest(md, o))
-    o = o[:PER_X] + (1.0 / unit_x, 1.0 / per_d, 1.0, INF)  # noqa: RUF005 (compiled)
-    mb = 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
-        mb = fmax(mb, fabs(xi * di))
-    per_b = power_of_two(greatest(mb, o))
-    o = o[:PER_X] + (1.0 / unit_x, 1.0 / per_d, 1.0 / per_b, 2.0**500)  # noqa: RUF005
-    return o, unit_x, per_d * per_b
+        if xi != 0.0:
+            mb = fmax(mb, float64(exponent(xi) + exponent(di)))
+    ex, eb = exponent(greatest(mx, o)), int(greatest(mb, o))
+    ed = eb - ex if eb > -5000 else exponent(greatest(md, o))
+    # Each a number, though their product need not be one, nor the inverse of the least.
+    per_x = math.ldexp(1.0, -ex // 2), math.ldexp(1.0, -ex - (-ex // 2))
+    per_d = math.ldexp(1.0, -ed // 2), math.ldexp(1.0, -ed - (-ed // 2))
+    o = o[:PER_X] + (per_x[0], per_x[1], per_d[0], per_d[1], METRIC_CAP)  # noqa: RUF005 (compiled)
+    return o, ex, ed
 
 
 def solve_one(
@@ -504,22 +501,22 @@ def solve_one(
 ) -> None:  # fmt: skip
     """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``."""
     bb, bbd, xx = sum_start(x, d, o, n)
-    unit_x, unit_d = 1.0, 1.0
+    ex, ed = 0, 0
     if RESCALES:  # noqa: SIM102 (a constant)
         if (
             not (SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH)
             and bb == bb
         ):
-            o, unit_x, unit_d = units(x, d, o, n)
+            o, ex, ed = units(x, d, o, n)
             bb, bbd, xx = sum_start(x, d, o, n)
     if bb == bb and 0.0 < step < INF:
         r, tau, low, high, code, its, evs = solve_group(
-            x, d, o, n, bb, bbd, xx, step, weight, unit_x, unit_d, pieces, rtol, atol, max_iterations, EXPLAIN
+            x, d, o, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations, EXPLAIN
         )
         if EXPLAIN and SHRINKS:  # noqa: SIM102
             if code == UNSHRUNK and any_shrunk(x, d, o, n):
                 code = CONVERGED
-        write(x, d, z, o, n, r, tau, unit_x)
+        write(x, d, z, o, n, r, tau, math.ldexp(1.0, ex))
     else:
         r, low, high, code, its, evs = NAN, 0.0, INF, MAX_ITERATIONS, 0, 0
         for i in range(lane(), n, width()):
@@ -528,7 +525,7 @@ def solve_one(
             cuda.atomic.max(bad, 0, 1)
     if EXPLAIN:  # noqa: SIM102
         if lane() == 0:
-            radius[g], lower[g], upper[g] = r * unit_x, low, high
+            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
             status[g], iterations[g], evaluations[g] = code, its, evs
 
 
@@ -567,7 +564,7 @@ def solve_groups(
         eta = steps[g] if many_steps else step
         o = (
             begin, shape[3], shape[2] * shape[3], metric, eta * threshold, nonnegative, indices, scratch,
-            partial, 1.0, 1.0, 1.0, INF,
+            partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
         solve_one(
             x, d, z, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
@@ -607,7 +604,7 @@ def solve_tile(
     for k in range(cuda.threadIdx.x // WIDTH, here, cuda.blockDim.x // WIDTH):
         g = outer * shape[2] + start + k
         eta = steps[g] if many_steps else step
-        o = (k * pitch, n, n, metric, eta * threshold, nonnegative, 0, scratch, 0, 1.0, 1.0, 1.0, INF)
+        o = (k * pitch, n, n, metric, eta * threshold, nonnegative, 0, scratch, 0, 1.0, 1.0, 1.0, 1.0, INF)
         solve_one(
             xs, ds, xs, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
             max_iterations, bad, radius, lower, upper, status, iterations, evaluations,

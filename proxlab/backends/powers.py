@@ -1,0 +1,76 @@
+"""Powers of two over any array namespace: what scales numbers without rounding them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from proxlab.groups import Array
+
+__all__ = ["coefficient", "downwards", "exponent", "factors", "quotient", "times_power", "upwards"]
+
+EXPONENTS = 1000  # of the powers of two in the table
+_POWERS = np.ldexp(1.0, np.arange(-EXPONENTS, EXPONENTS + 1))  # not by pow, which need not be exact
+TINIEST = 2.0**-1074
+
+
+def exponent(xp: Any, v: Array) -> Array:
+    """Return about ``log2 v`` as whole numbers; 0 where ``v`` is zero or not finite."""
+    safe = xp.where((v > 0) & xp.isfinite(v), v, xp.ones_like(v))
+    return xp.clip(xp.floor(xp.log2(safe)), -float(EXPONENTS), float(EXPONENTS))
+
+
+def times_power(xp: Any, v: Array, e: Array) -> Array:
+    """Return ``v 2^e``, an exponent per row or element of ``v``: exact but for underflow and overflow."""
+    powers = xp.asarray(_POWERS, device=array_api_compat.device(v))
+    steps = [e]
+    if bool(xp.any(xp.abs(e) > EXPONENTS)):
+        third = xp.clip(xp.trunc(e / 3.0), -float(EXPONENTS), float(EXPONENTS))
+        steps = [third, third, xp.clip(e - 2.0 * third, -float(EXPONENTS), float(EXPONENTS))]
+    for k in steps:
+        index = xp.astype(k + EXPONENTS, xp.int64)
+        factor = xp.reshape(xp.take(powers, xp.reshape(index, (-1,)), axis=0), index.shape)
+        v = v * (factor[:, None] if factor.ndim < v.ndim else factor)
+    return v
+
+
+def factors(xp: Any, step: Array, weight: Array, value: float) -> tuple[Array, Array, float, Array]:
+    """Split ``step·weight·value`` into three factors of size about 1 and the exponent of the rest."""
+    fraction, whole = math.frexp(value)
+    es, ew = exponent(xp, step), exponent(xp, weight)
+    return times_power(xp, step, -es), times_power(xp, weight, -ew), fraction, es + ew + float(whole)
+
+
+def coefficient(xp: Any, step: Array, weight: Array, value: float, e: Array, most: float) -> Array:
+    """Return ``step·weight·value·2^e`` to two roundings, at most ``most``; parts may leave the range."""
+    first, second, third, total = factors(xp, step, weight, value)
+    v = times_power(xp, first * second * third, xp.clip(total + e, -2000.0, 2000.0))
+    return xp.clip(v, -most, most)
+
+
+def quotient(xp: Any, step: Array, value: float, d: Array) -> Array:
+    """Return ``step·value/d``, a step per row, whose product may leave the range."""
+    first, _, fraction, e = factors(xp, step, xp.ones_like(step), value)
+    p = step * value
+    plain = p[:, None] / d
+    if bool(xp.all((p > 1e-290) & (p < 1e290))):
+        return plain
+    ed = exponent(xp, d)
+    mantissa = (first * fraction)[:, None] / times_power(xp, d, -ed)
+    careful = times_power(xp, mantissa, xp.clip(e[:, None] - ed, -2000.0, 2000.0))
+    return xp.where(((p > 1e-290) & (p < 1e290))[:, None], plain, careful)
+
+
+def downwards(xp: Any, v: Array, e: Array) -> Array:
+    """Return a lower bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = times_power(xp, v, e)
+    return xp.where(times_power(xp, w, -e) > v, w - TINIEST, w)
+
+
+def upwards(xp: Any, v: Array, e: Array) -> Array:
+    """Return an upper bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = times_power(xp, v, e)
+    return xp.where(times_power(xp, w, -e) < v, w + TINIEST, w)

@@ -1,0 +1,134 @@
+"""Finite input has its finite answer at any magnitude: no product leaves the range before its quotient."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import proxlab as pl
+from tests import exact, oracle
+
+RANGE = {np.float64: (-1040, 1000), np.float32: (-140, 120)}
+PENALTIES = [
+    "L1",
+    "GroupLasso",
+    "GroupElasticNet",
+    "SparseGroupLasso",
+    "GroupMCP",
+    "GroupSCAD",
+    "GroupCapped",
+    "GroupL0",
+    "GroupLinf",
+]
+seeds = st.integers(0, 2**32 - 1)
+
+
+def two_to(exponent):
+    return math.ldexp(1.0, int(exponent))
+
+
+def split(rng, total, parts, low=-1030, high=1010):
+    """Exponents in the range that add up to ``total``."""
+    for _ in range(1000):
+        own = rng.integers(low, high, size=parts - 1)
+        last = total - int(own.sum())
+        if low <= last <= high:
+            return [int(e) for e in own] + [last]
+    raise AssertionError(total)
+
+
+def problem(rng, name, dtype=np.float64, spread=2):
+    """A group in units of ``2^ex`` and ``2^ed``, and a strength that neither erases nor spares it."""
+    low, high = RANGE[dtype]
+    n = int(rng.integers(1, 5))
+    ex, ed = (int(rng.integers(low + 40, high - 40)) for _ in range(2))
+    moves = rng.integers(-spread, spread + 1, size=n) if spread else np.zeros(n, int)
+    moves = np.clip(moves, low + 10 - ed, high - 10 - ed)
+    x = np.ldexp(rng.uniform(1, 2, size=n) * rng.choice([-1, 1], size=n), ex)
+    d = np.array([math.ldexp(v, ed + int(m)) for v, m in zip(rng.uniform(1, 2, size=n), moves, strict=True)])
+    x, d = x.astype(dtype), d.astype(dtype)
+    # Exponents of strength, step and weight that add up to that of b, of which a share is taken.
+    top = ex + ed + int(moves.max())
+    weighted = name != "L1"
+    goal = top if name != "GroupL0" else top + ex
+    if not -2900 < goal < 2900:
+        return None
+    parts = split(rng, goal, 3 if weighted else 2, -1000, 1000)
+    a, b, c = (*parts, 0)[:3]
+    factor = float(rng.uniform(0.1, 0.6))
+    lam, step, weight = factor * two_to(a), two_to(b) * float(rng.uniform(1, 2)), two_to(c)
+    parameters = {"lam": lam}
+    if name == "SparseGroupLasso":
+        # The weight is of the group part only.
+        parameters = {"lam1": 0.3 * two_to(min(max(goal - b, -1040), 1000)), "lam2": lam}
+        if not -1000 < goal - b < 1000:
+            return None
+    if name in ("GroupElasticNet", "GroupMCP", "GroupSCAD", "GroupCapped"):
+        shape = a - ex
+        if not -1000 < shape < 1000:
+            return None
+        length = two_to(ex) * float(rng.uniform(0.3, 3))
+        parameters |= {
+            "GroupElasticNet": {"kappa": float(rng.uniform(0.1, 1)) * two_to(shape)},
+            "GroupMCP": {"gamma": float(rng.uniform(1, 4)) * two_to(-shape)},
+            "GroupSCAD": {"a": 2.0 + two_to(rng.integers(-3, 3))},
+            "GroupCapped": {"theta": length},
+        }[name]
+    return exact.Case(name, parameters, x.astype(float), d.astype(float), step, weight)
+
+
+def arrangements(case, dtype):
+    """The penalty's prox of one group, in every layout and backend."""
+    x, d = np.array(case.x, dtype), np.array(case.d, dtype)
+    if case.name == "L1":
+        h = pl.L1(**case.parameters)
+        for backend in ("numba", "array_api"):
+            yield backend, pl.prox(h, x, case.step, metric=d, backend=backend)
+        return
+    make = getattr(pl, case.name)
+    w = case.weight
+    for backend in ("numba", "array_api"):
+        h = make(**case.parameters, weights=[w])
+        yield backend, pl.prox(h, x[None], case.step, metric=d[None], backend=backend)[0]
+        h = make(**case.parameters, weights=[w, w], groups=pl.Groups.over(0))
+        two = [np.stack([a, a], axis=1) for a in (x, d)]
+        yield backend + " columns", pl.prox(h, two[0], case.step, metric=two[1], backend=backend)[:, 1]
+
+
+def check(case, dtype):
+    with case.digits():
+        truth = exact.solve(case)
+        if not truth.lead > 1e-6 * abs(truth.objective):
+            return False  # a tie, nearly
+        length = max(oracle.to_float(oracle.norm(truth.z)), 5e-324)
+        sensitive = max(1.0, exact.sensitivity(case, truth) / length)
+        right = np.array([oracle.to_float(v) for v in truth.z])
+    if not sensitive < 1e4:
+        return False
+    unit, tiny = (2.0**-53, 5e-324) if dtype is np.float64 else (2.0**-24, 1.5e-45)
+    for where, z in arrangements(case, dtype):
+        off = np.abs(z.astype(float) - right)
+        allowed = 64 * unit * sensitive * np.abs(right) + 2 * tiny + 2.0**-1000 * length
+        if case.name in ("L1", "SparseGroupLasso"):
+            allowed = allowed + 8 * unit * sensitive * np.abs(case.x)
+        assert (off <= allowed).all(), (case, where, z, right)
+    return True
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@given(seed=seeds)
+def test_prox_at_any_magnitude(name, dtype, seed):
+    case = problem(np.random.default_rng(seed), name, dtype)
+    if case is not None:
+        check(case, dtype)
+
+
+@pytest.mark.parametrize("name", ["GroupLasso", "GroupElasticNet", "GroupLinf", "GroupMCP"])
+@given(seed=seeds)
+def test_prox_where_the_metric_spreads_over_the_whole_range(name, seed):
+    case = problem(np.random.default_rng(seed), name, spread=2000)
+    if case is not None:
+        check(case, np.float64)
