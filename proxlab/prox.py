@@ -17,9 +17,10 @@ from proxlab.arguments import (
     float_bits,
     problem,
 )
+from proxlab.bounds import rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import table_of
+from proxlab.penalties.base import row_norm, table_of
 from proxlab.penalties.tables import form
 from proxlab.rootfinders import Newton, RootFinder, Status
 
@@ -246,7 +247,47 @@ def _solve(
     if not explain:
         return z
     radius, lower, upper, status, iterations, evaluations = rest
+    if penalty.threshold > 0:
+        with np.errstate(all="ignore"):
+            lower, upper = _with_threshold(p, z, radius)
     return Solution(z, radius, (lower, upper), status, iterations, evaluations, penalty)
+
+
+def _with_threshold(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
+    """Enclose the radii where a soft threshold comes first, whose rounding moves them."""
+    from proxlab.backends import array_certify, table_certify
+    from proxlab.backends.powers import quotient
+
+    xp, layout, penalty = p.xp, p.layout, p.penalty
+    assert isinstance(penalty, RadialPenalty)
+    table = table_of(penalty)
+    flat = len(table) == 1 and not any(table[0])
+    bounds = array_certify.radial_bounds if form(table).has_kernels else table_certify.table_bounds
+    points = layout.split(xp.astype(p.x, xp.float64), 0.0)
+    candidates = layout.split(xp.astype(z, xp.float64), 0.0)
+    metrics = layout.split(p.full_metric(), 1.0)
+    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
+    low, high = [], []
+    for x, v, d, s, w in zip(points, candidates, metrics, steps, weights, strict=True):
+        if flat:
+            # The radius is the length of what the threshold leaves, known to a few units of its parts.
+            size = xp.where(x > 0, x, xp.zeros_like(x)) if penalty.nonnegative else xp.abs(x)
+            cut = quotient(xp, s, penalty.threshold, d)
+            left, noise = size - cut, rounding(4) * (cut + size) + 2.0**-1074
+            kept = xp.where(size > 0, xp.minimum(left + noise, size), size)
+            zero, length = xp.zeros_like(x), rounding(x.shape[1] + 16)
+            least = row_norm(xp, xp.maximum(left - noise, zero)) * (1.0 - length) - 2.0**-1074
+            most = row_norm(xp, xp.maximum(kept, zero)) * (1.0 + length)
+            low.append(xp.where(least > 0, least, xp.zeros_like(least)))
+            high.append(xp.where(most > 0, most + 2.0**-1074, most))
+        else:
+            found = bounds(xp, v, x, d, s, w, penalty)
+            low.append(found.lower)
+            high.append(found.upper)
+    return (
+        xp.minimum(layout.join_groups(low), radius),
+        xp.maximum(layout.join_groups(high), radius),
+    )
 
 
 def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ...]:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,3 +133,99 @@ def test_prox_where_the_metric_spreads_over_the_whole_range(name, seed):
     case = problem(np.random.default_rng(seed), name, spread=2000)
     if case is not None:
         check(case, np.float64)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Certificates and brackets: nothing below the truth.
+
+
+def candidates(rng, case, z):
+    """Points whose squares vanish, or whose elements do, among milder ones."""
+    x = np.array(case.x)
+    tiny = z.copy()
+    tiny[rng.integers(len(z))] = rng.choice([5e-324, -5e-324, 1e-310, 1e-163, -1e-200])
+    only = np.zeros_like(z)
+    only[rng.integers(len(z))] = rng.choice([5e-324, -1e-320, 1e-163, -1e-180])
+    return [z, 0 * z, tiny, only, x, z * (1 + 1e-9 * rng.normal(size=len(z))), np.ldexp(z, -40)]
+
+
+def check_bounds(case, h, certify, z, truth):
+    c = certify(h, z)
+    total = c.total
+    off = [a - b for a, b in zip(exact.balls(z), truth.z, strict=True)]
+    distance = oracle.norm(off)
+    weighted = sum((v * a**2 for v, a in zip(exact.balls(case.d), off, strict=True)), arb(0)).sqrt()
+    about = (case, z, total)
+    assert arb(total.distance) >= distance.lower(), about
+    assert arb(total.metric_distance) >= weighted.lower(), about
+    assert arb(total.stationarity) >= exact.stationarity(case, z).lower(), about
+    negative = case.nonnegative and min(z) < 0
+    assert (
+        math.isinf(total.gap) if negative else arb(total.gap) >= (case.objective(z) - truth.objective).lower()
+    )
+    if case.name != "L1":
+        radius = max((abs(v) for v in truth.z), key=oracle.to_float) if case.name == "GroupLinf" else None
+        radius = oracle.norm(truth.z) if radius is None else radius
+        low, high = (float(np.ravel(b)[0]) for b in c.bracket)
+        assert arb(low) <= radius.upper(), about
+        assert arb(high) >= radius.lower(), about
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@given(seed=seeds)
+def test_no_certificate_below_the_truth(name, seed):
+    rng = np.random.default_rng(seed)
+    case = problem(rng, name)
+    if case is None:
+        return
+    with case.digits():
+        truth = exact.solve(case)
+        if not truth.lead > 1e-6 * abs(truth.objective):
+            return
+        z = np.array([oracle.to_float(v) for v in truth.z])
+        x, d = np.array(case.x), np.array(case.d)
+        h = (
+            pl.L1(**case.parameters)
+            if name == "L1"
+            else getattr(pl, name)(**case.parameters, weights=[case.weight])
+        )
+        for candidate in candidates(rng, case, z):
+            for backend in ("numba", "array_api"):
+
+                def certify(h, z, backend=backend):
+                    shape = z.shape if name == "L1" else (1, len(z))
+                    data = (a.reshape(shape) for a in (z, x, d))
+                    return pl.certify(
+                        h, next(data), next(data), case.step, metric=next(data), backend=backend
+                    )
+
+                check_bounds(case, h, certify, candidate, truth)
+
+
+@pytest.mark.parametrize("name", PENALTIES[1:-2])
+@given(seed=seeds)
+def test_brackets_hold_after_any_number_of_iterations(name, seed):
+    rng = np.random.default_rng(seed)
+    case = problem(rng, name, spread=int(rng.integers(2, 30)))
+    if case is None:
+        return
+    x, d = np.array(case.x)[None], np.array(case.d)[None]
+    h = getattr(pl, name)(**case.parameters, weights=[case.weight])
+    with case.digits():
+        truth = exact.solve(case)
+        if not truth.lead > 1e-6 * abs(truth.objective):
+            return
+        radius = oracle.norm(truth.z)
+        right = np.array([oracle.to_float(v) for v in truth.z])
+        for finder in (pl.Newton, pl.Bisection, pl.ITP):
+            for iterations in (1, 2, 5, 100):
+                for backend in ("numba", "array_api"):
+                    root_finder = finder(max_iterations=iterations)
+                    s = pl.solve(h, x, case.step, metric=d, root_finder=root_finder, backend=backend)
+                    low, high = (float(b[0]) for b in s.bracket)
+                    about = (case, root_finder, backend, s)
+                    assert arb(low) <= radius.upper(), about
+                    assert arb(high) >= radius.lower(), about
+                    if s.ok:
+                        off = np.linalg.norm((s.z[0] - right) / np.abs(x[0]).max())
+                        assert off <= 1e-6, about

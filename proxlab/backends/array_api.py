@@ -129,7 +129,7 @@ class Equation:
 
 @dataclass
 class Root:
-    """Result of :func:`find_root`, per row."""
+    """Result of :func:`find_root`, per row; ``unknown`` where it ended before it found one or none."""
 
     exists: Array
     r: Array
@@ -138,6 +138,7 @@ class Root:
     converged: Array
     iterations: Array
     evaluations: Array
+    unknown: Array
 
 
 def find_root(
@@ -181,7 +182,7 @@ def find_root(
     iterations = xp.zeros_like(evaluations)
     lo, f_lo, s_lo = at, f, slope
     hi, f_hi = far, nan
-    exists = active
+    exists, unknown = active, none
     if finder.needs_bracket:
         f_hi, s_hi, _, _ = eq.evaluate(far)
         evaluations = evaluations + xp.astype(active, xp.int64)
@@ -204,7 +205,7 @@ def find_root(
             hi, f_hi, s_hi = (xp.where(to_hi, n, o) for n, o in ((mid, hi), (f_mid, f_hi), (s_mid, s_hi)))
             lo, f_lo, s_lo = (xp.where(to_lo, n, o) for n, o in ((mid, lo), (f_mid, f_lo), (s_mid, s_lo)))
             seeking = seeking & ~(f_mid >= 0)
-        exists = exists & ~seeking
+        exists, unknown = exists & ~seeking, seeking
         f, slope, bend, sums = eq.evaluate(lo)
     r = lo
     best, f_best, best_sums = r, f, sums
@@ -280,7 +281,8 @@ def find_root(
     lost = ~((lower <= root) & (root <= upper))
     root, lower, upper = (xp.where(lost, a, b) for a, b in ((at, root), (floor, lower), (far, upper)))
     done = done & ~lost
-    return Root(exists, xp.where(exists, root, zero), lower, upper, done | ~active, iterations, evaluations)
+    r = xp.where(exists, root, zero)
+    return Root(exists, r, lower, upper, done | ~active, iterations, evaluations, unknown)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -382,6 +384,9 @@ def radial_rows(
     status = count + int(Status.ZERO)
     iterations, evaluations = count, count
     converged = xp.ones_like(zero_stable)
+    # Whether the choice does not hang on a root that was not found well enough; else, or in a tie, where the
+    # radii of those that were not chosen may be.
+    settled, least, most = converged, xp.full_like(zero, math.inf), zero
     found = zero_stable
     objective = xp.where(zero_stable, 0.5 * xp.sum(p.x * p.b, axis=1), xp.full_like(zero, math.inf))
     tie = xp.zeros_like(found)
@@ -468,8 +473,11 @@ def radial_rows(
             tau = tau_at(r)
             low = xp.where(knot, r * (1.0 - 8.0 * UNIT), root.lower)
             high = xp.where(knot, r * (1.0 + 8.0 * UNIT), root.upper)
-            ok = root.converged
+            ok = root.converged | knot
             kind = int(Status.CONVERGED)
+            settled = settled & ~root.unknown
+            least = xp.where(root.unknown, xp.minimum(least, floor), least)
+            most = xp.where(root.unknown, xp.maximum(most, limit), most)
             previous_low = on & (f_at < 0) & ~exists
         # Compare with the best so far.
         weighted = p.d * r[:, None]
@@ -483,6 +491,11 @@ def radial_rows(
         same = both & (xp.abs(xp.where(both, value - objective, ones)) <= margin)
         wins = exists & (~found | ((value < objective) & ~same))
         tie = (tie & ~wins) | same
+        # The loser's objective is an upper bound of that at its exact root.
+        unsure = both & ~xp.where(wins, converged, ok)
+        settled = settled & ~unsure
+        least = xp.where(same | unsure, xp.minimum(least, xp.minimum(low, lower)), least)
+        most = xp.where(same | unsure, xp.maximum(most, xp.maximum(high, upper)), most)
         best_r, best_tau = xp.where(wins, r, best_r), xp.where(wins, tau, best_tau)
         lower, upper = xp.where(wins, low, lower), xp.where(wins, high, upper)
         objective = xp.where(wins, value, objective)
@@ -492,11 +505,13 @@ def radial_rows(
     unshrunk = (status == int(Status.UNSHRUNK)) | ((status == int(Status.CONVERGED)) & (best_tau == 0))
     status = xp.where(unshrunk, count + int(Status.UNSHRUNK), status)
     status = xp.where(tie, count + int(Status.TIE), status)
-    status = xp.where(converged, status, count + int(Status.MAX_ITERATIONS))
+    status = xp.where(converged & settled, status, count + int(Status.MAX_ITERATIONS))
+    lower = xp.where(tie | ~settled, xp.minimum(lower, least), lower)
+    upper = xp.where(tie | ~settled, xp.maximum(upper, most), upper)
     positive = best_r > 0
     share = fraction(p.d, xp.where(positive, best_r, ones)[:, None], best_tau[:, None])
     z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
-    z = xp.where((status == int(Status.UNSHRUNK))[:, None], x, z)
+    z = xp.where((positive & (best_tau == 0))[:, None], x, z)
     radius, lower, upper = (
         times_power(xp, best_r, p.ex),
         downwards(xp, lower, p.ex),

@@ -28,6 +28,7 @@ __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum"
 
 FLOOR = 2.0**-300  # radii and thresholds below this share of max|x|, max|b| are not resolved
 SPREAD = 2.0**200  # nor metrics that put more than this on an element whose |b| is not the largest
+BEYOND = 2.0**890  # coefficients that were capped are at least this
 MAX_EVALUATIONS = 60
 
 
@@ -172,11 +173,13 @@ def prepare(
         error = error * (1.0 + rounding(4))
     ex = exponent(xp, row_max(xp, xp.abs(x)))
     ex = xp.where(row_max(xp, xp.abs(x)) > 0, ex, exponent(xp, row_max(xp, xp.abs(z))))
-    raw = (xp.abs(x), xp.abs(z))
+    raw, z_given = (xp.abs(x), xp.abs(z)), z
     x, z, size, error, low, high = (times_power(xp, v, -ex) for v in (x, z, size, error, low, high))
-    # What the scaling lost to underflow.
+    # What the scaling lost to underflow; what was not zero is not.
+    signs = xp.sign(z_given)
     lost_x, lost_z = ((a > 0) & (xp.abs(v) < 2.0**-1000) for a, v in zip(raw, (x, z), strict=True))
     z_error = constant_where(xp, lost_z | lost_x, 2.0**-1000)
+    z = xp.where(lost_z, signs * 2.0**-1000, z)
     if bool(xp.any(lost_x)):
         error = error + constant_where(xp, lost_x, 2.0**-1000)
         low = xp.where(lost_x, none, low)
@@ -438,7 +441,13 @@ def radial_bounds(
     inner, weak = inner_candidate(xp, p, steep, norm_x, usable & ~flat, flat_end, first.a)
     usable = usable & ~(weak & flat_end)
     k = ROUNDING[any(q.c > 0 for q in table)][2]
-    lower = xp.where(usable, inner.lower, zero)
+    # Coefficients beyond scale were capped: a stronger ridge has a smaller radius, a steeper bend any.
+    largest = largest_coefficient(xp, p, pieces, table)
+    steepest = zero
+    for piece in pieces:
+        steepest = xp.maximum(steepest, piece.shift)
+    usable = usable & ~(steepest >= BEYOND)
+    lower = xp.where(usable & ~(largest >= BEYOND), inner.lower, zero)
     upper = xp.where(inner.zero, zero, xp.where(usable & ~weak, inner.upper, norm_x))
     possible = (lower <= upper) | (yes if not flat_end else no)
     upper = xp.maximum(lower, upper)
@@ -495,10 +504,8 @@ def radial_bounds(
         flat_gap = xp.maximum(flat_gap - gain, zero) * (1.0 + rounding(4)) + 2.0**-880
         flat_gap = xp.where(metric_distance > 0, flat_gap, edge)
     gap = xp.where(both, xp.maximum(gap, flat_gap), xp.where(outside, flat_gap, gap))
-    # Coefficients beyond scale were capped.
-    largest = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)
-    largest = xp.maximum(largest, largest_coefficient(xp, p, pieces, table))
-    capped = (row_max(xp, xp.abs(p.z)) > 0) & (largest >= 2.0**890)
+    largest = xp.maximum(largest, p.coefficient(xp, penalty.threshold, 1, 1, weighted=False))
+    capped = (row_max(xp, xp.abs(p.z)) > 0) & (largest >= BEYOND)
     gap, stationarity = (xp.where(known & ~capped, v, far) for v in (gap, stationarity))
     outside_domain = xp.any(z < 0, axis=1) if penalty.nonnegative else no
     stationarity = xp.where(outside_domain, far, stationarity)
@@ -692,7 +699,7 @@ def stationarity_above(
     for q in pieces:
         here = positive & (r * (1.0 + fuzz) >= q.start) & (r * (1.0 - fuzz) <= q.end)
         slope = q.alpha - q.shift * r
-        signed = pull + cut * xp.sign(p.z) + (slope / r)[:, None] * p.z
+        signed = pull + cut * xp.sign(p.z) + slope[:, None] * (p.z / r[:, None])
         error = rounding(8) * (xp.abs(pull) + cut)
         error = error + (rounding(3 * height + 56) * (xp.abs(q.alpha) + xp.abs(q.shift) * r) / r)[
             :, None
@@ -921,7 +928,7 @@ def linf_bounds(
     gap = gap + 0.5 * metric_distance * metric_distance * (1.0 + rounding(4))
     gap = finite_or_inf(xp, xp.where(usable, gap * (1.0 + rounding(4)), far))
     # The strength was capped where it is beyond scale.
-    capped = (row_max(xp, xp.abs(p.z)) > 0) & (strength >= 2.0**890)
+    capped = (row_max(xp, xp.abs(p.z)) > 0) & (strength >= BEYOND)
     gap, stationarity = (xp.where(capped, far, v) for v in (gap, stationarity))
     distance, metric_distance, gap = convex_bounds(
         xp, p, residual, stationarity, usable & ~capped, distance, metric_distance, gap

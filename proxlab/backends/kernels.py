@@ -292,6 +292,7 @@ def find_root(
     Returns
     -------
     exists, r, lower, upper, converged, iterations, evaluations
+        Without a root found, ``converged`` says whether there is none.
     """
     noise = (8.0 + 2.0 * sqrt(float(n))) * UNIT
     delta = rounding(n + (CURVED[0] if c > 0.0 else FLAT[0]))
@@ -315,12 +316,14 @@ def find_root(
         f_hi, s_hi, _ = residual(t, t1, t2)
         evaluations += 1
         if f_hi < 0.0 and f < 0.0 and not sure:
-            found = False
+            found, none = False, False
             for _ in range(max_iterations):
-                if s_hi >= 0.0 or s_lo <= 0.0:
+                none = s_hi >= 0.0 or s_lo <= 0.0
+                if none:
                     break
                 left, right = lo - f_lo / s_lo, hi - f_hi / s_hi
-                if left >= right:
+                none = left >= right
+                if none:
                     break
                 mid = 0.5 * (left + right)
                 t, t1, t2 = sum_secular(x, d, o, n, mid, fmax(a - c * mid, 0.0), c)
@@ -335,7 +338,7 @@ def find_root(
                     found = True
                     break
             if not found:
-                return False, 0.0, 0.0, 0.0, True, iterations, evaluations
+                return False, at, floor, far, none, iterations, evaluations
     best, f_best, b0, b1, b2 = r, f, s, s1, s2
     sure_lo, sure_hi = floor, far
     if r > at and f >= 0.0:
@@ -438,6 +441,9 @@ def solve_radial(
     objective = NAN  # of the best so far, once it is needed
     best = 0.0, 0.0, INF, 0.0, 0.0  # p(start), start, end, slope and curvature of the piece of the best
     converged, tie, previous_low = True, False, False
+    # Whether the choice does not hang on a root that was not found well enough; else, or in a tie, where the
+    # radii of those that were not chosen may be.
+    settled, least, most = True, INF, 0.0
     # p where the piece begins: what the pieces before add up to, in these units.
     base, a, c = 0.0, 0.0, 0.0
     if pieces[0, 1] > 0.0:
@@ -494,6 +500,8 @@ def solve_radial(
                 iterations += its
                 evaluations += evs
                 if not exists:
+                    if not ok:
+                        settled, least, most = False, fmin(least, low), fmax(most, high)
                     continue
                 previous_low = False
             tau = fmax(a - c * r, 0.0)
@@ -511,6 +519,11 @@ def solve_radial(
             same = fabs(value - objective) <= 8.0 * UNIT * (value + objective)
             wins = value < objective and not same
             tie = (tie and not wins) or same
+            # The loser's objective is an upper bound of that at its exact root.
+            unsure = not (converged if wins else ok)
+            settled = settled and not unsure
+            if same or unsure:
+                least, most = fmin(least, fmin(low, lower)), fmax(most, fmax(high, upper))
             if wins:
                 objective = value
         if wins:
@@ -521,8 +534,10 @@ def solve_radial(
         status = UNSHRUNK
     if tie:
         status = TIE
-    if not converged:
+    if not (converged and settled):
         status = MAX_ITERATIONS
+    if tie or not settled:
+        lower, upper = fmin(lower, least), fmax(upper, most)
     return best_r, best_tau, lower, upper, status, iterations, evaluations
 
 

@@ -211,11 +211,16 @@ def certify_rows(
             continue
         safe = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
         safe = safe and SAFE_LOW < xb < SAFE_HIGH and 1e-40 < step < 1e40
-        safe = safe and (zz == 0.0 or (SAFE_LOW < zz < SAFE_HIGH and SAFE_LOW < dzz < SAFE_HIGH))
+        # Whether the candidate is zero is read off itself: its squares may vanish.
+        if zz == 0.0:
+            safe = safe and not spot.any()
+        else:
+            safe = safe and SAFE_LOW < zz < SAFE_HIGH and SAFE_LOW < dzz < SAFE_HIGH
         for j in range(count):
             safe = safe and (pieces[j, 2] == 0.0 or 1e-40 < eta * pieces[j, 2] < 1e40)
             safe = safe and (pieces[j, 3] == 0.0 or 1e-40 < fabs(eta * pieces[j, 3]) < 1e40)
             safe = safe and (j == 0 or jumps or 1e-40 < pieces[j, 0] < 1e40)
+            safe = safe and eta * pieces[j, 1] < SAFE_HIGH
         if not safe:
             continue
         norm, reach, size = sqrt(bb), sqrt(xx), sqrt(zz)
