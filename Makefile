@@ -110,12 +110,12 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	@{ $(PIP) '$(TORCH)' && $(PIP) -e '.[compact,pretrained]'; } 2>/dev/null && touch $@ \
+	@{ $(PIP) '$(TORCH)' && $(PIP) -e '.[pretrained]'; } 2>/dev/null && touch $@ \
 	  || echo 'No $(TORCH) on offer here: $(NO_TORCH)'
 
 $(VENV)/.oldest: pyproject.toml .ci/oldest.txt | $(BIN)/python
 	$(PIP) -c .ci/oldest.txt -e '.[analysis,test]'
-	@{ $(PIP) -c .ci/oldest.txt '$(TORCH_OLDEST)' && $(PIP) -c .ci/oldest.txt -e '.[compact,pretrained]'; } 2>/dev/null \
+	@{ $(PIP) -c .ci/oldest.txt '$(TORCH_OLDEST)' && $(PIP) -c .ci/oldest.txt -e '.[pretrained]'; } 2>/dev/null \
 	  || echo 'No $(TORCH_OLDEST) on offer here: $(subst TORCH=,TORCH_OLDEST=,$(NO_TORCH))'
 	@touch $@
 
@@ -127,5 +127,5 @@ $(VENV)/.deep: $(VENV)/.analysis
 	@$(PIP) '$(TORCH)' || { \
 	  echo "study-deep needs PyTorch, and $(TORCH) is not on offer here; type:" >&2; \
 	  echo "make study-deep PIP_EXTRA_INDEX_URL=$(CPU_INDEX), or TORCH=torch for the CUDA build" >&2; exit 1; }
-	$(PIP) -e '.[compact,pretrained]'
+	$(PIP) -e '.[pretrained]'
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("study", "analysis", "test", "dev", "docs", "torch", "compact", "pretrained")
+EXTRAS = ("study", "analysis", "test", "dev", "docs", "torch", "pretrained")
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 lines = [*project["dependencies"], *(r for e in EXTRAS for r in project["optional-dependencies"][e])]

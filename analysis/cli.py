@@ -49,7 +49,7 @@ SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="All random
 
 RESULTS = Path("results")
 #: What the studies on networks need beyond the others.
-_DEEP_PACKAGES = ("torch", "torch_pruning")
+_DEEP_PACKAGES = ("torch",)
 
 HELP = {
     "problems": """Train on the real data and keep the proximal steps that the other studies work on.""",
@@ -101,7 +101,7 @@ def _run(
         except ModuleNotFoundError as error:
             if error.name not in _DEEP_PACKAGES:
                 raise
-            _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[compact]'")
+            _stop(f"The study {name} needs the package {error.name!r}: pip install 'proxlab[torch]'")
     _report(directory, time.perf_counter() - started)
 
 

@@ -31,7 +31,7 @@ myst_heading_anchors = 3
 
 autosummary_generate = True
 # The reference of proxlab.torch is built without PyTorch where it is not installed.
-autodoc_mock_imports = [name for name in ("torch", "torch_pruning") if find_spec(name) is None]
+autodoc_mock_imports = ["torch"] if find_spec("torch") is None else []
 autodoc_typehints = "none"
 autoclass_content = "class"
 numpydoc_show_class_members = False

@@ -34,14 +34,11 @@ def test_examples_of_a_page(page):
     examples = "\n".join(block for block in BLOCK.findall(page.read_text("utf-8")) if ">>>" in block)
     if "import torch" in examples:
         pytest.importorskip("torch")
-        pytest.importorskip("torch_pruning")
     run(doctest.DocTestParser().get_doctest(examples, {}, page.name, str(page), 0))
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
 def test_examples_of_a_docstring(module, name):
-    if name == "compact":
-        pytest.importorskip("torch_pruning")
     thing = getattr(importlib.import_module(module), name)
     for test in doctest.DocTestFinder().find(thing, name, module=False, globs={}):
         run(test)

@@ -1,536 +1,681 @@
-"""Remove channels: which outputs of layers have no influence, and cutting them with all that depends on them.
+"""Remove channels: which have no influence, cutting them with all that depends on them, and the proof of it.
 
-torch-pruning traces which layers share a channel. What is removed is decided here, in two steps that leave
-the network's function as it is: a channel that is the same constant for every input is folded into the biases
-of the layers that read it, whose weights for it become zero; and a channel that nobody reads is set to zero.
+What is removed is decided in two steps that leave the network's function as it is: a channel that is the same
+constant for every input is folded into the biases of the layers that read it, whose weights for it become
+zero; and a channel that nobody reads is set to zero. :mod:`proxlab.torch.tracing` says which slices of
+which parameters are one channel. After the cut both networks are traced, and each operation of the small one
+must have the labels of the large one without the removed channels: then it computes the same from the same
+elements.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 
+from proxlab.torch.heads import HeadAttention, scale_counts
 from proxlab.torch.report import Kept, Removed
+from proxlab.torch.structures import is_conv1d
+from proxlab.torch.tracing import Read, Trace
 
-__all__ = ["remove_channels"]
+__all__ = ["Channels", "Cut", "Head", "cut", "is_same", "zeros"]
 
 #: A constant may differ by this many roundings from place to place, after pooling for example.
 _ROUNDINGS = 32
 
 
-class RecurrentPruner(torch_pruning.BasePruningFunc):  # type: ignore[misc]
-    """How torch-pruning cuts the hidden units and the inputs of an LSTM or GRU."""
-
-    def prune_out_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.RNNBase:
-        """Remove hidden units: the rows of all gates, and the columns that read them."""
-        keep = [k for k in range(layer.hidden_size) if k not in set(idxs)]
-        for name, p in list(layer.named_parameters()):
-            rows = torch.unflatten(p.detach(), 0, (-1, layer.hidden_size))[:, keep].flatten(0, 1)
-            setattr(layer, name, nn.Parameter(rows[:, keep] if name.startswith("weight_hh") else rows))
-        layer.hidden_size = len(keep)
-        return _refresh(layer)
-
-    def prune_in_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.RNNBase:
-        """Remove inputs: columns of the first layer's weights, in both directions."""
-        keep = [k for k in range(layer.input_size) if k not in set(idxs)]
-        for name in _input_weights(layer):
-            setattr(layer, name, nn.Parameter(getattr(layer, name).detach()[:, keep]))
-        layer.input_size = len(keep)
-        return _refresh(layer)
-
-    def get_out_channels(self, layer: nn.RNNBase) -> int:
-        """Count the outputs."""
-        return int(layer.hidden_size)
-
-    def get_in_channels(self, layer: nn.RNNBase) -> int:
-        """Count the inputs."""
-        return int(layer.input_size)
-
-
-class _OneStep(torch.autograd.Function):
-    """Passes on results as if they came from the input in one operation, for tracing only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
-        return tuple(r.view_as(r) for r in results)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("the traced graph is not differentiated")
-
-
-def _as_one_step(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    """Forward hook: hide what a recurrent layer does over time, where channels are not channels."""
-    if not isinstance(args[0], Tensor):
-        return output
-    lstm = isinstance(output[1], tuple)
-    results = (output[0], *(output[1] if lstm else output[1:]))
-    weight = next(layer.parameters())
-    first, *states = _OneStep.apply(args[0], weight, *(r.detach() for r in results))  # type: ignore[no-untyped-call]
-    return first, tuple(states) if lstm else states[0]
-
-
-def _refresh(layer: nn.RNNBase) -> nn.RNNBase:
-    # The module keeps references to its weights in one flat list.
-    layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
-    layer.flatten_parameters()
-    return layer
-
-
-def _input_weights(layer: nn.RNNBase) -> list[str]:
-    return [name for name, _ in layer.named_parameters() if name.startswith("weight_ih_l0")]
-
-
-# ----------------------------------------------------------------------------------------------------
-# What a layer's weights say of one of its channels.
-
-
-def _in_axis(layer: nn.Module) -> int:
-    return 0 if isinstance(layer, _ConvTransposeNd) else 1
-
-
-def _zero_slices(weight: Tensor, axis: int) -> Tensor:
-    return ~(weight.detach() != 0).movedim(axis, 0).flatten(1).any(dim=1)
-
-
-def _zero_outputs(layer: nn.Module) -> Tensor:
-    """Which outputs of a layer do not depend on its inputs."""
-    if isinstance(layer, nn.RNNBase):
-        if _obstacle(layer, "", False) is not None:
-            return torch.zeros(layer.hidden_size, dtype=torch.bool)
-        # A candidate state of zero keeps the hidden state, which starts at zero, at zero.
-        rows = torch.cat([p.detach().reshape(p.shape[0], -1) for p in layer.parameters()], dim=1)
-        return _zero_slices(torch.unflatten(rows, 0, (-1, layer.hidden_size))[2], 0)
-    if isinstance(layer, nn.Embedding):
-        return _zero_slices(layer.weight, 1)
-    assert isinstance(layer, (nn.Linear, _ConvNd))
-    return _zero_slices(layer.weight, 1 - _in_axis(layer))
-
-
-def _zero_inputs(layer: nn.Module) -> Tensor:
-    """Which inputs of a layer have no influence on it."""
-    if isinstance(layer, nn.RNNBase):
-        return torch.stack([_zero_slices(getattr(layer, n), 1) for n in _input_weights(layer)]).all(dim=0)
-    assert isinstance(layer, (nn.Linear, _ConvNd))
-    return _zero_slices(layer.weight, _in_axis(layer))
-
-
-def _clear_outputs(layer: nn.Module, where: list[int]) -> None:
-    if isinstance(layer, nn.RNNBase):
-        for name, p in layer.named_parameters():
-            torch.unflatten(p, 0, (-1, layer.hidden_size))[:, where] = 0
-            if name.startswith("weight_hh"):
-                p[:, where] = 0
-        return
-    axis = 1 if isinstance(layer, nn.Embedding) else 0
-    if isinstance(layer, _ConvNd):
-        axis = 1 - _in_axis(layer)
-    if isinstance(layer.weight, Tensor):
-        layer.weight.movedim(axis, 0)[where] = 0
-    if isinstance(getattr(layer, "bias", None), Tensor):
-        layer.bias[where] = 0  # type: ignore[operator]
-
-
-def _clear_inputs(layer: nn.Module, where: list[int]) -> None:
-    if isinstance(layer, nn.RNNBase):
-        for name in _input_weights(layer):
-            getattr(layer, name)[:, where] = 0
-        return
-    assert isinstance(layer, (nn.Linear, _ConvNd))
-    layer.weight.movedim(_in_axis(layer), 0)[where] = 0
-
-
-def _can_fold(layer: nn.Module) -> bool:
-    """Whether a constant input adds the same constant everywhere to what the layer computes."""
-    if isinstance(layer, nn.RNNBase):
-        return bool(layer.bias)
-    if isinstance(layer, _ConvTransposeNd):
-        return False
-    if isinstance(layer, _ConvNd) and layer.padding_mode == "zeros":
-        same = layer.padding == "same" and any(k > 1 for k in layer.kernel_size)
-        return not same and (isinstance(layer.padding, str) or not any(layer.padding))
-    return True
-
-
-def _fold(layer: nn.Module, where: list[int], constant: Tensor) -> None:
-    """Add what constant inputs contribute to the bias."""
-    if not bool(constant.any()):
-        return
-    if isinstance(layer, nn.RNNBase):
-        for name in _input_weights(layer):
-            bias = getattr(layer, name.replace("weight", "bias"))
-            bias += getattr(layer, name)[:, where] @ constant
-        return
-    assert isinstance(layer, (nn.Linear, _ConvNd))
-    shift = layer.weight[:, where].flatten(2).sum(dim=2) if layer.weight.dim() > 2 else layer.weight[:, where]
-    if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros_like(shift[:, 0]))
-    layer.bias += shift @ constant
-
-
-# ----------------------------------------------------------------------------------------------------
-# What the layers read.
-
-
-@dataclass
-class _Range:
-    """Least and greatest value of each input channel of a layer, over all places and all runs."""
-
-    low: Tensor
-    high: Tensor
-
-    def constant(self) -> Tensor:
-        """The value of constant channels, NaN elsewhere."""
-        spread = self.high - self.low
-        allowed = _ROUNDINGS * torch.finfo(self.low.dtype).eps * self.low.abs()
-        return torch.where(spread <= allowed, self.low, torch.nan)
-
-
-def _watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[nn.Module, _Range]:
-    seen: dict[nn.Module, _Range] = {}
-
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach() if args and isinstance(args[0], Tensor) else None
-        if x is None or not x.is_floating_point() or x.numel() == 0:
-            return
-        axis = x.dim() - 1
-        if isinstance(module, _ConvNd):
-            axis -= len(module.kernel_size)
-        rows = x.movedim(axis, 0).flatten(1)
-        low, high = rows.amin(dim=1), rows.amax(dim=1)
-        if module in seen:
-            low, high = torch.minimum(low, seen[module].low), torch.maximum(high, seen[module].high)
-        seen[module] = _Range(low, high)
-
-    watched = (nn.Linear, _ConvNd, nn.RNNBase)
-    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, watched)]
-    try:
-        run(model)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return seen
-
-
-# ----------------------------------------------------------------------------------------------------
-# Groups of coupled channels.
-
-
-class _Member(NamedTuple):
-    """A layer with the channels of it that belong to each channel of the group's root."""
-
-    name: str
-    layer: nn.Module
-    channels: Tensor
-    roots: Tensor
-
-    def every(self, holds: Tensor, count: int) -> Tensor:
-        """Which of the root's channels have ``holds`` true in all that belongs to them in this layer."""
-        out = torch.ones(count, dtype=torch.bool)
-        out[self.roots[~holds.cpu()[self.channels]]] = False
-        return out
-
-    def of(self, chosen: Tensor) -> list[int]:
-        """The layer's channels that belong to the chosen ones of the root."""
-        return self.channels[chosen[self.roots]].tolist()
-
-
-@dataclass
-class _Group:
-    """Coupled channels: the layers that make them, pass them on, and read them; which ones are dead."""
-
-    root: nn.Module
-    name: str
-    count: int
-    dead: Tensor
-    makers: list[_Member] = field(default_factory=list)
-    passing: list[_Member] = field(default_factory=list)
-    readers: list[_Member] = field(default_factory=list)
-    obstacle: str | None = None
-
-    def constant(self) -> Tensor:
-        """Which channels do not depend on the input, as far as the layers that make them say."""
-        out = torch.ones(self.count, dtype=torch.bool)
-        for m in self.makers:
-            out &= m.every(_zero_outputs(m.layer), self.count)
-        return out
-
-    def unread(self) -> Tensor:
-        """Which channels nobody reads."""
-        out = torch.ones(self.count, dtype=torch.bool)
-        for m in self.readers:
-            out &= m.every(_zero_inputs(m.layer), self.count)
-        for m in self.makers:
-            if isinstance(m.layer, nn.RNNBase):
-                out &= m.every(_unread_states(m.layer), self.count)
-        return out
-
-
-def _recurrent(layer: nn.RNNBase) -> Tensor:
-    weight: Any = layer.weight_hh_l0
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _unread_states(layer: nn.RNNBase) -> Tensor:
-    """Which hidden units no other hidden unit reads."""
-    w = torch.unflatten(_recurrent(layer).detach(), 0, (-1, layer.hidden_size))
-    others = ~torch.eye(layer.hidden_size, dtype=torch.bool, device=w.device)
-    read: Tensor = ((w != 0) & others).any(dim=0).any(dim=0)
-    return ~read
-
-
-def _obstacle(layer: nn.Module, name: str, reading: bool) -> str | None:
-    """Why a channel that this layer makes or passes on cannot be removed, if so."""
-    if isinstance(layer, torch_pruning.ops._OutputOp):
-        return "it is an output of the model"
-    if isinstance(layer, nn.Parameter):
-        return f"it is coupled with the parameter {name!r}, which is in no layer that is known"
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.modules.instancenorm._InstanceNorm):
-        return f"{type(layer).__name__} {name!r} normalises it together with others"
-    if isinstance(layer, nn.MultiheadAttention):
-        return f"it is part of the width of the attention {name!r}"
-    if parametrize.is_parametrized(layer):
-        return f"{name!r} is parametrized"
-    if isinstance(layer, _ConvNd) and layer.groups > 1 and not _is_depthwise(layer):
-        return f"{name!r} is a grouped convolution"
-    manifold = isinstance(layer, nn.RNNBase) and (
-        layer.num_layers > 1 or layer.bidirectional or layer.proj_size > 0
-    )
-    if manifold and not reading:
-        return f"{name!r} has several layers, directions or a projection"
-    return None
-
-
-def _is_depthwise(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, _ConvNd)
-        and not isinstance(layer, _ConvTransposeNd)
-        and layer.groups == layer.in_channels == layer.out_channels > 1
-    )
-
-
-def _read_group(
-    graph: Any, root: nn.Module, names: dict[Any, str], blocked: Mapping[tuple[Any, str], str]
-) -> _Group:
-    pruner = graph.get_pruner_of_module(root)
-    count = pruner.get_out_channels(root)
-    group = _Group(root, names[root], count, torch.zeros(count, dtype=torch.bool))
-    obstacles: list[str | None] = []
-    try:
-        items = list(graph.get_pruning_group(root, pruner.prune_out_channels, list(range(count))))
-    except Exception as error:  # torch-pruning meets an operation that it cannot follow
-        items, obstacles = [], [f"torch-pruning cannot trace what reads it ({type(error).__name__}: {error})"]
-    for item in items:
-        layer = item.dep.target.module
-        name = names.get(layer, "")
-        depthwise = _is_depthwise(layer)
-        reading = item.dep.handler.__name__ == "prune_in_channels" and not depthwise
-        obstacles += [
-            _obstacle(layer, name, reading),
-            blocked.get((layer, "inputs" if reading else "outputs")),
-        ]
-        member = _Member(name, layer, torch.tensor(item.idxs), torch.tensor(item.root_idxs))
-        if isinstance(layer, (_BatchNorm, nn.PReLU)) or depthwise:
-            group.passing.append(member)
-        elif isinstance(layer, (nn.Linear, _ConvNd, nn.RNNBase, nn.Embedding)):
-            size = len(_zero_inputs(layer)) if reading else len(_zero_outputs(layer))
-            if bool((member.channels >= size).any()):
-                obstacles.append(f"its channels do not fit those of {name!r}, with which it seems coupled")
-            else:
-                (group.readers if reading else group.makers).append(member)
-    if not group.readers:
-        obstacles.append("no layer was found that reads it")
-    group.obstacle = next((o for o in obstacles if o is not None), None)
-    return group
-
-
-def _read_groups(graph: Any, names: dict[Any, str], blocked: Mapping[tuple[Any, str], str]) -> list[_Group]:
-    groups: list[_Group] = []
-    seen: set[nn.Module] = set()
-    roots = (nn.Linear, _ConvNd, nn.Embedding, nn.LSTM, nn.GRU)
-    for layer in list(graph.module2node):
-        if isinstance(layer, roots) and layer not in seen and not _is_depthwise(layer):
-            group = _read_group(graph, layer, names, blocked)
-            seen |= {layer, *(m.layer for m in group.makers)}
-            groups.append(group)
-    return groups
-
-
-# ----------------------------------------------------------------------------------------------------
-# Removing.
-
-
-def _settle(group: _Group, seen: dict[nn.Module, _Range], scaled: dict[nn.Module, nn.Module]) -> bool:
-    """Fold constants and clear what is not read; returns whether more channels than before are dead."""
-    for m in group.passing:
-        if m.layer in scaled and isinstance(m.layer.weight, Tensor):
-            # What a batch norm multiplies by zero is not read.
-            _clear_outputs(scaled[m.layer], torch.nonzero(m.layer.weight == 0).flatten().tolist())
-    constant = group.constant()
-    for m in group.makers:
-        if isinstance(m.layer, nn.RNNBase):
-            _recurrent(m.layer)[:, m.of(constant)] = 0
-    foldable = constant.clone()
-    for m in group.readers:
-        foldable &= m.every(_takes(m.layer, seen), group.count)
-    for m in group.readers:
-        todo = torch.tensor(m.of(foldable), dtype=torch.long)
-        todo = todo[~_zero_inputs(m.layer).cpu()[todo]]
-        if len(todo):
-            where: list[int] = todo.tolist()
-            _fold(m.layer, where, seen[m.layer].constant()[where])
-            _clear_inputs(m.layer, where)
-    dead = group.unread()
-    new = dead & ~group.dead
-    for m in (*group.makers, *group.passing):
-        # One slope of a PReLU may serve all channels; it keeps zeros whatever it is.
-        if not isinstance(m.layer, nn.PReLU):
-            _clear_outputs(m.layer, m.of(new))
-    group.dead = dead
-    return bool(new.any())
-
-
-def _takes(layer: nn.Module, seen: dict[nn.Module, _Range]) -> Tensor:
-    """Which inputs of a layer, if they are constant, can go to its bias."""
-    zero = _zero_inputs(layer)
-    if layer not in seen:
-        return zero
-    value = seen[layer].constant()
-    return zero | (value == 0) | (~value.isnan() & _can_fold(layer))
-
-
-def _explain(group: _Group, seen: dict[nn.Module, _Range]) -> Counter[tuple[str, str, str]]:
-    """Count, by layer, side and reason, what is zero and stays."""
-    made = [m.every(_zero_outputs(m.layer), group.count) for m in group.makers]
-    read = [m.every(_zero_inputs(m.layer), group.count) for m in group.readers]
-    taken = [m.every(_takes(m.layer, seen), group.count) for m in group.readers]
-    unread = group.unread()
-
-    def first(members: list[_Member], holds: list[Tensor], root: int) -> str | None:
-        return next((m.name for m, held in zip(members, holds, strict=True) if not held[root]), None)
-
-    def reason(what: str, root: int) -> str:
-        if group.obstacle is not None:
-            return group.obstacle
-        if unread[root]:
-            return "a layer keeps at least one channel"
-        if what == "inputs":
-            reader = first(group.readers, read, root)
-            return "other hidden units read it" if reader is None else f"{reader!r} reads it too"
-        maker = first(group.makers, made, root)
-        if maker is not None:
-            return f"it is coupled with {maker!r}, which is not zero"
-        reader = first(group.readers, taken, root)
-        return f"it is a constant other than zero, which {reader!r} cannot take into its bias"
-
-    found: Counter[tuple[str, str, str]] = Counter()
-    for members, what, zeros in (
-        (group.makers, "outputs", _zero_outputs),
-        (group.readers, "inputs", _zero_inputs),
-    ):
-        for m in members:
-            zero = zeros(m.layer).cpu()[m.channels] & ~group.dead[m.roots]
-            for root in m.roots[zero].tolist():
-                found[m.name, what, reason(what, root)] += 1
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a network by their first names: parameters, buffers, plain attributes."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for path, m in model.named_modules():
+        for store in (m._parameters, m._buffers, m.__dict__):
+            for name, t in store.items():
+                if isinstance(t, Tensor) and id(t) not in seen:
+                    seen.add(id(t))
+                    found[f"{path}.{name}" if path else name] = t
     return found
 
 
-def remove_channels(
-    model: nn.Module,
-    once: Callable[[nn.Module], list[Tensor]],
-    run: Callable[[nn.Module], list[Tensor]],
-    blocked: Mapping[tuple[Any, str], str],
-    allowed: Callable[[str], bool],
-) -> tuple[list[Removed], list[Kept]]:
-    """Remove, in place, the channels that have no influence on a network's outputs.
+def _outputs_axis(layer: nn.Module) -> int:
+    """The axis of a layer's weight that makes its outputs."""
+    swapped = isinstance(layer, (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag))
+    return 1 if swapped or is_conv1d(layer) else 0
+
+
+def _zero_columns(read: Read, weight: Tensor) -> Tensor:
+    """Which channels have no influence on what reads them."""
+    zero: Tensor = (weight.detach().reshape(-1)[read.ids] == 0).all(1)
+    return zero
+
+
+def _zero_slices(weight: Tensor, axis: int) -> Tensor:
+    """Which slices across an axis are zero."""
+    zero: Tensor = ~(weight.detach() != 0).movedim(axis, 0).flatten(1).any(dim=1)
+    return zero
+
+
+@dataclass(frozen=True)
+class Head:
+    """The heads of an attention: for each the channel that all of it is.
+
+    Attributes
+    ----------
+    path : str
+        The module that holds the attention.
+    reader : str
+        The layer after it.
+    roots : tuple of int
+        The channel of each head.
+    """
+
+    path: str
+    reader: str
+    roots: tuple[int, ...]
+
+
+@dataclass
+class Channels:
+    """The channels of a traced network: slices of parameters that go together."""
+
+    trace: Trace
+    roots: Tensor
+    obstacles: dict[int, str]
+    slices: dict[int, list[tuple[str, int, int]]] = field(default_factory=dict)
+    readers: dict[int, list[tuple[Read, int]]] = field(default_factory=dict)
+    heads: list[Head] = field(default_factory=list)
+    # Biases that constants were folded into and that were not there before, and their weights.
+    biases: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trace: Trace, model: nn.Module) -> Channels:
+        """Put together what a trace found.
+
+        Parameters
+        ----------
+        trace : Trace
+        model : torch.nn.Module
+            The network that was traced.
+        """
+        families = trace.families
+        new = cls(trace, families.roots(), {})
+        held = _held(model)
+        for (name, axis), (start, size) in families.base.items():
+            for k, root in enumerate(new.roots[start : start + size].tolist()):
+                new.slices.setdefault(root, []).append((name, axis, k))
+        for read in trace.reads.values():
+            for j, root in enumerate(new.of_read(read).tolist()):
+                new.readers.setdefault(root, []).append((read, j))
+        products = {int(new.roots[a]) for a in trace.families.products}
+        new.obstacles = families.obstacles(products)
+        new._keep_idle(model, held)
+        new._find_heads(products)
+        return new
+
+    def of_read(self, read: Read) -> Tensor:
+        """The channels that come in."""
+        start, _ = self.trace.families.base[read.name, read.axis]
+        found: Tensor = self.roots[start + read.index]
+        return found
+
+    def idle(self, model: nn.Module) -> dict[str, list[Tensor]]:
+        """Modules with parameters that no run used, and these."""
+        found: dict[str, list[Tensor]] = {}
+        for name, p in _held(model).items():
+            if isinstance(p, nn.Parameter) and name not in self.trace.touched:
+                found.setdefault(name.rpartition(".")[0], []).append(p)
+        return found
+
+    def _keep_idle(self, model: nn.Module, held: dict[str, Tensor]) -> None:
+        """Keep what a module may read that did not run."""
+        idle = self.idle(model)
+        if not idle:
+            return
+        reads: dict[int, str] = {}
+        for path, tensors in idle.items():
+            for t in tensors:
+                for size in t.shape:
+                    reads.setdefault(size, path)
+        widths: dict[int, set[int]] = {}
+        for (_, atom), sizes in self.trace.widths.items():
+            widths.setdefault(int(self.roots[atom]), set()).update(sizes)
+        for root, slices in self.slices.items():
+            sizes = {self.trace.families.base[name, axis][1] for name, axis, _ in slices}
+            for size in sizes | widths.get(root, set()):
+                if size > 1 and size in reads:
+                    reason = f"{reads[size]!r}, which did not run in the trace, may read it"
+                    self.obstacles.setdefault(root, reason)
+
+    def _find_heads(self, products: set[int]) -> None:
+        for read in self.trace.reads.values():
+            roots = self.of_read(read).tolist()
+            if len(roots) < 2 or not all(r in products for r in roots):
+                continue
+            each = list(dict.fromkeys(roots))
+            size = len(roots) // len(each)
+            if size < 2 or roots != [r for r in each for _ in range(size)]:
+                continue
+            makers = [n for n, a, _ in self.slices[each[0]] if (n, a) in self.trace.makes and n != read.name]
+            if makers:
+                layer = makers[-1].rpartition(".")[0]
+                own = makers[-1].endswith("in_proj_weight") or makers[-1].endswith("v_proj_weight")
+                path = layer if own else layer.rpartition(".")[0]
+                self.heads.append(Head(path, read.layer, tuple(each)))
+
+    # ------------------------------------------------------------------------------------------------
+    # What is dead.
+
+    def settle(self, model: nn.Module, allowed: Callable[[int], bool]) -> set[int]:
+        """Fold constants and clear what is not read, in place; returns the channels that can be cut.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The network that was traced, or a copy of it.
+        allowed : callable
+            Whether a channel may be removed.
+        """
+        held = _held(model)
+        reads = list(self.trace.reads.values())
+        closed = torch.ones(len(self.roots), dtype=torch.bool)
+        for root in self.readers:
+            closed[root] = root < 2 or root in self.obstacles or not allowed(root)
+        with torch.no_grad():
+            lost = closed.clone()
+            for read in reads:
+                lost[self.of_read(read)[~self._takes(read, model, held[read.name])]] = True
+            for read in reads:
+                fold = ~lost[self.of_read(read)] & ~_zero_columns(read, held[read.name])
+                if bool(fold.any()):
+                    _fold(model, read, held[read.name], fold, self.biases)
+            held = _held(model)
+            dead = torch.zeros_like(closed)
+            while True:
+                alive = closed.clone()
+                for read in reads:
+                    alive[self.of_read(read)[~_zero_columns(read, held[read.name])]] = True
+                new = ~alive & ~dead
+                if not bool(new.any()):
+                    break
+                dead |= new
+                for (name, axis), (start, size) in self.trace.families.base.items():
+                    where = dead[self.roots[start : start + size]]
+                    # What a norm remembers of a channel that is zero does not matter.
+                    if isinstance(held.get(name), nn.Parameter) and bool(where.any()):
+                        held[name].movedim(axis, 0)[where] = 0
+        return self._leave(dead, model)
+
+    def _takes(self, read: Read, model: nn.Module, weight: Tensor) -> Tensor:
+        """Which channels that come in are zero, or constants that can go to the bias."""
+        zero = _zero_columns(read, weight)
+        constant = ~read.taint & (read.high - read.low <= _spread(read, weight))
+        return zero | (constant & ((read.low == 0) & (read.high == 0) | _can_fold(model, read)))
+
+    def _leave(self, dead: Tensor, model: nn.Module) -> set[int]:
+        """Take back channels so that every layer keeps one, and the parts of recurrent layers as many."""
+        families = {
+            key: self.roots[start : start + size] for key, (start, size) in self.trace.families.base.items()
+        }
+        levels: dict[str, list[Tensor]] = {}
+        for (name, _), roots in families.items():
+            if ":" in name:
+                levels.setdefault(name.partition(":")[0], []).append(roots)
+        for _ in range(len(families) + 1):
+            changed = False
+            for roots in families.values():
+                if bool(dead[roots].all()) and len(roots):
+                    dead[roots[0]] = False
+                    changed = True
+            for parts in levels.values():
+                fewest = min(int(dead[roots].sum()) for roots in parts)
+                for roots in parts:
+                    extra = int(dead[roots].sum()) - fewest
+                    if extra:
+                        dead[roots[dead[roots]][-extra:]] = False
+                        changed = True
+            if not changed:
+                break
+        used = set(self.readers)
+        return {int(r) for r in torch.nonzero(dead).flatten().tolist() if r in used and r > 1}
+
+    # ------------------------------------------------------------------------------------------------
+    # Words.
+
+    def explain(self, given: nn.Module, gone: set[int], refused: dict[int, str]) -> list[Kept]:
+        """Say which slices of parameters are zero and stay, and why.
+
+        Parameters
+        ----------
+        given : torch.nn.Module
+            The network as it was given.
+        gone : set of int
+            The channels that were removed.
+        refused : dict
+            Those that could not be removed, and why.
+        """
+        found: Counter[tuple[str, str, str]] = Counter()
+        unread = self.settled_unread(given)
+        inside: set[int] = set()
+        for head in self.heads:
+            for root in head.roots:
+                if root in refused:
+                    found[head.path, "heads", refused[root]] += 1
+                    inside.add(root)
+                elif root not in gone and all(self._dead_in(root)) and root not in self.obstacles:
+                    found[head.path, "heads", "a layer keeps at least one head"] += 1
+                    inside.add(root)
+        for layer, name, axis, what, slices in _zero_weights(given):
+            for k in slices:
+                base = self.trace.families.base.get((name, axis))
+                if base is not None and int(self.roots[base[0] + k]) in inside:
+                    continue
+                reason = self._reason(name, axis, k, what, gone, refused)
+                if reason is not None:
+                    found[layer, what, reason] += 1
+        for path, m in given.named_modules():
+            if isinstance(m, nn.RNNBase):
+                for reason in self._units(path, m, gone, refused, unread):
+                    found[path, "outputs", reason] += 1
+        return [Kept(layer, what, count, reason) for (layer, what, reason), count in found.items()]
+
+    def settled_unread(self, model: nn.Module) -> dict[int, bool]:
+        """Whether each channel is read by no weight other than zero."""
+        held = _held(model)
+        out: dict[int, bool] = dict.fromkeys(self.readers, True)
+        for read in self.trace.reads.values():
+            for root, zero in zip(
+                self.of_read(read).tolist(), _zero_columns(read, held[read.name]).tolist(), strict=True
+            ):
+                out[root] &= zero
+        return out
+
+    def _units(
+        self, path: str, layer: nn.RNNBase, gone: set[int], refused: dict[int, str], unread: dict[int, bool]
+    ) -> list[str]:
+        """Hidden units whose weights are all zero, or that nobody reads, and that stay."""
+        out: list[str] = []
+        gates = {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
+        for (name, axis), (start, size) in self.trace.families.base.items():
+            if not name.startswith(f"{path}:"):
+                continue
+            end = name.partition(":")[2]
+            rows = torch.cat(
+                [
+                    p.detach().reshape(p.shape[0], -1)
+                    for n, p in layer.named_parameters()
+                    if n.endswith(end) and not n.startswith("weight_hr")
+                ],
+                1,
+            )
+            zero = ~(rows.unflatten(0, (gates, size)) != 0).any(2).any(0)
+            for k, root in enumerate(self.roots[start : start + size].tolist()):
+                if root not in gone and (bool(zero[k]) or unread.get(root, False)):
+                    what = "outputs" if bool(zero[k]) else "inputs"
+                    reason = self._reason(name, axis, k, what, gone, refused)
+                    if reason is not None:
+                        out.append(reason)
+        return out
+
+    def _reason(
+        self, name: str, axis: int, k: int, what: str, gone: set[int], refused: dict[int, str]
+    ) -> str | None:
+        base = self.trace.families.base.get((name, axis))
+        if base is None:
+            if name not in self.trace.touched:
+                return "it did not run in the trace"
+            return "no layer was found that makes it" if what == "inputs" else "it is not along channels"
+        root = int(self.roots[base[0] + k])
+        if root in gone:
+            return None
+        if root in refused:
+            return refused[root]
+        if root in self.obstacles:
+            return self.obstacles[root]
+        if root not in self.readers:
+            return "no layer was found that reads it"
+        if all(self._dead_in(root)):
+            if any(":" in n for n, _, _ in self.slices[root]):
+                return "a layer keeps at least one channel, and all parts of a recurrent layer as many"
+            return "a layer keeps at least one channel"
+        if any(root in head.roots for head in self.heads):
+            return "it is in an attention head, of which only the whole is removed"
+        if root in self.trace.families.mixed_roots():
+            return self.trace.families.mixed_roots()[root]
+        if what == "inputs":
+            reader = next((r for r, j in self.readers[root] if not self.zeros[id(r)][j]), None)
+            if reader is None:
+                return "it is read where it cannot be left out"
+            if reader.name.rpartition(".")[2].startswith("weight_hh"):
+                return "other hidden units read it"
+            return f"{reader.layer!r} reads it too"
+        reader, channel = next(
+            ((r, j) for r, j in self.readers[root] if not self.takes[id(r)][j]), self.readers[root][0]
+        )
+        maker = next(
+            (
+                n.rpartition(".")[0]
+                for n, a, i in self.slices[root]
+                if (n, a) in self.trace.makes and not bool(self.zero_made[n, a][i])
+            ),
+            None,
+        )
+        if maker is not None:
+            return f"it is coupled with {maker!r}, which is not zero"
+        if reader.taint[channel]:
+            return f"it reaches {reader.layer!r} with what is not zero"
+        if reader.low[channel] != reader.high[channel]:
+            return f"it reaches {reader.layer!r} as a constant that differs by place, or in training mode"
+        return f"it is a constant other than zero, which {reader.layer!r} cannot take into its bias"
+
+    def look(self, model: nn.Module) -> None:
+        """Remember what the weights of a network say, for :meth:`explain`."""
+        held = _held(model)
+        self.zeros = {id(r): _zero_columns(r, held[r.name]) for r in self.trace.reads.values()}
+        self.takes = {id(r): self._takes(r, model, held[r.name]) for r in self.trace.reads.values()}
+        self.zero_made = {(n, a): _zero_slices(held[n], a) for n, a in self.trace.makes if n in held}
+
+    def _dead_in(self, root: int) -> list[bool]:
+        return [bool(self.zeros[id(r)][j]) for r, j in self.readers[root]]
+
+    def removed(self, model: nn.Module, gone: set[int]) -> list[Removed]:
+        """List the layers that have fewer outputs, and the attention with fewer heads."""
+        out: list[Removed] = []
+        inside: set[int] = set()
+        for head in self.heads:
+            inside |= set(head.roots)
+            left = sum(r not in gone for r in head.roots)
+            if left < len(head.roots):
+                out.append(Removed(head.path, "heads", len(head.roots), left))
+        makes = dict(self.trace.makes)
+        for name, axis in makes.items():
+            start, size = self.trace.families.base[name, axis]
+            roots = self.roots[start : start + size].tolist()
+            if all(r in inside for r in roots):
+                continue
+            layer = name.rpartition(".")[0]
+            m = model.get_submodule(layer)
+            if isinstance(m, nn.RNNBase):
+                if not name.endswith("weight_ih_l0"):
+                    continue
+                start, size = self.trace.families.base[f"{layer}:_l0", 0]
+                roots = self.roots[start : start + size].tolist()
+            left = sum(r not in gone for r in roots)
+            if left < size:
+                out.append(Removed(layer, "outputs", size, left))
+        return out
+
+
+def _zero_weights(model: nn.Module) -> Iterator[tuple[str, str, int, str, list[int]]]:
+    """Zero slices of the weights: layer, parameter, axis, "outputs" or "inputs", and which."""
+    first = {id(t): name for name, t in _held(model).items()}
+    for path, m in model.named_modules():
+        for name, p in m._parameters.items():
+            if p is None or p.dim() < 2 or not _is_weight(m, name):
+                continue
+            sides = [(_outputs_axis(m), "outputs"), (1 - _outputs_axis(m), "inputs")]
+            if isinstance(m, nn.RNNBase):
+                sides = [(1, "inputs")]
+            elif isinstance(m, nn.Embedding | nn.EmbeddingBag) or (isinstance(m, _ConvNd) and m.groups > 1):
+                sides = sides[:1]
+            for axis, what in sides:
+                which: list[int] = torch.nonzero(_zero_slices(p, axis)).flatten().tolist()
+                if which:
+                    yield path, first[id(p)], axis, what, which
+
+
+def zeros(model: nn.Module) -> list[tuple[str, str, int]]:
+    """Count the zero slices of weights: layer, "outputs" or "inputs", how many."""
+    return [(layer, what, len(which)) for layer, _, _, what, which in _zero_weights(model)]
+
+
+def _is_weight(module: nn.Module, name: str) -> bool:
+    if isinstance(module, nn.RNNBase):
+        return name.startswith("weight_ih_l0")
+    if isinstance(module, nn.MultiheadAttention):
+        return name.endswith("weight")
+    known = isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag))
+    return name == "weight" and (known or is_conv1d(module))
+
+
+def _spread(read: Read, weight: Tensor) -> Tensor:
+    eps = torch.finfo(weight.dtype).eps
+    return _ROUNDINGS * eps * read.low.abs()
+
+
+def _can_fold(model: nn.Module, read: Read) -> bool:
+    """Whether a constant input adds the same constant everywhere to what the layer computes."""
+    return read.shifts and (read.bias is not None or _owner(model, read) is not None)
+
+
+def _owner(model: nn.Module, read: Read) -> nn.Module | None:
+    """The layer of a weight, where it can be given a bias."""
+    if not read.name.endswith("weight"):
+        return None
+    m = model.get_submodule(read.layer)
+    plain = isinstance(m, (nn.Linear, _ConvNd)) and m.bias is None
+    own = type(m).forward in (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+    return m if plain and own else None
+
+
+def _fold(model: nn.Module, read: Read, weight: Tensor, which: Tensor, new_bias: dict[str, str]) -> None:
+    """Add what constant inputs contribute to the bias, and clear the weights that read them."""
+    where = torch.nonzero(which).flatten()
+    flat = weight.reshape(-1)
+    values = read.low[where].to(weight.dtype)
+    if bool((values != 0).any()):
+        shift = torch.zeros(read.count, dtype=weight.dtype)
+        parts = (flat[read.ids[where]] * values[:, None]).sum(0)
+        shift.index_add_(0, read.outputs, parts)
+        if read.bias is not None:
+            name, ids = read.bias
+            path, _, last = name.rpartition(".")
+            bias = getattr(model.get_submodule(path), last)
+            bias.reshape(-1)[ids] += shift
+        else:
+            owner = _owner(model, read)
+            assert owner is not None
+            owner.bias = nn.Parameter(shift)
+            new_bias[f"{read.layer}.bias" if read.layer else "bias"] = read.name
+    weight.reshape(-1)[read.ids[where].reshape(-1)] = 0
+
+
+# ----------------------------------------------------------------------------------------------------
+# Cutting.
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is left: for each tensor and axis that lost slices, their places before."""
+
+    left: dict[tuple[str, int], Tensor]
+
+
+def cut(model: nn.Module, channels: Channels, gone: set[int]) -> Cut:
+    """Remove channels in place.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Every parameter must require a gradient, by which the network is traced.
-    once, run : callable
-        Call a model, on one input and on several, and return its outputs.
-    blocked : mapping
-        For pairs of a module and "inputs" or "outputs", why these cannot be removed.
-    allowed : callable
-        Whether the channels that a layer makes may be removed, by its path.
-
-    Returns
-    -------
-    removed : list of Removed
-    kept : list of Kept
+        The network, settled.
+    channels : Channels
+        Those of it.
+    gone : set of int
+        Which to remove.
     """
-    names: dict[Any, str] = {m: name for name, m in model.named_modules()}
-    names |= {p: name for name, p in model.named_parameters()}
-    pruner = RecurrentPruner()
-    recurrent = [m for m in model.modules() if isinstance(m, (nn.LSTM, nn.GRU))]
-    hooks = [m.register_forward_hook(_as_one_step) for m in recurrent]
-    try:
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            model,
-            example_inputs=None,
-            # A further operation makes torch-pruning see that these are outputs, whatever makes them.
-            forward_fn=lambda m, _: [t * 1 for t in once(m)],
-            customized_pruners={nn.LSTM: pruner, nn.GRU: pruner},
-            verbose=False,
-        )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups = _read_groups(graph, names, blocked)
-    scaled: dict[nn.Module, nn.Module] = {
-        node.module: node.inputs[0].module
-        for node in graph.module2node.values()
-        if isinstance(node.module, _BatchNorm)
-        and len(node.inputs) == 1
-        and len(node.inputs[0].outputs) == 1
-        and isinstance(node.inputs[0].module, (nn.Linear, _ConvNd))
-    }
-    open_groups = [g for g in groups if g.obstacle is None and allowed(g.name)]
-    with torch.no_grad():
-        seen = _watch(model, run)
-        while any([_settle(g, seen, scaled) for g in open_groups]):  # noqa: C419 (all of them)
-            pass
-    removed: list[Removed] = []
-    cuts: list[tuple[_Group, list[int]]] = []
-    for g in open_groups:
-        if bool(g.dead.all()):
-            g.dead[0] = False
-        dead = torch.nonzero(g.dead).flatten().tolist()
-        if dead:
-            cuts.append((g, dead))
-            removed.append(Removed(g.name, "outputs", g.count, g.count - len(dead)))
-    found: Counter[tuple[str, str, str]] = Counter()
-    for g in groups:
-        if g.obstacle is not None or allowed(g.name):
-            found += _explain(g, seen)
-    found += _unreached(graph, groups, names)
-    for g, dead in cuts:
-        prune = graph.get_pruner_of_module(g.root).prune_out_channels
-        graph.get_pruning_group(g.root, prune, dead).prune(record_history=False)
-    return removed, [Kept(layer, what, count, reason) for (layer, what, reason), count in found.items()]
+    held = _held(model)
+    lost = torch.zeros(len(channels.roots), dtype=torch.bool)
+    lost[list(gone)] = True
+    left: dict[tuple[str, int], Tensor] = {}
+    for (name, axis), (start, size) in channels.trace.families.base.items():
+        keep = torch.nonzero(~lost[channels.roots[start : start + size]]).flatten()
+        if len(keep) < size:
+            left[name, axis] = keep
+    for name, weight in channels.biases.items():
+        axis = _outputs_axis(model.get_submodule(weight.rpartition(".")[0]))
+        if name in held and (weight, axis) in left:
+            left[name, 0] = left[weight, axis]
+    new: dict[int, Tensor] = {}
+    for (name, axis), keep in left.items():
+        if name not in held:
+            continue
+        old = held[name]
+        t = new.get(id(old), old.detach())
+        new[id(old)] = t.index_select(axis, keep)
+    for key, t in new.items():
+        new[key] = t.contiguous()
+    changed: list[tuple[nn.Module, dict[str, torch.Size]]] = []
+    done: dict[int, Tensor] = {}
+    for m in model.modules():
+        shapes: dict[str, torch.Size] = {}
+        stores: list[dict[str, Any]] = [m._parameters, m._buffers, m.__dict__]
+        for store in stores:
+            for name, old_t in list(store.items()):
+                if isinstance(old_t, Tensor) and id(old_t) in new:
+                    shapes[name] = old_t.shape
+                    if id(old_t) not in done:
+                        fresh = new[id(old_t)]
+                        done[id(old_t)] = (
+                            nn.Parameter(fresh, old_t.requires_grad)
+                            if isinstance(old_t, nn.Parameter)
+                            else fresh
+                        )
+                    store[name] = done[id(old_t)]
+        if shapes:
+            changed.append((m, shapes))
+    for m, shapes in changed:
+        _refit(m, shapes)
+    for path, label in channels.trace.norms.items():
+        m = model.get_submodule(path)
+        if isinstance(m, _NormBase):
+            m.num_features = int((~lost[channels.roots[label]]).sum())
+    for head in channels.heads:
+        keep_heads = [k for k, r in enumerate(head.roots) if r not in gone]
+        if len(keep_heads) < len(head.roots):
+            holder = model.get_submodule(head.path)
+            if isinstance(holder, HeadAttention):
+                holder.keep(keep_heads)
+            else:
+                scale_counts(holder, len(keep_heads), len(head.roots))
+    return Cut(left)
 
 
-def _unreached(graph: Any, groups: list[_Group], names: dict[Any, str]) -> Counter[tuple[str, str, str]]:
-    """Zero inputs that no layer makes."""
-    found: Counter[tuple[str, str, str]] = Counter()
-    for layer in graph.module2node:
-        if isinstance(layer, (nn.Linear, _ConvNd, nn.LSTM, nn.GRU)) and not _is_depthwise(layer):
-            zero = _zero_inputs(layer).cpu()
-            for g in groups:
-                for m in g.readers:
-                    if m.layer is layer:
-                        zero[m.channels] = False
-            if count := int(zero.sum()):
-                found[names[layer], "inputs", "no layer was found that makes it"] += count
-    return found
+def _refit(m: nn.Module, shapes: dict[str, torch.Size]) -> None:
+    """Make the numbers that a module keeps fit its tensors again."""
+    if isinstance(m, nn.Linear):
+        m.out_features, m.in_features = m.weight.shape
+    elif isinstance(m, _ConvNd):
+        old = shapes.get("weight", m.weight.shape)
+        rows, columns = m.weight.shape[:2]
+        if m.groups > 1:
+            m.groups = m.groups * rows // old[0]
+            m.in_channels, m.out_channels = m.groups * columns, rows
+            if isinstance(m, _ConvTransposeNd):
+                m.in_channels, m.out_channels = rows, m.groups * columns
+        elif isinstance(m, _ConvTransposeNd):
+            m.in_channels, m.out_channels = rows, columns
+        else:
+            m.in_channels, m.out_channels = columns, rows
+    elif isinstance(m, nn.Embedding | nn.EmbeddingBag):
+        m.embedding_dim = m.weight.shape[1]
+    elif isinstance(m, nn.RNNBase):
+        ih: Any = m.weight_ih_l0
+        hh: Any = m.weight_hh_l0
+        m.input_size = ih.shape[1]
+        if m.proj_size:
+            hr: Any = m.weight_hr_l0
+            m.proj_size, m.hidden_size = hr.shape
+        else:
+            m.hidden_size = hh.shape[1]
+        m._flat_weights = [getattr(m, name) for name in m._flat_weights_names]
+        m.flatten_parameters()
+    elif isinstance(m, nn.GroupNorm):
+        m.num_channels = m.weight.shape[0]
+    elif isinstance(m, nn.LayerNorm | nn.RMSNorm):
+        m.normalized_shape = tuple(m.weight.shape)
+    elif isinstance(m, nn.PReLU):
+        m.num_parameters = m.weight.shape[0]
+    elif is_conv1d(m):
+        weight: Any = m.weight
+        counts: Any = m
+        counts.nx, counts.nf = weight.shape
+
+
+# ----------------------------------------------------------------------------------------------------
+# The proof.
+
+
+def is_same(
+    big: nn.Module,
+    small: nn.Module,
+    once: Callable[[nn.Module], list[Tensor]],
+    inputs: Iterable[Tensor],
+    channels: Channels,
+    gone: set[int],
+    made: Cut,
+) -> str | None:
+    """Compare the traces of two networks, operation by operation; returns what differs, if anything.
+
+    Parameters
+    ----------
+    big, small : torch.nn.Module
+        Before and after :func:`cut`, in the same mode.
+    once : callable
+        Calls a network.
+    inputs : iterable of Tensor
+        What it is called with.
+    channels, gone, made
+        What was removed.
+    """
+    inputs = list(inputs)
+    families = channels.trace.families
+    lost = torch.zeros(len(channels.roots), dtype=torch.bool)
+    lost[list(gone)] = True
+    shapes = {name: t.shape for name, t in _held(big).items()}
+
+    def record(trace: Trace, left: dict[tuple[str, int], Tensor]) -> Callable[[Tensor, str | None], Tensor]:
+        """Names in the large network; what is removed is negative."""
+
+        def labels() -> Tensor:
+            table = torch.ones(len(trace.families.parent), dtype=torch.int64)
+            table[0] = 0
+            for key, (start, size) in trace.families.base.items():
+                if key in families.base:
+                    first, full = families.base[key]
+                    places = left.get(key, torch.arange(full))
+                    if len(places) == size:
+                        roots = channels.roots[first + places]
+                        table[start : start + size] = torch.where(lost[roots], -1, roots)
+            return table
+
+        def elements(ids: Tensor, name: str) -> Tensor:
+            found, gone_too, step = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool), 1
+            for axis in reversed(range(len(shapes[name]))):
+                full = shapes[name][axis]
+                places = left.get((name, axis), torch.arange(full))
+                place = places[ids % len(places)] if len(places) else ids
+                ids = ids // max(len(places), 1)
+                if (name, axis) in made.left:
+                    stays = torch.zeros(full, dtype=torch.bool)
+                    stays[made.left[name, axis]] = True
+                    gone_too |= ~stays[place]
+                found += step * place
+                step *= full
+            return torch.where(gone_too, -1, found)
+
+        return lambda t, name: labels()[t] if name is None else elements(t, name)
+
+    records = []
+    for model, left in ((big, {}), (small, made.left)):
+        trace = Trace()
+        records.append(trace.run(model, once, inputs, record(trace, left)))
+    for a, b in zip(*records, strict=False):
+        if a != b:
+            return f"the operation {a[0]!r} then computes something else"
+    return None if len(records[0]) == len(records[1]) else "other operations are run then"

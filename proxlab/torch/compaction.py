@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxlab.torch.heads import HeadAttention, dead_heads, remove_heads
+from proxlab.torch.channels import Channels, cut, is_same, zeros
+from proxlab.torch.heads import stand_in
 from proxlab.torch.report import CompactReport, Kept, Removed
-from proxlab.torch.structures import Attention, find_attention
+from proxlab.torch.structures import Attention
+from proxlab.torch.tracing import Trace, without_dropout
 from proxlab.torch.wrappers import check_model
 
 __all__ = ["compact"]
 
 #: Latency is the median of this many runs, or of those that fit into this many seconds.
 _RUNS, _SECONDS = 30, 1.0
+#: Bounds of the search for what cannot be removed.
+LIMIT_ATTEMPTS, LIMIT_SECONDS = 200, 120.0
 
 
 def compact(
@@ -36,17 +42,18 @@ def compact(
 
     A channel goes where its removal changes no output: where all weights that read it are zero, or where it
     is a constant (its own weights are zero) that the layers after it can take into their biases. Layers that
-    share the channel, through residual connections for example, must all allow it. The network is meant for
-    evaluation: batch norms use their running statistics, dropout is off.
+    share the channel, through residual connections for example, must all allow it. The small network computes
+    the same in evaluation and in training mode, dropout apart.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network; it is not changed.
+        The network; it is not changed. Of one from :func:`torch.compile` the module that it wraps is taken.
     example_inputs : Tensor, sequence or mapping
         Arguments of a call: one tensor, positional or keyword arguments.
     attention : sequence of Attention, optional
-        Attention made of separate linear layers, where :func:`param_groups` would not find it by itself.
+        Attention made of separate linear layers, as for :func:`param_groups`. Heads are found in the trace,
+        so that this only checks the names.
 
     Returns
     -------
@@ -58,18 +65,21 @@ def compact(
 
     Raises
     ------
-    ImportError
-        Without torch-pruning.
     TypeError, ValueError
-        If an argument is of the wrong kind, or the model returns no floating-point tensor.
+        If an argument is of the wrong kind, the model is compiled by TorchScript, or it returns no
+        floating-point tensor.
     RuntimeError
         If the outputs differ by more than rounding, on the example inputs or on random ones. Removals that
         fail this by themselves are not made, and are among what is kept, so this is not expected.
 
     Notes
     -----
-    Zeros are exact zeros. The work is done in float64 where the model runs in it, and verified there to
+    Zeros are exact zeros. The network is traced in both modes, operation by operation, and again after the
+    cut: a removal is made if each operation is left with the same numbers in the same order. The outputs are
+    compared besides, on the example inputs and on random ones, in float64 where the model runs in it, to
     about ``1e-10``, and once more in the model's own precision against the rounding of the given model.
+    Tracing and searching for what cannot be removed are bounded in steps and seconds; what is not decided
+    then stays.
 
     Examples
     --------
@@ -82,43 +92,43 @@ def compact(
     >>> small[0], report.parameters
     (Linear(in_features=4, out_features=2, bias=True), (58, 16))
     """
-    _check_torch_pruning()
     model = check_model(model)
     call = _Call(example_inputs)
-    named = find_attention(model) if attention is None else list(attention)
+    named = [] if attention is None else list(attention)
     for layers in named:
         if not isinstance(layers, Attention):
             raise TypeError(f"attention: must hold proxlab.torch.Attention, got {layers!r}")
         layers.layers(model)
+    device = _device(model)
     given = _evaluated(model)
     if not call.once(given):
         raise ValueError("model: must return floating-point tensors, alone or in sequences and mappings")
-    wide = _widened(given, call)
-    exact = call if wide is given else call.to(torch.float64)
-    small, removed, kept = _Work(wide, exact, named).compact()
+    # Labels are computed on the host.
+    host, near = (given, call) if device is None else (copy.deepcopy(given).cpu(), call.cpu())
+    wide = _widened(host, near)
+    exact = near if wide is host else near.to(torch.float64)
+    result = _Work(wide, exact).compact()
+    small = result.small
+    if device is not None:
+        small.to(device)
     _restore(small, model)
     pair = (given, _evaluated(small))
-    difference = _check(pair, call, exact.all(wide))
+    difference = _check(pair, call, [t.to(device or "cpu") for t in exact.all(wide)])
     order = {name: k for k, (name, _) in enumerate(model.named_modules())}
+    # Where nothing was removed, there is nothing to compare.
+    latency = _latency(pair if result.removed else pair[:1], call)
     report = CompactReport(
         parameters=(_size(model), _size(small)),
         flops=(_flops(pair[0], call), _flops(pair[1], call)),
-        latency=_latency(pair, call),
+        latency=(latency[0], latency[-1]),
         difference=difference,
-        removed=tuple(sorted(removed, key=lambda r: order[r.layer])),
-        kept=tuple(sorted(kept, key=lambda k: order.get(k.layer, len(order)))),
+        removed=tuple(sorted(result.removed, key=lambda r: order.get(r.layer, len(order)))),
+        kept=tuple(sorted(result.kept, key=lambda k: order.get(k.layer, len(order)))),
+        idle=result.idle,
+        notes=result.notes,
+        dead=result.dead,
     )
     return small, report
-
-
-def _check_torch_pruning() -> None:
-    if importlib.util.find_spec("torch_pruning") is None:
-        raise ImportError("compact needs torch-pruning: pip install 'proxlab[compact]'")
-
-
-#: What is removed or not as a whole: "heads" or "outputs", and the path of the module.
-_Unit = tuple[str, str]
-_Result = tuple[nn.Module, list[Removed], list[Kept]]
 
 
 class _Call:
@@ -142,13 +152,22 @@ class _Call:
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> _Call:
         new = copy.copy(self)
-        new.args = tuple(change(a) if isinstance(a, Tensor) else a for a in self.args)
-        new.kwargs = {k: change(a) if isinstance(a, Tensor) else a for k, a in self.kwargs.items()}
+        new.args, new.kwargs = tree_map(
+            lambda a: change(a) if isinstance(a, Tensor) else a, (self.args, self.kwargs)
+        )
         return new
 
     def to(self, dtype: torch.dtype) -> _Call:
         """The same with floating-point inputs of another dtype."""
         return self._mapped(lambda a: a.to(dtype) if a.is_floating_point() else a)
+
+    def cpu(self) -> _Call:
+        """The same with inputs on the host."""
+        return self._mapped(Tensor.cpu)
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the inputs."""
+        return [t for t in tree_leaves((self.args, self.kwargs)) if isinstance(t, Tensor)]
 
     def random(self, seed: int) -> _Call:
         """Random inputs: normal with the examples' mean and deviation; integers and flags are permuted."""
@@ -173,121 +192,171 @@ class _Call:
         return [t for call in (self, self.random(0), self.random(1)) for t in call.once(model)]
 
 
-class _Work:
-    """Compacts copies of a model, leaving out what turns out to change the outputs."""
+@dataclass
+class _Result:
+    """The small network, and what a report says of it."""
 
-    def __init__(self, model: nn.Module, call: _Call, named: list[Attention]) -> None:
+    small: nn.Module
+    removed: list[Removed]
+    kept: list[Kept]
+    idle: tuple[str, ...]
+    notes: tuple[str, ...]
+    dead: bool
+
+
+class _Work:
+    """Compacts copies of a model, leaving out what turns out to change it."""
+
+    def __init__(self, model: nn.Module, call: _Call) -> None:
         self.model, self.call = model, call
-        self.expected = [t.detach() for t in call.all(model)]
-        self.heads: dict[str, str | Attention] = {layers.holder: layers for layers in named}
-        self.heads |= {
-            path: path for path, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)
-        }
-        count: dict[int, int] = {}
-        for _, p in model.named_parameters(remove_duplicate=False):
-            count[id(p)] = count.get(id(p), 0) + 1
-        self.shared = {
-            path
-            for path, m in model.named_modules()
-            if any(count[id(p)] > 1 for p in m.parameters(recurse=False))
-        }
+        self.notes: list[str] = []
+        self.modes = [False, True]
+        self.expected = {False: [t.detach() for t in call.all(model)]}
+        try:
+            self.expected[True] = _trained(model, call)
+        except Exception as error:  # whatever a model raises
+            self.modes = [False]
+            self.notes.append(f"training mode was not compared, since the model fails in it ({_line(error)})")
+        self.attempts = 0
+        self.end = time.monotonic() + LIMIT_SECONDS
 
     def compact(self) -> _Result:
-        """Remove all that can be; if that fails, what can be by itself."""
-        everything = self._attempt(lambda unit: True)
-        if not isinstance(everything, str):
-            return everything
-        failed: list[Kept] = []
-        for r in self._candidates():
-            alone = self._attempt({(r.what, r.layer)}.__contains__)
-            if isinstance(alone, str):
-                failed.append(Kept(r.layer, r.what, r.before - r.after, alone))
-        bad = {(k.what, k.layer) for k in failed}
-        rest = self._attempt(lambda unit: unit not in bad)
-        if isinstance(rest, str):
-            raise RuntimeError(f"model: removing what is zero fails: {rest}")
-        small, removed, kept = rest
-        return small, removed, [*kept, *failed]
-
-    def _candidates(self) -> list[Removed]:
-        """What attempts at all heads, and at all channels, would remove."""
-        removed, _ = self._remove_heads(copy.deepcopy(self.model), lambda unit: True)
+        """Remove all that can be; if that fails, what can be without the rest."""
         try:
-            removed += self._remove_channels(copy.deepcopy(self.model), lambda unit: True)[0]
-        except Exception as error:
-            raise RuntimeError(f"model: torch-pruning cannot cut this model: {_line(error)}") from error
-        return removed
+            channels = self._channels(self.model)
+        except Exception as error:  # whatever an operation raises that the trace does not know
+            self.notes.append(f"nothing was removed, since the network cannot be traced ({_line(error)})")
+            return _Result(
+                copy.deepcopy(self.model), [], self._untraced(_line(error)), (), tuple(self.notes), False
+            )
+        replaced: set[str] = set()
+        for path in self._attention(channels):
+            model = copy.deepcopy(self.model)
+            stand_in(model, path)
+            if self._differs(model) is None:
+                self.model = model
+                replaced.add(path)
+        if replaced:
+            channels = self._channels(self.model)
+        gone, refused = self._search(channels)
+        made = self._attempt(channels, gone)
+        assert not isinstance(made, str)
+        small = made
+        channels.look(self._settled(channels, gone))
+        kept = channels.explain(self.model, gone, refused)
+        idle = tuple(path or "the model itself" for path in channels.idle(self.model))
+        return _Result(
+            small, channels.removed(self.model, gone), kept, idle, tuple(self.notes), channels.trace.dead
+        )
 
-    def _attempt(self, allowed: Callable[[_Unit], bool]) -> _Result | str:
-        """Return the small model with what was removed and kept, or a sentence that says why it fails."""
-        small = copy.deepcopy(self.model)
+    def _channels(self, model: nn.Module) -> Channels:
+        """Trace the network in both modes, on the example and on random inputs."""
+        trace = Trace()
+        for training in self.modes:
+            for call in (self.call, self.call.random(0), self.call.random(1)):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    trace.run(copy.deepcopy(model).train(training), call.once, call.tensors())
+        return Channels.of(trace, model)
+
+    def _settled(self, channels: Channels, allowed: set[int]) -> nn.Module:
+        model = copy.deepcopy(self.model)
+        channels.settle(model, allowed.__contains__)
+        return model
+
+    def _attention(self, channels: Channels) -> list[str]:
+        """Paths of PyTorch's own attention that has heads which can be removed."""
+        gone = channels.settle(copy.deepcopy(self.model), lambda root: True)
+        found = []
+        for head in channels.heads:
+            module = self.model.get_submodule(head.path)
+            if not isinstance(module, nn.MultiheadAttention) or not gone & set(head.roots):
+                continue
+            if module.bias_k is None and not module.add_zero_attn and not _is_shared(self.model, module):
+                found.append(head.path)
+        return found
+
+    def _search(self, channels: Channels) -> tuple[set[int], dict[int, str]]:
+        """Find the channels that can be removed, and why others cannot: by halves, within bounds."""
+        dead = channels.settle(copy.deepcopy(self.model), lambda root: True)
+        accepted: set[int] = set()
+        refused: dict[int, str] = {}
+        todo = [sorted(dead)]
+        while todo:
+            part = [r for r in todo.pop() if r not in refused]
+            if not part:
+                continue
+            if self.attempts >= LIMIT_ATTEMPTS or time.monotonic() > self.end:
+                bound = f"the limit of {LIMIT_ATTEMPTS} attempts or {LIMIT_SECONDS:g} seconds was reached"
+                refused |= dict.fromkeys(part, bound)
+                continue
+            made = self._attempt(channels, accepted | set(part))
+            if not isinstance(made, str):
+                accepted |= set(part)
+            elif len(part) == 1:
+                refused[part[0]] = made
+            else:
+                half = len(part) // 2
+                todo += [part[half:], part[:half]]
+        return accepted, refused
+
+    def _attempt(self, channels: Channels, allowed: set[int]) -> nn.Module | str:
+        """Return the small model, or a sentence that says why it fails."""
+        self.attempts += 1
+        big = copy.deepcopy(self.model)
+        gone = channels.settle(big, allowed.__contains__)
+        small = copy.deepcopy(big)
         try:
-            removed, kept = self._remove_heads(small, allowed)
-            more, others = self._remove_channels(small, allowed)
-            found = self.call.all(small)
+            made = cut(small, channels, gone)
+            for training in self.modes:
+                found = is_same(
+                    copy.deepcopy(big).train(training), copy.deepcopy(small).train(training),
+                    self.call.once, self.call.tensors(), channels, gone, made,
+                )  # fmt: skip
+                if found is not None:
+                    return f"its removal cannot be proved to change nothing: {found}"
         except Exception as error:  # whatever a model raises when its layers have changed
             return f"the network cannot be called without it ({_line(error)})"
-        gap = _gap(found, self.expected)
-        if gap > _rounding(self.expected):
-            return f"the outputs change by {gap:.1e} of their size without it"
-        return small, removed + more, kept + others
+        return self._differs(small) or small
 
-    def _remove_heads(
-        self, model: nn.Module, allowed: Callable[[_Unit], bool]
-    ) -> tuple[list[Removed], list[Kept]]:
-        removed, kept = [], []
-        for path, where in self.heads.items():
-            dead = dead_heads(model, where)
-            count = sum(dead)
-            if not count or not allowed(("heads", path)):
-                continue
-            obstacle = self._obstacle(model, path, where)
-            if obstacle is not None:
-                kept.append(Kept(path, "heads", count, obstacle))
-                continue
-            if all(dead):
-                dead[0] = False
-                kept.append(Kept(path, "heads", 1, "a layer keeps at least one head"))
-            if any(dead):
-                remove_heads(model, where, dead)
-                removed.append(Removed(path, "heads", len(dead), len(dead) - sum(dead)))
-        return removed, kept
-
-    def _obstacle(self, model: nn.Module, path: str, where: str | Attention) -> str | None:
-        paths = [where.query, where.key, where.value, where.output] if isinstance(where, Attention) else []
-        for p in (path, *paths, *([f"{path}.out_proj"] if not paths else [])):
-            if p in self.shared:
-                return f"{p!r} shares its parameters with another layer"
-        module = model.get_submodule(path)
-        if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
-            return "it attends to a learnt or zero key besides those it is given"
+    def _differs(self, small: nn.Module) -> str | None:
+        """Compare outputs, in evaluation and in training mode; returns how they differ, if they do."""
+        for training in self.modes:
+            try:
+                found = _trained(small, self.call) if training else self.call.all(small)
+            except Exception as error:  # whatever a model raises when its layers have changed
+                return f"the network cannot be called without it ({_line(error)})"
+            gap = _gap(found, self.expected[training])
+            if gap > _rounding(self.expected[training]):
+                mode = " in training" if training else ""
+                return f"the outputs change by {gap:.1e} of their size without it{mode}"
         return None
 
-    def _remove_channels(
-        self, model: nn.Module, allowed: Callable[[_Unit], bool]
-    ) -> tuple[list[Removed], list[Kept]]:
-        from proxlab.torch.channels import remove_channels  # where torch-pruning is imported
+    def _untraced(self, why: str) -> list[Kept]:
+        """What is zero in a network that cannot be traced."""
+        return [
+            Kept(path, what, count, f"the network cannot be traced ({why})")
+            for path, what, count in zeros(self.model)
+        ]
 
-        blocked: dict[tuple[Any, str], str] = {}
-        for path in self.shared:
-            reason = f"{path!r} shares its parameters with another layer"
-            for side in ("inputs", "outputs"):
-                blocked[model.get_submodule(path), side] = reason
-        inside: list[tuple[nn.Module, str]] = []
-        for where in self.heads.values():
-            if isinstance(where, Attention):
-                paths = (where.query, where.key, where.value)
-                inside += [(model.get_submodule(path), "outputs") for path in paths]
-                inside.append((model.get_submodule(where.output), "inputs"))
-        for m in model.modules():
-            if isinstance(m, HeadAttention):
-                inside += [(proj, "outputs") for proj in (m.q_proj, m.k_proj, m.v_proj)]
-                inside.append((m.out_proj, "inputs"))
-        for key in inside:
-            blocked[key] = "it is in an attention head, of which only the whole is removed"
-        return remove_channels(
-            model, self.call.once, self.call.all, blocked, lambda path: allowed(("outputs", path))
-        )
+
+def _trained(model: nn.Module, call: _Call) -> list[Tensor]:
+    """Outputs in training mode, without dropout, on copies."""
+    model = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]), without_dropout(model), torch.no_grad():
+        torch.manual_seed(0)
+        return call.all(model)
+
+
+def _is_shared(model: nn.Module, module: nn.Module) -> bool:
+    count = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    return any(count[id(p)] > 1 for p in module.parameters())
+
+
+def _device(model: nn.Module) -> torch.device | None:
+    """The device of a model, if that is another than the host."""
+    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    return None if len(devices) != 1 or devices == {torch.device("cpu")} else devices.pop()
 
 
 def _outputs(result: Any) -> list[Tensor]:
@@ -306,11 +375,11 @@ def _line(error: Exception) -> str:
 
 
 def _evaluated(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, whose parameters all require gradients.
-
-    By gradients torch-pruning traces, and with them PyTorch's transformer layers run as they are written.
-    """
-    return copy.deepcopy(model).eval().requires_grad_(True)
+    """A copy in evaluation mode, without compiled calls."""
+    model = copy.deepcopy(model).eval()
+    for m in model.modules():
+        m._compiled_call_impl = None
+    return model
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
@@ -391,9 +460,9 @@ def _flops(model: nn.Module, call: _Call) -> int:
     return int(counter.get_total_flops())
 
 
-def _latency(models: tuple[nn.Module, nn.Module], call: _Call) -> tuple[float, float]:
+def _latency(models: Sequence[nn.Module], call: _Call) -> tuple[float, ...]:
     """Median times, the models in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in models]
     wait = _synchronise(models[0])
     with torch.no_grad():
         end = math.inf
@@ -411,7 +480,7 @@ def _latency(models: tuple[nn.Module, nn.Module], call: _Call) -> tuple[float, f
                 end = time.perf_counter() + _SECONDS
             elif time.perf_counter() > end:
                 break
-    return statistics.median(times[0]), statistics.median(times[1])
+    return tuple(statistics.median(taken) for taken in times)
 
 
 def _synchronise(model: nn.Module) -> Callable[[], None]:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proxlab.torch.structures import HEAD_COUNTS, Attention
+from proxlab.torch.structures import HEAD_COUNTS
 
-__all__ = ["HeadAttention", "dead_heads", "remove_heads"]
+__all__ = ["HeadAttention", "scale_counts", "stand_in"]
 
 #: Attributes in which attention modules keep the width of all heads together.
-_WIDTHS = ("all_head_size", "inner_dim")
+_WIDTHS = ("all_head_size", "inner_dim", "split_size", "attn_dim")
 
 
 class HeadAttention(nn.Module):
@@ -56,6 +56,11 @@ class HeadAttention(nn.Module):
         # PyTorch's transformer layers look for a stacked projection before they take a fused kernel.
         self.in_proj_weight = self.in_proj_bias = None
         self._qkv_same_embed_dim = False
+
+    def keep(self, heads: list[int]) -> None:
+        """Note which of its heads are left, where their layers were cut."""
+        self.kept = [self.kept[k] for k in heads]
+        self.num_heads = len(heads)
 
     def forward(
         self,
@@ -139,70 +144,25 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def _layers(model: nn.Module, where: str | Attention) -> tuple[list[nn.Linear], int]:
-    """The layers query, key, value and output, and the number of heads."""
-    if isinstance(where, Attention):
-        return list(where.layers(model)), where.heads
-    module = model.get_submodule(where)
-    assert isinstance(module, nn.MultiheadAttention)
-    return [*_projections(module), module.out_proj], module.num_heads
-
-
-def dead_heads(model: nn.Module, where: str | Attention) -> list[bool]:
-    """Say which heads have no influence but a constant: their values, or what reads them, are zero.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    where : str or Attention
-        The path of a :class:`torch.nn.MultiheadAttention`, or the layers of another attention.
-    """
-    (_, _, value, out), heads = _layers(model, where)
-    rows = (value.weight != 0).reshape(heads, -1).any(dim=1)
-    columns = torch.unflatten(out.weight != 0, 1, (heads, -1)).any(dim=2).any(dim=0)
-    values: list[bool] = (~(rows & columns)).tolist()
-    return values
-
-
-def remove_heads(model: nn.Module, where: str | Attention, dead: list[bool]) -> None:
-    """Remove heads in place.
-
-    The attention weights of a query add up to one, so that a head whose values have zero weights contributes
-    the constant ``W_o b_v``, which goes to the bias of the output layer.
-    """
-    (q, k, v, out), heads = _layers(model, where)
-    keep = [h for h in range(heads) if not dead[h]]
-    with torch.no_grad():
-        if v.bias is not None:
-            columns = torch.tensor([dead[h] for h in range(heads)], device=v.bias.device)
-            constant = torch.unflatten(v.bias, 0, (heads, -1)) * columns[:, None]
-            shift = out.weight @ constant.reshape(-1)
-            if bool(shift.any()):
-                if out.bias is not None:
-                    shift += out.bias
-                out.bias = nn.Parameter(shift)
-        for layer in (q, k, v):
-            layer.weight = nn.Parameter(torch.unflatten(layer.weight, 0, (heads, -1))[keep].flatten(0, 1))
-            if layer.bias is not None:
-                layer.bias = nn.Parameter(torch.unflatten(layer.bias, 0, (heads, -1))[keep].flatten())
-            layer.out_features = layer.weight.shape[0]
-        out.weight = nn.Parameter(torch.unflatten(out.weight, 1, (heads, -1))[:, keep].flatten(1))
-        out.in_features = out.weight.shape[1]
-    if isinstance(where, Attention):
-        holder = model.get_submodule(where.holder)
-        for name in (*HEAD_COUNTS, *_WIDTHS):
-            count = getattr(holder, name, None)
-            if isinstance(count, int):
-                setattr(holder, name, count * len(keep) // heads)
-        return
-    module = model.get_submodule(where)
-    assert isinstance(module, nn.MultiheadAttention)
-    new = HeadAttention(
-        q, k, v, _linear(out.weight, out.bias), keep, heads, module.dropout, module.batch_first
-    )
+def stand_in(model: nn.Module, path: str) -> None:
+    """Put a :class:`HeadAttention` in the place of a :class:`torch.nn.MultiheadAttention`, with all heads."""
+    old = model.get_submodule(path)
+    assert isinstance(old, nn.MultiheadAttention)
+    q, k, v = _projections(old)
+    out = _linear(old.out_proj.weight, old.out_proj.bias)
+    kept = list(range(old.num_heads))
+    new = HeadAttention(q, k, v, out, kept, old.num_heads, old.dropout, old.batch_first)
     # A stack of encoder layers would hand over nested tensors, which only PyTorch's own attention takes.
-    for path, stack in model.named_modules():
-        if isinstance(stack, nn.TransformerEncoder) and where.startswith(f"{path}." if path else ""):
+    for name, stack in model.named_modules():
+        if isinstance(stack, nn.TransformerEncoder) and path.startswith(f"{name}." if name else ""):
             stack.enable_nested_tensor = stack.use_nested_tensor = False
-    parent, _, name = where.rpartition(".")
-    setattr(model.get_submodule(parent), name, new.train(module.training))
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, new.train(old.training))
+
+
+def scale_counts(holder: nn.Module, left: int, heads: int) -> None:
+    """Make what a module remembers of its heads true again, after all but ``left`` are gone."""
+    for name in (*HEAD_COUNTS, *_WIDTHS):
+        count = getattr(holder, name, None)
+        if isinstance(count, int):
+            setattr(holder, name, count * left // heads)

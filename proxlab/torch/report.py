@@ -48,6 +48,13 @@ class CompactReport:
         Layers with fewer outputs, and attention with fewer heads; what depends on them lost as many inputs.
     kept : tuple of Kept
         What is zero and could not be removed, with the reason.
+    idle : tuple of str
+        Modules with parameters that did not run, neither in evaluation nor in training mode. What they may
+        read is kept.
+    notes : tuple of str
+        What could not be done, as a comparison in training mode.
+    dead : bool
+        Whether the outputs do not depend on the inputs: a smaller network that computes the same is no gain.
     """
 
     parameters: tuple[int, int]
@@ -56,6 +63,9 @@ class CompactReport:
     difference: float
     removed: tuple[Removed, ...]
     kept: tuple[Kept, ...]
+    idle: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    dead: bool = False
 
     def __str__(self) -> str:
         gains = [
@@ -66,11 +76,19 @@ class CompactReport:
                 ("latency [ms]", (self.latency[0] * 1e3, self.latency[1] * 1e3), ".3f"),
             )
         ]
+        if not self.removed:
+            gains = [(name, before, after, "") for name, before, after, _ in gains]
         tables = [format_table(("", "before", "after", "gain"), gains)]
+        if self.dead:
+            tables.insert(0, "The network is dead: its outputs do not depend on its inputs.")
         if self.removed:
             rows = [(f"{r.layer} ({r.what})", f"{r.before}", f"{r.after}") for r in self.removed]
             tables.append(format_table(("removed from", "before", "after"), rows))
         if self.kept:
             lines = [f"  {k.layer}: {k.count} {k.what}: {k.reason}" for k in self.kept]
             tables.append("\n".join(["zero, but not removed", *lines]))
+        if self.idle:
+            idle = [f"  {path}" for path in self.idle]
+            tables.append("\n".join(["did not run, so that what they may read is kept", *idle]))
+        tables += self.notes
         return "\n\n".join(tables)

@@ -67,6 +67,8 @@ def _inner(model: nn.Module) -> nn.Module | None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         inner: nn.Module = model.module
         return inner
+    if isinstance(model, torch.jit.ScriptModule):
+        return None
     compiled = model._modules.get("_orig_mod")
     return compiled if set(model._modules) == {"_orig_mod"} else None
 

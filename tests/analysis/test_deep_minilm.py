@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 

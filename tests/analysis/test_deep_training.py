@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 
 import torch
 from torch import nn

@@ -1,0 +1,241 @@
+"""Compacting odd networks: what cannot be cut stays and is named, and the rest goes."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from proxlab.torch import compact  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def without_dropout(model):
+    model = copy.deepcopy(model).double()
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.0
+    return model
+
+
+def agree(model, small, *inputs):
+    """Compare the outputs in evaluation and in training mode, dropout apart."""
+    for training in (False, True):
+        a, b = (without_dropout(m).train(training) for m in (model, small))
+        with torch.no_grad():
+            expected, found = a(*inputs), b(*inputs)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def fresh(*shape):
+    return 3.0 * torch.randn(*shape, dtype=torch.float64) - 0.5
+
+
+# Operations that compute a channel together with others, along axis 1.
+MIXERS = {
+    "softmax": lambda y: y.softmax(1),
+    "log_softmax": lambda y: y.log_softmax(1),
+    "cumsum": lambda y: y.cumsum(1),
+    "sort": lambda y: y.sort(1).values,
+    "argmax": lambda y: y + y.argmax(1, keepdim=True),
+    "topk": lambda y: y * (y >= y.topk(2, 1).values[:, -1:]),
+    "fft": lambda y: torch.fft.fft(y, dim=1).real,
+    "mean": lambda y: y - y.mean(1, keepdim=True),
+    "max": lambda y: y - y.amax(1, keepdim=True),
+    "normalize": lambda y: F.normalize(y, dim=1),
+    "layer_norm": lambda y: F.layer_norm(y, y.shape[1:]),
+    "group_norm": lambda y: F.group_norm(y, 2),
+    "flip": lambda y: y + y.flip(1),
+    "roll": lambda y: y + y.roll(1, 1),
+    "differences": lambda y: y[:, 1:] - y[:, :-1],
+    "matmul": lambda y: y @ torch.arange(36.0, dtype=y.dtype).reshape(6, 6)[: y.shape[1], : y.shape[1]],
+    "einsum": lambda y: torch.einsum("ni,nj->nij", y, y).flatten(1),
+    "outer": lambda y: (y[:, :, None] * y[:, None]).flatten(1),
+    "sum": lambda y: y * y.sum(1, keepdim=True).sigmoid(),
+    "gather": lambda y: y.gather(1, y.argsort(1)),
+    "local_response": lambda y: F.local_response_norm(y[:, :, None], 3)[:, :, 0],
+    "unfold": lambda y: y.unfold(1, 3, 1).flatten(1),
+    "cdist": lambda y: torch.cdist(y, y.flip(1)).mean(1, keepdim=True) + y,
+    "quantile": lambda y: y - y.quantile(0.3, 1, keepdim=True),
+    "index": lambda y: y[:, torch.arange(y.shape[1] - 1, -1, -1)] + y,
+}
+
+
+class Mixed(nn.Module):
+    """A mixer between two linear layers, and a feed-forward block that can always be cut."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.mixer = mixer
+        self.a = nn.Linear(4, 6)
+        with torch.no_grad():
+            width = self.mixer(torch.ones(3, 6)).shape[1]
+        self.b = nn.Linear(width, 5)
+        self.up, self.down = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.down(F.relu(self.up(self.b(self.mixer(self.a(x))))))
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_a_unit_behind_a_mixer_stays_and_the_rest_goes(kind):
+    model = Mixed(MIXERS[kind])
+    with torch.no_grad():
+        model.b.weight[:, :2] = 0
+        model.a.weight[3] = 0
+        model.down.weight[:, :3] = 0
+    small, report = compact(model, torch.randn(4, 4))
+    agree(model, small, fresh(4, 4))
+    assert small.up.out_features == 5
+    # Here what is planted may go only where it provably does not matter: flips and outer products.
+    if small.a.out_features == 6:
+        assert {k.layer for k in report.kept} >= {"a"}
+
+
+def test_a_softmax_that_rounding_hides_is_not_cut():
+    # On ordinary inputs the outputs are all zero, so that comparing them shows nothing.
+    model = nn.Sequential(nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 1), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.05, 0.0], [0.0, 0.05], [0.05, 0.05]]))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[10.0, 0.1, 0.0]]))
+        model[2].bias.fill_(-6.0)
+    small, report = compact(model, torch.randn(8, 2))
+    agree(model, small, torch.tensor([[30.0, -20.0], [20.0, -10.0]]).double())
+    assert small[0].out_features == 3
+    assert [(k.layer, k.what) for k in report.kept] == [("2", "inputs")]
+
+
+class Branches(nn.Module):
+    """A head that runs in training only, one that runs in another method only, and an early exit."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+        self.other, self.deep = nn.Linear(9, 2), nn.Linear(4, 9)
+
+    def forward(self, x):
+        y = self.body(x).relu()
+        return (self.head(y), self.aux(y)) if self.training else self.head(y)
+
+    def embed(self, x):
+        return self.other(self.deep(x))
+
+
+def test_branches_that_evaluation_does_not_run():
+    model = Branches()
+    with torch.no_grad():
+        model.head.weight[:, :3] = 0
+        model.aux.weight[:, :2] = 0
+    small, report = compact(model.eval(), torch.randn(5, 4))
+    agree(model, small, fresh(5, 4))
+    assert small.body.out_features == 6
+    assert report.idle == ("other", "deep")
+    assert "did not run" in str(report)
+
+
+def test_what_a_module_that_did_not_run_may_read_is_kept():
+    model = Branches()
+    model.forward = lambda x: model.head(model.body(x))
+    with torch.no_grad():
+        model.head.weight[:, :3] = 0
+    small = copy.deepcopy(model)
+    del model.forward, small.forward
+
+    class Evaluated(Branches):
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    model.__class__ = Evaluated
+    small, report = compact(model, torch.randn(5, 4))
+    assert small.body.out_features == 8
+    assert any("'aux', which did not run in the trace, may read it" in k.reason for k in report.kept)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norms_pass_channels_on(affine):
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=affine), nn.ReLU(), nn.Conv2d(6, 2, 1)
+    )
+    with torch.no_grad():
+        model[3].weight[:, 1:3] = 0
+    small, report = compact(model, torch.randn(2, 3, 7, 7))
+    assert small[0].out_channels == small[1].num_features == 4
+    assert not report.kept
+    agree(model, small, fresh(2, 3, 7, 7))
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.g, self.o = nn.Linear(3, 4), nn.Linear(3, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.o(self.q(x) * self.g(x))
+
+
+def test_a_gate_of_one_channel():
+    model = Gate()
+    with torch.no_grad():
+        model.o.weight[:, 1] = 0
+        model.q.weight[2] = model.q.bias[2] = 0
+    small, _ = compact(model, torch.randn(5, 3))
+    assert small.q.out_features == 2
+    assert small.g.out_features == 1
+    agree(model, small, fresh(5, 3))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_compiled_and_scripted_modules():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight[:, 1] = 0
+    small, _ = compact(torch.compile(model, backend="eager"), torch.randn(2, 3))
+    assert small[0].out_features == 3
+    traced = torch.jit.trace(model, torch.randn(2, 3))
+    with pytest.raises(ValueError, match="model: the model is compiled by TorchScript"):
+        compact(traced, torch.randn(2, 3))
+
+
+def test_a_dead_network_is_called_dead():
+    model = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 2))
+    with torch.no_grad():
+        model[2].weight.zero_()
+    _, report = compact(model, torch.randn(2, 3))
+    assert report.dead
+    assert str(report).startswith("The network is dead")
+    assert not compact(nn.Linear(3, 2), torch.randn(2, 3))[1].dead
+
+
+def test_a_limit_of_attempts_is_named(monkeypatch):
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module("proxlab.torch.compaction"), "LIMIT_ATTEMPTS", 0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight[:, 1] = 0
+    small, report = compact(model, torch.randn(2, 3))
+    assert small[0].out_features == 4
+    assert "the limit of 0 attempts" in report.kept[0].reason
+
+
+def test_a_limit_of_operations_is_named(monkeypatch):
+    from proxlab.torch import tracing
+
+    monkeypatch.setattr(tracing, "LIMIT_OPERATIONS", 3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight[:, 1] = 0
+    small, report = compact(model, torch.randn(2, 3))
+    assert small[0].out_features == 4
+    assert "more than 3 operations" in report.notes[0]
+    assert [(k.layer, k.what, k.count) for k in report.kept] == [("2", "inputs", 1)]
