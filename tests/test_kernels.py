@@ -207,3 +207,18 @@ print(numba.njit(scope["double"])(21))
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert run.stdout.strip() == "42"
+
+
+def test_a_million_rows():
+    """Sums down a column are as good as along a row; the truth is Newton's method on rounded exact sums."""
+    rng = np.random.default_rng(3)
+    x, d = rng.normal(size=(1_000_000, 2)) + 2 * rng.random((1_000_000, 2)), rng.uniform(0.5, 2, 2_000_000)
+    d = d.reshape(x.shape)
+    lam = 0.99 * float(np.linalg.norm((d * x)[:, 0]))
+    s = pl.solve(pl.GroupLasso(lam, groups=pl.Groups.over(0)), x, metric=d)
+    b, r = (d * x)[:, 0], float(s.radius[0])
+    for _ in range(3):
+        u = b / (d[:, 0] * r + lam)
+        square, slope = math.fsum(u * u), math.fsum(u * u * d[:, 0] / (d[:, 0] * r + lam))
+        r += square * (math.sqrt(square) - 1) / slope
+    assert abs(s.radius[0] - r) <= 1e-13 * r

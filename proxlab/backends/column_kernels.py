@@ -35,6 +35,10 @@ from proxlab.secular import final_step, residual, rise
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 1024, 1040
+# Numbers that a block's sums and ratios take, and the sums of strips and their errors.
+SCRATCH = 13 * PITCH
+# Rows that are summed one after the other: rounding grows with their number, not with that of the strips.
+STRIP = 256
 
 
 def start_terms(x: Any, d: Any) -> Any:
@@ -196,15 +200,36 @@ def fold(columns: Any, groups: int, run: int) -> None:
             columns[k * PITCH + g] = total
 
 
+def clear(acc: Any) -> None:
+    """Set the sums to zero, and those of the strips."""
+    acc[: 4 * PITCH] = 0.0
+    acc[5 * PITCH :] = 0.0
+
+
+def end_strip(acc: Any, rows: int, last: bool) -> None:
+    """Add a strip's sums to those of the strips (Kahan 1965), and take these after the last one."""
+    if rows > STRIP:
+        strips, errors = acc[5 * PITCH : 9 * PITCH], acc[9 * PITCH :]
+        for j in range(4 * PITCH):
+            part = acc[j] - errors[j]
+            total = strips[j] + part
+            errors[j] = (total - strips[j]) - part
+            strips[j] = total
+            acc[j] = total if last else total - total
+
+
 def pass_start(x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, acc: Any) -> bool:
     """Sum what is needed at zero; tells whether a metric is invalid."""
-    acc[: 4 * PITCH] = 0.0
-    bad = False
-    whole, w = rows - rows % 4, groups * run
-    for i in range(0, whole, 4):
-        bad |= add_start(x, d, base + i * stride, stride, w, acc)
-    for i in range(whole, rows):
-        bad |= add_start_row(x, d, base + i * stride, w, acc)
+    clear(acc)
+    bad, w = False, groups * run
+    for begin in range(0, rows, STRIP):
+        finish = min(begin + STRIP, rows)
+        whole = finish - (finish - begin) % 4
+        for i in range(begin, whole, 4):
+            bad |= add_start(x, d, base + i * stride, stride, w, acc)
+        for i in range(whole, finish):
+            bad |= add_start_row(x, d, base + i * stride, w, acc)
+        end_strip(acc, rows, finish == rows)
     fold(acc, groups, run)
     return bad
 
@@ -213,13 +238,17 @@ def pass_ratio(
     x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
 ) -> None:
     """Sum at the groups' ratios, in single precision."""
-    acc[: 4 * PITCH] = 0.0
-    whole, w = rows - rows % 4, groups * run
+    clear(acc)
+    w = groups * run
     spread(ratios, groups, run, acc)
-    for i in range(0, whole, 4):
-        add_ratio(x, d, base + i * stride, stride, w, acc)
-    for i in range(whole, rows):
-        add_ratio_row(x, d, base + i * stride, w, acc)
+    for begin in range(0, rows, STRIP):
+        finish = min(begin + STRIP, rows)
+        whole = finish - (finish - begin) % 4
+        for i in range(begin, whole, 4):
+            add_ratio(x, d, base + i * stride, stride, w, acc)
+        for i in range(whole, finish):
+            add_ratio_row(x, d, base + i * stride, w, acc)
+        end_strip(acc, rows, finish == rows)
     fold(acc, groups, run)
 
 
@@ -227,13 +256,17 @@ def pass_exact(
     x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
 ) -> None:
     """Sum at the groups' ratios."""
-    acc[: 4 * PITCH] = 0.0
-    whole, w = rows - rows % 4, groups * run
+    clear(acc)
+    w = groups * run
     spread(ratios, groups, run, acc)
-    for i in range(0, whole, 4):
-        add_exact(x, d, base + i * stride, stride, w, acc)
-    for i in range(whole, rows):
-        add_exact_row(x, d, base + i * stride, w, acc)
+    for begin in range(0, rows, STRIP):
+        finish = min(begin + STRIP, rows)
+        whole = finish - (finish - begin) % 4
+        for i in range(begin, whole, 4):
+            add_exact(x, d, base + i * stride, stride, w, acc)
+        for i in range(whole, finish):
+            add_exact_row(x, d, base + i * stride, w, acc)
+        end_strip(acc, rows, finish == rows)
     fold(acc, groups, run)
 
 

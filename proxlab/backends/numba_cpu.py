@@ -345,7 +345,7 @@ def _columns(
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        acc, early = np.empty(5 * column_kernels.PITCH), np.empty(5 * column_kernels.PITCH, xf.dtype)
+        acc, early = np.empty(column_kernels.SCRATCH), np.empty(column_kernels.SCRATCH, xf.dtype)
         state, spent = np.empty(per_block, np.int64), np.empty(per_block, np.int64)
         values = np.empty((9, per_block))
         found: int = kernel(
