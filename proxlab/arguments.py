@@ -15,7 +15,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.groups import Array, Layout
-from proxlab.penalties.base import Penalty, RadialPenalty, table_of
+from proxlab.penalties.base import Penalty, RadialPenalty, as_float, shown, table_of
 from proxlab.penalties.tables import form
 from proxlab.rootfinders import RootFinder
 
@@ -98,10 +98,22 @@ def check_array(name: str, x: Any) -> Any:
     )
     if not is_array:
         raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
+    if type(x) is not np.ndarray and array_api_compat.is_torch_array(x):
+        _check_tensor(name, x)
     dtype = dtype_name(x.dtype)
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
     return namespace(x)
+
+
+def _check_tensor(name: str, x: Any) -> None:
+    """Raise an error for tensors of torch that are no dense arrays of numbers."""
+    layout = str(x.layout).rpartition(".")[2]
+    if layout != "strided" or x.is_nested:
+        told = "a nested tensor" if x.is_nested else f"one of layout {layout}"
+        raise TypeError(f"{name}: must be a dense tensor, got {told}; convert it first")
+    if x.device.type == "meta":
+        raise TypeError(f"{name}: must hold values, got a tensor on the meta device")
 
 
 @lru_cache(maxsize=1)
@@ -203,10 +215,11 @@ def _first(x: Array, good: Array, xp: Any) -> str:
 def _step(step: Any, layout: Layout, x: Array, xp: Any, reads: bool) -> Any:
     if not array_api_compat.is_array_api_obj(step) or isinstance(step, np.generic):
         if isinstance(step, bool) or not isinstance(step, (int, float, np.integer, np.floating)):
-            raise TypeError(f"step: must be a positive number or an array of shape (n_groups,), got {step!r}")
-        number = float(step)
+            told = "step: must be a positive number or an array of shape (n_groups,)"
+            raise TypeError(f"{told}, got {shown(step)}")
+        number = as_float(step)
         if not math.isfinite(number) or number <= 0:
-            raise ValueError(f"step: must be finite and > 0, got {step!r}")
+            raise ValueError(f"step: must be finite and > 0, got {shown(step)}")
         return number
     reads |= array_api_compat.is_numpy_array(step)
     shape = tuple(step.shape)
@@ -242,11 +255,11 @@ def _metric(metric: object, x: Array, xp: Any) -> Any:
     if not array_api_compat.is_array_api_obj(metric) or isinstance(metric, np.generic):
         if isinstance(metric, bool) or not isinstance(metric, (int, float, np.integer, np.floating)):
             raise TypeError(
-                f"metric: must be an array broadcastable to x, a positive number or None, got {metric!r}"
+                f"metric: must be an array broadcastable to x, a positive number or None, got {shown(metric)}"
             )
-        number = float(metric)
+        number = as_float(metric)
         if not math.isfinite(number) or number <= 0:
-            raise ValueError(f"metric: must be finite and > 0, got {metric!r}")
+            raise ValueError(f"metric: must be finite and > 0, got {shown(metric)}")
         return number
     check_array("metric", metric)
     array = _same_kind("metric", metric, x, xp)

@@ -20,7 +20,7 @@ from proxlab.arguments import (
 from proxlab.bounds import rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import row_norm, table_of
+from proxlab.penalties.base import row_norm, shown, table_of
 from proxlab.penalties.tables import form
 from proxlab.rootfinders import Newton, RootFinder, Status
 
@@ -217,6 +217,8 @@ def _solve(
         from proxlab.backends.cuda import launch
 
         launch.check_device()
+    if check is not None and not isinstance(check, bool):
+        raise TypeError(f"check: must be True, False or None, got {shown(check)}")
     p = problem(penalty, x, step, metric, backend, check)
     finder = check_root_finder(root_finder)
     rtol = finder.relative_tolerance(float_bits(x))

@@ -41,6 +41,7 @@ BAD = [
     ("step", "fast", TypeError, ["positive number", "fast"]),
     ("step", None, TypeError, ["positive number", "None"]),
     ("step", [1.0, 2.0], TypeError, ["positive number", "[1.0, 2.0]"]),
+    ("step", 10**400, ValueError, ["finite", "integer of 1329 bits"]),
     ("step", np.ones(3), ValueError, ["(n_groups,)", "(2,)", "(3,)"]),
     ("step", np.ones((2, 1)), ValueError, ["(n_groups,)", "(2, 1)"]),
     ("step", np.array([1, 2]), TypeError, ["floating-point", "int64"]),
@@ -51,6 +52,7 @@ BAD = [
     ("metric", inf, ValueError, ["finite", "inf"]),
     ("metric", "unit", TypeError, ["array", "unit"]),
     ("metric", [[1.0, 2.0, 3.0]], TypeError, ["array", "[[1.0"]),
+    ("metric", 10**400, ValueError, ["finite", "integer of 1329 bits"]),
     ("metric", np.ones((2, 2)), ValueError, ["broadcast", "(2, 3)", "(2, 2)"]),
     ("metric", np.ones((1, 2, 3)), ValueError, ["broadcast", "(2, 3)", "(1, 2, 3)"]),
     ("metric", X.astype(int), TypeError, ["floating-point", "int64"]),
@@ -118,6 +120,8 @@ def test_candidate_of_certify(z, error, parts):
         ("root_finder", "newton", TypeError, ["proxlab.Newton()", "newton"]),
         ("root_finder", pl.Newton, TypeError, ["proxlab.Newton()", "Newton"]),
         ("root_finder", pl.RootFinder(), TypeError, ["proxlab.Newton()"]),
+        ("check", "no", TypeError, ["True, False or None", "'no'"]),
+        ("check", 1, TypeError, ["True, False or None", "1"]),
         ("backend", "gpu", ValueError, ['"numba"', "'gpu'"]),
         ("out", [0.0], TypeError, ["array", "list"]),
         ("out", np.zeros((2, 2)), ValueError, ["shape of x", "(2, 3)", "(2, 2)"]),
@@ -361,3 +365,35 @@ def test_group_weights_of_a_user_are_checked_before_compiled_code_indexes_them(v
     object.__setattr__(penalty, "own", weights)
     with pytest.raises((TypeError, ValueError), match=f"penalty: its group_weights .*{message}"):
         verb(penalty, X)
+
+
+@pytest.mark.parametrize("value", [[[1.0] * 1000] * 1000, {1: [2.0] * 10**6}, "x" * 10**6])
+@pytest.mark.parametrize("argument", ["step", "metric"])
+def test_a_message_is_short(argument, value):
+    with pytest.raises(TypeError) as info:
+        pl.prox(LASSO, X, **{argument: value})
+    check_message(info, argument, ["got"])
+    assert len(str(info.value)) < 400
+
+
+def test_numbers_beyond_all_floats():
+    for value in (10**400, -(10**400), 10**5000):
+        with pytest.raises(ValueError, match=r"^lam: must be finite .* an integer of"):
+            pl.GroupLasso(value)
+
+
+@pytest.mark.torch
+def test_tensors_that_hold_no_dense_numbers():
+    torch = pytest.importorskip("torch")
+    dense = torch.ones(2, 3)
+    for x, told in (
+        (dense.to_sparse(), "dense tensor, got one of layout sparse_coo"),
+        (torch.ones(2, 3, device="meta"), "must hold values, got a tensor on the meta device"),
+    ):
+        for name, call in (
+            ("x", lambda x=x: pl.prox(LASSO, x)),
+            ("metric", lambda x=x: pl.prox(LASSO, dense, metric=x)),
+            ("z", lambda x=x: pl.certify(LASSO, x, dense)),
+        ):
+            with pytest.raises(TypeError, match=f"^{name}: must .*{told.split('must ')[-1]}"):
+                call()

@@ -8,6 +8,7 @@ sign constraint) and, for radial penalties, the table of pieces on which the slo
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import ABCMeta
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -36,6 +37,22 @@ _BLUR = 2.0**-49
 Weights = None | Literal["sqrt_size"] | FloatArray
 
 
+def shown(value: object) -> str:
+    """Return what an error message says a value was: its ``repr``, if that is short."""
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"an integer of {value.bit_length()} bits"
+    text = reprlib.repr(value) if isinstance(value, (list, tuple, dict, set)) else repr(value)
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+def as_float(value: Any) -> float:
+    """Return a real number as a float; beyond all floats it is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def check_number(name: str, value: object, minimum: float, *, strict: bool = False) -> float:
     """Return ``value`` as a float, or raise an error that names the argument.
 
@@ -58,10 +75,11 @@ def check_number(name: str, value: object, minimum: float, *, strict: bool = Fal
         If it is not finite or too small.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: must be a real number, got {value!r}")
-    number = float(value)
+        raise TypeError(f"{name}: must be a real number, got {shown(value)}")
+    number = as_float(value)
     if not math.isfinite(number) or number < minimum or (strict and number == minimum):
-        raise ValueError(f"{name}: must be finite and {'>' if strict else '>='} {minimum:g}, got {value!r}")
+        least = f"{'>' if strict else '>='} {minimum:g}"
+        raise ValueError(f"{name}: must be finite and {least}, got {shown(value)}")
     return number
 
 
