@@ -6,6 +6,7 @@ except ModuleNotFoundError as error:
     raise ImportError("proxlab.torch needs PyTorch: pip install 'proxlab[torch]'") from error
 
 from proxlab.torch.compaction import compact
+from proxlab.torch.follow import ProxWrapper
 from proxlab.torch.networks import param_groups
 from proxlab.torch.optimizers import (
     RAMDA,
@@ -37,6 +38,7 @@ __all__ = [
     "ProxAdamW",
     "ProxRMSprop",
     "ProxSGD",
+    "ProxWrapper",
     "compact",
     "group_sparsity",
     "param_groups",

@@ -110,7 +110,7 @@ def group_sparsity(
     if isinstance(source, nn.Module):
         groups: Iterable[Any] = divide(source, GroupLasso(1.0))
     elif isinstance(source, torch.optim.Optimizer):
-        groups = source.param_groups
+        groups = getattr(source, "penalised", source.param_groups)
     else:
         groups = list(source)
     rows: list[LayerSparsity] = []

@@ -1,0 +1,289 @@
+"""A prox behind any optimizer of PyTorch, in the metric that the optimizer's state implies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxlab.arguments import check_root_finder
+from proxlab.optim.rules import Proposal
+from proxlab.rootfinders import Newton, RootFinder
+from proxlab.torch.base import ProxOptimizer
+from proxlab.torch.problems import Block, Problem, check_group, name_parameter, wide
+
+__all__ = ["ProxWrapper"]
+
+IDENTITY = "identity"
+
+
+class ProxWrapper(torch.optim.Optimizer):
+    """Any optimizer of PyTorch, each step of which is followed by the prox of a penalty.
+
+    The weights ``w`` that the optimizer's step leaves become ``argmin_z h(z) + ‖z - w‖²_D / (2 lr)``. ``D``
+    is the diagonal by which the optimizer divides, where its state says so: of Adam's kind (``exp_avg_sq``,
+    or ``max_exp_avg_sq`` under ``amsgrad``) ``sqrt(v / (1 - β₂ᵗ)) + eps``, of RMSprop ``sqrt(square_avg) + eps``
+    (less the squared mean where centred), of Adagrad ``sqrt(sum) + eps`` with its decayed learning rate.
+    Elsewhere it is the identity: Muon, Lion, SGD, factored moments (Adafactor). ``repr`` says which it was.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        What makes the steps. Parameters, state, schedulers and checkpoints are its own.
+    groups : iterable of dict
+        Param groups with penalties, as :func:`param_groups` returns them. Parameters that occur in none of
+        them are not penalised.
+    root_finder : RootFinder, optional
+        What solves the prox.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another kind, a penalised parameter is not among the optimizer's or occurs twice,
+        or parameters of a joint group have different learning rates. The message names the param group.
+
+    Notes
+    -----
+    Attributes that this class does not have are the optimizer's (``train`` and ``eval`` of schedule-free
+    ones, for example). A state dict is the optimizer's, in which :meth:`freeze` leaves a mask for each
+    penalised parameter. Penalties are not in it.
+
+    Examples
+    --------
+    >>> import torch, proxlab as pl
+    >>> from proxlab.torch import ProxWrapper, group_sparsity, param_groups
+    >>> model = torch.nn.Linear(8, 4)
+    >>> groups = param_groups(model, pl.GroupLasso(0.5))
+    >>> optimizer = ProxWrapper(torch.optim.NAdam(model.parameters(), lr=0.1), groups)
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     (model(torch.eye(8)[:2]) - 1).square().sum().backward()
+    ...     optimizer.step()
+    >>> group_sparsity(optimizer).total.zero_groups
+    6
+    >>> print(repr(optimizer).partition(" in ")[2])
+    the metric sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        groups: Iterable[Mapping[str, Any]],
+        *,
+        root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer: must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if isinstance(optimizer, (ProxOptimizer, ProxWrapper)):
+            raise TypeError(
+                f"optimizer: {type(optimizer).__name__} has a prox of its own; give it the penalty itself"
+            )
+        self.optimizer = optimizer
+        self.root_finder = check_root_finder(root_finder)
+        self.penalised = _penalised(groups, {id(p) for g in optimizer.param_groups for p in g["params"]})
+        self._metrics: dict[int, str] = {}
+        self._frozen: dict[Tensor, Tensor] = {}
+        # Hooks and the profiler's wrapper, as PyTorch's own unpickling makes them.
+        super().__setstate__({})
+
+    # What PyTorch keeps in an optimizer is that of the optimizer within.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The optimizer's param groups."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The optimizer's state."""
+        return self.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The optimizer's defaults."""
+        return self.optimizer.defaults
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("optimizer", "penalised") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __repr__(self) -> str:
+        lines = []
+        for number, group in enumerate(self.penalised):
+            count = len(group["params"])
+            penalty = group["penalty"]
+            strength = ", ".join(f"{name}={getattr(penalty, name):g}" for name in penalty._factors)
+            metric = self._metrics.get(number, "that its first step will tell")
+            lines.append(
+                f"{type(penalty).__name__}({strength}) on {count} {'joint ' if 'joint' in group else ''}"
+                f"parameter{'s' if count > 1 else ''} in the metric {metric}"
+            )
+        return f"ProxWrapper({type(self.optimizer).__name__}, {'; '.join(lines)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("optimizer", "root_finder", "penalised", "_metrics", "_frozen")
+        return {name: self.__dict__[name] for name in names}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a param group to the optimizer; one with a ``penalty`` is penalised from now on."""
+        inner = {k: v for k, v in param_group.items() if k not in ("penalty", "joint", "names")}
+        if param_group.get("penalty") is None:
+            self.optimizer.add_param_group(inner)
+            return
+        params = param_group["params"]
+        listed = [params] if isinstance(params, Tensor) else list(params)
+        known = {id(p) for g in self.param_groups for p in g["params"]} | {id(p) for p in listed}
+        both = _penalised([*self.penalised, {**param_group, "params": listed}], known)
+        self.optimizer.add_param_group(inner | {"params": listed})
+        self.penalised = both
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state dict."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of the optimizer, or of this class around one."""
+        self.optimizer.load_state_dict(state_dict)
+        params = [p for group in self.penalised for p in group["params"]]
+        # PyTorch has given the masks the dtype of the weights.
+        self._frozen = {
+            p: self.state[p]["frozen"].bool() for p in params if "frozen" in self.state.get(p, {})
+        }
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def freeze(self) -> None:
+        """Keep the groups that are zero at zero from now on, and train the rest without penalty.
+
+        Which ones is kept in the optimizer's state, as a mask for each penalised parameter.
+        """
+        for number, group in enumerate(self.penalised):
+            for block in self._blocks(number, group, everything=True):
+                self._frozen.update(zip(block.params, dead(block), strict=True))
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform the optimizer's step, and the prox of every penalised parameter that has a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Returns
+        -------
+        float or Tensor
+            What the optimizer's step returned.
+        """
+        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        with torch.no_grad():
+            for number, group in enumerate(self.penalised):
+                for block in self._blocks(number, group):
+                    if all(p in self._frozen for p in block.params):
+                        self._hold(block)
+                    else:
+                        self._shrink(block)
+        return loss
+
+    def _hold(self, block: Block) -> None:
+        """Keep frozen weights at zero. The mask joins the state once there is one, which optimizers start."""
+        for p in block.params:
+            p.masked_fill_(self._frozen[p], 0.0)
+            self.state[p]["frozen"] = self._frozen[p]
+
+    def _blocks(self, number: int, group: dict[str, Any], everything: bool = False) -> list[Block]:
+        settings = {id(p): g for g in self.param_groups for p in g["params"]}
+        params = group["params"]
+        live = [k for k, p in enumerate(params) if everything or p.grad is not None]
+        if "joint" not in group:
+            return [Block(number, group, settings[id(params[k])], k) for k in live]
+        rates = {float(settings[id(p)]["lr"]) for p in params}
+        if len(rates) > 1:
+            raise ValueError(
+                f"groups[{number}]: joint: the parameters must have one learning rate, got {sorted(rates)}"
+            )
+        return [Block(number, group, settings[id(params[0])], None)] if live else []
+
+    def _shrink(self, block: Block) -> None:
+        """Replace the weights of a block by their prox."""
+        proposals = []
+        for p in block.params:
+            metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
+            self._metrics[block.number] = name
+            proposals.append(Proposal(wide(p), metric, step, (), 0.0))
+        if any(q.metric is None for q in proposals):
+            proposals = [q._replace(metric=None) for q in proposals]
+            self._metrics[block.number] = IDENTITY
+        problem = Problem.of(block, proposals, rests=False)
+        if problem.is_open:
+            z = problem.tensor(problem.asked().prox(self.root_finder))
+            for p, new in zip(block.params, block.split(z), strict=True):
+                p.copy_(new)
+
+
+def _penalised(groups: Iterable[Any], known: set[int]) -> list[dict[str, Any]]:
+    """Return the param groups that have a penalty, checked."""
+    found: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for number, given in enumerate(groups):
+        where = f"groups[{number}]"
+        if not isinstance(given, Mapping) or "params" not in given:
+            raise TypeError(f"{where}: must be a param group, a dict with the key 'params', got {given!r}")
+        params = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
+        group = {"penalty": None, **given, "params": params}
+        if group["penalty"] is None:
+            continue
+        check_group(group, where, convex_only=False)
+        for k, p in enumerate(params):
+            if id(p) not in known:
+                raise ValueError(
+                    f"{where}: {name_parameter(group, k)} is not one of the optimizer's parameters"
+                )
+            if id(p) in seen:
+                raise ValueError(f"{where}: {name_parameter(group, k)} is penalised twice")
+            seen.add(id(p))
+        found.append(group)
+    if not found:
+        raise ValueError("groups: none of them has a penalty")
+    return found
+
+
+def implied_metric(
+    state: Mapping[str, Any], group: Mapping[str, Any], p: Tensor
+) -> tuple[Tensor | None, float, str]:
+    """Return the diagonal by which an optimizer has divided, the step size that goes with it, and a name."""
+    step, eps = float(group["lr"]), group.get("eps", 0.0)
+
+    def has(name: str) -> bool:
+        return isinstance(state.get(name), Tensor) and state[name].shape == p.shape
+
+    t = float(state.get("step", 0))
+    if has("exp_avg_sq") and "betas" in group:
+        name = "max_exp_avg_sq" if group.get("amsgrad") and has("max_exp_avg_sq") else "exp_avg_sq"
+        corrected = 1.0 - float(group["betas"][1]) ** t if t > 0 else 1.0
+        metric = (wide(state[name]).sqrt() / corrected**0.5).add_(eps)
+        return metric, step, f"sqrt({name} / (1 - beta2^t)) + eps"
+    if has("square_avg") and "acc_delta" not in state:
+        if group.get("centered") and has("grad_avg"):
+            variance = (wide(state["square_avg"]) - wide(state["grad_avg"]).square()).abs()
+            return variance.sqrt().add_(eps), step, "sqrt(square_avg - grad_avg^2) + eps"
+        return wide(state["square_avg"]).sqrt().add_(eps), step, "sqrt(square_avg) + eps"
+    if has("sum"):
+        decayed = step / (1.0 + max(t - 1.0, 0.0) * float(group.get("lr_decay", 0.0)))
+        return wide(state["sum"]).sqrt().add_(eps), decayed, "sqrt(sum) + eps"
+    return None, step, IDENTITY
+
+
+def dead(block: Block) -> list[Tensor]:
+    """Return for each parameter of a block which of its elements are in groups that are zero."""
+    penalty = block.penalty
+    assert penalty is not None
+    weights = block.join([wide(p) for p in block.params])
+    layout = penalty.groups.layout(tuple(weights.shape))
+    living = [
+        (row != 0).any(dim=1, keepdim=True).to(row.dtype).expand_as(row) for row in layout.split(weights, 0.0)
+    ]
+    return [mask == 0 for mask in block.split(layout.join(living, torch.ones_like(weights)))]
