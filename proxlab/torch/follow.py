@@ -24,8 +24,9 @@ class ProxWrapper(torch.optim.Optimizer):
 
     The weights ``w`` that the optimizer's step leaves become ``argmin_z h(z) + ‖z - w‖²_D / (2 lr)``. ``D``
     is the diagonal by which the optimizer divides, where its state says so: of Adam's kind (``exp_avg_sq``,
-    or ``max_exp_avg_sq`` under ``amsgrad``) ``sqrt(v / (1 - β₂ᵗ)) + eps``, of RMSprop ``sqrt(square_avg) + eps``
-    (less the squared mean where centred), of Adagrad ``sqrt(sum) + eps`` with its decayed learning rate.
+    or ``max_exp_avg_sq`` under ``amsgrad``) ``sqrt(v / (1 - β₂ᵗ)) + eps``, of RMSprop
+    ``sqrt(square_avg) + eps`` (less the squared mean where centred), of Adagrad ``sqrt(sum) + eps`` with its
+    decayed learning rate.
     Elsewhere it is the identity: Muon, Lion, SGD, factored moments (Adafactor). ``repr`` says which it was.
 
     Parameters
