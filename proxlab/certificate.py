@@ -24,6 +24,7 @@ from proxlab.groups import Array, AxisLayout
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import table_of
 from proxlab.penalties.tables import form
+from proxlab.untraced import untraced
 
 __all__ = ["Certificate", "Total", "certify"]
 
@@ -123,6 +124,7 @@ class Certificate:
         )
 
 
+@untraced
 def certify(
     penalty: Penalty,
     z: Array,

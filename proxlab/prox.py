@@ -23,6 +23,7 @@ from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import row_norm, shown, table_of
 from proxlab.penalties.tables import form
 from proxlab.rootfinders import Newton, RootFinder, Status
+from proxlab.untraced import untraced
 
 __all__ = ["Solution", "envelope", "prox", "solve"]
 
@@ -65,6 +66,7 @@ class Solution:
         return not bool(xp.any(self.status == int(Status.MAX_ITERATIONS)))
 
 
+@untraced
 def prox(
     penalty: Penalty,
     x: Array,
@@ -133,6 +135,7 @@ def prox(
     return _solve(penalty, x, step, metric, root_finder, backend, out, check, explain=False)
 
 
+@untraced
 def solve(
     penalty: Penalty,
     x: Array,
@@ -166,6 +169,7 @@ def solve(
     return solution
 
 
+@untraced
 def envelope(
     penalty: Penalty,
     x: Array,

@@ -14,6 +14,7 @@ import proxlab as pl
 ROOT = Path(pl.__file__).parent
 # A file imports only from files above it in this list (folders: everything in them; within a folder, freely).
 ORDER = [
+    "untraced",
     "groups",
     "scalar",
     "penalties",

@@ -16,6 +16,7 @@ from proxlab.arguments import check_array
 from proxlab.groups import Array, Groups
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import check_number, radial_slopes, row_norm, table_of
+from proxlab.untraced import untraced
 
 __all__ = ["dual_start", "sparse_start", "subgradient"]
 
@@ -49,6 +50,7 @@ def dual_start(penalty: Penalty | None, w: Array, delta: float) -> Array:
     return xp.astype(xp.astype(w, xp.float64) / delta + subgradient(penalty, w), w.dtype)
 
 
+@untraced
 def sparse_start(
     w: Array,
     density: float,

@@ -30,6 +30,7 @@ from proxlab.optim.state import State
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import check_number
 from proxlab.rootfinders import Newton, RootFinder
+from proxlab.untraced import untraced
 
 __all__ = [
     "RAMDA",
@@ -98,6 +99,7 @@ class Optimizer:
             given["lr"] = given["lr"](t)
         return check_settings(self.rule, given)
 
+    @untraced
     def init(self, params: Any, penalty: Any = None) -> State:
         """Return the state before the first step.
 
@@ -132,6 +134,7 @@ class Optimizer:
         state = State(self.rule.name, 0, (), penalties, {}, sparsity)
         return replace(state, slots=self._start(found, penalties))
 
+    @untraced
     def step(
         self,
         params: Tree,
@@ -596,6 +599,7 @@ class ProxAMSGrad(Optimizer):
 class DualAveraging(Optimizer):
     """Base of the methods whose averages start anew at each stage of training."""
 
+    @untraced
     def restart(self, params: Any, state: State) -> State:
         """Return the state of a new stage that starts at ``params``, as where the learning rate drops.
 

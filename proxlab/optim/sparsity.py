@@ -23,6 +23,7 @@ from proxlab.groups import Array, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import check_number, row_norm, table_of
+from proxlab.untraced import untraced
 
 __all__ = [
     "Resting",
@@ -42,6 +43,7 @@ _STEPS = 200
 _LEAST, _LARGEST = 1e-150, 1e150
 
 
+@untraced
 def vanishing_strength(
     penalty: Penalty, x: Array, step: float | Array = 1.0, *, metric: float | Array | None = None
 ) -> Array:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from proxlab.groups import Array, Groups, Layout
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, joined
+from proxlab.untraced import untraced
 
 __all__ = [
     "Penalty",
@@ -203,12 +204,14 @@ class Penalty:
             )
         return self.weights
 
+    @untraced
     def __call__(self, z: Array) -> float:
         """Return the penalty's value at ``z``, a float: the sum of :meth:`value`."""
         values = self.value(z)
         xp = array_api_compat.array_namespace(values)
         return float(xp.sum(values))
 
+    @untraced
     def value(self, z: Array) -> Array:
         """Return the penalty of each group, in float64.
 
@@ -226,6 +229,7 @@ class Penalty:
         rows = layout.split(xp.astype(z, xp.float64), 0.0)
         return layout.join_groups([self._row_value(xp, z, w) for z, w in zip(rows, weights, strict=True)])
 
+    @untraced
     def subdiff_distance(self, grad: Array, z: Array) -> Array:
         """Return the Euclidean distance of ``-grad`` to the subdifferential at ``z``, group by group.
 

@@ -22,6 +22,7 @@ from proxlab.torch.memory import check_apart, check_tensors
 from proxlab.torch.problems import HALF, Block, Problem, check_group, name_parameter, on_host, wide
 from proxlab.torch.sparsity import group_sparsity, living
 from proxlab.torch.strength import DrivenStrength
+from proxlab.untraced import untraced
 
 __all__ = ["ProxOptimizer"]
 
@@ -83,6 +84,7 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _check_settings(self, group: dict[str, Any]) -> dict[str, Any]:
         return check_settings(self.rule, {name: _plain(name, group[name]) for name in self.rule.settings})
 
+    @untraced
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a param group, with its ``penalty`` and its ``joint`` groups if it has them.
 
@@ -111,6 +113,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    @untraced
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, strings and tensors.
 
@@ -128,6 +131,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             saved["strength"] = self._strength.state_dict()
         return saved
 
+    @untraced
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state: of this optimizer, or of the optimizer of PyTorch that has the same state.
 
@@ -165,6 +169,7 @@ class ProxOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in _PICKLED}
 
+    @untraced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform a step.

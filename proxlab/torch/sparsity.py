@@ -13,6 +13,7 @@ from proxlab.groups import Groups
 from proxlab.optim.sparsity import Resting, living_groups
 from proxlab.penalties import GroupLasso, Penalty
 from proxlab.torch.networks import divide
+from proxlab.untraced import untraced
 
 __all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity", "living"]
 
@@ -74,6 +75,7 @@ class NetworkSparsity:
         return format_table(("layer", "groups", "zero", "sparsity", "weighted"), rows)
 
 
+@untraced
 def group_sparsity(
     source: nn.Module | torch.optim.Optimizer | Iterable[Any],
 ) -> NetworkSparsity:
