@@ -14,6 +14,7 @@ from typing import Any
 #: Public names, and the module of each.
 _PUBLIC = {
     "ClusterError": "cluster",
+    "Comparison": "compare",
     "Errors": "truth",
     "Folder": "folder",
     "FolderError": "folder",
@@ -25,11 +26,14 @@ _PUBLIC = {
     "Truth": "truth",
     "Unit": "run",
     "UnitsFailedError": "run",
+    "Validation": "validate",
+    "compare": "compare",
     "load": "problems",
     "run_units": "run",
     "save": "problems",
     "truth": "truth",
     "unit_name": "folder",
+    "validate": "validate",
 }
 
 __all__ = sorted(_PUBLIC)

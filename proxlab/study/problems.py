@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata as installed
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +106,30 @@ class Problem:
         metric = 1.0 if self.metric is None else self.metric
         return np.broadcast_to(np.asarray(metric, dtype=np.float64), self.x.shape)
 
-    def scales(self) -> Array:
-        """Return ``‖x_g‖`` of each group, in float64: what errors are divided by to compare them."""
+    def scales(self) -> dict[str, Array]:
+        """Return what errors are divided by to compare them, in float64, each of shape (n_groups,).
+
+        For the distances ``‖x_g‖`` and ``‖x_g‖_D``, for the stationarity ``‖D x_g‖/step`` and for the gap
+        ``‖x_g‖²_D/(2 step)``.
+        """
+        n = self.n_groups
         indptr, indices = self.penalty.groups.indices(self.x.shape)
-        flat = self.x.astype(np.float64).reshape(-1)
-        parts = (flat[indices[a:b]] for a, b in pairwise(indptr))
-        return np.array([float(np.linalg.norm(part)) for part in parts])
+        x, d = (a.astype(np.float64).reshape(-1)[indices] for a in (self.x, self.full_metric()))
+        step = np.broadcast_to(np.asarray(self.step, dtype=np.float64), (n,))
+        group = np.repeat(np.arange(n), np.diff(indptr))
+
+        def norm(a: Array) -> Array:
+            largest = float(np.abs(a).max(initial=0.0)) or 1.0
+            return largest * np.sqrt(np.bincount(group, (a / largest) ** 2, minlength=n))
+
+        with np.errstate(over="ignore", under="ignore"):
+            metric = norm(np.sqrt(d) * x)
+            return {
+                "distance": norm(x),
+                "metric_distance": metric,
+                "stationarity": norm(d * x) / step,
+                "gap": metric * (metric / (2 * step)),
+            }
 
     def astype(self, dtype: npt.DTypeLike) -> Problem:
         """Return the problem with point and metric rounded to another dtype.
