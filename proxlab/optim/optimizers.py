@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -15,7 +15,7 @@ from proxlab.groups import Array
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
-from proxlab.optim.problem import ProxProblem
+from proxlab.optim.problem import ProxProblem, Watch
 from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
 from proxlab.optim.sparsity import (
     Resting,
@@ -74,6 +74,9 @@ class Optimizer:
     inexactness: tuple[type[Criterion], Schedule] | None = None
     certify_every: int | None = None
     sparsity: TargetSparsity | None = None
+
+    # Set while somebody watches; no setting.
+    _watch: ClassVar[Watch | None] = None
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -216,6 +219,8 @@ class Optimizer:
         problems = _problems(found, _driven(state.penalties, sparsity), proposals, held)
         solutions, bounds, iterations = self._solve(problems, t, state.iterations)
         entry |= bounds
+        if self._watch is not None and self._watch.due(t):
+            self._watch.see(t, problems)
         keep = settings["momentum"] if self.rule.averages else 0.0
         new = {}
         for place, w in found.items():

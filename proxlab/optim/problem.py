@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from proxlab.certificate import Certificate, certify
 from proxlab.groups import Array
@@ -11,7 +11,7 @@ from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import RootFinder
 
-__all__ = ["ProxProblem"]
+__all__ = ["ProxProblem", "Watch"]
 
 
 class ProxProblem(NamedTuple):
@@ -45,3 +45,13 @@ class ProxProblem(NamedTuple):
             return verb(self.penalty, self.x, self.step, metric=self.metric, root_finder=root_finder)
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
+
+
+class Watch(Protocol):
+    """Who looks at the proxes of an optimizer's steps (:func:`proxlab.study.capture`)."""
+
+    def due(self, step: int) -> bool:
+        """Whether to look at this step."""
+
+    def see(self, step: int, problems: Mapping[str, ProxProblem]) -> None:
+        """Look at what a step has solved, by the parameters' names."""

@@ -13,6 +13,7 @@ from typing import Any
 
 #: Public names, and the module of each.
 _PUBLIC = {
+    "Capture": "capture",
     "ClusterError": "cluster",
     "Comparison": "compare",
     "Errors": "truth",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "Unit": "run",
     "UnitsFailedError": "run",
     "Validation": "validate",
+    "capture": "capture",
     "compare": "compare",
     "load": "problems",
     "run_units": "run",

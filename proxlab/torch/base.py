@@ -14,6 +14,7 @@ from proxlab.backends import threads
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
+from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
@@ -46,6 +47,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         As the methods document them.
     """
 
+    # Who looks at the proxes of the steps, if anybody does.
+    _watch: Watch | None = None
     # Whether the state of a parameter has the count of its steps.
     _counts = True
 
@@ -199,6 +202,10 @@ class ProxOptimizer(torch.optim.Optimizer):
         if drive and not late:
             record |= self._drive([])
         holds = not late and (self._strength is None or self._strength.lam == lam)
+        # Formed before the step, since a fused one does not tell.
+        watched: list[Problem] = []
+        if self._watch is not None and self._watch.due(self._steps):
+            watched = [self._form(block, still) for block, still in self._resting_blocks(holds)]
         problems: Iterable[Problem] = self._problems(fuse=not due and not late, holds=holds)
         if late:
             problems = list(problems)
@@ -212,6 +219,9 @@ class ProxOptimizer(torch.optim.Optimizer):
                 self._write(problem, self._solve(problem, self._finder()))
         if record:
             self.history.append({"step": self._steps, **record})
+        if watched and self._watch is not None:
+            # The penalties are those of this step, whose strength may have been driven meanwhile.
+            self._watch.see(self._steps, {p.block.name: p.asked() for p in watched if p.is_open})
         return loss
 
     def _problems(self, fuse: bool, holds: bool) -> Iterator[Problem]:
@@ -221,16 +231,23 @@ class ProxOptimizer(torch.optim.Optimizer):
         """
         fused: list[Block] = []
         others: list[tuple[Block, bool]] = []
-        for block in self._checked_blocks():
-            self._start_duals(block)
-            still = rests(block.settings) and (holds or block.penalty is None)
+        for block, still in self._resting_blocks(holds):
             if fuse and not still and self._is_fused(block):
                 fused.append(block)
             else:
                 others.append((block, still))
         threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
         for block, still in others:
-            yield Problem.of(block, [self._propose(p, block) for p in block.params], still)
+            yield self._form(block, still)
+
+    def _resting_blocks(self, holds: bool) -> Iterator[tuple[Block, bool]]:
+        """Go through the blocks, and say of each whether its weights stay as they are."""
+        for block in self._checked_blocks():
+            self._start_duals(block)
+            yield block, rests(block.settings) and (holds or block.penalty is None)
+
+    def _form(self, block: Block, still: bool) -> Problem:
+        return Problem.of(block, [self._propose(p, block) for p in block.params], still)
 
     def _drive(self, problems: list[Problem]) -> dict[str, float]:
         """Decide on the strength of all penalties; returns what the history says of it."""

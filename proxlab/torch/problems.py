@@ -60,6 +60,15 @@ class Block:
             return f"param group {self.number} (joint)"
         return f"param group {self.number}, {name_parameter(self.group, self.index)}"
 
+    @property
+    def name(self) -> str:
+        """The names of its parameters, or their places where they have none."""
+        names = self.group.get("names") or self.group.get("param_names")
+        if names:
+            return " + ".join(names) if self.index is None else str(names[self.index])
+        whole = f"group {self.number}"
+        return whole if self.index is None else f"{whole}, parameter {self.index}"
+
     def join(self, arrays: list[Any]) -> Tensor:
         """Make one array of an array for each parameter: joint groups side by side, with a group per row."""
         if self.index is not None:
