@@ -19,7 +19,7 @@ import numpy as np
 from proxlab.arguments import Problem, check_same, problem
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, table_of
+from proxlab.penalties.base import check_number, known_convex, table_of
 
 if TYPE_CHECKING:
     from proxlab.certificate import Certificate
@@ -372,7 +372,7 @@ def _decreases(c: Certificate, w: Array) -> bool:
     if not (_known_steps(p) or _free_at_rest(p, c.z)):
         return False
     with _quiet():
-        return (c.penalty.is_convex and _decreases_by_growth(c, w, p)) or _decreases_by_value(c, w, p)
+        return (known_convex(c.penalty) and _decreases_by_growth(c, w, p)) or _decreases_by_value(c, w, p)
 
 
 def _decreases_by_growth(c: Certificate, w: Array, p: Problem) -> bool:
@@ -436,7 +436,7 @@ def _fenchel_gap(c: Certificate) -> float:
 
 def _check_conjugate(penalty: Penalty) -> None:
     one_piece = isinstance(penalty, RadialPenalty) and len(table_of(penalty)) == 1
-    if not penalty.is_convex or not (one_piece or isinstance(penalty, GroupLinf)):
+    if not known_convex(penalty) or not (one_piece or isinstance(penalty, GroupLinf)):
         raise TypeError(
             "EpsSubgradient: the penalty must be convex with a known conjugate (L1, GroupLasso, GroupLinf, "
             f"GroupElasticNet, SparseGroupLasso), got {type(penalty).__name__}; use Gap"

@@ -1,6 +1,8 @@
 """Penalties of one's own: any admissible table is solved right, and certified by true statements."""
 
+import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import flint
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxlab as pl
+from proxlab.backends import array_tables
 from proxlab.penalties.base import Piece, RadialPenalty, table_of
 from proxlab.penalties.tables import Form, form
 from tests import oracle, tables
@@ -345,3 +348,134 @@ def test_subdifferential_at_kinks_by_hand():
         assert up.subdiff_distance(grad, z) == above
         assert down.subdiff_distance(grad, z) == below
     assert own((0, 0.5, 1, 0)).subdiff_distance(np.array([[9.0]]), 0 * z) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Strengths
+
+
+def test_vanishing_strength_of_convex_tables():
+    rng = np.random.default_rng(0)
+    x, d = rng.normal(size=(5, 3)), np.exp(rng.normal(size=(5, 3)))
+    for rows in (((0, 0, 1, 0), (1, 1, 3, 0)), ((0, 0, 0.5, 0), (1, 0.5, -0.5, -1)), ((0, 0, 2, -1),)):
+        penalty = own(*rows)
+        strengths = pl.optim.vanishing_strength(penalty, x, 0.5, metric=d)
+        for g, strength in enumerate(strengths):
+            for factor, zero in ((1 - 1e-12, False), (1 + 1e-12, True)):
+                z = pl.prox(penalty.with_strength(factor * strength), x[g : g + 1], 0.5, metric=d[g : g + 1])
+                assert (not z.any()) == zero, (rows, g, factor)
+    flat_first = own((0, 0, 0, 0), (1, 0, 1, 0))
+    assert (pl.optim.vanishing_strength(flat_first, x) == np.inf).all()
+
+
+def test_vanishing_strength_is_refused_where_nothing_is_proved():
+    x = np.ones((2, 3))
+    rows = {"jump": ((0, 0.5, 1, 0),), "convex": ((0, 0, 10, 8), (1, 6, 2, 0), (64, 132, 0, 0))}
+    for table in rows.values():
+        with pytest.raises(ValueError, match=r"penalty: from which strength .* pieces of Own"):
+            pl.optim.vanishing_strength(own(*table), x)
+    with pytest.raises(ValueError, match="penalty: from which strength"):
+        pl.optim.vanishing_strength(own((0, 0, 1, 0), (1, 1, 0.5, 0)), x)
+    with pytest.raises(ValueError, match=r"penalty: the strength of Own must be a factor .*threshold"):
+        pl.optim.vanishing_strength(own((0, 0, 1, 0), cut=0.1), x)
+
+    @dataclass(frozen=True, eq=False)
+    class Nameless(RadialPenalty):
+        mu: float = 1.0
+
+        @property
+        def pieces(self):
+            return (Piece(0.0, 0.0, self.mu, 0.0),)
+
+    with pytest.raises(TypeError, match=r"strength: Nameless has no 'lam'.*_factors"):
+        Nameless().with_strength(2.0)
+
+
+@pytest.mark.parametrize("groups", [pl.Groups.over(0), pl.Groups.over(-1)])
+def test_steps_of_optimizers(groups):
+    """Fused or not, on arrays and on tensors, a step is the prox of its point: at kinks, and after a jump."""
+    torch = pytest.importorskip("torch")
+    import proxlab.torch
+
+    rng = np.random.default_rng(0)
+    w, g = rng.normal(size=(2, 30, 20)).astype(np.float32)
+    for rows in (((0, 0, 1, 0), (1, 1, 9, 0)), ((0, 0.5, 1, 0),), ((0, 0, 2, 1), (1.5, 1.875, 0.5, 0))):
+        penalty = own(*rows, groups=groups)
+        expected = pl.prox(penalty, w - np.float32(0.5) * g, 0.5)
+        method = pl.optim.ProxSGD(lr=0.5)
+        on_arrays, _ = method.step(w, g, method.init(w, penalty))
+        np.testing.assert_allclose(on_arrays, expected, rtol=2e-6, atol=1e-7)
+        tensor = torch.nn.Parameter(torch.tensor(w))
+        tensor.grad = torch.tensor(g)
+        proxlab.torch.ProxSGD([tensor], lr=0.5, penalty=penalty).step()
+        np.testing.assert_allclose(tensor.detach().numpy(), expected, rtol=2e-6, atol=1e-7)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Yesterday's faults, which the checks above must find
+
+
+def fixed(rows, x, dtype=np.float64):
+    """Three groups of two elements in the identity metric, the first along the axis."""
+    one = np.ones(2)
+
+    def group(v, weight):
+        table = tables.complete(rows[0][1], [(s, a, c) for s, _, a, c in rows])
+        return tables.Group(table, np.array([v, 0.0]), one, 1.0, weight)
+
+    return Batch((group(x, 1.0), group(0.5 * x, 1.0), group(0.1, 0.5)), "rows", dtype)
+
+
+def known_form(table):
+    """Mutant of b2a7806: one inner minimiser wherever the slope is continuous, falls, and ends flat."""
+    steep = table[:-1]
+    joined = all(
+        abs((p.a - p.c * q.start) - (q.a - q.c * q.start)) <= 1e-12 * p.a for p, q in pairwise(steep)
+    )
+    flat_end = table[-1].a == 0 and table[-1].c == 0
+    falls = len(table) > 1 and flat_end and table[0].value == 0 and all(p.c >= 0 for p in steep)
+    return Form.CONCAVE if falls and joined else form(table)
+
+
+def test_a_certificate_that_takes_one_minimiser_for_granted(monkeypatch):
+    batch = fixed(((0.0, 0.0, 10.0, 8.0), (1.0, 6.0, 2.0, 0.0), (64.0, 132.0, 0.0, 0.0)), 9.0)
+    noise = np.full((3, 2), 0.7)
+    check_certificates(batch, noise)
+    for module in ("certificate", "backends.array_certify", "backends.numba_certify"):
+        monkeypatch.setattr(sys.modules[f"proxlab.{module}"], "form", known_form)
+    for backend in BACKENDS:
+        with pytest.raises(AssertionError):
+            check_certificates(batch, noise, backend)
+
+
+def test_a_solver_without_kinks(monkeypatch):
+    batch = fixed(((0.0, 0.0, 1.0, 0.0), (1.0, 1.0, 3.0, 0.0)), 3.0)
+    check_global(batch, batch.solve())
+    real = array_tables._kink
+
+    def none(rows, *arguments):
+        found = real(rows, *arguments)
+        return replace(found, exists=found.exists & False)
+
+    monkeypatch.setattr(array_tables, "_kink", none)
+    with pytest.raises(AssertionError):
+        check_global(batch, batch.solve())
+
+
+def test_a_solver_that_takes_the_slope_beyond_the_kink(monkeypatch):
+    """Mutant of b2a7806, which took the kernels' way for every table."""
+    batch = fixed(((0.0, 0.0, 1.0, 0.0), (1.0, 1.0, 3.0, 0.0)), 3.0)
+    jump = fixed(((0.0, 0.5, 1.0, 0.0),), 3.0)
+    check_global(jump, jump.solve())
+    for module in ("prox", "arguments"):
+        monkeypatch.setattr(sys.modules[f"proxlab.{module}"], "form", lambda table: Form.CONCAVE)
+    for backend in BACKENDS:
+        for case in (batch, jump):
+            with pytest.raises(AssertionError):
+                check_global(case, case.solve(backend=backend))
+
+
+def test_a_subdifferential_of_ends_only():
+    """Mutant of b2a7806: at a kink upwards, the nearer of the two slopes."""
+    up = own((0, 0, 1, 0), (1, 1, 3, 0))
+    assert up.subdiff_distance(np.array([[-2.0]]), np.array([[1.0]])) == 0  # each end is 1 away

@@ -20,7 +20,7 @@ from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
-from proxlab.penalties.base import Piece, table_of
+from proxlab.penalties.base import Piece, known_convex, table_of
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
 from proxlab.penalties.tables import form
 
@@ -509,7 +509,7 @@ def radial_bounds(
     gap, stationarity = (xp.where(known & ~capped, v, far) for v in (gap, stationarity))
     outside_domain = xp.any(z < 0, axis=1) if penalty.nonnegative else no
     stationarity = xp.where(outside_domain, far, stationarity)
-    if penalty.is_convex:
+    if known_convex(penalty):
         distance, metric_distance, gap = convex_bounds(
             xp, p, residual, stationarity, known & ~capped & ~outside_domain, distance, metric_distance, gap
         )

@@ -34,7 +34,7 @@ from proxlab.penalties.tables import Table
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.secular import RIVAL_RTOL
 
-__all__ = ["table_rows"]
+__all__ = ["heights", "table_rows"]
 
 #: Evaluations that look for a point above 1 between two below it.
 MAX_SEEK = 60
@@ -136,6 +136,18 @@ class Rows:
         return 0.5 * row_sum(xp, self.d * (self.p.size * ratio) ** 2)
 
 
+def heights(xp: Any, p: Data, table: Table, pieces: tuple[Slopes, ...]) -> list[Array]:
+    """Return ``η p`` where each piece starts, in scaled units: the jump at zero, and what the slopes add.
+
+    Not the values that the table gives: those are the same but for rounding, and may leave the range.
+    """
+    total = [p.coefficient(xp, table[0].value, 1, 2)]
+    for q in pieces[:-1]:
+        rise = (q.end - q.start) * (q.alpha - 0.5 * q.shift * (q.start + q.end))
+        total.append(total[-1] + xp.maximum(rise, xp.zeros_like(rise)))
+    return total
+
+
 def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
     """Return ``f = G(0, tau) - 1`` for ``b ≠ 0``, its sign exact to far below rounding."""
     xp, p = rows.xp, rows.p
@@ -209,6 +221,7 @@ def table_rows(
         return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, False)
     rows, pieces = Rows(xp, p), scaled_pieces(xp, p, table)
+    starts = heights(xp, p, table, pieces)
     zero, one = rows.zero, rows.one
     reach = xp.sqrt(row_sum(xp, p.size * p.size))
     nonzero = reach > 0
@@ -218,8 +231,7 @@ def table_rows(
     share_of_rounding = (8.0 + 2.0 * math.sqrt(sum_height(n))) * UNIT
 
     f0 = zero_test(rows, pieces[0], table[0].a)
-    jump = p.coefficient(xp, table[0].value, 1, 2)
-    resting = active & ((f0 >= 0) | (jump > 0))
+    resting = active & ((f0 >= 0) | (starts[0] > 0))
     # The best so far; zero, where it is a local minimiser.
     found = resting | ~active
     best = Candidate(found, zero, one, zero, zero, found, count, count)
@@ -260,7 +272,7 @@ def table_rows(
         on = active & (q.start <= reach)
         here = q.end > reach
         far = xp.where(on, xp.minimum(q.end, reach), one)
-        height = p.coefficient(xp, piece.value, 1, 2)
+        height = starts[k]
         flat = piece.a == 0.0 and piece.c == 0.0
         eq = rows.along_radius(q)
         spot = xp.where(on & (start > 0), start, one)

@@ -38,6 +38,7 @@ from proxlab.backends.array_certify import (
     sum_height,
     tau_at,
 )
+from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
 from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
@@ -77,7 +78,12 @@ class Problem:
     def __init__(self, xp: Any, p: Data, table: Table) -> None:
         self.xp, self.p, self.table = xp, p, table
         self.pieces = scaled_pieces(xp, p, table)
-        self.heights = [p.coefficient(xp, q.value, 1, 2) for q in table]
+        self.heights = heights(xp, p, table, self.pieces)
+        # What these are computed from, and so the size of their rounding.
+        self.sums = [self.heights[0]]
+        for q in self.pieces[:-1]:
+            most = (q.end - q.start) * (xp.abs(q.alpha) + xp.abs(q.shift) * (q.start + q.end))
+            self.sums.append(self.sums[-1] + most)
         self.spare = p.coefficient(xp, doubt(table), 1, 2) * (1.0 + rounding(8))
         self.eq = Equation(xp, p, curved=True)
         self.height = sum_height(p.x.shape[1])
@@ -89,13 +95,13 @@ class Problem:
     def value(self, r: Array) -> tuple[Array, Array]:
         """Bound ``η p(r)`` at a radius."""
         xp = self.xp
-        low, high = self.zero, self.zero
-        for q, height in zip(self.pieces, self.heights, strict=True):
+        low, high, k = self.zero, self.zero, rounding(16 + len(self.table))
+        for q, height, total in zip(self.pieces, self.heights, self.sums, strict=True):
             on = r >= q.start
             start = xp.where(on, q.start, self.zero)
             length = r - start
             middle = height + length * (q.alpha - 0.5 * q.shift * (r + start))
-            error = rounding(16) * (height + length * (xp.abs(q.alpha) + xp.abs(q.shift) * (r + start)))
+            error = k * (total + length * (xp.abs(q.alpha) + xp.abs(q.shift) * (r + start)))
             low, high = xp.where(on, middle - error, low), xp.where(on, middle + error, high)
         low = xp.maximum(low - self.spare - 2.0**-800, self.zero)
         high = high + self.spare + 2.0**-800
@@ -314,7 +320,7 @@ def table_bounds(
     reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
     trivial, free = row_max(xp, p.size_high) == 0, weight == 0
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
-    usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free & math.isfinite(doubt(table))
+    usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free
     largest = q.spare
     for piece, s, height in zip(table, q.pieces, q.heights, strict=True):
         for v in (xp.abs(s.alpha), xp.abs(s.shift), height):

@@ -23,6 +23,7 @@ from proxlab.groups import Array, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import check_number, row_norm, table_of
+from proxlab.penalties.tables import convex, form
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -65,7 +66,13 @@ def vanishing_strength(
     -------
     array of shape (n_groups,)
         In float64: 0 for a group that is zero in ``x``, infinite for one that never vanishes (its weight is
-        0).
+        0, or the slope of the penalty at zero).
+
+    Raises
+    ------
+    ValueError
+        For a penalty of one's own where nothing is proved: its strength is no factor of the slope at zero
+        and of the elementwise part, or it is not convex and its slope is not concave up to a flat end.
 
     Examples
     --------
@@ -79,6 +86,8 @@ def vanishing_strength(
     if p.metric is not None and not isinstance(p.metric, float):
         check_metric_values(p.metric, p.xp)
     xp, layout, unit = p.xp, p.layout, penalty.with_strength(1.0)
+    if isinstance(unit, RadialPenalty):
+        _check_vanishing(unit)
     rows = layout.split(xp.astype(p.x, xp.float64), 0.0)
     metrics = layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
@@ -90,6 +99,26 @@ def vanishing_strength(
     if not parts:
         return xp.zeros((0,), dtype=xp.float64, device=array_api_compat.device(x))
     return layout.join_groups(parts)
+
+
+def _check_vanishing(unit: RadialPenalty) -> None:
+    """Raise an error that names the pieces, unless what is known of vanishing holds for the penalty."""
+    name, table, double = type(unit).__name__, table_of(unit), unit.with_strength(2.0)
+    factors = (
+        (table[0].a, table_of(double)[0].a),
+        (unit.threshold, double.threshold),
+    )
+    if not all(math.isclose(b, 2.0 * a, rel_tol=1e-12) for a, b in factors):
+        raise ValueError(
+            f"penalty: the strength of {name} must be a factor of the slope of its pieces at zero, and of "
+            f"its threshold; at the strengths 1 and 2 they are {factors}"
+        )
+    if not convex(table) and (unit.threshold > 0 or not form(table).has_kernels):
+        raise ValueError(
+            f"penalty: from which strength on a group vanishes is not known for the pieces of {name}: they "
+            "must be convex, or have no threshold and a concave slope up to a flat end, or a jump and then "
+            'nothing; use method="multiplicative"'
+        )
 
 
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:
@@ -106,8 +135,8 @@ def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: 
         elif first.a > 0:
             strength = row_norm(xp, b) / (price * first.a)
         else:
-            strength = xp.zeros_like(price)
-        if not unit.is_convex:
+            strength = xp.full_like(price, 0.0 if first.value > 0 else math.inf)
+        if not convex(table_of(unit)):
             # From the strength above on the objective climbs first, and then falls at most once before ‖x‖:
             # its least value is that at 0 or at x.
             saved = 0.5 * row_norm(xp, xp.sqrt(d) * x) ** 2 / price
@@ -346,7 +375,8 @@ class TargetSparsity:
             finite = float(counts[np.isfinite(strengths)].sum() / counts.sum())
             raise ValueError(
                 f"target: a share of {wanted:.4g} of the groups cannot vanish, only {finite:.4g}: the other "
-                "groups have weight 0, or are of parameters that are not updated in this step"
+                "groups have weight 0 or a penalty without slope at zero, or are of parameters that are not "
+                "updated in this step"
             )
         # Beyond the rounding of the strengths, so that the prox agrees.
         lam *= 1.0 + rounding(4.0 * largest + 64.0)

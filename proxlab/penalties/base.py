@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.groups import Array, Groups, Layout
-from proxlab.penalties.tables import Piece, Table, check_pieces, convex, joined
+from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, joined
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "RadialPenalty",
     "check_number",
     "joined",
+    "known_convex",
     "radial_slopes",
     "radial_value",
     "table_of",
@@ -147,6 +148,12 @@ class Penalty:
     @property
     def strength(self) -> float:
         """The factor λ of the penalty; for several parts the sum of theirs."""
+        for name in self._factors:
+            if not hasattr(self, name):
+                raise TypeError(
+                    f"strength: {type(self).__name__} has no {name!r}; call its strength so, or name its "
+                    "factors in _factors"
+                )
         return math.fsum(getattr(self, name) for name in self._factors)
 
     def with_strength(self, strength: float) -> Self:
@@ -167,12 +174,12 @@ class Penalty:
         ValueError
             If all of several parts are 0: they have no proportion.
         """
-        strength = check_number("strength", strength, 0.0)
+        strength, here = check_number("strength", strength, 0.0), self.strength
         changes: dict[str, Any] = {self._factors[0]: strength}
         if len(self._factors) > 1:
-            if self.strength == 0:
+            if here == 0:
                 raise ValueError(f"strength: {self._factors} must not all be 0 to be scaled, got {self!r}")
-            changes = {name: strength * (getattr(self, name) / self.strength) for name in self._factors}
+            changes = {name: strength * (getattr(self, name) / here) for name in self._factors}
         return replace(self, **changes)
 
     @property
@@ -322,6 +329,13 @@ class _CheckedPieces(ABCMeta):
 def table_of(penalty: RadialPenalty) -> Table:
     """Return a penalty's pieces as all computations take them, checked and as floats, or raise an error."""
     return check_pieces(penalty.pieces)
+
+
+def known_convex(penalty: Penalty) -> bool:
+    """Return whether convexity is proved, from the pieces where there are some, and not only declared."""
+    if isinstance(penalty, RadialPenalty):
+        return exactly_convex(table_of(penalty))
+    return penalty.is_convex
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
