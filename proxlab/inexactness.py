@@ -394,7 +394,7 @@ def _decreases_by_value(c: Certificate, w: Array, p: Problem) -> bool:
     """Prove the decrease from ``Q(ẑ) - Q(w) = h(ẑ) - h(w) + Σ d (ẑ - w)(ẑ - x + w - x) / 2η``."""
     xp, n = p.xp, p.layout.n_groups + 1
     eta, root = _steps(p), xp.sqrt(p.full_metric())
-    at_z, at_w = (xp.concat([c.penalty.value(a), xp.zeros_like(eta[:1])]) for a in (c.z, w))
+    at_z, at_w = (xp.concat([c.penalty._values(a), xp.zeros_like(eta[:1])]) for a in (c.z, w))
     moved = root * _difference(p, c.z, w)
     from_x, last_from_x = root * _difference(p, c.z, c.x), root * _difference(p, w, c.x)
     reach = xp.abs(from_x) + xp.abs(last_from_x)
@@ -425,7 +425,7 @@ def _fenchel_gap(c: Certificate) -> float:
             conjugates.append(_conjugate(xp, c.penalty, s, weight))
             inners.append(xp.sum(s * z, axis=1))
             sizes.append(xp.sum(xp.abs(s * z), axis=1))
-        value = c.penalty.value(c.z)
+        value = c.penalty._values(c.z)
         conjugate, inner, size = (p.layout.join_groups(parts) for parts in (conjugates, inners, sizes))
         total = _sum(xp, value + conjugate - inner)
         total += _gamma(_longest_sum(p) + _height(n_groups) + _VALUE) * _sum(xp, value + conjugate + size)

@@ -22,6 +22,7 @@ from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import row_norm, shown, table_of
 from proxlab.penalties.tables import form
+from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import Newton, RootFinder, Status
 from proxlab.untraced import untraced
 
@@ -191,17 +192,30 @@ def envelope(
     -------
     array of shape (n_groups,)
         In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` for convex ``h``.
+
+    Raises
+    ------
+    OverflowError
+        If a value is beyond the range of float64.
     """
+    from proxlab.backends.array_api import scale
+
     p = problem(penalty, x, step, metric, backend, check=None)
     z = prox(penalty, x, step, metric=metric, backend=backend)
     xp = p.xp
     difference = xp.astype(z, xp.float64) - xp.astype(x, xp.float64)
-    # (1/2η)‖z - x‖²_D, scaled so that the square neither overflows nor underflows early.
-    weighted = xp.sqrt(p.full_metric()) * difference
-    steps = p.layout.split_groups(p.group_steps())
-    rows = p.layout.split(weighted, 0.0)
-    parts = [0.5 * xp.sum((r / xp.sqrt(s)[:, None]) ** 2, axis=1) for r, s in zip(rows, steps, strict=True)]
-    return penalty.value(z) + p.layout.join_groups(parts)
+    steps, rows = p.layout.split_groups(p.group_steps()), p.layout.split(difference, 0.0)
+    parts = []
+    with np.errstate(all="ignore"):
+        for r, d, s in zip(rows, p.layout.split(p.full_metric(), 1.0), steps, strict=True):
+            # (1/2η)‖z - x‖²_D in units of the group.
+            q, es = scale(xp, r, d), exponent(xp, s)
+            square = xp.sum(q.x * q.b, axis=1) / times_power(xp, s, -es)
+            parts.append(times_power(xp, 0.5 * square, xp.clip(q.ed + 2.0 * q.ex - es, -5000.0, 5000.0)))
+        values = penalty._values(z) + p.layout.join_groups(parts)
+    if bool(xp.any(xp.isinf(values))):
+        raise OverflowError("x: the envelope there is beyond the range of float64")
+    return values
 
 
 def _solve(
@@ -262,7 +276,7 @@ def _solve(
 def _with_threshold(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
     """Enclose the radii where a soft threshold comes first, whose rounding moves them."""
     from proxlab.backends import array_certify, table_certify
-    from proxlab.backends.powers import quotient
+    from proxlab.powers import quotient
 
     xp, layout, penalty = p.xp, p.layout, p.penalty
     assert isinstance(penalty, RadialPenalty)

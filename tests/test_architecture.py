@@ -17,6 +17,7 @@ ORDER = [
     "untraced",
     "groups",
     "scalar",
+    "powers",
     "penalties",
     "double_double",
     "secular",

@@ -229,3 +229,70 @@ def test_brackets_hold_after_any_number_of_iterations(name, seed):
                     if s.ok:
                         off = np.linalg.norm((s.z[0] - right) / np.abs(x[0]).max())
                         assert off <= 1e-6, about
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Values, distances to the subdifferential, envelopes.
+
+
+def relative(found, right):
+    """How far a number is from a ball, relative to it; 0 where both are beyond the range or below it."""
+    right = oracle.to_float(right)
+    if abs(right) < 1e-307:
+        return 0.0 if abs(found) < 2e-307 else math.inf
+    return abs(found / right - 1)
+
+
+def overflows(call, right, name):
+    """Whether the answer is beyond the range, and said to be."""
+    if right.upper() < arb(2) ** 1023:
+        return False
+    if right.lower() > arb(2) ** 1024:
+        with pytest.raises(OverflowError, match=f"^{name}: .* beyond the range of float64"):
+            call()
+    return True
+
+
+@pytest.mark.parametrize("name", PENALTIES[1:])
+@given(seed=seeds)
+def test_values_at_any_magnitude(name, seed):
+    rng = np.random.default_rng(seed)
+    case = problem(rng, name)
+    if case is None:
+        return
+    x, d = np.array(case.x)[None], np.array(case.d)[None]
+    h = getattr(pl, name)(**case.parameters, weights=[case.weight])
+    # With D/step = I the gradient at z is z - x, and z is far from x.
+    z = 2.0 ** rng.integers(-3, 3) * x
+    own = exact.Case(name, case.parameters, case.x, np.ones_like(case.x), 1.0, case.weight)
+    with case.digits():
+        value = oracle.value(name, case.parameters, case.x, case.weight)
+        least = exact.solve(case).objective
+        distance = exact.stationarity(own, z[0])
+        scale = oracle.norm(exact.balls((z - x)[0]))
+        for call, right, argument, slack in (
+            (lambda: h.value(x), value, "z", 1e-13),
+            (lambda: pl.envelope(h, x, case.step, metric=d), least, "x", 1e-12),
+            (lambda: h.subdiff_distance(z - x, z), distance, "grad", 1e-12),
+        ):
+            if argument == "grad" and not right.lower() > scale / 1000:
+                continue
+            if not overflows(call, right, argument):
+                found = float(call()[0])
+                assert relative(found, right) < slack, (case, argument, found, right)
+
+
+@pytest.mark.parametrize("name", PENALTIES[1:])
+@given(seed=seeds)
+def test_the_vanishing_strength_at_any_magnitude(name, seed):
+    case = problem(np.random.default_rng(seed), name)
+    if case is None:
+        return
+    x, d = np.array(case.x)[None], np.array(case.d)[None]
+    h = getattr(pl, name)(**case.parameters, weights=[case.weight])
+    (strength,) = pl.optim.vanishing_strength(h, x, case.step, metric=d)
+    if not 1e-290 < strength < 1e290:
+        return
+    for factor, zero in ((1 - 1e-9, False), (1 + 1e-9, True)):
+        z = pl.prox(h.with_strength(strength * factor), x, case.step, metric=d)
+        assert bool((z == 0).all()) is zero, (case, strength, factor)

@@ -15,7 +15,11 @@ import array_api_compat
 
 from proxlab import bounds, secular
 from proxlab.backends.build import over_arrays
-from proxlab.backends.powers import (
+from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
+from proxlab.groups import Array
+from proxlab.penalties.base import Piece
+from proxlab.powers import (
     coefficient,
     downwards,
     exponent,
@@ -24,10 +28,6 @@ from proxlab.backends.powers import (
     times_power,
     upwards,
 )
-from proxlab.bounds import ROUNDING, UNIT, rounding
-from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
-from proxlab.groups import Array
-from proxlab.penalties.base import Piece
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL
 

@@ -16,13 +16,13 @@ from typing import Any
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.build import over_arrays
-from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.penalties.base import Piece, known_convex, table_of
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
 from proxlab.penalties.tables import form
+from proxlab.powers import exponent, times_power
 
 __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 

@@ -26,11 +26,11 @@ from proxlab.backends.array_certify import (
     tau_at,
 )
 from proxlab.backends.build import over_arrays
-from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT
 from proxlab.groups import Array
 from proxlab.penalties.tables import Table
+from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.secular import RIVAL_RTOL
 

@@ -40,12 +40,12 @@ from proxlab.backends.array_certify import (
 )
 from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
-from proxlab.backends.powers import exponent, times_power
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.base import table_of
 from proxlab.penalties.tables import Table, doubt, exactly_convex, kinks
+from proxlab.powers import exponent, times_power
 
 __all__ = ["table_bounds"]
 

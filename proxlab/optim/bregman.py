@@ -36,9 +36,9 @@ def subgradient(penalty: Penalty, z: Array) -> Array:
         else:
             assert isinstance(penalty, RadialPenalty)
             r = row_norm(xp, rows)
-            slope, _ = radial_slopes(xp, table_of(penalty), r)
+            slope, _ = radial_slopes(xp, table_of(penalty), r, w)
             unit = rows / xp.where(r > 0, r, xp.ones_like(r))[:, None]
-            parts.append((w * slope)[:, None] * unit + penalty.threshold * xp.sign(rows))
+            parts.append(slope[:, None] * unit + penalty.threshold * xp.sign(rows))
     return layout.join(parts, xp.zeros_like(z))
 
 

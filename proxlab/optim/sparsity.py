@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from proxlab.arguments import check_finite, check_metric_values
 from proxlab.arguments import problem as check_problem
+from proxlab.backends.array_api import scale
 from proxlab.bounds import rounding
 from proxlab.groups import Array, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import check_number, row_norm, table_of
 from proxlab.penalties.tables import convex, form
+from proxlab.powers import exponent, factors, product, sum_of_products, times_power
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -124,28 +126,38 @@ def _check_vanishing(unit: RadialPenalty) -> None:
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:
     if unit.nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
-    b, price = xp.abs(d * x), step * weight
+    # In units of the group: no product leaves the range.
+    p = scale(xp, x, d)
+    b = xp.abs(p.b)
+    first_step, first_weight, _, power = factors(xp, step, weight, 1.0)
+    price = first_step * first_weight
+    power = p.ed + p.ex - (power - 1.0)  # 1.0 is 2 times a half
     if isinstance(unit, GroupLinf):
-        strength = xp.sum(b, axis=1) / price
+        strength = times_power(xp, xp.sum(b, axis=1) / price, power)
     else:
         assert isinstance(unit, RadialPenalty)
         first = table_of(unit)[0]
         if unit.threshold > 0:
-            strength = _soft_threshold_root(xp, b, step * unit.threshold, price * first.a)
+            cut = xp.full_like(step, unit.threshold)
+            total = sum_of_products(xp, ((cut,), (weight, first.a)))
+            e = exponent(xp, total)
+            root = _soft_threshold_root(xp, b, times_power(xp, cut, -e), product(xp, weight, first.a, e=-e))
+            strength = times_power(xp, root / first_step, p.ed + p.ex - e - exponent(xp, step))
         elif first.a > 0:
-            strength = row_norm(xp, b) / (price * first.a)
+            strength = times_power(xp, row_norm(xp, b) / (price * first.a), power)
         else:
             strength = xp.full_like(price, 0.0 if first.value > 0 else math.inf)
         if not convex(table_of(unit)):
             # From the strength above on the objective climbs first, and then falls at most once before ‖x‖:
             # its least value is that at 0 or at x.
-            saved = 0.5 * row_norm(xp, xp.sqrt(d) * x) ** 2 / price
-            r = row_norm(xp, x)
-            flat = unit._strength_at(xp, xp.where(r > 0, r, xp.ones_like(r)), saved)
+            r, own = row_norm(xp, x), row_norm(xp, p.x)
+            safe, own = (xp.where(r > 0, v, xp.ones_like(r)) for v in (r, own))
+            saved = times_power(xp, 0.5 * xp.sum(p.x * p.b, axis=1) / own / price, power)
+            flat = unit._strength_at(xp, safe, saved)
             strength = xp.maximum(strength, flat)
     if unit.threshold == 0:
-        strength = xp.where(price > 0, strength, xp.full_like(strength, math.inf))
-    zero = xp.all(b == 0, axis=1)
+        strength = xp.where(weight > 0, strength, xp.full_like(strength, math.inf))
+    zero = xp.all(x == 0, axis=1)
     return xp.where(zero, xp.zeros_like(strength), strength)
 
 

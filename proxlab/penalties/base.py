@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from proxlab.groups import Array, Groups, Layout
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, joined
+from proxlab.powers import exponent, product, sum_of_products, times_power
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 # Within so much of a radius, relatively, a computed norm may lie at it.
 _BLUR = 2.0**-49
+#: Sums of numbers below this stay in the range.
+HUGE = 2.0**960
 Weights = None | Literal["sqrt_size"] | FloatArray
 
 
@@ -230,11 +233,31 @@ class Penalty:
         Returns
         -------
         array of shape (n_groups,)
+
+        Raises
+        ------
+        OverflowError
+            If a value is beyond the range of float64.
         """
+        return self._values(z, strict=True)
+
+    def _values(self, z: Array, *, strict: bool = False) -> Array:
+        """Return the penalty of each group; beyond the range of float64 it is infinite, or an error."""
         layout, xp = self._bind(z)
         weights = layout.split_groups(self._weights_like(layout, z))
         rows = layout.split(xp.astype(z, xp.float64), 0.0)
-        return layout.join_groups([self._row_value(xp, z, w) for z, w in zip(rows, weights, strict=True)])
+        with np.errstate(all="ignore"):
+            parts = [self._row_value(xp, z, w) for z, w in zip(rows, weights, strict=True)]
+        if strict and any(
+            bool(xp.any(xp.isinf(v) & xp.isfinite(_largest(xp, r)))) for r, v in zip(rows, parts, strict=True)
+        ):
+            raise OverflowError("z: the penalty at it is beyond the range of float64")
+        if self.nonnegative:
+            parts = [
+                xp.where(xp.any(r < 0, axis=1), xp.full_like(v, math.inf), v)
+                for r, v in zip(rows, parts, strict=True)
+            ]
+        return layout.join_groups(parts)
 
     @untraced
     def subdiff_distance(self, grad: Array, z: Array) -> Array:
@@ -254,6 +277,11 @@ class Penalty:
         -------
         array of shape (n_groups,)
             In float64; infinite where ``z`` lies outside the penalty's domain.
+
+        Raises
+        ------
+        OverflowError
+            If a distance is beyond the range of float64.
         """
         layout, xp = self._bind(z)
         if grad.shape != z.shape:
@@ -261,7 +289,22 @@ class Penalty:
         weights = layout.split_groups(self._weights_like(layout, z))
         z_rows = layout.split(xp.astype(z, xp.float64), 0.0)
         g_rows = layout.split(xp.astype(grad, xp.float64), 0.0)
-        parts = [self._row_distance(xp, g, z, w) for g, z, w in zip(g_rows, z_rows, weights, strict=True)]
+        parts = []
+        with np.errstate(all="ignore"):
+            for g, z_row, w in zip(g_rows, z_rows, weights, strict=True):
+                # Where sums of such numbers may leave the range, in a greater unit.
+                e = xp.zeros_like(w)
+                part = self._row_distance(xp, g, z_row, w, e)
+                large = ~xp.isfinite(part) | (_largest(xp, g) > HUGE)
+                if bool(xp.any(large)):
+                    e = xp.where(large, e - 64.0, e)
+                    part = times_power(xp, self._row_distance(xp, times_power(xp, g, e), z_row, w, e), -e)
+                lost = ~xp.isfinite(part) & xp.isfinite(_largest(xp, g) + _largest(xp, z_row))
+                if bool(xp.any(lost)):
+                    raise OverflowError("grad: the distance is beyond the range of float64")
+                if self.nonnegative:
+                    part = xp.where(xp.any(z_row < 0, axis=1), xp.full_like(part, math.inf), part)
+                parts.append(part)
         return layout.join_groups(parts)
 
     def _bind(self, z: Array) -> tuple[Layout, Any]:
@@ -275,8 +318,13 @@ class Penalty:
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
         raise NotImplementedError
 
-    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
+    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array, e: Array) -> Array:
+        """Return the distances of rows, where gradient and distance are in units of ``2^-e``."""
         raise NotImplementedError
+
+
+def _largest(xp: Any, rows: Array) -> Array:
+    return xp.max(xp.abs(rows), axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
 
 
 def row_norm(xp: Any, rows: Array) -> Array:
@@ -286,21 +334,34 @@ def row_norm(xp: Any, rows: Array) -> Array:
     largest = xp.max(xp.abs(rows), axis=1)
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
     ratio = rows / scale[:, None]
-    return scale * xp.sqrt(xp.sum(ratio * ratio, axis=1))
+    norm = scale * xp.sqrt(xp.sum(ratio * ratio, axis=1))
+    return xp.where(xp.isinf(largest), largest, norm)
 
 
-def radial_value(xp: Any, pieces: tuple[Piece, ...], r: Array) -> Array:
-    """Evaluate ``p(r)`` from its pieces; ``p(0) = 0``."""
-    value = xp.zeros_like(r)
-    for piece in pieces:
-        h = r - piece.start
-        on = piece.value + h * (piece.a - 0.5 * piece.c * (r + piece.start))
-        value = xp.where(r >= piece.start, on, value)
+def radial_value(xp: Any, pieces: tuple[Piece, ...], r: Array, weight: Array) -> Array:
+    """Evaluate ``weight·p(r)`` from the slopes of its pieces; ``p(0) = 0``.
+
+    Neither ``p`` nor a part of it need be in the range of float64 for the product to be.
+    """
+    terms: list[tuple[Array | float, ...]] = [(weight, pieces[0].value)]
+    for k, piece in enumerate(pieces):
+        on = r > piece.start
+        h = xp.where(on, r - piece.start, xp.zeros_like(r))
+        middle = 0.5 * r + 0.5 * piece.start
+        if k + 1 < len(pieces):
+            end = pieces[k + 1].start
+            h = xp.where(r > end, xp.full_like(r, end - piece.start), h)
+            middle = xp.where(r > end, xp.full_like(r, 0.5 * end + 0.5 * piece.start), middle)
+        terms += [(weight, piece.a, h), (weight, -piece.c, h, middle)]
+    terms = [term for term in terms if term[1] != 0.0]
+    value = sum_of_products(xp, terms) if terms else xp.zeros_like(r)
     return xp.where(r > 0, value, xp.zeros_like(r))
 
 
-def radial_slopes(xp: Any, pieces: tuple[Piece, ...], r: Array) -> tuple[Array, Array]:
-    """Evaluate the left and right slopes of ``p`` at ``r > 0``; they differ at kinks only.
+def radial_slopes(
+    xp: Any, pieces: tuple[Piece, ...], r: Array, weight: Array, e: Array | float = 0.0
+) -> tuple[Array, Array]:
+    """Evaluate the left and right slopes of ``weight·p·2^e`` at ``r > 0``; they differ at kinks only.
 
     A norm is known up to rounding: where the slope jumps up, a few units count as the kink itself, for there
     a minimiser lies as a rule.
@@ -308,7 +369,10 @@ def radial_slopes(xp: Any, pieces: tuple[Piece, ...], r: Array) -> tuple[Array, 
     left, right = xp.zeros_like(r), xp.zeros_like(r)
     before = 0.0
     for k, piece in enumerate(pieces):
-        start, slope = piece.start, piece.a - piece.c * r
+        start, slope = piece.start, weight * (piece.a - piece.c * r)
+        size = xp.abs(slope)
+        careful = sum_of_products(xp, ((weight, piece.a), (weight, -piece.c, r)), e)
+        slope = xp.where((size > 1e-290) & (size < HUGE) & (e + 0.0 * r == 0), slope, careful)
         blur = _BLUR if k and before < piece.a - piece.c * start else 0.0
         left = xp.where(r > start * (1.0 + blur), slope, left)
         right = xp.where(r >= start * (1.0 - blur), slope, right)
@@ -347,8 +411,8 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
         """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
         raise NotImplementedError(f"pieces: {type(self).__name__} must say what they are")
 
-    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
-        """Return the strength at which ``p(r)`` is ``value``, for penalties that are not convex.
+    def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
+        """Return the strength at which ``p(r)`` is ``share·r``, for penalties that are not convex.
 
         What asks for it relies on a slope that is concave up to where it vanishes (docs: the theory of the
         optimizers).
@@ -356,11 +420,11 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
         Parameters
         ----------
         xp : namespace
-        r, value : array
-            Positive radii, and values of ``p`` there.
+        r, share : array
+            Positive radii, and values of ``p`` there as shares of them, which keep within the range.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not say at which strength it has a given value (_strength_at)"
+            f"{type(self).__name__} does not say at which strength p(r) is a given share of r (_strength_at)"
         )
 
     @property
@@ -369,41 +433,37 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
         return convex(table_of(self))
 
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
-        value = weight * radial_value(xp, table_of(self), row_norm(xp, z))
+        value = radial_value(xp, table_of(self), row_norm(xp, z), weight)
         if self.threshold > 0:
-            value = value + self.threshold * xp.sum(xp.abs(z), axis=1)
-        if self.nonnegative:
-            value = xp.where(xp.any(z < 0, axis=1), xp.full_like(value, math.inf), value)
+            e = exponent(xp, xp.max(xp.abs(z), axis=1)) if z.shape[1] else xp.zeros_like(value)
+            total = xp.sum(xp.abs(times_power(xp, z, -e)), axis=1)
+            value = value + product(xp, total, self.threshold, e=e)
         return value
 
-    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
+    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array, e: Array) -> Array:
         r = row_norm(xp, z)
         unit = z / xp.where(r > 0, r, xp.ones_like(r))[:, None]
         first = table_of(self)[0]
-        at_zero = xp.full_like(r, math.inf) if first.value > 0 else xp.full_like(r, first.a) * weight
+        at_zero = xp.full_like(r, math.inf) if first.value > 0 else product(xp, weight, first.a, e=e)
         # Elements at zero absorb what the elementwise part allows.
-        off = self._shrink_residual(xp, grad)
-        signed = grad + self.threshold * xp.sign(z)
+        threshold = times_power(xp, xp.full_like(r, self.threshold), e)[:, None]
+        off = self._shrink_residual(xp, grad, threshold)
+        signed = grad + threshold * xp.sign(z)
 
         def off_by(slope: Array) -> Array:
-            residual = xp.where(z == 0, off, signed + (weight * slope)[:, None] * unit)
+            residual = xp.where(z == 0, off, signed + slope[:, None] * unit)
             return row_norm(xp, residual)
 
         # Where the slope jumps up, all that lies between counts; where it jumps down, either.
-        left, right = radial_slopes(xp, table_of(self), r)
+        left, right = radial_slopes(xp, table_of(self), r, weight, e)
         pull = -xp.sum(xp.where(z == 0, xp.zeros_like(z), signed * unit), axis=1)
-        between = xp.minimum(xp.maximum(pull, weight * left), weight * right)
-        between = between / xp.where(weight > 0, weight, xp.ones_like(weight))
-        between = xp.where((left < right) & (weight > 0), between, right)
+        between = xp.where(left < right, xp.minimum(xp.maximum(pull, left), right), right)
         distance = xp.minimum(xp.minimum(off_by(left), off_by(right)), off_by(between))
         zero = row_norm(xp, off) - at_zero
-        distance = xp.where(r > 0, distance, xp.where(zero > 0, zero, xp.zeros_like(zero)))
-        if self.nonnegative:
-            distance = xp.where(xp.any(z < 0, axis=1), xp.full_like(distance, math.inf), distance)
-        return distance
+        return xp.where(r > 0, distance, xp.where(zero > 0, zero, xp.zeros_like(zero)))
 
-    def _shrink_residual(self, xp: Any, grad: Array) -> Array:
-        down = xp.where(-grad > self.threshold, grad + self.threshold, xp.zeros_like(grad))
+    def _shrink_residual(self, xp: Any, grad: Array, threshold: Array) -> Array:
+        down = xp.where(-grad > threshold, grad + threshold, xp.zeros_like(grad))
         if self.nonnegative:
             return down
-        return xp.where(grad > self.threshold, grad - self.threshold, down)
+        return xp.where(grad > threshold, grad - threshold, down)

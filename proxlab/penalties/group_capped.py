@@ -43,6 +43,6 @@ class GroupCapped(RadialPenalty):
         """``p'(r) = λ``, then 0."""
         return (Piece(0.0, 0.0, self.lam, 0.0), Piece(self.theta, self.lam * self.theta, 0.0, 0.0))
 
-    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
-        """Divide by ``min(r, θ)``."""
-        return value / xp.clip(r, max=self.theta)
+    def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
+        """Divide ``share·r`` by ``min(r, θ)``."""
+        return share * xp.clip(r / self.theta, min=1.0)

@@ -39,6 +39,6 @@ class GroupL0(RadialPenalty):
         """``p`` jumps to λ at 0 and is flat from there."""
         return (Piece(0.0, self.lam, 0.0, 0.0),)
 
-    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
-        """Return the value: λ is the price of a group."""
-        return value
+    def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
+        """Return ``share·r``: λ is the price of a group."""
+        return share * r

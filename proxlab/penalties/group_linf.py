@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.groups import Array
-from proxlab.penalties.base import Penalty, check_number
+from proxlab.penalties.base import Penalty, check_number, row_norm
+from proxlab.powers import product
 
 __all__ = ["GroupLinf"]
 
@@ -43,12 +44,12 @@ class GroupLinf(Penalty):
         return True
 
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
-        return self.lam * weight * _row_max(xp, xp.abs(z))
+        return product(xp, weight, self.lam, _row_max(xp, xp.abs(z)))
 
-    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array) -> Array:
+    def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array, e: Array) -> Array:
         # ∂‖z‖_∞ at z ≠ 0: convex weights on the elements of largest magnitude, with their signs; at 0 the ℓ1
         # ball. # Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
-        strength = self.lam * weight
+        strength = product(xp, weight, self.lam, e=e)
         size = xp.abs(z)
         top = _row_max(xp, size)[:, None]
         zero = (top == 0)[:, 0]
@@ -59,7 +60,7 @@ class GroupLinf(Penalty):
         used = wanted - excess[:, None]
         used = xp.where(face & (used > 0), used, xp.zeros_like(used))
         residual = xp.where(face, wanted - used, grad)
-        return xp.sqrt(xp.sum(residual * residual, axis=1))
+        return row_norm(xp, residual)
 
 
 def _row_max(xp: Any, rows: Array) -> Array:

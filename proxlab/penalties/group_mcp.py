@@ -48,7 +48,7 @@ class GroupMCP(RadialPenalty):
         steep = Piece(0.0, 0.0, self.lam, 1.0 / self.gamma)
         return joined(steep, Piece(end, 0.5 * end * self.lam, 0.0, 0.0))
 
-    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
-        """Solve ``λ r - r²/2γ``, or ``γλ²/2`` where ``r`` lies beyond ``γλ``, for λ."""
+    def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
+        """Solve ``λ - r/2γ``, or ``γλ²/2r`` where ``r`` lies beyond ``γλ``, for λ."""
         half = 0.5 * r / self.gamma
-        return xp.where(value >= half * r, value / r + half, xp.sqrt(2.0 * value / self.gamma))
+        return xp.where(share >= half, share + half, 2.0 * (xp.sqrt(share) * xp.sqrt(half)))

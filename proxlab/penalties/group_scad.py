@@ -49,10 +49,11 @@ class GroupSCAD(RadialPenalty):
             Piece(a * lam, 0.5 * (a + 1.0) * lam * lam, 0.0, 0.0),
         )
 
-    def _strength_at(self, xp: Any, r: Array, value: Array) -> Array:
+    def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Solve each of the three pieces for λ."""
-        a, square = self.a, r * r
-        root = xp.sqrt(xp.maximum((a * a - 1.0) * square - 2.0 * (a - 1.0) * value, xp.zeros_like(r)))
-        bend = (square + 2.0 * (a - 1.0) * value) / (a * r + root)
-        flat = xp.sqrt(2.0 * value / (a + 1.0))
-        return xp.where(value >= square, value / r, xp.where(a * flat <= r, flat, bend))
+        # In units of r.
+        a, share = self.a, share / r
+        root = xp.sqrt(a - 1.0 + 0.0 * r) * xp.sqrt(xp.maximum(a + 1.0 - 2.0 * share, xp.zeros_like(r)))
+        bend = (1.0 + 2.0 * (a - 1.0) * share) / (a + root)
+        flat = xp.sqrt(2.0 * (share / (a + 1.0)))
+        return r * xp.where(share >= 1.0, share, xp.where(a * flat <= 1.0, flat, bend))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat
@@ -10,7 +11,17 @@ import numpy as np
 
 from proxlab.groups import Array
 
-__all__ = ["coefficient", "downwards", "exponent", "factors", "quotient", "times_power", "upwards"]
+__all__ = [
+    "coefficient",
+    "downwards",
+    "exponent",
+    "factors",
+    "product",
+    "quotient",
+    "sum_of_products",
+    "times_power",
+    "upwards",
+]
 
 EXPONENTS = 1000  # of the powers of two in the table
 _POWERS = np.ldexp(1.0, np.arange(-EXPONENTS, EXPONENTS + 1))  # not by pow, which need not be exact
@@ -42,6 +53,38 @@ def factors(xp: Any, step: Array, weight: Array, value: float) -> tuple[Array, A
     fraction, whole = math.frexp(value)
     es, ew = exponent(xp, step), exponent(xp, weight)
     return times_power(xp, step, -es), times_power(xp, weight, -ew), fraction, es + ew + float(whole)
+
+
+def product(xp: Any, first: Array, *others: Array | float, e: Any = 0.0) -> Array:
+    """Return the product of arrays of one shape and numbers, times ``2^e``; parts may leave the range."""
+    return sum_of_products(xp, ((first, *others),), e)
+
+
+def sum_of_products(xp: Any, terms: Sequence[tuple[Array | float, ...]], e: Any = 0.0) -> Array:
+    """Return the sum of products of arrays of one shape and numbers, times ``2^e``.
+
+    Parts may leave the range. The first factor of each product is an array.
+    """
+    parts, powers = [], []
+    for factors_ in terms:
+        mantissa: Array = 1.0
+        power: Array = 0.0
+        for factor in factors_:
+            if isinstance(factor, (int, float)):
+                fraction, whole = math.frexp(factor)
+                mantissa, power = mantissa * fraction, power + float(whole)
+            else:
+                own = exponent(xp, xp.abs(factor))
+                mantissa, power = mantissa * times_power(xp, factor, -own), power + own
+        parts.append(mantissa)
+        powers.append(xp.where(mantissa == 0, xp.full_like(mantissa, -1e5), power))
+    top = powers[0]
+    for power in powers[1:]:
+        top = xp.maximum(top, power)
+    total = xp.zeros_like(parts[0])
+    for part, power in zip(parts, powers, strict=True):
+        total = total + times_power(xp, part, xp.clip(power - top, -2000.0, 0.0))
+    return times_power(xp, total, xp.clip(top + e, -5000.0, 5000.0))
 
 
 def coefficient(xp: Any, step: Array, weight: Array, value: float, e: Array, most: float) -> Array:
