@@ -29,7 +29,7 @@ CUDA ?= 13
 TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test test-gpu gpu-static lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-models test-gpu gpu-static lint format typecheck docs pictures clean
 
 .PHONY: test-oldest package lock
 
@@ -64,6 +64,9 @@ lock: $(VENV)/.torch  ## write down the versions that are installed, for CI (.ci
 
 test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a driver of CUDA 12)
 	$(BIN)/python -m pytest -m gpu tests/cuda
+
+test-models: $(VENV)/.models  ## the tests on networks of the library transformers, which are tiny and random
+	$(BIN)/python -m pytest -m models tests/torch
 
 gpu-static: $(VENV)/.cuda  ## build every GPU kernel for two architectures and test what it takes; needs no GPU
 	$(BIN)/python -m pytest -n $(JOBS) tests/cuda/test_static.py tests/cuda/test_dispatch.py
@@ -117,6 +120,10 @@ $(VENV)/.oldest: pyproject.toml .ci/oldest.txt | $(BIN)/python
 	$(PIP) -c .ci/oldest.txt -e '.[analysis,test]'
 	@{ $(PIP) -c .ci/oldest.txt '$(TORCH_OLDEST)' && $(PIP) -c .ci/oldest.txt -e '.[pretrained]'; } 2>/dev/null \
 	  || echo 'No $(TORCH_OLDEST) on offer here: $(subst TORCH=,TORCH_OLDEST=,$(NO_TORCH))'
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.torch
+	@$(PIP) -e '.[models]' || { echo "The library transformers is not on offer here." >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.test

@@ -262,20 +262,14 @@ class Channels:
         """
         found: Counter[tuple[str, str, str]] = Counter()
         unread = self.settled_unread(given)
-        inside: set[int] = set()
         for head in self.heads:
             for root in head.roots:
                 if root in refused:
                     found[head.path, "heads", refused[root]] += 1
-                    inside.add(root)
                 elif root not in gone and all(self._dead_in(root)) and root not in self.obstacles:
                     found[head.path, "heads", "a layer keeps at least one head"] += 1
-                    inside.add(root)
         for layer, name, axis, what, slices in _zero_weights(given):
             for k in slices:
-                base = self.trace.families.base.get((name, axis))
-                if base is not None and int(self.roots[base[0] + k]) in inside:
-                    continue
                 reason = self._reason(name, axis, k, what, gone, refused)
                 if reason is not None:
                     found[layer, what, reason] += 1

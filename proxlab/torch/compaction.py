@@ -238,11 +238,8 @@ class _Work:
                 replaced.add(path)
         if replaced:
             channels = self._channels(self.model)
-        gone, refused = self._search(channels)
-        made = self._attempt(channels, gone)
-        assert not isinstance(made, str)
-        small = made
-        channels.look(self._settled(channels, gone))
+        small, gone, refused = self._search(channels)
+        channels.look(self._settled(channels, set(refused)))
         kept = channels.explain(self.model, gone, refused)
         idle = tuple(path or "the model itself" for path in channels.idle(self.model))
         return _Result(
@@ -259,9 +256,9 @@ class _Work:
                     trace.run(copy.deepcopy(model).train(training), call.once, call.tensors())
         return Channels.of(trace, model)
 
-    def _settled(self, channels: Channels, allowed: set[int]) -> nn.Module:
+    def _settled(self, channels: Channels, closed: set[int]) -> nn.Module:
         model = copy.deepcopy(self.model)
-        channels.settle(model, allowed.__contains__)
+        channels.settle(model, lambda root: root not in closed)
         return model
 
     def _attention(self, channels: Channels) -> list[str]:
@@ -276,35 +273,51 @@ class _Work:
                 found.append(head.path)
         return found
 
-    def _search(self, channels: Channels) -> tuple[set[int], dict[int, str]]:
-        """Find the channels that can be removed, and why others cannot: by halves, within bounds."""
-        dead = channels.settle(copy.deepcopy(self.model), lambda root: True)
-        accepted: set[int] = set()
+    def _search(self, channels: Channels) -> tuple[nn.Module, set[int], dict[int, str]]:
+        """Remove what can be, and find what cannot and why: by halves, within bounds."""
         refused: dict[int, str] = {}
-        todo = [sorted(dead)]
+        while True:
+            made = self._attempt(channels, set(refused))
+            if not isinstance(made, str):
+                return *made, refused
+            # What stays of a layer so that it keeps a channel is another when others are refused.
+            gone = channels.settle(copy.deepcopy(self.model), lambda root: root not in refused)
+            if not gone:
+                raise RuntimeError(f"model: clearing what nobody reads changes it: {made}")
+            self._refuse(channels, gone, made, refused)
+
+    def _refuse(self, channels: Channels, gone: set[int], why: str, refused: dict[int, str]) -> None:
+        """Find which of the channels cannot be removed."""
+        listed = sorted(gone)
+        half = (len(listed) + 1) // 2
+        todo = [part for part in (listed[half:], listed[:half]) if part]
+        if len(todo) == 1:
+            refused |= dict.fromkeys(listed, why)
+            return
         while todo:
-            part = [r for r in todo.pop() if r not in refused]
-            if not part:
-                continue
+            part = todo.pop()
             if self.attempts >= LIMIT_ATTEMPTS or time.monotonic() > self.end:
                 bound = f"the limit of {LIMIT_ATTEMPTS} attempts or {LIMIT_SECONDS:g} seconds was reached"
                 refused |= dict.fromkeys(part, bound)
                 continue
-            made = self._attempt(channels, accepted | set(part))
-            if not isinstance(made, str):
-                accepted |= set(part)
-            elif len(part) == 1:
-                refused[part[0]] = made
-            else:
+            made = self._attempt(channels, {*refused, *(r for later in todo for r in later)}, gone)
+            if isinstance(made, str) and len(part) < 2:
+                refused |= dict.fromkeys(part, made)
+            elif isinstance(made, str):
                 half = len(part) // 2
                 todo += [part[half:], part[:half]]
-        return accepted, refused
 
-    def _attempt(self, channels: Channels, allowed: set[int]) -> nn.Module | str:
-        """Return the small model, or a sentence that says why it fails."""
+    def _attempt(
+        self, channels: Channels, closed: set[int], among: set[int] | None = None
+    ) -> tuple[nn.Module, set[int]] | str:
+        """Return the small model and what was removed, or a sentence that says why it fails.
+
+        Channels in ``closed`` stay as they are; of the others those ``among`` some are cut.
+        """
         self.attempts += 1
         big = copy.deepcopy(self.model)
-        gone = channels.settle(big, allowed.__contains__)
+        gone = channels.settle(big, lambda root: root not in closed)
+        gone = gone if among is None else gone & among
         small = copy.deepcopy(big)
         try:
             made = cut(small, channels, gone)
@@ -317,7 +330,7 @@ class _Work:
                     return f"its removal cannot be proved to change nothing: {found}"
         except Exception as error:  # whatever a model raises when its layers have changed
             return f"the network cannot be called without it ({_line(error)})"
-        return self._differs(small) or small
+        return self._differs(small) or (small, gone)
 
     def _differs(self, small: nn.Module) -> str | None:
         """Compare outputs, in evaluation and in training mode; returns how they differ, if they do."""

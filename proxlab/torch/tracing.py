@@ -457,7 +457,7 @@ class _Tracer(TorchDispatchMode):
         if isinstance(known, _Value):
             return known
         held = self.held[known.name]
-        long = [a for a in range(t.dim()) if t.shape[a] > 1]
+        long = list(_varying(known.ids))
         coords = _coordinates(known.ids, held)
         if len(long) == 1:
             for axis, c in enumerate(coords):
@@ -874,7 +874,8 @@ class _Tracer(TorchDispatchMode):
     def _norm(self, name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
         known = self._value(args[0])
         label = known.label
-        for t in args[2:4] if name != "_fused_rms_norm" else args[2:3]:
+        weights = {"native_group_norm": args[1:3], "_fused_rms_norm": args[2:3]}.get(name, args[2:4])
+        for t in weights:
             if isinstance(t, Tensor):
                 k = self._known(t)
                 if isinstance(k, _Piece):
@@ -1066,7 +1067,7 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         assert isinstance(kx, _Value)
         label = kx.label
-        varying = self._varying(label)
+        varying = _varying(label)
         taint = (kx.taint.float() @ (w.detach() != 0).float()) > 0
         if 1 not in varying and 0 in varying:
             # Rows are channels and the sum is over places: the weight mixes places.
@@ -1090,7 +1091,7 @@ class _Tracer(TorchDispatchMode):
         x, w, b, stride, padding, dilation, transposed, more, groups = args
         kx, kw = self._known(x), self._known(w)
         if isinstance(kx, _Piece) or isinstance(kw, _Value):
-            self._unknown("convolution", [x, w], [out])
+            self._unknown("convolution", [t for t in (x, w, b) if isinstance(t, Tensor)], [out])
             return
         axis = x.dim() - w.dim() + 1
         dims = [d for d in range(x.dim()) if d != axis]

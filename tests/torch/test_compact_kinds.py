@@ -1,6 +1,7 @@
 """Compacting odd networks: what cannot be cut stays and is named, and the rest goes."""
 
 import copy
+import importlib
 
 import pytest
 
@@ -9,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from proxlab.torch import compact  # noqa: E402
+from proxlab.torch import compact, operations  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -101,18 +102,58 @@ def test_a_unit_behind_a_mixer_stays_and_the_rest_goes(kind):
         assert {k.layer for k in report.kept} >= {"a"}
 
 
-def test_a_softmax_that_rounding_hides_is_not_cut():
-    # On ordinary inputs the outputs are all zero, so that comparing them shows nothing.
+def blind():
+    """A network whose outputs are all zero on ordinary inputs, so that comparing them shows nothing."""
     model = nn.Sequential(nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 1), nn.ReLU())
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[0.05, 0.0], [0.0, 0.05], [0.05, 0.05]]))
         model[0].bias.zero_()
         model[2].weight.copy_(torch.tensor([[10.0, 0.1, 0.0]]))
         model[2].bias.fill_(-6.0)
+    return model, torch.tensor([[30.0, -20.0], [20.0, -10.0]]).double()
+
+
+def test_a_softmax_is_kept_where_outputs_show_nothing():
+    model, x = blind()
     small, report = compact(model, torch.randn(8, 2))
-    agree(model, small, torch.tensor([[30.0, -20.0], [20.0, -10.0]]).double())
+    agree(model, small, x)
     assert small[0].out_features == 3
     assert [(k.layer, k.what) for k in report.kept] == [("2", "inputs")]
+
+
+def test_a_softmax_taken_for_elementwise_is_found(monkeypatch):
+    model, x = blind()
+    monkeypatch.setattr(operations, "ALONG", operations.ALONG - {"_softmax"})
+    monkeypatch.setattr(operations, "POINTWISE", operations.POINTWISE | {"_softmax"})
+    small, _ = compact(model, torch.randn(8, 2))
+    with pytest.raises(AssertionError):
+        agree(model, small, x)
+
+
+class Counting(nn.Module):
+    """Its code counts on six channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(3, 2), nn.Linear(2, 2)
+        self.d = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.b.weight[:, 0] = 0
+            self.d.weight[:, 1] = 0
+
+    def forward(self, x):
+        return self.d(F.relu(self.c(self.b(self.a(x)[:, 1:4]))))
+
+
+def test_a_removal_that_fails_leaves_no_trace():
+    model = Counting()
+    before = copy.deepcopy(model.state_dict())
+    small, report = compact(model, torch.randn(5, 4))
+    agree(model, small, fresh(5, 4))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (small.a.out_features, small.c.out_features) == (6, 1)
+    assert torch.equal(small.a.weight, model.a.weight)
+    assert [(k.layer, k.what, k.count) for k in report.kept] == [("b", "inputs", 1)]
 
 
 class Branches(nn.Module):
@@ -217,15 +258,10 @@ def test_a_dead_network_is_called_dead():
 
 
 def test_a_limit_of_attempts_is_named(monkeypatch):
-    import importlib
-
-    monkeypatch.setattr(importlib.import_module("proxlab.torch.compaction"), "LIMIT_ATTEMPTS", 0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    with torch.no_grad():
-        model[2].weight[:, 1] = 0
-    small, report = compact(model, torch.randn(2, 3))
-    assert small[0].out_features == 4
-    assert "the limit of 0 attempts" in report.kept[0].reason
+    monkeypatch.setattr(importlib.import_module("proxlab.torch.compaction"), "LIMIT_ATTEMPTS", 1)
+    small, report = compact(Counting(), torch.randn(2, 4))
+    assert small.c.out_features == 2
+    assert {k.reason for k in report.kept} == {"the limit of 1 attempts or 120 seconds was reached"}
 
 
 def test_a_limit_of_operations_is_named(monkeypatch):
