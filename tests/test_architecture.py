@@ -31,6 +31,7 @@ ORDER = [
     "optim",
     "torch",
     "study",
+    "__main__",
 ]
 
 

@@ -1,0 +1,225 @@
+"""Convergence with inexact steps: known rates and floors, proved tolerances, failures with reasons."""
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import proxlab as pl
+from proxlab import study
+from proxlab.study.converge import fit_rate
+
+mpl.use("agg")
+
+
+class Squares:
+    """½‖A w − b‖² / n; strongly convex, so that the sum of dist² is finite and its mean falls as 1/T."""
+
+    n_samples = 40
+
+    def __init__(self, curvature=1.0):
+        rng = np.random.default_rng(1)
+        self.a = rng.standard_normal((40, 6))
+        self.b = rng.standard_normal(40)
+        self.curvature = curvature
+
+    def value_and_grad(self, w, batch=None):
+        a, b = (self.a, self.b) if batch is None else (self.a[batch], self.b[batch])
+        r = a @ w.ravel() - b
+        return float(r @ r) / (2 * len(b)), (a.T @ r).reshape(w.shape) / len(b)
+
+
+PENALTY = pl.GroupLasso(0.05)
+SGD = pl.optim.ProxSGD(lr=0.3)
+ADAM = pl.optim.ProxAdam(lr=0.05)
+
+
+def run(loss=None, penalty=PENALTY, w0=None, **options):
+    options = {"method": ADAM, "iterations": 80, "seeds": [0, 1], "workers": 1, "progress": False} | options
+    start = (lambda rng: rng.standard_normal((3, 2))) if w0 is None else w0
+    return study.converge(loss or Squares(), penalty, start, **options)
+
+
+@pytest.fixture(scope="module")
+def adversarial():
+    tolerances = ["square-summable", "constant:0.1", "constant:0.01"]
+    return run(schedules=tolerances, solver="adversary", iterations=250, seeds=range(2))
+
+
+@given(power=st.floats(-3.0, 0.5), count=st.integers(8, 300))
+def test_a_power_law_has_its_exponent(power, count):
+    assert fit_rate(3.0 * np.arange(1.0, count + 1) ** power) == pytest.approx(power, abs=1e-9)
+
+
+def test_the_mean_falls_as_one_over_t_where_the_theorem_says_so(adversarial):
+    rates = adversarial.rates().set_index("schedule")
+    for schedule in ("exact", "square-summable"):
+        row = rates.loc[schedule]
+        assert row["promised"] == -1.0
+        assert row["rate"] == pytest.approx(-1.0, abs=0.1)
+        assert row["low"] <= row["rate"] <= row["high"]
+    assert rates.loc["constant:0.1", "promised"] == 0.0
+
+
+def test_constant_tolerances_end_at_a_floor_of_their_square(adversarial):
+    floors = adversarial.floors().set_index("schedule")
+    assert list(floors.index) == ["constant:0.1", "constant:0.01"]
+    assert floors["at_floor"].all()
+    ratio = floors["floor"].iloc[0] / floors["floor"].iloc[1]
+    assert 10 < ratio < 1000  # 100, the square of the ratio of tolerances
+    assert (floors["floor / eps²"] < 10).all()
+
+
+@pytest.mark.parametrize("solver", ["adversary", "proximal gradient", pl.Newton(), pl.Bisection()])
+def test_what_is_recorded_is_proved_and_true(solver):
+    r = run(schedules=["adaptive"], solver=solver, seeds=[0], iterations=25)
+    frame = r.frame
+    assert list(frame.columns[:4]) == ["schedule", "solver", "seed", "iteration"]
+    assert r.failures.empty
+    assert r.ok
+    asked = frame[frame["schedule"] == "adaptive"]
+    assert (asked["bound"] <= asked["tolerance"]).all()
+    exact = frame[frame["schedule"] == "exact"]
+    assert (exact["bound"] < 1e-6 * asked["tolerance"].iloc[0]).all()
+    assert (frame["evaluations"] > 0).all()
+    assert (frame.groupby("schedule")["seconds"].diff().dropna() >= 0).all()
+    assert frame["support"].between(0, 3).all()
+    assert (frame["objective"] > 0).all()
+
+
+def test_exact_runs_are_those_of_the_optimizer():
+    loss, w = Squares(), np.ones((3, 2))
+    found = run(loss, w0=w, schedules=[], seeds=[0], iterations=12).frame
+    state = ADAM.init(w, PENALTY)
+    for row in found.to_dict("records"):
+        w, state = ADAM.step(w, loss.value_and_grad(w)[1], state)
+        value, gradient = loss.value_and_grad(w)
+        assert row["objective"] == pytest.approx(value + float(PENALTY(w)), rel=1e-12)
+        assert row["stationarity"] == pytest.approx(
+            float(np.linalg.norm(PENALTY.subdiff_distance(gradient, w))), rel=1e-9, abs=1e-14
+        )
+
+
+def test_an_own_solver_is_stopped_by_the_certificate():
+    seen = []
+
+    def halving(penalty, x, step, metric=None, start=None, tolerance=None):
+        seen.append(tolerance)
+        exact, z = pl.prox(penalty, x, step, metric=metric), start
+        for passes in range(1, 61):
+            z = np.where(exact == 0, 0.0, (z + exact) / 2)
+            yield z, passes
+
+    r = run(
+        schedules=["constant:0.1", "constant:0.001"], solver={"halving": halving}, seeds=[0], iterations=10
+    )
+    assert r.ok
+    mean = r.frame.groupby("schedule")["evaluations"].mean()
+    assert mean["constant:0.1"] + 3 < mean["constant:0.001"] < 60
+    assert min(seen) > 0
+
+
+def test_a_solver_that_stays_short_is_not_proved():
+    r = run(schedules=["constant:0.01"], solver={"lazy": lambda h, x, step, metric=None: 0.9 * x}, seeds=[0])
+    lazy = r.frame[r.frame["schedule"] == "constant:0.01"]
+    assert not lazy["proved"].any()
+    assert not r.ok
+
+
+class Breaks(Squares):
+    def __init__(self, how):
+        super().__init__()
+        self.calls, self.how = 0, how
+
+    def value_and_grad(self, w, batch=None):
+        self.calls += 1
+        value, gradient = super().value_and_grad(w)
+        if self.calls > 5:
+            match self.how:
+                case "nan":
+                    return math.nan, gradient
+                case "raises":
+                    raise RuntimeError("out of data")
+                case "shape":
+                    return value, gradient[:1]
+                case "gradient":
+                    return value, gradient * np.inf
+        return value, gradient
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("nan", "the loss is nan"),
+        ("raises", "RuntimeError: out of data"),
+        ("shape", r"the gradient must have the shape \(3, 2\), it has \(1, 2\)"),
+        ("gradient", "the gradient is not finite"),
+    ],
+)
+def test_what_breaks_is_a_failure_with_its_reason(how, reason):
+    r = run(Breaks(how), schedules=[], seeds=[0])
+    assert r.failures["reason"].str.contains(reason).all()
+    assert r.failures["iteration"].tolist() == [5]
+    assert len(r.frame) == 4
+    assert "1 stopped" in str(r)
+
+
+def test_batches_and_seeds_draw(tmp_path):
+    r = run(schedules=["square-summable"], batch_size=8, w0=np.ones((3, 2)), iterations=20, folder=tmp_path)
+    ends = r.frame[r.frame["iteration"] == 20]
+    assert ends.groupby("schedule")["objective"].nunique().tolist() == [2, 2]
+    again = run(
+        schedules=["square-summable"], batch_size=8, w0=np.ones((3, 2)), iterations=20, folder=tmp_path
+    )
+    assert again.frame.equals(r.frame)  # with the seconds of the first run: nothing was computed
+
+
+@pytest.mark.parametrize("x", ["iterations", "evaluations", "seconds"])
+def test_figures_are_drawn_into_the_axes_that_are_given(adversarial, x):
+    ax = mpl.figure.Figure().subplots()
+    assert adversarial.plot(x=x, ax=ax) is ax
+    assert {line.get_label() for line in ax.get_lines()} == {
+        "exact",
+        "square-summable",
+        "constant:0.1",
+        "constant:0.01",
+    }
+    assert "<table" in adversarial._repr_html_()
+    with pytest.raises(ValueError, match=r"x: must be one of 'iterations'"):
+        adversarial.plot(x="epochs")
+
+
+def test_a_saved_run_is_a_page(adversarial, tmp_path):
+    adversarial.save(tmp_path)
+    page = study.report(tmp_path).read_text()
+    assert "T^−1" in page
+    assert (tmp_path / "tables" / "converge-rates.csv").read_text().count("\n") == 5
+    assert (tmp_path / "figures" / "converge-iterations.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": object()}, r"loss: must have value_and_grad\(w, batch=None\), got object"),
+        ({"penalty": 0.1}, r"penalty: must be a proxlab penalty"),
+        ({"method": "adam"}, r"method: must be an optimizer of proxlab.optim"),
+        (
+            {"method": pl.optim.ProxAdam(certify_every=1, sparsity=pl.optim.TargetSparsity(0.5))},
+            r"no sparsity",
+        ),
+        ({"schedules": ["often"]}, r"schedules: must be one of exact, constant"),
+        ({"schedules": ["constant:-1"]}, r"eps: must be finite and > 0"),
+        ({"schedules": ["constant:1,2"]}, r"constant has the parameters \['share'\]"),
+        ({"schedules": [0.1]}, r"schedules: must be schedules or their names"),
+        ({"solver": "guess"}, r"solver: must be a root finder"),
+        ({"seeds": []}, r"seeds: must hold at least one"),
+        ({"iterations": 0}, r"iterations: must be"),
+        ({"batch_size": 41}, r"batch_size: must be from 1 to loss.n_samples"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        run(**options)
