@@ -253,7 +253,7 @@ def _table(stored: StoredStudy) -> pd.DataFrame:
                 "largest d": float(unit.arrays["d"].max()),
                 "median spread of d in a group": float(np.median(unit.arrays["spread"])),
                 "largest spread of d in a group": float(unit.arrays["spread"].max()),
-                "trained": unit.values["description"],
+                "trained": unit.values["description"].rpartition(", iteration")[0],
             }
         )
     return pd.DataFrame(rows)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from analysis import ensembles
-from analysis.methods import FINDERS, ORDER
+from analysis.methods import COMPILED, FINDERS, ORDER
 from proxlab.study import StoredStudy, style
 
 Array = NDArray[Any]
@@ -65,34 +65,33 @@ def _profile_costs(frame: pd.DataFrame, by: str, dtype: str, solved: float) -> t
 
 
 def plot_profiles(frame: pd.DataFrame, solved: Mapping[str, float]) -> Figure:
-    """Performance profiles by evaluations and by time, a row for each dtype; `solved` is the largest error
-    that counts.
+    """Performance profiles by evaluations and by time for each dtype, own methods left, others' right;
+    `solved` is the largest error that counts.
     """
-    figure = style.new_figure(6.4)
-    axes = figure.subplots(len(solved), 2, sharey=True)
-    for row, dtype in enumerate(solved):
-        for column, (by, label, end) in enumerate(
-            (("evaluations", "evaluations", 50), ("seconds", "time", 1e4))
-        ):
+    measures = (("evaluations", "evaluations", 50.0), ("seconds", "time", 1e4))
+    rows = [(dtype, *measure) for dtype in solved for measure in measures]
+    figure = style.new_figure(2.5 * len(rows))
+    axes = figure.subplots(len(rows), 2, sharey=True)
+    for row, (dtype, by, label, end) in enumerate(rows):
+        names, cost = _profile_costs(frame, by, dtype, solved[dtype])
+        if by == "evaluations":  # interior-point iterations are no such sums; compiled counts are the same
+            kept = [k for k, name in enumerate(names) if "CVXPY" not in name and "compiled" not in name]
+            names, cost = [names[k] for k in kept], cost[kept]
+        factors = np.geomspace(1, end, 300)
+        shares = dict(zip(names, performance_profile(performance_ratios(cost), factors), strict=True))
+        for column, whose in enumerate(("proxlab", "others")):
             ax = axes[row][column]
-            names, cost = _profile_costs(frame, by, dtype, solved[dtype])
-            if (
-                by == "evaluations"
-            ):  # interior-point iterations are no such sums; compiled counts are the same
-                kept = [k for k, name in enumerate(names) if "CVXPY" not in name and "compiled" not in name]
-                names, cost = [names[k] for k in kept], cost[kept]
-            ratios = performance_ratios(cost)
-            factors = np.geomspace(1, end, 300)
-            shares = performance_profile(ratios, factors)
-            for name, share in sorted(zip(names, shares, strict=True), key=lambda pair: ORDER[pair[0]]):
-                ax.step(factors, share, where="post", label=name, **_line(name))
-            ax.set(xscale="log", xlim=(1, end), ylim=(-0.02, 1.03), title=f"{dtype}, {label}")
-            if row == 1:
+            for name in sorted(shares, key=ORDER.__getitem__):
+                if (name in FINDERS or name == COMPILED) == (column == 0):
+                    ax.step(factors, shares[name], where="post", label=name, **_line(name))
+            ax.set(xscale="log", xlim=(1, end), ylim=(-0.02, 1.03), title=f"{whose}: {dtype}, {label}")
+            if row == len(rows) - 1:
                 ax.set_xlabel("factor of the best method")
-            if column == 0:
-                ax.set_ylabel("share of groups solved")
-    # the panel of times in float64 has every method
-    figure.legend(*axes[1][1].get_legend_handles_labels(), loc="outside lower center", ncol=4)
+        axes[row][0].set_ylabel("share of groups solved")
+    # Places are known once the figure is laid out; labels take room at the right.
+    figure.draw_without_rendering()
+    for ax in axes.ravel():
+        style.label_ends(ax)
     return figure
 
 

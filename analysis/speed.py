@@ -21,7 +21,7 @@ from analysis.results import Profile, ResultsDir, Say
 from analysis.speed_fresh import measure_first_call, measure_import, measure_memory
 from analysis.speed_targets import TARGETS
 from proxlab.study import Result, StoredStudy, Unit
-from proxlab.study.page import Finding, Plot, Section, Table, Text
+from proxlab.study.page import Finding, Plot, Section, Table, Text, Verdict
 
 Array = NDArray[Any]
 
@@ -377,7 +377,12 @@ def section(results: ResultsDir) -> Section:
         "thread. " + (f"Not met everywhere: {'; '.join(missed)}." if missed else "")
     )
     findings = [
-        Finding(f"{met}/{total}", "measurements meet their target.", "good" if met == total else "bad")
+        Finding(
+            f"{met}/{total}" if total else "–",
+            "measurements meet their target.",
+            ("good" if met == total else "bad") if total else "neutral",
+            "all",
+        )
     ]
     for row, text in (
         (
@@ -389,7 +394,8 @@ def section(results: ResultsDir) -> Section:
     ):
         value = median(row)
         if np.isfinite(value):
-            findings.append(Finding(f"{value:.3g}×", text, "good" if TARGETS[row].met(value) else "bad"))
+            verdict: Verdict = "good" if TARGETS[row].met(value) else "bad"
+            findings.append(Finding(f"{value:.3g}×", text, verdict, str(TARGETS[row])))
     shown = frame.drop(columns="row").assign(met=np.where(frame["met"], "met", "not met"))
     items: list[Plot | Table | Text] = [
         Table(

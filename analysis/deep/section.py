@@ -296,6 +296,7 @@ def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
                 f"no run comes nearer ({METHODS[row['method']].title}, {network}). "
                 f"The goal, {goal:.0f} % within {points} points, is not reached.",
                 "bad",
+                f"≥ −{points}",
             )
         ]
     row = within.sort_values("weighted sparsity").to_dict("records")[-1]
@@ -309,6 +310,7 @@ def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
             f"({_signed(row['against dense'])}): {METHODS[row['method']].title}, {network}. "
             f"The goal, {goal:.0f} %, is {_reached(sparse)}.",
             "good" if sparse else "bad",
+            f"{goal:.0f} %",
         ),
         Finding(
             f"{row['parameters ×']:.1f}×",
@@ -316,6 +318,7 @@ def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
             f"{row['latency ×']:.1f}× as fast; outputs differ by {difference}. "
             f"The goal, {_SMALLER:g}× and a speed-up, is {_reached(smaller)}.",
             "good" if smaller else "bad",
+            f"≥ {_SMALLER:g}×",
         ),
     ]
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from proxlab.penalties import Penalty
+from proxlab.rootfinders import RootFinder
 from proxlab.study import expressions, schedules, usercode
 from proxlab.study.cluster import ClusterError
 from proxlab.study.compare import compare
@@ -266,11 +267,19 @@ def _solvers(texts: Sequence[str] | None) -> dict[str, Any] | None:
 
 
 def _solver(text: str) -> Any:
-    return _function(text, "--solver") if _is_named(text) else expressions.read(text, "root finder")
+    if not _is_named(text):
+        return expressions.read(text, "root finder")
+    found = usercode.load(text)
+    if isinstance(found, type) and issubclass(found, RootFinder):
+        found = found()
+    return found if isinstance(found, RootFinder) else _callable(found, text, "--solver")
 
 
 def _function(text: str, option: str) -> Callable[..., Any]:
-    found = usercode.load(text)
+    return _callable(usercode.load(text), text, option)
+
+
+def _callable(found: object, text: str, option: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{option}: {text} must be a function, it is a {type(found).__name__}")
     return found

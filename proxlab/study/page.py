@@ -20,6 +20,9 @@ from matplotlib.figure import Figure
 from proxlab.study import style
 from proxlab.study.folder import StoredStudy, write_atomically
 
+#: Whether a finding is as hoped.
+Verdict = Literal["good", "bad", "neutral"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,7 +42,7 @@ class Finding:
 
     figure: str
     text: str
-    verdict: Literal["good", "bad", "neutral"] = "neutral"
+    verdict: Verdict = "neutral"
     target: str = ""
 
 

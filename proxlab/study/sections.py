@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from proxlab.study import style
 from proxlab.study.compare import Comparison, read_comparison
 from proxlab.study.converge import Convergence, read_convergence
 from proxlab.study.folder import StoredStudy
-from proxlab.study.page import Finding, Plot, Section, Table, Text
+from proxlab.study.page import Finding, Plot, Section, Table, Text, Verdict
 from proxlab.study.validate import Validation, read_validation
 
 __all__ = ["SECTIONS"]
@@ -246,7 +245,7 @@ SECTIONS: dict[str, Callable[[StoredStudy], Section]] = {
 }
 
 
-def _judged(ran: bool, good: bool) -> Literal["good", "bad", "neutral"]:
+def _judged(ran: bool, good: bool) -> Verdict:
     """Verdict of a finding: neutral where nothing was run."""
     return ("good" if good else "bad") if ran else "neutral"
 

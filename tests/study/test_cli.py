@@ -35,6 +35,12 @@ class loss:
     def value_and_grad(self, w, batch=None):
         return 0.5 * float(((w - 2) ** 2).sum()), w - 2
 
+class Halving(pl.RootFinder):
+    @staticmethod
+    def propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4):
+        return 0.5 * (lo + hi), m0, m1, m2, m3, m4
+
+halving = Halving()
 strong = pl.GroupLasso(10.0)
 number = 3
 """
@@ -102,6 +108,14 @@ def test_solvers_are_compared_and_failures_counted(here):
     assert status == 1
     assert "RuntimeError: not today" in text
     assert "not today" in (here / "out" / "index.html").read_text()
+
+
+def test_root_finders_of_ones_own_are_compared(here):
+    status, text = invoke(
+        "compare", "captured.npz", "--solver", "mine.py:Halving", "--solver", "mine.py:halving"
+    )
+    assert status == 0, text
+    assert text.count("mine.py:") == 2
 
 
 def test_a_penalty_takes_the_place_of_the_stored_one(here):
