@@ -49,8 +49,11 @@ def steepest(d: Array, r: Array, tau: Array, shift: Array) -> Array:
 
 
 def newton(r: Array, s: Array, s1: Array) -> Array:
-    """Return where the tangent of ``g = S^(-1/2)`` at ``r`` reaches 1: left of the root, up to rounding."""
-    return r + s * (sqrt(s) - 1.0) / where(s1 > 0, s1, s * 0.0 + 1e-300)
+    """Return where the tangent of ``g = S^(-1/2)`` at ``r`` reaches 1: left of the root, up to rounding.
+
+    For ``s1 > 0``, where ``g`` increases.
+    """
+    return r + s * (sqrt(s) - 1.0) / s1
 
 
 def bracket(

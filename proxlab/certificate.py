@@ -301,16 +301,12 @@ def _free_bounds(p: Problem, z: Array) -> Total:
 
     one = xp.ones((1,), dtype=xp.float64, device=array_api_compat.device(p.x))
     uniform = isinstance(p.step, float)
-    b = array_certify.free_bounds(
+    found = array_certify.free_bounds(
         xp, row(z), row(p.x), row(p.full_metric()), one * p.step if uniform else one
     )
-    known = uniform or float(b.distance[0]) == 0
-    return Total(
-        float(b.distance[0]),
-        float(b.metric_distance[0]),
-        float(b.stationarity[0]) if known else math.inf,
-        float(b.gap[0]) if known else math.inf,
-    )
+    distance, metric_distance, stationarity, gap = (float(b[0]) for b in found)
+    known = uniform or distance == 0
+    return Total(distance, metric_distance, stationarity if known else math.inf, gap if known else math.inf)
 
 
 def _norm(xp: Any, values: Array, free: float) -> float:

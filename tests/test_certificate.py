@@ -643,3 +643,20 @@ def test_invalid_values_in_elements_in_no_group(name, bad):
     arrays[name][2] = bad
     with pytest.raises(ValueError, match=f"^{name}: must be finite"):
         pl.certify(pl.GroupLasso(1.0, groups=pl.Groups.csr([0, 2])), **arrays)
+
+
+@pytest.mark.parametrize("step", [0.25, 3.0])
+def test_bounds_of_elements_in_no_group_are_sharp(step):
+    """Their residual is ``D (z - x)/step``, and they are worse by ``‖z - x‖²_D / 2 step``."""
+    rng = np.random.default_rng(0)
+    x, z, d = rng.normal(size=5), rng.normal(size=5), np.exp(rng.normal(size=5))
+    h = pl.GroupLasso(1.0, groups=pl.Groups.csr([0]))
+    total = pl.certify(h, z, x, step, metric=d).total
+    off = z - x
+    for bound, right in (
+        (total.distance, np.linalg.norm(off)),
+        (total.metric_distance, np.sqrt(np.sum(d * off**2))),
+        (total.stationarity, np.linalg.norm(d * off) / step),
+        (total.gap, np.sum(d * off**2) / (2 * step)),
+    ):
+        assert right * (1 - 1e-14) <= bound <= right * (1 + 1e-12)

@@ -296,3 +296,32 @@ def test_the_vanishing_strength_at_any_magnitude(name, seed):
     for factor, zero in ((1 - 1e-9, False), (1 + 1e-9, True)):
         z = pl.prox(h.with_strength(strength * factor), x, case.step, metric=d)
         assert bool((z == 0).all()) is zero, (case, strength, factor)
+
+
+@pytest.mark.parametrize("scale", [-700, -400, 300, 600])
+@pytest.mark.parametrize("name", ["GroupLasso", "GroupMCP", "GroupL0"])
+def test_certificates_where_only_some_sums_are_in_range(name, scale):
+    """``‖D x‖²`` leaves the range of the compiled sums, while ``‖x‖²_D`` and the step do not."""
+    rng = np.random.default_rng(abs(scale))
+    for _ in range(10):
+        n = 3
+        x = np.ldexp(rng.uniform(1, 2, n), scale // 2)
+        d = np.ldexp(rng.uniform(1, 2, n), -scale + int(rng.integers(-9, 9)))
+        b, step = float(np.linalg.norm(d * x)), float(rng.uniform(0.5, 2))
+        parameters = {"lam": float(rng.uniform(0.2, 0.8)) * b / step}
+        if name == "GroupMCP":
+            parameters["gamma"] = float(rng.uniform(0.5, 2)) * float(np.linalg.norm(x)) / parameters["lam"]
+        if name == "GroupL0":
+            parameters["lam"] *= float(np.linalg.norm(x))
+        case = exact.Case(name, parameters, x, d, step)
+
+        def certify(h, z, case=case):
+            x, d = np.array(case.x)[None], np.array(case.d)[None]
+            return pl.certify(h, z[None], x, case.step, metric=d)
+
+        with case.digits():
+            truth = exact.solve(case)
+            z = np.array([oracle.to_float(v) for v in truth.z])
+            h = getattr(pl, name)(**parameters)
+            for candidate in (z, 0 * z, x, 0.5 * x, z * (1 + 1e-10)):
+                check_bounds(case, h, certify, candidate, truth)

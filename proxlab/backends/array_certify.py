@@ -973,10 +973,13 @@ def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
     return elements + xp.where(first & ~short[:, None], miss[:, None], none) + lost
 
 
-def free_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array) -> RowBounds:
-    """Certify elements in no group, whose prox is ``x`` itself: rows with a step each."""
-    if x.shape[1] == 0:
-        return no_elements(xp, x, step)
+def free_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array) -> tuple[Array, ...]:
+    """Certify elements in no group, whose prox is ``x`` itself: rows with a step each.
+
+    Returns
+    -------
+    distance, metric_distance, stationarity, gap
+    """
     off = xp.abs(z - x)
     ed = exponent(xp, row_max(xp, d))
     ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
@@ -989,15 +992,9 @@ def free_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array) -> RowBounds
     mantissa = times_power(xp, step, -es)
     em = exponent(xp, metric_distance)
     square = times_power(xp, metric_distance, -em) ** 2
-    yes = step > 0
-    return RowBounds(
+    return (
         distance,
         outwards(xp, metric_distance, 0.5 * ed),
         outwards(xp, pulled / mantissa, ed - es),
         outwards(xp, 0.5 * square / mantissa, 2.0 * em + ed - es, 8.0),
-        yes,
-        distance,
-        distance,
-        xp.abs(x),
-        xp.abs(x),
     )

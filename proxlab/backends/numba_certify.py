@@ -383,7 +383,7 @@ def certify_rows(
                         gap = (gap + 0.5 * metric_distance * metric_distance) * (1.0 + rounding(24.0))
                         gap = fmax(gap - sag, 0.0) * (1.0 + 1e-15) + 1e-200
                         break
-                best = newton(r, s, s1)
+                best = newton(r, s, s1) if s1 > 0.0 else lower
                 if not lower < best < upper:
                     best = 0.5 * (lower + upper)
                 if best == r:
