@@ -22,7 +22,7 @@ from proxlab.penalties import (
     Penalty,
     SparseGroupLasso,
 )
-from proxlab.prox import Solution, envelope, prox, solve
+from proxlab.prox import Solution, envelope, prox, prox_vjp, solve
 from proxlab.rootfinders import (
     ITP,
     Bisection,
@@ -70,6 +70,7 @@ __all__ = [
     "inexactness",
     "optim",
     "prox",
+    "prox_vjp",
     "set_num_threads",
     "solve",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_VARARGS, signature
 from types import FunctionType
-from typing import Any
+from typing import Any, overload
 
 import array_api_compat
 import numpy as np
@@ -125,6 +125,42 @@ def _numpy_namespace() -> Any:
 def namespace(x: Array) -> Any:
     """Return an array's namespace; that of NumPy's without a search, which a small prox would notice."""
     return _numpy_namespace() if type(x) is np.ndarray else array_api_compat.array_namespace(x)
+
+
+def is_plain_tensor(x: Any) -> bool:
+    """Tell whether an array is a tensor of torch whose memory on the CPU NumPy can share."""
+    if not array_api_compat.is_torch_array(x):
+        return False
+    torch: Any = sys.modules["torch"]
+    return bool(
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and x.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch.compiler.is_compiling()
+    )
+
+
+@overload
+def as_host(a: Problem) -> Problem: ...
+@overload
+def as_host(a: Any) -> Any: ...
+def as_host(a: Any) -> Any:
+    """Return a tensor on the CPU, or a problem of such tensors, as NumPy's, of the same memory.
+
+    What is not a tensor is returned as it is.
+    """
+    if isinstance(a, Problem):
+        if not array_api_compat.is_torch_array(a.x):
+            return a
+        x, step, metric = as_host(a.x), as_host(a.step), as_host(a.metric)
+        return replace(a, x=x, step=step, metric=metric, xp=_numpy_namespace())
+    return a.detach().resolve_neg().numpy() if array_api_compat.is_torch_array(a) else a
+
+
+def as_tensor(a: Any) -> Any:
+    """Return an array of NumPy as a tensor of the same memory."""
+    return sys.modules["torch"].from_numpy(a)
 
 
 def check_root_finder(root_finder: object) -> RootFinder:
@@ -279,6 +315,27 @@ def check_same(name: str, a: object, x: Array, xp: Any) -> Array:
     return array
 
 
+def check_out(out: Any, x: Array, xp: Any) -> None:
+    """Raise an error if a result like ``x`` cannot be written to ``out``."""
+    check_same("out", out, x, xp)
+    if out.dtype != x.dtype:
+        raise TypeError(f"out: must have the dtype of x, {x.dtype}, got {out.dtype}")
+    if isinstance(out, np.ndarray):
+        if not out.flags.writeable:
+            raise ValueError("out: must be writeable, got a read-only array")
+        strides: tuple[int, ...] = out.strides
+    elif array_api_compat.is_torch_array(out):
+        if out.requires_grad and sys.modules["torch"].is_grad_enabled():
+            raise ValueError("out: must not require a gradient; detach it, or use torch.no_grad()")
+        strides = out.stride() if is_plain_tensor(out) else ()
+        if strides and out.is_neg():
+            raise ValueError("out: must not be a view of negated memory, as imag of a conjugate is")
+    else:
+        return
+    if any(s == 0 and n > 1 for s, n in zip(strides, out.shape, strict=False)):
+        raise ValueError("out: must have a place for every element, got one that is broadcast")
+
+
 def on_gpu(x: Array) -> bool:
     """Tell whether an array lies where GPU kernels can reach it: one of CuPy, or a CUDA tensor of torch."""
     if array_api_compat.is_cupy_array(x):
@@ -298,24 +355,17 @@ def compiles() -> bool:
     return not vars(config)["DISABLE_JIT"]
 
 
-def _records(*arrays: Any) -> bool:
-    """Tell whether torch would record what is done to one of the arrays."""
-    if not any(array_api_compat.is_torch_array(a) and a.requires_grad for a in arrays):
-        return False
-    return bool(sys.modules["torch"].is_grad_enabled())
-
-
-def _choose(backend: str | None, x: Array, others: tuple[Any, ...]) -> str:
+def _choose(backend: str | None, x: Array) -> str:
     """Return the backend that was asked for, if it can take the array; by default, the fastest that can."""
     if backend not in BACKENDS:
         raise ValueError(f'backend: must be None, "numba", "cuda" or "array_api", got {backend!r}')
     native = dtype_name(x.dtype) in ("float32", "float64")
-    host = native and array_api_compat.is_numpy_array(x)
+    host = native and (array_api_compat.is_numpy_array(x) or is_plain_tensor(x))
     device = native and not host and on_gpu(x)
     if backend == "numba" and not host:
         raise TypeError(
-            f"backend: the numba backend needs a NumPy array of float32 or float64, got "
-            f"{type(x).__name__} of {x.dtype}; use backend=None"
+            "backend: the numba backend needs a NumPy array or a CPU tensor of torch, of float32 or float64, "
+            f"got {type(x).__name__} of {x.dtype}; use backend=None"
         )
     if backend == "cuda" and not device:
         raise TypeError(
@@ -323,17 +373,11 @@ def _choose(backend: str | None, x: Array, others: tuple[Any, ...]) -> str:
             f"float64, got {type(x).__name__} of {x.dtype}; move it there (cupy.asarray, x.cuda()), or use "
             "backend=None"
         )
-    records = device and _records(x, *others)
-    if backend == "cuda" and records:
-        raise ValueError(
-            "backend: the cuda backend records no gradient, and x, metric or step requires one; use "
-            'backend="array_api", or x.detach()'
-        )
     if host and backend != "array_api" and not compiles():
         return "array_api"
     if backend is not None:
         return backend
-    return "numba" if host else ("cuda" if device and not records and _has_kernels() else "array_api")
+    return "numba" if host else ("cuda" if device and _has_kernels() else "array_api")
 
 
 def problem(
@@ -352,7 +396,7 @@ def problem(
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
     xp = check_array("x", x)
-    chosen = _choose(backend, x, (step, metric))
+    chosen = _choose(backend, x)
     if isinstance(penalty, RadialPenalty) and not form(table_of(penalty)).has_kernels:
         chosen = "array_api"
     layout = penalty.groups.layout(tuple(x.shape))

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from proxlab.arguments import Problem, check_finite, check_same, check_values, problem
+from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_same, check_values, problem
+from proxlab.autograd import detached
 from proxlab.backends import array_certify, table_certify
 from proxlab.backends.array_certify import RowBounds
 from proxlab.bounds import rounding
@@ -168,16 +169,24 @@ def certify(
     >>> 0.1 <= c.total.distance < 0.11, bool(c.decided[0])
     (True, True)
     """
+    z, x, step, metric = detached(z), detached(x), detached(step), detached(metric)
     p = problem(penalty, x, step, metric, backend)
     check_same("z", z, x, p.xp)
     if len(p.layout.free):
         # The kernels see the groups only.
         check_finite("z", z, p.xp)
         check_values(p)
-    bounds = _compiled_bounds(p, z) if p.backend == "numba" else None
-    if bounds is not None:
-        with np.errstate(all="ignore"):
-            return _certificate(p, z, bounds, _free_bounds(p, z))
+    if p.backend == "numba":
+        host, candidate = as_host(p), as_host(z)
+        bounds = _compiled_bounds(host, candidate)
+        if bounds is not None:
+            with np.errstate(all="ignore"):
+                free = _free_bounds(host, candidate)
+            if host is not p:
+                bounds = RowBounds(
+                    **{name: as_tensor(getattr(bounds, name)) for name in _GROUPWISE}, low=None, high=None
+                )
+            return _certificate(p, z, bounds, free)
     check_finite("z", z, p.xp)
     check_values(p)
     # Overflow and division by zero in branches that are not selected are expected.

@@ -1,23 +1,31 @@
-"""The weighted proximal operator, its explained form and its envelope."""
+"""The weighted proximal operator, its explained form, its envelope and its derivative."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
+from proxlab import autograd
 from proxlab.arguments import (
     Problem,
+    as_host,
+    as_tensor,
+    check_finite,
+    check_out,
     check_root_finder,
     check_same,
     check_values,
     float_bits,
     problem,
 )
+from proxlab.autograd import detached
 from proxlab.bounds import rounding
+from proxlab.derivative import Gradients, pull_back, summed_to
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import row_norm, shown, table_of
@@ -26,7 +34,7 @@ from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import Newton, RootFinder, Status
 from proxlab.untraced import untraced
 
-__all__ = ["Solution", "envelope", "prox", "solve"]
+__all__ = ["Gradients", "Solution", "envelope", "prox", "prox_vjp", "solve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +126,14 @@ def prox(
     See Also
     --------
     solve : The same with radii, brackets and statuses.
+    prox_vjp : The same with its derivative.
     certify : Rigorous error bounds for any candidate.
+
+    Notes
+    -----
+    Where a tensor of PyTorch requires a gradient, the result has the exact derivative by ``x``, ``metric``
+    and ``step`` (:func:`prox_vjp`); second derivatives are refused. Other tensors on the CPU are solved where
+    they lie, by the kernels that NumPy's arrays get.
 
     References
     ----------
@@ -153,7 +168,7 @@ def solve(
     Parameters
     ----------
     penalty, x, step, metric, root_finder, backend, out, check
-        As in :func:`prox`.
+        As in :func:`prox`. Of tensors that require a gradient, ``z`` has it; all else is numbers.
 
     Returns
     -------
@@ -191,15 +206,30 @@ def envelope(
     Returns
     -------
     array of shape (n_groups,)
-        In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` for convex ``h``.
+        In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` wherever the prox is
+        unique; tensors that require one get it, and those by ``metric`` and ``step``.
 
     Raises
     ------
     OverflowError
         If a value is beyond the range of float64.
     """
+
+    def value(x: Array, step: Any, metric: Any) -> Array:
+        return _envelope(penalty, x, step, metric, backend)
+
+    def pull(v: Array, _: Array, x: Array, step: Any, metric: Any) -> tuple[Any, Any, Any]:
+        return _pull_envelope(penalty, v, x, step, metric, backend)
+
+    if autograd.records(x, step, metric):
+        return autograd.record(autograd.Task("envelope", value, pull), x, step, metric)
+    return value(x, step, metric)
+
+
+def _envelope(penalty: Penalty, x: Array, step: Any, metric: Any, backend: str | None) -> Array:
     from proxlab.backends.array_api import scale
 
+    x, step, metric = detached(x), detached(step), detached(metric)
     p = problem(penalty, x, step, metric, backend, check=None)
     z = prox(penalty, x, step, metric=metric, backend=backend)
     xp = p.xp
@@ -218,7 +248,132 @@ def envelope(
     return values
 
 
+def _pull_envelope(
+    penalty: Penalty, v: Array, x: Array, step: Any, metric: Any, backend: str | None
+) -> tuple[Any, Any, Any]:
+    """Differentiate the objective at the prox, which stays: what its move adds is of second order."""
+    p = problem(penalty, x, step, metric, backend, check=None)
+    xp, layout = p.xp, p.layout
+    full = p.full_metric()
+    away = xp.astype(x, xp.float64) - xp.astype(
+        prox(penalty, x, step, metric=metric, backend=backend), xp.float64
+    )
+    steps, shares = layout.split_groups(p.group_steps()), layout.split_groups(xp.astype(v, xp.float64))
+    rows = zip(layout.split(away, 0.0), layout.split(full, 0.0), steps, shares, strict=True)
+    parts = []
+    for a, d, s, share in rows:
+        s, share = s[:, None], share[:, None]
+        pull = d * a / s
+        by_step = -0.5 * xp.sum(share * (xp.sqrt(d) * (a / s)) ** 2, axis=1)
+        parts.append((share * pull, 0.5 * share * (a / xp.sqrt(s)) ** 2, by_step))
+    none = xp.zeros_like(away)
+    if not parts:
+        return (
+            xp.astype(none, x.dtype),
+            summed_to(xp, p.group_steps() * 0.0, step),
+            summed_to(xp, none, metric),
+        )
+    by_x, by_metric = (layout.join([part[k] for part in parts], none) for k in (0, 1))
+    by_step = layout.join_groups([part[2] for part in parts])
+    return xp.astype(by_x, x.dtype), summed_to(xp, by_step, step), summed_to(xp, by_metric, metric)
+
+
+@untraced
+def prox_vjp(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array = 1.0,
+    *,
+    metric: float | Array | None = None,
+    root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
+    backend: str | None = None,
+    check: bool | None = None,
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    """Return the prox, and the function that pulls a cotangent back through it: its exact derivative.
+
+    Parameters
+    ----------
+    penalty, x, step, metric, root_finder, backend, check
+        As in :func:`prox`; what tensors require is left aside.
+
+    Returns
+    -------
+    z : array
+        The prox.
+    pullback : callable
+        ``pullback(v)``, for ``v`` of the kind and shape of ``z`` and finite, is a named tuple ``(x, metric,
+        step, strength)``: the derivatives of ``⟨v, z⟩``, each of the shape of what was given, and that by the
+        penalty's ``strength`` along ``with_strength``. It uses ``x``, ``metric``, ``step`` and ``z``, which
+        must not be overwritten before.
+
+    Notes
+    -----
+    Groups that are zero have derivative 0. Where the prox has none (at the threshold, at a tie or a kink, at
+    elements that just vanish) this is one element of the generalised derivative, that of the side on which
+    ``z`` lies. For data of less than double precision the derivative is that at the rounded ``z``.
+
+    Examples
+    --------
+    >>> import numpy as np, proxlab as pl
+    >>> z, pullback = pl.prox_vjp(pl.GroupLasso(1.0), np.array([[3.0, 4.0], [0.3, 0.4]]))
+    >>> g = pullback(np.array([[1.0, 0.0], [1.0, 0.0]]))
+    >>> g.x.round(3)
+    array([[0.872, 0.096],
+           [0.   , 0.   ]])
+    >>> round(g.strength, 3)
+    -0.6
+    """
+    x, step, metric = detached(x), detached(step), detached(metric)
+    z = prox(penalty, x, step, metric=metric, root_finder=root_finder, backend=backend, check=check)
+    p = problem(penalty, x, step, metric, None, check=None)
+
+    def pullback(v: Array) -> Gradients:
+        check_same("v", v, p.x, p.xp)
+        if check is not False:
+            check_finite("v", v, p.xp)
+        return pull_back(p, z, detached(v), step)
+
+    return z, pullback
+
+
 def _solve(
+    penalty: Penalty,
+    x: Array,
+    step: float | Array,
+    metric: float | Array | None,
+    root_finder: RootFinder,
+    backend: str | None,
+    out: Array | None,
+    check: bool | None,
+    *,
+    explain: bool,
+) -> Any:
+    """Solve; the result records its derivative where PyTorch keeps track of an argument."""
+    if not autograd.records(x, step, metric):
+        return _solve_plain(penalty, x, step, metric, root_finder, backend, out, check, explain=explain)
+    if out is not None:
+        raise ValueError(
+            "out: must be None where x, metric or step requires a gradient; detach those, or use "
+            "torch.no_grad()"
+        )
+    explained = []
+
+    def value(x: Array, step: Any, metric: Any) -> Array:
+        x, step, metric = detached(x), detached(step), detached(metric)
+        found = _solve_plain(penalty, x, step, metric, root_finder, backend, None, check, explain=explain)
+        explained.append(found)
+        return found.z if explain else found
+
+    def pull(v: Array, z: Array, x: Array, step: Any, metric: Any) -> tuple[Any, Any, Any]:
+        p = problem(penalty, x, step, metric, None, check=None)
+        found = pull_back(p, z, v, step)
+        return found.x, found.step, found.metric
+
+    z = autograd.record(autograd.Task("prox", value, pull), x, step, metric)
+    return replace(explained[0], z=z) if explain else z
+
+
+def _solve_plain(
     penalty: Penalty,
     x: Array,
     step: float | Array,
@@ -241,15 +396,16 @@ def _solve(
     finder = check_root_finder(root_finder)
     rtol = finder.relative_tolerance(float_bits(x))
     if out is not None:
-        check_same("out", out, x, p.xp)
-        if out.dtype != x.dtype:
-            raise TypeError(f"out: must have the dtype of x, {x.dtype}, got {out.dtype}")
-        if isinstance(out, np.ndarray) and not out.flags.writeable:
-            raise ValueError("out: must be writeable, got a read-only array")
+        check_out(out, x, p.xp)
     if p.backend == "numba":
         from proxlab.backends import numba_cpu
 
-        z, *rest = numba_cpu.solve(p, finder, rtol, out, explain)
+        host, place = as_host(p), as_host(out)
+        z, *rest = numba_cpu.solve(host, finder, rtol, place, explain)
+        if host is not p:
+            z, rest = as_tensor(z) if out is None else out, [as_tensor(a) for a in rest]
+            if out is not None:
+                autograd.written(out)
     elif p.backend == "cuda":
         from proxlab.backends.cuda import launch
 

@@ -25,6 +25,8 @@ ORDER = [
     "arguments",
     "bounds",
     "backends",
+    "derivative",
+    "autograd",
     "prox",
     "certificate",
     "inexactness",

@@ -334,7 +334,9 @@ def row_norm(xp: Any, rows: Array) -> Array:
     largest = xp.max(xp.abs(rows), axis=1)
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
     ratio = rows / scale[:, None]
-    norm = scale * xp.sqrt(xp.sum(ratio * ratio, axis=1))
+    total = xp.sum(ratio * ratio, axis=1)
+    # No root of zero, whose gradient is none.
+    norm = scale * xp.where(total > 0, xp.sqrt(xp.where(total > 0, total, xp.ones_like(total))), total)
     return xp.where(xp.isinf(largest), largest, norm)
 
 
