@@ -14,7 +14,7 @@ from typing import Any, overload
 import array_api_compat
 import numpy as np
 
-from proxlab.groups import Array, Layout
+from proxlab.groups import Array, Layout, check_plain
 from proxlab.penalties.base import Penalty, RadialPenalty, as_float, shown, table_of
 from proxlab.penalties.tables import form
 from proxlab.rootfinders import RootFinder
@@ -97,13 +97,23 @@ def check_array(name: str, x: Any) -> Any:
         array_api_compat.is_array_api_obj(x) and not isinstance(x, np.generic)
     )
     if not is_array:
-        raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}")
+        told = "; use its to_numpy()" if hasattr(x, "to_numpy") else ""
+        raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}{told}")
+    check_plain(name, x)
     if type(x) is not np.ndarray and array_api_compat.is_torch_array(x):
         _check_tensor(name, x)
     dtype = dtype_name(x.dtype)
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(f"{name}: must have a real floating-point dtype, got {dtype}; convert it first")
+        size = " of at most 64 bits" if dtype.startswith("float") else ""
+        raise TypeError(f"{name}: must have a real floating-point dtype{size}, got {dtype}; convert it first")
     return namespace(x)
+
+
+def native(a: Any) -> Any:
+    """Return an array of NumPy in this machine's byte order; anything else as it is."""
+    if isinstance(a, np.ndarray) and not a.dtype.isnative:
+        return a.astype(a.dtype.newbyteorder("="))
+    return a
 
 
 def _check_tensor(name: str, x: Any) -> None:
@@ -259,7 +269,8 @@ def _step(step: Any, layout: Layout, x: Array, xp: Any, reads: bool) -> Any:
         return number
     reads |= array_api_compat.is_numpy_array(step)
     shape = tuple(step.shape)
-    if shape == () and reads:
+    check_plain("step", step)
+    if shape == () and reads and not (isinstance(step, np.ndarray) and step.dtype.kind not in "fiu"):
         return _step(float(step), layout, x, xp, reads)
     if shape not in ((), (layout.n_groups,)):
         raise ValueError(

@@ -11,13 +11,28 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AxisLayout", "Groups", "IndexLayout", "Layout"]
+__all__ = ["AxisLayout", "Groups", "IndexLayout", "Layout", "check_plain"]
 
 Array = Any
 """An array of any array-API namespace (NumPy, CuPy, torch, …)."""
 
 IntArray = npt.NDArray[np.int64]
 ConvKind = Literal["filter", "channel", "kernel"]
+
+
+def check_plain(name: str, a: Any) -> None:
+    """Raise an error for an array of NumPy that means more than its numbers: masked, a matrix, with units."""
+    if not isinstance(a, np.ndarray) or type(a) in (np.ndarray, np.memmap):
+        return
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: must not be a masked array, whose mask would be lost; fill it, and leave elements out "
+            "by the groups (label -1)"
+        )
+    raise TypeError(
+        f"{name}: must be a plain array, got {type(a).__name__}, whose meaning would be lost; use "
+        "numpy.asarray"
+    )
 
 
 @dataclass(frozen=True)
@@ -342,6 +357,7 @@ class Groups:
         -------
         Groups
         """
+        check_plain("labels", labels)
         a = np.asarray(labels)
         flat = _integers("labels", a.reshape(-1))
         if len(flat) and flat.min() < -1:
@@ -378,6 +394,7 @@ def _tuple_of_integers(name: str, values: tuple[Any, ...] | list[Any]) -> tuple[
 
 
 def _integers(name: str, values: npt.ArrayLike) -> IntArray:
+    check_plain(name, values)
     a: npt.NDArray[Any] = np.asarray(values)
     if a.ndim != 1:
         raise ValueError(f"{name}: must be one-dimensional, got shape {a.shape}")

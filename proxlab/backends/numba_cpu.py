@@ -20,7 +20,7 @@ from numba.core.errors import NumbaError
 from numba.core.event import Listener, register
 from numba.extending import intrinsic
 
-from proxlab.arguments import Problem, check_values
+from proxlab.arguments import Problem, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
@@ -197,11 +197,12 @@ def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
 
 def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) -> tuple[Any, ...]:
     """Solve a validated problem of NumPy arrays: ``z`` and, to explain it, what a ``RowSolution`` holds."""
-    x = np.asarray(p.x, order="C")
+    # In this machine's byte order; the result has that of x.
+    x = np.asarray(native(p.x), order="C")
     dense = p.metric is not None and not isinstance(p.metric, float)
     if dense:
         d = p.metric if p.metric.shape == x.shape else np.broadcast_to(p.metric, x.shape)
-        d = np.asarray(d, order="C")
+        d = np.asarray(native(d), order="C")
         if d.dtype != x.dtype:
             # Mixed precision: solve in the wider of the two.
             wide = np.result_type(x, d)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import array_api_compat
 import numpy as np
 
-from proxlab.arguments import check_array, check_root_finder, dtype_name
+from proxlab.arguments import check_array, check_root_finder, dtype_name, native
 from proxlab.groups import Array
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
@@ -178,7 +178,10 @@ class Optimizer:
         """
         if (method := getattr(state, "method", type(state).__name__)) != self.rule.name:
             raise TypeError(f"state: must be one that {self.rule.name}.init has made, got one of {method}")
-        found = tree.leaves(params, "params")
+        given = tree.leaves(params, "params")
+        for place, w in given.items():
+            _check_parameter(place, w)
+        found = {place: native(w) for place, w in given.items()}
         if list(found) != list(state.slots):
             raise TypeError(
                 f"params: must have the parameters of the state, {list(state.slots)}, got {list(found)}"
@@ -186,6 +189,7 @@ class Optimizer:
         gradients = _gradients(found, grads, params, "grads")
         t = state.step + 1
         settings = self._settings(t)
+        self._check_state(state, found, settings)
         proposals = {
             place: self.rule.propose(
                 settings,
@@ -229,8 +233,9 @@ class Optimizer:
                 z = w
             elif keep:
                 z = keep * w + (1.0 - keep) * z
-            # NumPy's arithmetic makes numbers of arrays without axes.
-            new[place] = np.asarray(z) if isinstance(z, np.generic) else z
+            # NumPy's arithmetic makes numbers of arrays without axes, and arrays in this machine's order.
+            z = np.asarray(z) if isinstance(z, np.generic) else z
+            new[place] = z.astype(given[place].dtype) if native(given[place]) is not given[place] else z
         if entry:
             entry = {"step": t, **entry, "support": self._support(new, state.penalties)}
         slots = {
@@ -269,9 +274,38 @@ class Optimizer:
         settings = self._settings(1)
         slots = self.rule.select(settings).slots
         return {
-            place: {slot.name: _start(slot, w, penalties[place], settings) for slot in slots}
+            place: {slot.name: _start(slot, native(w), penalties[place], settings) for slot in slots}
             for place, w in found.items()
         }
+
+    def _check_state(self, state: State, found: Mapping[str, Array], settings: Mapping[str, Any]) -> None:
+        """Raise an error if the state is not one of these parameters."""
+        names = [slot.name for slot in self.rule.select(settings).slots]
+        if set(state.penalties) != set(found):
+            raise ValueError(f"state: must have a penalty or None for each of {list(found)}")
+        if self.sparsity is not None and state.sparsity is None:
+            raise ValueError("state: has no strength to drive; make it by init of this optimizer")
+        for name, least in (("step", 0), ("stage_step", 0), ("weight_sum", 0), ("iterations", 1)):
+            check_number(f"state: {name}", getattr(state, name), least)
+        for place, w in found.items():
+            held = state.slots[place]
+            if list(held) != names:
+                raise ValueError(
+                    f"state: must have the arrays {names} for {place}, which {self.rule.name} with these "
+                    f"settings keeps, got {list(held)}"
+                )
+            for name, a in held.items():
+                where = f"state: {name} of {place}"
+                if check_array(where, a) is not array_api_compat.array_namespace(w):
+                    raise TypeError(f"{where}: must be {type(w).__name__} as it, got {type(a).__name__}")
+                if dtype_name(a.dtype) != dtype_name(w.dtype):
+                    raise TypeError(f"{where}: must be of its dtype, {w.dtype}, got {a.dtype}")
+                if tuple(a.shape) != tuple(w.shape):
+                    raise ValueError(f"{where}: must have its shape, {tuple(w.shape)}, got {tuple(a.shape)}")
+                if array_api_compat.device(a) != array_api_compat.device(w):
+                    raise ValueError(f"{where}: must be on its device, {w.device}, got {a.device}")
+                if getattr(a, "requires_grad", False):
+                    raise ValueError(f"{where}: must not require a gradient: detach it")
 
     def _check_penalty(self, place: str, penalty: Any, w: Array) -> None:
         if penalty is None:
@@ -330,7 +364,7 @@ def _gradients(found: Mapping[str, Array], grads: Any, params: Any, name: str) -
     for place, w in found.items():
         g, where = gradients[place], place.replace("params", name, 1)
         xp = check_array(where, g)
-        if xp is not array_api_compat.array_namespace(w) or g.dtype != w.dtype:
+        if xp is not array_api_compat.array_namespace(w) or dtype_name(g.dtype) != dtype_name(w.dtype):
             raise TypeError(
                 f"{where}: must be an array of the kind and dtype of its parameter, {type(w).__name__} of "
                 f"{w.dtype}, got {type(g).__name__} of {g.dtype}"
@@ -339,6 +373,9 @@ def _gradients(found: Mapping[str, Array], grads: Any, params: Any, name: str) -
             raise ValueError(
                 f"{where}: must have the shape of its parameter, {tuple(w.shape)}, got {tuple(g.shape)}"
             )
+        if getattr(g, "requires_grad", False):
+            raise ValueError(f"{where}: must not require a gradient: detach it")
+        gradients[place] = native(g)
     return gradients
 
 

@@ -17,7 +17,7 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.groups import Array, Groups, Layout
+from proxlab.groups import Array, Groups, Layout, check_plain
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
 from proxlab.untraced import untraced
@@ -105,6 +105,7 @@ def _check_weights(weights: object) -> Weights:
         if weights != "sqrt_size":
             raise ValueError(f'weights: must be None, "sqrt_size" or an array, got {weights!r}')
         return "sqrt_size"
+    check_plain("weights", weights)
     given = np.asarray(weights)
     if given.dtype.kind not in "fiu":
         raise TypeError(f"weights: must hold real numbers, got dtype {given.dtype}")
@@ -284,6 +285,7 @@ class Penalty:
             If a distance is beyond the range of float64.
         """
         layout, xp = self._bind(z)
+        check_plain("grad", grad)
         if grad.shape != z.shape:
             raise ValueError(f"grad: must have the shape of z, {tuple(z.shape)}, got {tuple(grad.shape)}")
         weights = layout.split_groups(self._weights_like(layout, z))
@@ -308,6 +310,7 @@ class Penalty:
         return layout.join_groups(parts)
 
     def _bind(self, z: Array) -> tuple[Layout, Any]:
+        check_plain("z", z)
         return self.groups.layout(tuple(z.shape)), array_api_compat.array_namespace(z)
 
     def _weights_like(self, layout: Layout, z: Array) -> Array:
