@@ -320,6 +320,40 @@ def test_no_bound_is_below_the_truth(batch, noise, backend):
     check_certificates(batch, noise.reshape(3, 2), backend)
 
 
+@pytest.mark.parametrize("rows", [((0, 0, 1, 0), (1, 1, 3, 0)), ((0, 0.5, 2, 1), (1, 2, 0, 0), (2, 2, 1, 0))])
+def test_namespaces(xp, rows):
+    rng = np.random.default_rng(0)
+    x, d = 2 * rng.normal(size=(9, 3)), np.exp(rng.normal(size=(9, 3)))
+    penalty = own(*rows, cut=0.1)
+    z = pl.prox(penalty, x, 0.7, metric=d)
+    c = pl.certify(penalty, z, x, 0.7, metric=d)
+    for finder in (pl.Newton(), pl.Brent()):
+        there = pl.solve(penalty, xp.asarray(x), 0.7, metric=xp.asarray(d), root_finder=finder)
+        np.testing.assert_allclose(xp.to_numpy(there.z), z, rtol=1e-12)
+    there = pl.certify(penalty, xp.asarray(z), xp.asarray(x), 0.7, metric=xp.asarray(d))
+    np.testing.assert_allclose(xp.to_numpy(there.distance), c.distance, rtol=0.5, atol=1e-14)
+    np.testing.assert_array_equal(xp.to_numpy(there.decided), c.decided)
+
+
+@given(
+    batch=batches(),
+    most=st.integers(1, 4),
+    finder=st.sampled_from(ROOT_FINDERS),
+    rtol=st.sampled_from([1e-2, None]),
+)
+def test_brackets_hold_whatever_is_left_undone(batch, most, finder, rtol):
+    solution = batch.solve(root_finder=type(finder)(rtol=rtol, max_iterations=most))
+    for k, g in enumerate(batch.groups):
+        truth = tables.solve(g)
+        if truth.lead > 1e-5 * g.size:
+            r = oracle.to_float(oracle.norm(truth.z))
+            low, high = (float(v[k]) for v in solution.bracket)
+            status = pl.Status(int(solution.status[k]))
+            assert low * (1 - 1e-15) <= r <= high * (1 + 1e-15), (low, r, high, status, g)
+            if status.ok and rtol is None:
+                assert abs(float(solution.radius[k]) - r) <= 1e-6 * r
+
+
 @given(batch=batches(dtypes=[np.float64], layouts=("rows",)), noise=vectors(6, st.floats(-2, 2)))
 def test_value_and_subdifferential(batch, noise):
     noise = np.abs(noise) if batch.groups[0].nonnegative else noise

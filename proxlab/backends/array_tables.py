@@ -128,12 +128,20 @@ class Rows:
         s = self.xp.where(s > 0, s, self.one)
         return (*self.residual(s, s1, s2), (s, s1, s2))
 
-    def moved(self, r: Array, tau: Array) -> Array:
-        """Return ``‖z - x‖²_D/2`` at a point of the path."""
+    def cost(self, pieces: tuple[Slopes, ...], starts: list[Array], r: Array, tau: Array) -> Array:
+        """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at a point ``z ≠ 0`` of the path; ``‖z‖`` is ``r`` at a root.
+
+        Near one the objective of a point is off by the square of the error, but ``p(r)`` by the error itself.
+        """
         xp = self.xp
-        ratio = tau[:, None] / (self.d * r[:, None] + tau[:, None] + xp.where(r > 0, 0.0, 1.0)[:, None])
-        ratio = xp.where((r > 0)[:, None], ratio, xp.ones_like(ratio))
-        return 0.5 * row_sum(xp, self.d * (self.p.size * ratio) ** 2)
+        grown = self.d * xp.where(r > 0, r, self.one)[:, None]
+        whole = grown + tau[:, None]
+        norm = xp.sqrt(row_sum(xp, (self.p.size * (grown / whole)) ** 2))
+        value = self.zero
+        for q, height in zip(pieces, starts, strict=True):
+            rise = (norm - q.start) * (q.alpha - 0.5 * q.shift * (norm + q.start))
+            value = xp.where(norm >= q.start, height + rise, value)
+        return value + 0.5 * row_sum(xp, self.d * (self.p.size * (tau[:, None] / whole)) ** 2)
 
 
 def heights(xp: Any, p: Data, table: Table, pieces: tuple[Slopes, ...]) -> list[Array]:
@@ -235,19 +243,21 @@ def table_rows(
     # The best so far; zero, where it is a local minimiser.
     found = resting | ~active
     best = Candidate(found, zero, one, zero, zero, found, count, count)
-    objective = xp.where(resting, rows.moved(zero, one), xp.full_like(zero, math.inf))
+    at_zero = 0.5 * row_sum(xp, rows.d * p.size**2)
+    objective = xp.where(resting, at_zero, xp.full_like(zero, math.inf))
     best_kind, tie = count + int(Status.ZERO), no
-    open_low, open_high = reach, zero  # of candidates that did not converge
+    unsolved = no  # some candidate did not converge
+    least, most = xp.where(resting, zero, reach), zero  # of the radii of all candidates
     iterations, evaluations = count, count
     before: tuple[Equation, Slopes, Array, Any] | None = None  # the piece before, at its end
 
     def offer(c: Candidate, value: Array, kind: int) -> None:
         """Compare a candidate with the best so far; those offered later are longer."""
-        nonlocal best, objective, best_kind, tie, found, iterations, evaluations, open_low, open_high
+        nonlocal best, objective, best_kind, tie, found, iterations, evaluations, unsolved, least, most
         iterations, evaluations = iterations + c.iterations, evaluations + c.evaluations
-        doubtful = c.exists & ~c.converged
-        open_low = xp.where(doubtful, xp.minimum(open_low, c.lower), open_low)
-        open_high = xp.where(doubtful, xp.maximum(open_high, c.upper), open_high)
+        unsolved = unsolved | (c.exists & ~c.converged)
+        least = xp.where(c.exists, xp.minimum(least, c.lower), least)
+        most = xp.where(c.exists, xp.maximum(most, c.upper), most)
         value = xp.where(c.exists, value, xp.full_like(value, math.inf))
         both = c.exists & found
         apart = xp.where(both, value - objective, one)
@@ -272,7 +282,6 @@ def table_rows(
         on = active & (q.start <= reach)
         here = q.end > reach
         far = xp.where(on, xp.minimum(q.end, reach), one)
-        height = starts[k]
         flat = piece.a == 0.0 and piece.c == 0.0
         eq = rows.along_radius(q)
         spot = xp.where(on & (start > 0), start, one)
@@ -288,11 +297,11 @@ def table_rows(
             evaluations = evaluations + xp.astype(on, xp.int64)
             assert before is not None
             kink = _kink(rows, before, (eq, q, left, left_sums), on & (start > 0), spot, finder, rtol)
-            offer(kink, height + rows.moved(kink.r, kink.tau), int(Status.CONVERGED))
+            offer(kink, rows.cost(pieces, starts, kink.r, kink.tau), int(Status.CONVERGED))
         if flat:
             ends = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
             whole = Candidate(on & here, reach, zero, *ends, on, count, count)
-            offer(whole, height, int(Status.UNSHRUNK))
+            offer(whole, starts[k], int(Status.UNSHRUNK))
             right, right_sums = (eq.evaluate(far)[i] for i in (0, 3))
         else:
             right, fall, _, right_sums = eq.evaluate(far)
@@ -318,8 +327,7 @@ def table_rows(
                 root.exists & search, root.r, tau, root.lower, root.upper, root.converged,
                 root.iterations, root.evaluations,
             )  # fmt: skip
-            rise = (c.r - start) * (q.alpha - 0.5 * q.shift * (c.r + start))
-            offer(c, height + rise + rows.moved(c.r, tau), int(Status.CONVERGED))
+            offer(c, rows.cost(pieces, starts, c.r, tau), int(Status.CONVERGED))
         before = (eq, q, right, right_sums)
 
     r, tau = best.r, best.tau
@@ -327,7 +335,6 @@ def table_rows(
     unshrunk = unshrunk & nonzero
     status = xp.where(unshrunk, count + int(Status.UNSHRUNK), best_kind)
     status = xp.where(tie, count + int(Status.TIE), status)
-    unsolved = open_high > 0
     status = xp.where(unsolved, count + int(Status.MAX_ITERATIONS), status)
     positive = r > 0
     share = rows.d * xp.where(positive, r, one)[:, None]
@@ -335,12 +342,8 @@ def table_rows(
     z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
     z = xp.where(unshrunk[:, None], x, z)
     whole_low, whole_high = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
-    lower = xp.where(
-        free & nonzero, whole_low, xp.where(unsolved, xp.minimum(best.lower, open_low), best.lower)
-    )
-    upper = xp.where(
-        free & nonzero, whole_high, xp.where(unsolved, xp.maximum(best.upper, open_high), best.upper)
-    )
+    lower = xp.where(free & nonzero, whole_low, xp.where(unsolved, least, best.lower))
+    upper = xp.where(free & nonzero, whole_high, xp.where(unsolved, most, best.upper))
     r = xp.where(free & nonzero, reach, r)
     r, lower, upper = (times_power(xp, v, p.ex) for v in (r, lower, upper))
     return RowSolution(z, r, lower, upper, status, iterations, evaluations)
@@ -374,7 +377,8 @@ def _kink(
     low, high = (tau_at(xp, r, (q.alpha, q.shift)) for q in (q_left, q_right))
     low, high = xp.where(exists, low, zero), xp.where(exists, xp.maximum(low, high), one)
     eq = rows.along_slope(r)
-    # What is resolved in z, where tau itself is next to nothing.
+    # What is resolved in z, where tau itself is next to nothing; good enough to compare.
+    rtol = min(rtol, RIVAL_RTOL)
     least = rtol * rows.dmin * r
     root = find_root(xp, finder, eq, low, low, high, exists, exists, rtol, least, zero + 2.0**900)
     # Where rounding hides on which side of the kink the root is, it is near.

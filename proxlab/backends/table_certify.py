@@ -367,6 +367,7 @@ def table_bounds(
     apart = norm_above(xp, corner(xp, p, p.size_low, p.size_high) * root)
     cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
     gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + 2.0**-880
+    gap = xp.where(distance == 0, zero, gap)  # the minimiser itself
     gap = xp.where(lost, far, finite_or_inf(xp, gap))
     d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
     residual, stationarity = stationarity_above(xp, p, q.pieces, table, penalty, far, d_high)
