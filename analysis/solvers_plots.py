@@ -14,33 +14,9 @@ from numpy.typing import NDArray
 from analysis import ensembles
 from analysis.methods import COMPILED, FINDERS, ORDER
 from proxlab.study import StoredStudy, style
+from proxlab.study.profiles import performance_profile, performance_ratios
 
 Array = NDArray[Any]
-
-
-def performance_ratios(cost: Array) -> Array:
-    """Dolan and Moré's ratios: the cost of a method over the least cost of any, problem by problem.
-
-    Parameters
-    ----------
-    cost : ndarray, shape (n_methods, n_problems)
-        Positive; infinite where a method failed.
-
-    Returns
-    -------
-    ndarray, shape (n_methods, n_problems)
-        Infinite where the method failed.
-    """
-    with np.errstate(invalid="ignore"):
-        ratios = cost / cost.min(axis=0)
-    return np.where(np.isfinite(cost), ratios, np.inf)
-
-
-def performance_profile(ratios: Array, factors: Array) -> Array:
-    """Share of problems that each method solves within each factor of the best: shape (n_methods,
-    n_factors).
-    """
-    return np.asarray((ratios[:, :, None] <= factors).mean(axis=1))
 
 
 def _line(name: str) -> dict[str, Any]:

@@ -79,6 +79,7 @@ PUBLIC = (
     "proxlab.study",
     "proxlab.study.environment",
     "proxlab.study.page",
+    "proxlab.study.profiles",
     "proxlab.study.style",
     "proxlab.torch",
     "proxlab.backends.cuda.static",

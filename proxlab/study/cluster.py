@@ -17,8 +17,10 @@ from typing import Any
 
 from proxlab.study import worker
 
-#: Seconds to wait for an answer of a scheduler, and for workers where none are left.
+#: Seconds to wait for an answer of a scheduler.
 PATIENCE = 30.0
+#: Seconds to wait for workers where none are left: some clusters start them when there is work.
+WORKERLESS = 120.0
 #: So often is a local worker that died replaced, for each worker.
 _REPLACEMENTS = 10
 #: Tasks that are sent ahead, for each worker: none waits for its input, and memory stays small.
@@ -182,10 +184,10 @@ class Cluster:
                     self._replace_dead()
                     if self._width():
                         alive = time.monotonic()
-                    elif time.monotonic() - alive > PATIENCE:
+                    elif time.monotonic() - alive > WORKERLESS:
                         raise ClusterError(
                             f"the cluster at {self.client.scheduler.address} has had no workers for "
-                            f"{PATIENCE:.0f} s: start some, and the same command goes on from here"
+                            f"{WORKERLESS:.0f} s: start some, and the same command goes on from here"
                         ) from None
                     continue
                 alive = time.monotonic()
@@ -242,7 +244,8 @@ def _start_worker(address: str) -> subprocess.Popen[bytes]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's log of lost connections off the terminal: what matters of it is an error here."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio")]
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", *names)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

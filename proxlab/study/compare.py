@@ -18,7 +18,6 @@ from proxlab.study.folder import Folder, Result, StoredStudy, unit_name
 from proxlab.study.problems import Problem
 from proxlab.study.profiles import (
     counted,
-    label_ends,
     log_axes,
     new_axes,
     page_table,
@@ -28,6 +27,7 @@ from proxlab.study.profiles import (
 from proxlab.study.references import Case, Running, cases, references, truth_of
 from proxlab.study.run import Unit
 from proxlab.study.solvers import Solver
+from proxlab.study.style import label_ends
 from proxlab.study.truth import check_digits
 
 __all__ = ["Comparison", "compare", "read_comparison"]
@@ -161,10 +161,8 @@ class Comparison:
         ratios = performance_ratios(table.loc[names].fillna(np.inf).to_numpy(dtype=np.float64))
         finite = ratios[np.isfinite(ratios)]
         factors = np.geomspace(1.0, max(2.0, 1.1 * float(finite.max(initial=1.0))), 300)
-        lines = [
-            ax.step(factors, share, where="post", label=name)[0]
-            for name, share in zip(names, performance_profile(ratios, factors), strict=True)
-        ]
+        for name, share in zip(names, performance_profile(ratios, factors), strict=True):
+            ax.step(factors, share, where="post", label=name)
         ax.set(xscale="log", ylim=(-0.02, 1.03), xlabel=f"{by} over those of the cheapest solver")
         limits = (
             f"{solved:g}"
@@ -172,7 +170,7 @@ class Comparison:
             else ", ".join(f"{SOLVED[t]:g} in {t}" for t in sorted(set(frame["dtype"])))
         )
         ax.set_ylabel(f"share of groups with an error up to {limits} of ‖x‖")
-        label_ends(ax, names, lines)
+        label_ends(ax)
         return ax
 
     def accuracy(self, ax: Any = None) -> Any:
@@ -193,7 +191,6 @@ class Comparison:
         frame = self.frame[~self.frame["failed"].astype(bool)]
         told = len(frame) > 0 and bool(frame["evaluations"].notna().all())
         by = "evaluations" if told else "seconds"
-        names, lines = [], []
         for k, (name, part) in enumerate(frame.groupby("solver", sort=False)):
             scale = part["scale"].where(part["scale"] > 0, 1.0)
             part = part.assign(relative=(part["error"] / scale).astype(float).clip(lower=1e-17))
@@ -201,12 +198,11 @@ class Comparison:
                 work=(by, "mean"), error=("relative", lambda e: e.quantile(0.9, "higher"))
             )
             curve = curve.sort_values("work")
-            lines += ax.plot(curve["work"], curve["error"], "o-", ms=3.5, color=f"C{k % 10}", label=name)
-            names.append(str(name))
+            ax.plot(curve["work"], curve["error"], "o-", ms=3.5, color=f"C{k % 10}", label=name)
         how = f"true, {self.digits} digits" if self.digits else "an upper bound"
         ax.set_xlabel("evaluations a group, mean" if told else "seconds a group, mean")
         ax.set_ylabel(f"{AXES[self.kind]} over ‖x‖, 90 % of the groups\n(absolute: {how})")
-        label_ends(ax, names, lines)
+        label_ends(ax)
         return ax
 
     def save(self, folder: str | Path) -> None:

@@ -6,7 +6,7 @@ import html
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -496,7 +496,7 @@ def _recording(
                 solutions[place] = last.inner.z
             return solutions, {}, iterations
 
-    given = {name: getattr(method, name) for name in method.__dataclass_fields__}
+    given = {one.name: getattr(method, one.name) for one in fields(method) if one.init}
     return Recording(**given), last
 
 

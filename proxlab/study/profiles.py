@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["counted", "label_ends", "log_axes", "page_table", "performance_profile", "performance_ratios"]
+__all__ = ["counted", "log_axes", "page_table", "performance_profile", "performance_ratios"]
 
 Array = npt.NDArray[Any]
 
@@ -67,30 +66,6 @@ def log_axes(ax: Any) -> Any:
     ax = new_axes(ax)
     ax.set(xscale="log", yscale="log")
     return ax
-
-
-def label_ends(ax: Any, names: list[str], lines: list[Any]) -> None:
-    """Write each line's name at its end, apart from one another."""
-    ends = []
-    for name, line in zip(names, lines, strict=True):
-        y = np.asarray(line.get_ydata(), dtype=float)
-        if len(y) and np.isfinite(y[-1]):
-            ends.append((float(y[-1]), name, line))
-    low, high = ax.get_ylim()
-    log = ax.get_yscale() == "log"
-    place = 0.0
-    for height, name, line in sorted(ends, key=lambda end: end[0]):
-        share = math.log(height / low) / math.log(high / low) if log else (height - low) / (high - low)
-        place = max(min(max(share, 0.0), 1.0), place + 0.045 if place else 0.0)
-        ax.annotate(
-            name,
-            (1.01, place),
-            xycoords="axes fraction",
-            color=line.get_color(),
-            fontsize="small",
-            va="center",
-            annotation_clip=False,
-        )
 
 
 def counted(n: int, noun: str) -> str:
