@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
 FULL   ?= 0
+MINUTES ?= 60
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet
@@ -29,7 +30,7 @@ CUDA ?= 13
 TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test test-models test-gpu gpu-static lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-models mutants test-gpu gpu-static lint format typecheck docs pictures clean
 
 .PHONY: test-oldest package lock
 
@@ -61,6 +62,10 @@ package: $(VENV)/.test  ## build wheel and sdist, install each into an empty env
 
 lock: $(VENV)/.torch  ## write down the versions that are installed, for CI (.ci/lock.txt)
 	$(BIN)/python .ci/lock.py > .ci/lock.txt
+
+mutants: $(VENV)/.test  ## a random sample of mutants of the mathematics (MINUTES=60); survivors: tests/mutants.md
+	$(PIP) 'cosmic-ray>=8.4'
+	$(BIN)/python -m tests.mutate --minutes $(MINUTES)
 
 test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a driver of CUDA 12)
 	$(BIN)/python -m pytest -m gpu tests/cuda
