@@ -38,6 +38,7 @@ from proxlab.rootfinders import (
 if typing.TYPE_CHECKING:
     from proxlab import inexactness, optim
     from proxlab.certificate import Certificate, certify
+    from proxlab.check import check_penalty
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "SparseGroupLasso",
     "Status",
     "certify",
+    "check_penalty",
     "envelope",
     "get_num_threads",
     "inexactness",
@@ -79,6 +81,7 @@ __all__ = [
 _LATE = {
     "Certificate": "certificate",
     "certify": "certificate",
+    "check_penalty": "check",
     "inexactness": "inexactness",
     "optim": "optim",
 }

@@ -100,6 +100,11 @@ def check_array(name: str, x: Any) -> Any:
         told = "; use its to_numpy()" if hasattr(x, "to_numpy") else ""
         raise TypeError(f"{name}: must be an array (NumPy, CuPy, torch, …), got {type(x).__name__}{told}")
     check_plain(name, x)
+    if type(x) is not np.ndarray and array_api_compat.is_dask_array(x):
+        raise TypeError(
+            f"{name}: prox alone takes arrays of Dask; compute it first, or certify its blocks one after the "
+            "other (proxlab.study.certify_blocks)"
+        )
     if type(x) is not np.ndarray and array_api_compat.is_torch_array(x):
         _check_tensor(name, x)
     dtype = dtype_name(x.dtype)

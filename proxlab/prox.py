@@ -27,6 +27,7 @@ from proxlab.autograd import detached
 from proxlab.bounds import rounding
 from proxlab.derivative import Gradients, pull_back, summed_to
 from proxlab.groups import Array
+from proxlab.lazily import is_lazy, prox_of_blocks
 from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
 from proxlab.penalties.base import row_norm, shown, table_of
 from proxlab.penalties.tables import form
@@ -96,7 +97,8 @@ def prox(
     penalty : Penalty
         The function ``h``.
     x : array
-        The point: a real floating-point array of NumPy, torch, CuPy or another array namespace.
+        The point: a real floating-point array of NumPy, torch, CuPy or another array namespace. An array of
+        Dask is solved lazily, block by block; its blocks must not cut groups.
     step : float or array of shape (n_groups,), optional
         The step size η, or one per group.
     metric : float or array, optional
@@ -148,6 +150,11 @@ def prox(
     array([[2.016, 3.565],
            [0.   , 0.   ]])
     """
+    if type(x) is not np.ndarray and is_lazy(x):
+        if out is not None:
+            raise TypeError("out: must be None for an array of Dask, which is not computed yet")
+        options = {"root_finder": check_root_finder(root_finder), "backend": backend, "check": check}
+        return prox_of_blocks(prox, penalty, x, step, metric, **options)
     return _solve(penalty, x, step, metric, root_finder, backend, out, check, explain=False)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 #: Public names, and the module of each.
 _PUBLIC = {
     "Capture": "capture",
+    "Certified": "blocks",
     "ClusterError": "cluster",
     "Comparison": "compare",
     "Convergence": "converge",
@@ -30,8 +31,10 @@ _PUBLIC = {
     "UnitsFailedError": "run",
     "Validation": "validate",
     "capture": "capture",
+    "certify_blocks": "blocks",
     "compare": "compare",
     "converge": "converge",
+    "draw": "draw",
     "load": "problems",
     "report": "report",
     "run_units": "run",
