@@ -6,6 +6,7 @@ import copy
 import math
 import statistics
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxlab.torch.channels import Channels, cut, is_same, zeros
+from proxlab.torch.channels import Channels, Cut, cut, is_same, zeros
 from proxlab.torch.heads import stand_in
 from proxlab.torch.report import CompactReport, Kept, Removed
 from proxlab.torch.structures import Attention
 from proxlab.torch.tracing import Trace, without_dropout
+from proxlab.torch.transfer import Carried, Origin
 from proxlab.torch.wrappers import check_model
 
 __all__ = ["compact"]
@@ -127,6 +129,7 @@ def compact(
         idle=result.idle,
         notes=result.notes,
         dead=result.dead,
+        _carried=Carried({name: weakref.ref(p) for name, p in model.named_parameters()}, result.origins),
     )
     return small, report
 
@@ -202,6 +205,7 @@ class _Result:
     idle: tuple[str, ...]
     notes: tuple[str, ...]
     dead: bool
+    origins: dict[str, Origin | None]
 
 
 class _Work:
@@ -226,25 +230,39 @@ class _Work:
             channels = self._channels(self.model)
         except Exception as error:  # whatever an operation raises that the trace does not know
             self.notes.append(f"nothing was removed, since the network cannot be traced ({_line(error)})")
-            return _Result(
-                copy.deepcopy(self.model), [], self._untraced(_line(error)), (), tuple(self.notes), False
-            )
-        replaced: set[str] = set()
-        for path in self._attention(channels):
+            whole: dict[str, Origin | None] = {
+                name: Origin(name, {}) for name, _ in self.model.named_parameters()
+            }
+            kept, notes = self._untraced(_line(error)), tuple(self.notes)
+            return _Result(copy.deepcopy(self.model), [], kept, (), notes, False, whole)
+        given, wanted = self.model, self._attention(channels)
+        while True:
+            replaced = self._replace(given, wanted)
+            channels = self._channels(self.model) if replaced else channels
+            small, gone, made, refused = self._search(channels)
+            used = [h.path for h in channels.heads if gone & set(h.roots) and h.path in replaced]
+            if len(used) == len(replaced):
+                break
+            # A stand-in that lost no head is not needed.
+            wanted = used
+        channels.look(self._settled(channels, set(refused)))
+        kept = channels.explain(self.model, gone, refused)
+        idle = tuple(path or "the model itself" for path in channels.idle(self.model))
+        removed, notes = channels.removed(self.model, gone), tuple(self.notes)
+        origins = _origins(given, replaced, small, made)
+        return _Result(small, removed, kept, idle, notes, channels.trace.dead, origins)
+
+    def _replace(self, given: nn.Module, wanted: list[str]) -> list[str]:
+        """Put stand-ins for PyTorch's own attention; returns where that leaves the outputs as they are."""
+        self.model = given
+        replaced = []
+        for path in wanted:
             model = copy.deepcopy(self.model)
             stand_in(model, path)
             if self._differs(model) is None:
                 self.model = model
-                replaced.add(path)
-        if replaced:
-            channels = self._channels(self.model)
-        small, gone, refused = self._search(channels)
-        channels.look(self._settled(channels, set(refused)))
-        kept = channels.explain(self.model, gone, refused)
-        idle = tuple(path or "the model itself" for path in channels.idle(self.model))
-        return _Result(
-            small, channels.removed(self.model, gone), kept, idle, tuple(self.notes), channels.trace.dead
-        )
+                replaced.append(path)
+        return replaced
 
     def _channels(self, model: nn.Module) -> Channels:
         """Trace the network in both modes, on the example and on random inputs."""
@@ -273,7 +291,7 @@ class _Work:
                 found.append(head.path)
         return found
 
-    def _search(self, channels: Channels) -> tuple[nn.Module, set[int], dict[int, str]]:
+    def _search(self, channels: Channels) -> tuple[nn.Module, set[int], Cut, dict[int, str]]:
         """Remove what can be, and find what cannot and why: by halves, within bounds."""
         refused: dict[int, str] = {}
         while True:
@@ -309,8 +327,8 @@ class _Work:
 
     def _attempt(
         self, channels: Channels, closed: set[int], among: set[int] | None = None
-    ) -> tuple[nn.Module, set[int]] | str:
-        """Return the small model and what was removed, or a sentence that says why it fails.
+    ) -> tuple[nn.Module, set[int], Cut] | str:
+        """Return the small model and what was removed and how, or a sentence that says why it fails.
 
         Channels in ``closed`` stay as they are; of the others those ``among`` some are cut.
         """
@@ -330,7 +348,7 @@ class _Work:
                     return f"its removal cannot be proved to change nothing: {found}"
         except Exception as error:  # whatever a model raises when its layers have changed
             return f"the network cannot be called without it ({_line(error)})"
-        return self._differs(small) or (small, gone)
+        return self._differs(small) or (small, gone, made)
 
     def _differs(self, small: nn.Module) -> str | None:
         """Compare outputs, in evaluation and in training mode; returns how they differ, if they do."""
@@ -351,6 +369,29 @@ class _Work:
             Kept(path, what, count, f"the network cannot be traced ({why})")
             for path, what, count in zeros(self.model)
         ]
+
+
+def _origins(given: nn.Module, replaced: list[str], small: nn.Module, made: Cut) -> dict[str, Origin | None]:
+    """Where each parameter of the small network comes from."""
+    known = dict(given.named_parameters())
+    found: dict[str, Origin | None] = {}
+    for name, p in small.named_parameters():
+        places = {axis: made.left[name, axis] for axis in range(p.dim()) if (name, axis) in made.left}
+        path, _, last = name.rpartition(".")
+        holder = path.rpartition(".")[0]
+        kind, before = path.rpartition(".")[2], name
+        if holder in replaced and kind in ("q_proj", "k_proj", "v_proj"):
+            prefix = f"{holder}." if holder else ""
+            stacked = f"{prefix}in_proj_{last}"
+            if stacked in known:
+                rows = len(known[stacked]) // 3
+                first = rows * ("q_proj", "k_proj", "v_proj").index(kind)
+                places[0] = first + places.get(0, torch.arange(rows))
+                before = stacked
+            else:
+                before = f"{prefix}{kind}_{last}"
+        found[name] = Origin(before, places) if before in known else None
+    return found
 
 
 def _trained(model: nn.Module, call: _Call) -> list[Tensor]:

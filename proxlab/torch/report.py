@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
 
 from proxlab.torch.sparsity import format_table
+from proxlab.torch.transfer import Carried, transfer
 
 __all__ = ["CompactReport", "Kept", "Removed"]
 
@@ -66,6 +71,55 @@ class CompactReport:
     idle: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     dead: bool = False
+    _carried: Carried | None = field(default=None, repr=False, compare=False)
+
+    def transfer(self, optimizer: torch.optim.Optimizer, small: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of the small network, with the settings and the state of the large one's.
+
+        Of each moment what belongs to the weights that are left is kept, and so are steps, strengths, param
+        groups and penalties. A bias that :func:`compact` added joins the param group of its layer's weight,
+        or one without a penalty.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            That of the model which was given to :func:`compact`: one of :mod:`proxlab.torch`, or any other
+            whose state is numbers and tensors shaped like the parameters. It is not changed.
+        small : torch.nn.Module
+            The network that :func:`compact` returned with this report.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+            A new one, of the same class.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the optimizer is of another model, or its state or its groups cannot be cut. The message names
+            the param group and why.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from proxlab.torch import compact
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> model(torch.randn(3, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> with torch.no_grad():
+        ...     model[2].weight[:, :6] = 0
+        >>> small, report = compact(model, torch.randn(3, 4))
+        >>> new = report.transfer(optimizer, small)
+        >>> new.state[small[0].weight]["exp_avg"].shape
+        torch.Size([2, 4])
+        """
+        if self._carried is None:
+            raise ValueError("report: must be the one that compact returned, and not a copy of it")
+        return transfer(self._carried, optimizer, small)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_carried"}
 
     def __str__(self) -> str:
         gains = [
