@@ -414,6 +414,11 @@ def problem(
     xp = check_array("x", x)
     chosen = _choose(backend, x)
     if isinstance(penalty, RadialPenalty) and not form(table_of(penalty)).has_kernels:
+        if backend == "cuda":
+            raise ValueError(
+                f"backend: the cuda backend has no kernels for the pieces of {type(penalty).__name__}; use "
+                "backend=None, which solves them on the device too"
+            )
         chosen = "array_api"
     layout = penalty.groups.layout(tuple(x.shape))
     check_group_weights(penalty, layout)

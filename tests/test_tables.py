@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxlab as pl
+from proxlab.arguments import problem
 from proxlab.backends import array_tables
 from proxlab.penalties.base import Piece, RadialPenalty, table_of
 from proxlab.penalties.tables import Form, form
@@ -147,6 +148,14 @@ def test_own_penalties_have_kernels(row):
     if isinstance(penalty, RadialPenalty):
         assert form(table_of(penalty)).has_kernels
         assert form(table_of(penalty.with_strength(0.0))) is Form.RIDGE
+
+
+def test_the_cuda_backend_refuses_other_forms(monkeypatch):
+    monkeypatch.setattr(sys.modules["proxlab.arguments"], "_choose", lambda *_: "cuda")
+    with pytest.raises(ValueError, match=r"backend: the cuda backend has no kernels for the pieces of Own"):
+        problem(own((0.0, 0.5, 1.0, 0.0)), np.ones((2, 3)), 1.0, None, "cuda")
+    assert problem(own((0.0, 0.5, 1.0, 0.0)), np.ones((2, 3)), 1.0, None, None).backend == "array_api"
+    assert problem(own(LASSO), np.ones((2, 3)), 1.0, None, "cuda").backend == "cuda"
 
 
 def test_forms():
