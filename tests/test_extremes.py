@@ -325,3 +325,27 @@ def test_certificates_where_only_some_sums_are_in_range(name, scale):
             h = getattr(pl, name)(**parameters)
             for candidate in (z, 0 * z, x, 0.5 * x, z * (1 + 1e-10)):
                 check_bounds(case, h, certify, candidate, truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("GroupMCP", {"lam": 1e200, "gamma": 1e200}),
+        ("GroupMCP", {"lam": 1e-5, "gamma": 1.7e308}),
+        ("GroupSCAD", {"lam": 1e200, "a": 1e200}),
+        ("GroupSCAD", {"lam": 1.9, "a": 1e308}),
+        ("GroupCapped", {"lam": 1e300, "theta": 1e300}),
+    ],
+)
+def test_flat_parts_beyond_all_numbers(name, parameters):
+    for scale in (1e-5, 1.0, 1e180, 3e200):
+        step = scale / parameters["lam"] * 0.5
+        if not 0 < step < math.inf:
+            continue
+        case = exact.Case(name, parameters, [3.0 * scale, 4.0 * scale], [1.0, 2.0], step)
+        check(case, np.float64)
+
+
+def test_a_curvature_beyond_all_numbers():
+    with pytest.raises(ValueError, match=r"^gamma: 1/gamma must be within the range"):
+        pl.GroupMCP(1.0, 1e-310)

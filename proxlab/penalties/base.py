@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.groups import Array, Groups, Layout, check_plain
-from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, joined
+from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, flat_after, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
 from proxlab.untraced import untraced
 
@@ -27,6 +27,7 @@ __all__ = [
     "Piece",
     "RadialPenalty",
     "check_number",
+    "flat_after",
     "joined",
     "known_convex",
     "radial_slopes",

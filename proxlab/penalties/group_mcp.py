@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number, joined
+from proxlab.penalties.base import Piece, RadialPenalty, check_number, flat_after, joined
 
 __all__ = ["GroupMCP"]
 
@@ -40,13 +41,14 @@ class GroupMCP(RadialPenalty):
         super().__post_init__()
         object.__setattr__(self, "lam", check_number("lam", self.lam, 0.0))
         object.__setattr__(self, "gamma", check_number("gamma", self.gamma, 0.0, strict=True))
+        if math.isinf(1.0 / self.gamma):
+            raise ValueError(f"gamma: 1/gamma must be within the range of float64, got {self.gamma!r}")
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ - r/γ``, then 0."""
-        end = self.gamma * self.lam
         steep = Piece(0.0, 0.0, self.lam, 1.0 / self.gamma)
-        return joined(steep, Piece(end, 0.5 * end * self.lam, 0.0, 0.0))
+        return joined(steep, flat_after(steep, self.gamma * self.lam, 0.5 * self.gamma * self.lam * self.lam))
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Solve ``λ - r/2γ``, or ``γλ²/2r`` where ``r`` lies beyond ``γλ``, for λ."""

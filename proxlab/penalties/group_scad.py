@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number, joined
+from proxlab.penalties.base import Piece, RadialPenalty, check_number, flat_after, joined
 
 __all__ = ["GroupSCAD"]
 
@@ -43,11 +43,9 @@ class GroupSCAD(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ``, then ``(aλ - r)/(a - 1)``, then 0."""
         lam, a = self.lam, self.a
-        return joined(
-            Piece(0.0, 0.0, lam, 0.0),
-            Piece(lam, lam * lam, a * lam / (a - 1.0), 1.0 / (a - 1.0)),
-            Piece(a * lam, 0.5 * (a + 1.0) * lam * lam, 0.0, 0.0),
-        )
+        steep = Piece(lam, lam * lam, lam * (a / (a - 1.0)), 1.0 / (a - 1.0))
+        flat = flat_after(steep, a * lam, 0.5 * (a + 1.0) * lam * lam)
+        return joined(Piece(0.0, 0.0, lam, 0.0), steep, flat)
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Solve each of the three pieces for λ."""

@@ -7,6 +7,7 @@ A penalty may bring any table that :func:`check_pieces` admits. What solves and 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from enum import Enum
 from fractions import Fraction
@@ -24,6 +25,7 @@ __all__ = [
     "convex",
     "doubt",
     "exactly_convex",
+    "flat_after",
     "form",
     "joined",
     "kinks",
@@ -62,6 +64,15 @@ class Form(Enum):
     def has_kernels(self) -> bool:
         """Whether the compiled kernels, and certificates of a single inner minimiser, know the form."""
         return self is not Form.GENERAL
+
+
+def flat_after(steep: Piece, start: float, value: float) -> Piece:
+    """Return the flat piece that begins at ``start``; where that is no number, at the greatest."""
+    if start < math.inf:
+        return Piece(start, value, 0.0, 0.0)
+    start = sys.float_info.max
+    length = start - steep.start
+    return Piece(start, steep.value + length * (steep.a - steep.c * (steep.start + 0.5 * length)), 0.0, 0.0)
 
 
 def joined(*pieces: Piece) -> Table:
