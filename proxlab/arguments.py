@@ -376,8 +376,9 @@ def _choose(backend: str | None, x: Array) -> str:
     if backend not in BACKENDS:
         raise ValueError(f'backend: must be None, "numba", "cuda" or "array_api", got {backend!r}')
     native = dtype_name(x.dtype) in ("float32", "float64")
-    host = native and (array_api_compat.is_numpy_array(x) or is_plain_tensor(x))
-    device = native and not host and on_gpu(x)
+    numpy = array_api_compat.is_numpy_array(x)
+    device = native and not numpy and on_gpu(x)
+    host = native and not device and (numpy or is_plain_tensor(x))
     if backend == "numba" and not host:
         raise TypeError(
             "backend: the numba backend needs a NumPy array or a CPU tensor of torch, of float32 or float64, "
