@@ -387,8 +387,7 @@ class Channels:
             left = sum(r not in gone for r in head.roots)
             if left < len(head.roots):
                 out.append(Removed(head.path, "heads", len(head.roots), left))
-        makes = dict(self.trace.makes)
-        for name, axis in makes.items():
+        for name, axis in sorted(self.trace.makes):
             start, size = self.trace.families.base[name, axis]
             roots = self.roots[start : start + size].tolist()
             if all(r in inside for r in roots):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,6 +96,9 @@ def compact(
     (Linear(in_features=4, out_features=2, bias=True), (58, 16))
     """
     model = check_model(model)
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
+            raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
     call = _Call(example_inputs)
     named = [] if attention is None else list(attention)
     for layers in named:
@@ -227,7 +231,7 @@ class _Work:
     def compact(self) -> _Result:
         """Remove all that can be; if that fails, what can be without the rest."""
         try:
-            channels = self._channels(self.model)
+            plain = self._channels(self.model)
         except Exception as error:  # whatever an operation raises that the trace does not know
             self.notes.append(f"nothing was removed, since the network cannot be traced ({_line(error)})")
             whole: dict[str, Origin | None] = {
@@ -235,10 +239,10 @@ class _Work:
             }
             kept, notes = self._untraced(_line(error)), tuple(self.notes)
             return _Result(copy.deepcopy(self.model), [], kept, (), notes, False, whole)
-        given, wanted = self.model, self._attention(channels)
+        given, wanted = self.model, self._attention(plain)
         while True:
             replaced = self._replace(given, wanted)
-            channels = self._channels(self.model) if replaced else channels
+            channels = self._channels(self.model) if replaced else plain
             small, gone, made, refused = self._search(channels)
             used = [h.path for h in channels.heads if gone & set(h.roots) and h.path in replaced]
             if len(used) == len(replaced):

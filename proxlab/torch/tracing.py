@@ -16,6 +16,7 @@ matter how a network is written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -39,7 +40,7 @@ from proxlab.torch import operations as op
 
 __all__ = ["LIMIT_OPERATIONS", "LIMIT_SECONDS", "Read", "Trace", "Untraceable", "without_dropout"]
 
-#: Bounds of a trace: operations and seconds of one run.
+#: Bounds of a trace: operations of one run, seconds of all.
 LIMIT_OPERATIONS, LIMIT_SECONDS = 200_000, 120.0
 
 # Labels that are no channel: a value that is the same everywhere; data that no layer makes, as the input.
@@ -66,6 +67,13 @@ class _Piece:
 
     name: str
     ids: Tensor
+
+
+@dataclass(eq=False)
+class _Later:
+    """What is found out when it is asked for."""
+
+    make: Callable[[], _Value]
 
 
 @dataclass(eq=False)
@@ -215,6 +223,8 @@ class Trace:
         The channels of each norm that counts them, by its path.
     dead : bool
         Whether no output depends on an input.
+    end : float
+        When time is up.
     """
 
     families: _Families = field(default_factory=_Families)
@@ -225,6 +235,7 @@ class Trace:
     widths: dict[tuple[str, int], set[int]] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     dead: bool = True
+    end: float = field(default_factory=lambda: time.monotonic() + LIMIT_SECONDS)
 
     def run(
         self,
@@ -338,7 +349,6 @@ class _Tracer(TorchDispatchMode):
         self.path: list[str] = [""]
         self.paused = 0
         self.count = 0
-        self.end = time.monotonic() + LIMIT_SECONDS
         self.records: list[Any] = []
 
     # ------------------------------------------------------------------------------------------------
@@ -393,7 +403,7 @@ class _Tracer(TorchDispatchMode):
         self.count += 1
         if self.count > LIMIT_OPERATIONS:
             raise Untraceable(f"the network takes more than {LIMIT_OPERATIONS:,} operations")
-        if time.monotonic() > self.end:
+        if time.monotonic() > self.trace.end:
             raise Untraceable(f"following the network takes more than {LIMIT_SECONDS:g} seconds")
         name = func._schema.name.rpartition("::")[2]
         if torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -435,7 +445,7 @@ class _Tracer(TorchDispatchMode):
             known = self.known.get(t)
             if isinstance(known, _Piece):
                 made.append((known.name, *_digest(self.record(known.ids, known.name))))
-            elif known is not None and bool((known.label != _UNIFORM).any()):
+            elif isinstance(known, _Value) and bool((known.label != _UNIFORM).any()):
                 made.append(_digest(self.record(known.label, None)))
         self.records.append((name, scalars, tuple(made)))
 
@@ -447,9 +457,12 @@ class _Tracer(TorchDispatchMode):
         if known is None:
             # A constant that the code holds, or a result that was not followed.
             known = self.known[t] = _constant(t)
+        if isinstance(known, _Later):
+            known = self.known[t] = known.make()
         if isinstance(known, _Piece):
             self.trace.touched.add(known.name)
-        return known
+        result: _Value | _Piece = known
+        return result
 
     def _value(self, t: Tensor) -> _Value:
         """Labels of a tensor; a piece of a parameter with one axis has the channels across that axis."""
@@ -759,11 +772,12 @@ class _Tracer(TorchDispatchMode):
                 raise Untraceable("a tensor is written through a view that cannot be followed")
             known.taint.copy_(taint)
 
-    def _computed(self, piece: _Piece) -> None:
+    def _computed(self, piece: _Piece, how: str = "is not used as it is (parametrized)") -> None:
+        """Keep all slices of a parameter."""
         held = self.held[piece.name]
         for axis, size in enumerate(held.shape):
             family = self.trace.families.of(piece.name, axis, size)
-            self.trace.families.keep(family.tolist(), f"{piece.name!r} is not used as it is (parametrized)")
+            self.trace.families.keep(family.tolist(), f"{piece.name!r} {how}")
 
     def _meet(self, a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
         """Labels of what is computed element by element from two."""
@@ -846,20 +860,24 @@ class _Tracer(TorchDispatchMode):
             taint = known.taint.narrow(listed[0], 0, half) | known.taint.narrow(listed[0], half, half)
             self.known[outputs[0]] = _Value(a, taint)
             return
-        label = self._mix(known.label, listed, reason)
+        whole = "softmax" in name and "log" not in name and listed == [source.dim() - 1]
         taint = known.taint
         for d in listed:
             taint = taint.any(d, keepdim=True)
-        for t in outputs:
-            new, dirt = label, taint
-            if t.dim() != source.dim():
+
+        def reduced(label: Tensor, shape: torch.Size) -> _Value:
+            label, dirt = self._mix(label, listed, reason), taint
+            if len(shape) != label.dim():
                 for d in sorted(listed, reverse=True):
-                    new, dirt = new.squeeze(d), dirt.squeeze(d)
-            self.known[t] = _Value(
-                new.expand(t.shape),
-                dirt.expand(t.shape).clone(),
-                "softmax" in name and "log" not in name and listed == [source.dim() - 1],
-            )
+                    label, dirt = label.squeeze(d), dirt.squeeze(d)
+            return _Value(label.expand(shape), dirt.expand(shape).clone(), whole)
+
+        # What nobody looks at, as the mean of attention weights over heads, couples nothing.
+        later = name in op.REDUCTIONS
+        label = known.label.clone() if later else known.label
+        for t in outputs:
+            make = functools.partial(reduced, label, t.shape)
+            self.known[t] = _Later(make) if later else make()
 
     def _places(self, source: Tensor, outputs: list[Tensor], count: int) -> None:
         known = self._value(source)
@@ -1071,7 +1089,7 @@ class _Tracer(TorchDispatchMode):
         taint = (kx.taint.float() @ (w.detach() != 0).float()) > 0
         if 1 not in varying and 0 in varying:
             # Rows are channels and the sum is over places: the weight mixes places.
-            self._computed(kw)
+            self._computed(kw, "sums over places, not over channels")
             self.known[out] = _Value(label[:, :1].expand(out.shape), taint)
             if isinstance(added, Tensor):
                 self._pointwise("add", [added, out], [out], lambda t: t)

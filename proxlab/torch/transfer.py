@@ -85,6 +85,15 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
                     "make an optimizer with param_groups of the small network"
                 )
             _check_state(optimizer.state.get(p, {}), p, where)
+            for name in now:
+                origin = carried.origins[name]
+                assert origin is not None
+                sizes = tuple(len(origin.places.get(a, range(n))) for a, n in enumerate(p.shape))
+                if tuple(after[name].shape) != sizes:
+                    raise ValueError(
+                        f"small: {name!r} must have shape {sizes} as compact left it, got "
+                        f"{tuple(after[name].shape)}"
+                    )
             swap[id(p)] = after[now[0]]
     # The copy refers to the small network's parameters wherever the original refers to the large one's.
     new = copy.deepcopy(optimizer, swap)

@@ -247,6 +247,60 @@ def test_compiled_and_scripted_modules():
         compact(traced, torch.randn(2, 3))
 
 
+class Cross(nn.Module):
+    """PyTorch's attention as it is often called: it returns weights too, which nobody looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        with torch.no_grad():
+            self.attention.out_proj.weight[:, :4] = 0
+
+    def forward(self, x):
+        return self.attention(self.q(x), self.q(x), self.q(x))[0]
+
+
+def test_attention_whose_weights_nobody_looks_at():
+    model = Cross()
+    small, report = compact(model, torch.randn(2, 5, 4))
+    assert [(r.layer, r.what, r.before, r.after) for r in report.removed] == [("attention", "heads", 2, 1)]
+    assert not report.kept
+    agree(model, small, fresh(2, 5, 4))
+
+
+def test_weights_of_attention_that_are_an_output_keep_its_heads():
+    class Shown(Cross):
+        def forward(self, x):
+            return self.attention(self.q(x), self.q(x), self.q(x))
+
+    small, report = compact(Shown(), torch.randn(2, 5, 4))
+    assert isinstance(small.attention, nn.MultiheadAttention)
+    assert [(k.layer, k.what, k.count) for k in report.kept] == [("attention.out_proj", "inputs", 4)]
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        with torch.no_grad():
+            self.a.weight[:2] = 0
+
+    def forward(self, x):
+        return F.linear(F.relu(self.a(x)), self.a.weight.t())
+
+
+def test_a_weight_that_is_read_and_transposed():
+    model = Tied()
+    small, report = compact(model, torch.randn(5, 4))
+    agree(model, small, fresh(5, 4))
+    assert [(r.layer, r.before, r.after) for r in report.removed] == [("a", 6, 4)]
+
+
+def test_a_lazy_layer_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"model: '0\.weight' is not initialised yet"):
+        compact(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 3))
+
+
 def test_a_dead_network_is_called_dead():
     model = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 2))
     with torch.no_grad():
