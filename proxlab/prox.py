@@ -49,7 +49,8 @@ class Solution:
     radius : array
         ``‖z_g‖₂`` (``‖z_g‖_∞`` for :class:`~proxlab.GroupLinf`), in float64.
     bracket : tuple of two arrays
-        Lower and upper bound of the exact radius, rounding included.
+        Lower and upper bound of the exact radius, rounding included; in a tie, or where ``max_iterations``
+        leave open which minimiser is the global one, of all of them.
     status : array of int
         A :class:`~proxlab.Status` per group.
     iterations, evaluations : array of int
