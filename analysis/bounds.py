@@ -1,7 +1,7 @@
 """The study of certified bounds: is one ever below the true error, and how far above it are they?
 
 Every candidate is a prox computed with some root finder, tolerance and dtype, or a point from elsewhere.
-Its true errors come from `analysis.reference`; `proxlab.certify` sees only the candidate and the problem.
+Its true errors come from `proxlab.study.truth`; `proxlab.certify` sees only the candidate and the problem.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import proxlab as pl
 from analysis import baselines, bounds_plots, ensembles
 from analysis.ensembles import Ensemble
 from analysis.methods import FINDERS
-from analysis.reference import Reference
 from analysis.results import Profile, ResultsDir, Say
+from proxlab import study
 from proxlab.study import Result, StoredStudy, Unit
 from proxlab.study.page import Finding, Plot, Section, Table, Text
 
@@ -104,7 +104,7 @@ def judge(
     certify: Callable[..., Any],
     ensemble: Ensemble,
     penalty: pl.Penalty,
-    exact: list[Reference],
+    exact: study.Truth,
     candidate: Candidate,
 ) -> dict[str, Array]:
     """True errors of a candidate, and what `certify` says of it.
@@ -115,7 +115,7 @@ def judge(
         `proxlab.certify`, or what stands in for it.
     ensemble, penalty
         The problem.
-    exact : list of Reference
+    exact : Truth
         Its solution.
     candidate : Candidate
 
@@ -126,14 +126,12 @@ def judge(
         ``outside``, how many coordinates and radii lie outside their enclosures; ``decided``.
     """
     certificate = certify(penalty, candidate.z, ensemble.x, ensemble.step, metric=ensemble.metric)
-    truth = [one.errors(row) for one, row in zip(exact, candidate.z, strict=True)]
+    errors = exact.errors(candidate.z)
     found = {name: np.asarray(getattr(certificate, name), dtype=np.float64) for name in BOUNDS}
-    found |= {f"true_{name}": np.array([getattr(t, name) for t in truth]) for name in BOUNDS}
-    rows = zip(exact, np.asarray(certificate.lower), np.asarray(certificate.upper), strict=True)
-    outside = np.array([one.outside(low, high) for one, low, high in rows], dtype=np.float64)
+    found |= {f"true_{name}": getattr(errors, name) for name in BOUNDS}
+    outside = exact.outside(certificate.lower, certificate.upper).astype(np.float64)
     if candidate.bracket is not None:
-        brackets = zip(exact, *candidate.bracket, strict=True)
-        outside += [one.radius_outside(float(low), float(high)) for one, low, high in brackets]
+        outside += exact.radius_outside(*candidate.bracket)
     return found | {"outside": outside, "decided": np.asarray(certificate.decided, dtype=np.float64)}
 
 
@@ -147,10 +145,10 @@ def violations(found: Mapping[str, Array], bound: str) -> Array:
 def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -> Result:
     """All candidates of one ensemble."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
-    case = ensembles.PENALTIES[penalty](problem)
-    exact = ensembles.references(problem, case.exact)
-    made = list(candidates(problem, case.penalty, seed))
-    parts = [judge(pl.certify, problem, case.penalty, exact, candidate) for candidate in made]
+    h = ensembles.PENALTIES[penalty](problem)
+    exact = ensembles.truth(problem, h)
+    made = list(candidates(problem, h, seed))
+    parts = [judge(pl.certify, problem, h, exact, candidate) for candidate in made]
     arrays = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
     arrays |= {f"scale_{name}": scale for name, scale in problem.scales.items()}
     return Result({"candidates": [(c.maker, c.tolerance) for c in made]}, arrays)

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 import proxlab as pl
-from analysis import reference
 from analysis.problems import captured_problems
+from proxlab import study
 
 Array = NDArray[Any]
+
+#: Digits of the truth.
+DIGITS = 60
 
 
 @dataclass(frozen=True)
@@ -212,54 +215,21 @@ def make(name: str, n_groups: int, dtype: DTypeLike, seed: int) -> Ensemble:
     return (captured if name in CAPTURED else adversarial)(name, n_groups, dtype, seed)
 
 
-@dataclass(frozen=True)
-class PenaltyCase:
-    """A penalty on an ensemble: proxlab's, and the reference's."""
-
-    penalty: pl.Penalty
-    exact: reference.Radial
+def _elastic_net(e: Ensemble) -> pl.Penalty:
+    return pl.GroupElasticNet(e.lam, float(np.median(e.metric)) / e.step)
 
 
-def _lasso(e: Ensemble) -> PenaltyCase:
-    return PenaltyCase(pl.GroupLasso(e.lam), reference.group_lasso(e.lam))
-
-
-def _elastic_net(e: Ensemble) -> PenaltyCase:
-    kappa = float(np.median(e.metric)) / e.step
-    return PenaltyCase(pl.GroupElasticNet(e.lam, kappa), reference.group_elastic_net(e.lam, kappa))
-
-
-def _mcp(e: Ensemble) -> PenaltyCase:
-    gamma = e.radius / e.lam
-    return PenaltyCase(pl.GroupMCP(e.lam, gamma), reference.group_mcp(e.lam, gamma))
-
-
-def _scad(e: Ensemble) -> PenaltyCase:
-    return PenaltyCase(pl.GroupSCAD(e.lam, 3.7), reference.group_scad(e.lam, 3.7))
-
-
-def _capped(e: Ensemble) -> PenaltyCase:
-    return PenaltyCase(pl.GroupCapped(e.lam, e.radius), reference.group_capped(e.lam, e.radius))
-
-
-def _l0(e: Ensemble) -> PenaltyCase:
-    lam = e.lam * e.radius
-    return PenaltyCase(pl.GroupL0(lam), reference.group_l0(lam))
-
-
-PENALTIES: dict[str, Callable[[Ensemble], PenaltyCase]] = {
-    "GroupLasso": _lasso,
+PENALTIES: dict[str, Callable[[Ensemble], pl.Penalty]] = {
+    "GroupLasso": lambda e: pl.GroupLasso(e.lam),
     "GroupElasticNet": _elastic_net,
-    "GroupMCP": _mcp,
-    "GroupSCAD": _scad,
-    "GroupCapped": _capped,
-    "GroupL0": _l0,
+    "GroupMCP": lambda e: pl.GroupMCP(e.lam, e.radius / e.lam),
+    "GroupSCAD": lambda e: pl.GroupSCAD(e.lam, 3.7),
+    "GroupCapped": lambda e: pl.GroupCapped(e.lam, e.radius),
+    "GroupL0": lambda e: pl.GroupL0(e.lam * e.radius),
 }
 
 
-def references(ensemble: Ensemble, exact: reference.Radial) -> list[reference.Reference]:
+def truth(ensemble: Ensemble, penalty: pl.Penalty) -> study.Truth:
     """The exact prox of each row."""
-    return [
-        reference.Reference(x, d, ensemble.step, exact)
-        for x, d in zip(ensemble.x, ensemble.metric, strict=True)
-    ]
+    problem = study.Problem("ensemble", ensemble.x, ensemble.step, ensemble.metric, penalty)
+    return study.truth(problem, DIGITS)

@@ -1,6 +1,6 @@
 """The comparison of root finders with each other and with what people use today for the weighted group lasso.
 
-Methods solve the same groups; accuracy is measured against `analysis.reference`. Cost is counted in
+Methods solve the same groups; accuracy is measured against `proxlab.study.truth`. Cost is counted in
 evaluations of a sum over the group, which no machine changes, and in time.
 """
 
@@ -15,11 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, methods, reference, solvers_plots
+from analysis import baselines, ensembles, methods, solvers_plots
 from analysis.ensembles import Ensemble
 from analysis.methods import COMPILED, FINDERS, ORDER, PUBLISHED, SCIPY, Method, proxssi, ramda, solve_with
-from analysis.reference import Reference
 from analysis.results import Profile, ResultsDir, Say
+from proxlab import study
 from proxlab.study import Result, StoredStudy, Unit
 from proxlab.study.page import Finding, Plot, Section, Table, Text
 
@@ -45,16 +45,20 @@ MCP_ENSEMBLES = ("captured-pixels", "captured-units", "captured-inputs", "adam",
 WRONG_GAP = 1e-6
 
 
-def relative_errors(exact: list[Reference], z: Array) -> Array:
+def _finite_errors(exact: study.Truth, z: Array) -> tuple[study.Errors, Array]:
+    """True errors, and which rows have some: those of numbers."""
+    finite: Array = np.asarray(np.isfinite(z).all(axis=1))
+    return exact.errors(np.where(finite[:, None], z, 0.0)), finite
+
+
+def relative_errors(exact: study.Truth, z: Array) -> Array:
     """Distance to the exact prox over its length; over ``‖x‖`` where the prox is zero, and infinite for
     NaN.
     """
-    errors = np.full(len(z), np.inf)
-    for g, (one, row) in enumerate(zip(exact, z, strict=True)):
-        if np.isfinite(row).all():
-            scale = float(one.radius if one.radius != 0 else reference.norm(one.x))
-            errors[g] = one.errors(row).distance / (scale or 1.0)
-    return errors
+    errors, finite = _finite_errors(exact, z)
+    radius = exact.radius.astype(float)
+    scale = np.where(radius > 0, radius, exact.problem.scales()["distance"])
+    return np.where(finite, errors.distance / np.where(scale > 0, scale, 1.0), np.inf)
 
 
 def _seconds(method: Method, ensemble: Ensemble) -> float:
@@ -70,7 +74,7 @@ def _seconds(method: Method, ensemble: Ensemble) -> float:
 def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -> Result:
     """Every method on one ensemble: errors and counts by group, and the time of a larger ensemble alike."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
-    exact = ensembles.references(problem, reference.group_lasso(problem.lam))
+    exact = ensembles.truth(problem, pl.GroupLasso(problem.lam))
     timed = ensembles.make(ensemble, n_timed, dtype, seed)
     found: dict[str, list[Array]] = {"error": [], "iterations": [], "evaluations": [], "converged": []}
     seconds = []
@@ -83,7 +87,7 @@ def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -
         slow = name.startswith("CVXPY")
         seconds.append(_seconds(method, problem if slow else timed) / len(problem.x if slow else timed.x))
     arrays = {key: np.stack(rows) for key, rows in found.items()}
-    arrays["zero"] = np.array([bool(one.radius == 0) for one in exact])
+    arrays["zero"] = exact.radius.astype(float) == 0
     values = {"methods": list(methods.available(dtype)), "seconds": seconds, "size": problem.x.shape[1]}
     return Result(values, arrays)
 
@@ -91,14 +95,14 @@ def compare(ensemble: str, dtype: str, n_groups: int, n_timed: int, seed: int) -
 def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Result:
     """Errors and evaluations of the methods that can be stopped earlier, along what stops them."""
     problem = ensembles.make(ensemble, n_groups, dtype, seed)
-    exact = ensembles.references(problem, reference.group_lasso(problem.lam))
+    exact = ensembles.truth(problem, pl.GroupLasso(problem.lam))
     stopped: dict[str, list[Method]] = {
         name: [solve_with(finder(rtol=tolerance)) for tolerance in TOLERANCES]
         for name, finder in FINDERS.items()
     }
     stopped["ProxSSI"] = [proxssi(cap) for cap in CAPS]
     stopped["RAMDA inner solver"] = [ramda(cap) for cap in CAPS]
-    nonzero = np.array([bool(one.radius != 0) for one in exact])
+    nonzero = exact.radius.astype(float) != 0
     curves = {}
     for name, sequence in stopped.items():
         outcomes = [method(problem) for method in sequence]
@@ -113,13 +117,13 @@ def sweep(ensemble: str, dtype: str, n_groups: int, seed: int) -> Result:
 def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Result:
     """Group MCP in float32: how far proxlab and ProxSSI are above the global minimum."""
     problem = ensembles.make(ensemble, n_groups, "float32", seed)
-    case = ensembles.PENALTIES["GroupMCP"](problem)
-    exact = ensembles.references(problem, case.exact)
-    ours = pl.prox(case.penalty, problem.x, problem.step, metric=problem.metric)
-    assert isinstance(case.penalty, pl.GroupMCP)
+    penalty = ensembles.PENALTIES["GroupMCP"](problem)
+    exact = ensembles.truth(problem, penalty)
+    ours = pl.prox(penalty, problem.x, problem.step, metric=problem.metric)
+    assert isinstance(penalty, pl.GroupMCP)
     theirs = (
         baselines.proxssi_group_mcp(
-            problem.x.T[None], problem.metric.T[None], problem.step, case.penalty.lam, case.penalty.gamma
+            problem.x.T[None], problem.metric.T[None], problem.step, penalty.lam, penalty.gamma
         )
         .z[0]
         .T
@@ -127,12 +131,8 @@ def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Result:
     scale = problem.scales["gap"]
     gaps = {}
     for name, z in (("proxlab", ours), ("ProxSSI", theirs)):
-        gaps[name] = np.array(
-            [
-                one.errors(row).gap / (size or 1.0) if np.isfinite(row).all() else np.inf
-                for one, row, size in zip(exact, z, scale, strict=True)
-            ]
-        )
+        errors, finite = _finite_errors(exact, z)
+        gaps[name] = np.where(finite, errors.gap / np.where(scale > 0, scale, 1.0), np.inf)
     return Result({}, gaps)
 
 

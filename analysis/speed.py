@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import proxlab as pl
-from analysis import baselines, ensembles, reference, speed_plots
+from analysis import baselines, ensembles, speed_plots
 from analysis.results import Profile, ResultsDir, Say
 from analysis.speed_fresh import measure_first_call, measure_import, measure_memory
 from analysis.speed_targets import TARGETS
+from proxlab import study
 from proxlab.study import Result, StoredStudy, Unit
 from proxlab.study.page import Finding, Plot, Section, Table, Text, Verdict
 
@@ -168,14 +169,10 @@ def _errors(
     points, metrics, *found = (_as_rows(a, axis) for a in (x, d, *results))
     nonzero = np.flatnonzero((found[0] != 0).any(axis=1))
     chosen = nonzero[np.linspace(0, len(nonzero) - 1, SAMPLED).astype(int)]
-    exact = [reference.Reference(points[g], metrics[g], STEP, reference.group_lasso(lam)) for g in chosen]
-    length = np.linalg.norm([float(one.radius) for one in exact])
-    return [
-        float(
-            np.linalg.norm([one.errors(z[g]).distance for one, g in zip(exact, chosen, strict=True)]) / length
-        )
-        for z in found
-    ]
+    problem = study.Problem("sampled", points[chosen], STEP, metrics[chosen], pl.GroupLasso(lam))
+    exact = study.truth(problem)
+    length = np.linalg.norm(exact.radius.astype(float))
+    return [float(np.linalg.norm(exact.errors(z[chosen]).distance) / length) for z in found]
 
 
 #: Strengths of the profile, in units of that which makes half of the groups zero.
@@ -220,7 +217,7 @@ def measure_iterations(n_groups: int, seed: int) -> Result:
         for dtype in ("float32", "float64"):
             e = ensembles.make(name, n_groups, dtype, seed)
             for case in ("GroupLasso", "GroupMCP"):
-                penalty = ensembles.PENALTIES[case](e).penalty
+                penalty = ensembles.PENALTIES[case](e)
                 found = pl.solve(penalty, e.x, e.step, metric=e.metric).iterations
                 most[name] = max(most.get(name, 0), int(np.max(found, initial=0)))
     adam = max(count for name, count in most.items() if name == "adam" or name.startswith("captured"))

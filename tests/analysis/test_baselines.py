@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from analysis import baselines, reference
+import proxlab as pl
+from analysis import baselines
+from proxlab import study
 
 STEP, LAM = 0.5, 0.4
 
@@ -12,8 +14,7 @@ def benign():
     rng = np.random.default_rng(0)
     d = rng.uniform(0.5, 2.0, (12, 5))
     x = rng.standard_normal((12, 5)) * np.linspace(0.02, 2, 12)[:, None]
-    penalty = reference.group_lasso(LAM)
-    z = np.stack([reference.Reference(x[g], d[g], STEP, penalty).rounded() for g in range(len(x))])
+    z = study.truth(study.Problem("benign", x, STEP, d, pl.GroupLasso(LAM))).z.astype(float)
     assert 0 < (z == 0).all(axis=1).sum() < len(x)
     return x, d, z
 
@@ -61,7 +62,8 @@ def test_proxssi_mcp_is_right_where_the_subproblem_is_convex_and_wrong_where_it_
     for scale, step, agrees in ((0.5, 0.2, True), (1.0, 9.0, False)):
         x = scale * np.array([1.0, -1.2, 0.7])
         found = baselines.proxssi_group_mcp(x[None, :, None], d[None, :, None], step, lam, gamma).z[0, :, 0]
-        exact = reference.Reference(x, d, step, reference.group_mcp(lam, gamma)).rounded()
+        problem = study.Problem("one", x[None], step, d, pl.GroupMCP(lam, gamma))
+        exact = study.truth(problem).z.astype(float)[0]
         assert np.allclose(found, exact, atol=1e-6) == agrees
 
 

@@ -12,21 +12,19 @@ from analysis.results import Profile, ResultsDir
 @pytest.fixture(scope="module")
 def problem():
     ensemble = ensembles.adversarial("adam", 12, "float64", seed=1)
-    case = ensembles.PENALTIES["GroupLasso"](ensemble)
-    return ensemble, case.penalty, ensembles.references(ensemble, case.exact)
+    penalty = ensembles.PENALTIES["GroupLasso"](ensemble)
+    return ensemble, penalty, ensembles.truth(ensemble, penalty)
 
 
 def honest(exact, factor=1.0):
     """A certificate made of the truth, its distances multiplied by `factor`."""
 
     def certify(penalty, z, x, step, *, metric):
-        truth = [one.errors(row) for one, row in zip(exact, z, strict=True)]
+        errors = exact.errors(z)
         # one part in 1e12 above the truth, which is rounded down
-        found = {
-            name: np.array([getattr(t, name) for t in truth]) * (1 + 1e-12) + 1e-300 for name in bounds.BOUNDS
-        }
+        found = {name: getattr(errors, name) * (1 + 1e-12) + 1e-300 for name in bounds.BOUNDS}
         found["distance"] = found["distance"] * factor
-        size = np.abs([one.rounded() for one in exact])
+        size = np.abs(exact.z.astype(float))
         return SimpleNamespace(
             **found, lower=size * (1 - 1e-12), upper=size * (1 + 1e-12), decided=np.ones(len(z), dtype=bool)
         )
@@ -49,7 +47,7 @@ def test_honest_bounds_are_no_violations(problem):
 def test_a_planted_violation_is_reported(problem):
     ensemble, penalty, exact = problem
     found = bounds.judge(honest(exact, 0.999), ensemble, penalty, exact, candidate(ensemble, penalty))
-    nonzero = np.array([one.radius != 0 for one in exact])
+    nonzero = exact.radius.astype(float) != 0
     assert nonzero.any()
     np.testing.assert_array_equal(bounds.violations(found, "distance"), nonzero)
     assert not bounds.violations(found, "gap").any()
@@ -62,7 +60,7 @@ def test_a_bound_that_is_no_number_is_a_violation():
 
 def test_a_bracket_without_the_radius_is_reported(problem):
     ensemble, penalty, exact = problem
-    radius = np.array([float(one.radius.mid()) for one in exact])
+    radius = exact.radius.astype(float)
     points = candidate(ensemble, penalty).z
     wrong = bounds.Candidate("Newton", "", points, (radius * 1.1, radius * 1.2))
     found = bounds.judge(honest(exact), ensemble, penalty, exact, wrong)

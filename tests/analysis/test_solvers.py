@@ -1,22 +1,14 @@
 import numpy as np
 import pytest
 
-from analysis import ensembles, methods, reference, solvers, solvers_plots
+import proxlab as pl
+from analysis import ensembles, methods, solvers
 from analysis.results import Profile, ResultsDir
-
-
-def test_performance_profile_of_a_hand_example():
-    # A is best on problems 1 and 2, B on 3; A fails on 3, both fail on 4
-    cost = np.array([[1.0, 2.0, np.inf, np.inf], [2.0, 8.0, 5.0, np.inf]])
-    ratios = solvers_plots.performance_ratios(cost)
-    np.testing.assert_array_equal(ratios, [[1, 1, np.inf, np.inf], [2, 4, 1, np.inf]])
-    shares = solvers_plots.performance_profile(ratios, np.array([1.0, 2.0, 4.0, 100.0]))
-    np.testing.assert_array_equal(shares, [[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.75, 0.75]])
 
 
 def test_relative_errors():
     x, d = np.array([[3.0, 4.0], [0.3, 0.4]]), np.ones((2, 2))
-    exact = [reference.Reference(x[g], d[g], 1.0, reference.group_lasso(1.0)) for g in range(2)]
+    exact = ensembles.truth(ensembles.Ensemble(x, d, 1.0, 1.0), pl.GroupLasso(1.0))
     z = np.array([[2.4, 3.2], [0.03, 0.04]])  # exact; then not zero, by a tenth of x
     np.testing.assert_allclose(solvers.relative_errors(exact, z), [0, 0.1], atol=1e-15)
     assert solvers.relative_errors(exact, z * np.nan).tolist() == [np.inf, np.inf]
@@ -27,7 +19,7 @@ def test_every_method_solves_a_benign_ensemble(dtype):
     rng = np.random.default_rng(0)
     x, d = 2 * rng.standard_normal((6, 4)), rng.uniform(0.5, 2, (6, 4))
     problem = ensembles.Ensemble(x.astype(dtype), d.astype(dtype), 0.5, 0.4)
-    exact = ensembles.references(problem, reference.group_lasso(problem.lam))
+    exact = ensembles.truth(problem, pl.GroupLasso(problem.lam))
     for name, method in methods.available(dtype).items():
         outcome = method(problem)
         assert outcome.iterations.shape == outcome.evaluations.shape == (6,), name
