@@ -169,7 +169,7 @@ class Comparison:
             if solved is not None
             else ", ".join(f"{SOLVED[t]:g} in {t}" for t in sorted(set(frame["dtype"])))
         )
-        ax.set_ylabel(f"share of groups with an error up to {limits} of ‖x‖")
+        ax.set_ylabel(f"share of groups with an error\nup to {limits} of ‖x‖")
         label_ends(ax)
         return ax
 

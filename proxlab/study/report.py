@@ -54,8 +54,9 @@ def report(folder: str | Path) -> Path:
         raise MissingResultsError(
             f"{root} holds no results: run proxlab validate, compare or converge with -o {root}"
         )
+    order = list(SECTIONS)
     parts: list[Part] = []
-    for name, stored in found.items():
+    for name, stored in sorted(found.items(), key=lambda pair: order.index(pair[1].study)):
         parts.append(read_part(name, stored, partial(SECTIONS[stored.study], stored)))
     return write_page(
         root,

@@ -194,7 +194,7 @@ def _converge(stored: StoredStudy) -> Section:
         slowest = float(summable.max())
         findings.append(
             Finding(
-                f"T^{slowest:.2f}",
+                f"T^{slowest:.2f}".replace("-", "−"),
                 "is the slowest fall of the mean of dist(0, ∂F)² with square-summable tolerances.",
                 _judged(True, slowest <= -0.9),
                 "T^−1",
