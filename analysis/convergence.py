@@ -233,6 +233,8 @@ def _plot_theorem(stored: StoredStudy) -> Figure:
 
         _lines(ax, stored, problem, "proximal gradient", over_exact)
         ax.set(title=title, xscale="log", yscale="log", xlabel="iterations T")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
     axes[0].set_ylabel("mean of dist(0, ∂F)² over T iterates,\nover that of exact steps")
     _legend(figure, axes[0])
     return figure

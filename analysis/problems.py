@@ -22,7 +22,7 @@ from analysis import data, models
 from analysis.data import Array
 from analysis.models import Adam, Linear, Perceptron
 from analysis.results import Profile, ResultsDir, Say
-from proxlab.study import Result, StoredStudy, Unit, style
+from proxlab.study import Result, StoredStudy, Unit, draw, style
 from proxlab.study.page import Plot, Section, Table
 
 BATCH = 64
@@ -278,6 +278,39 @@ def _plot(stored: StoredStudy) -> Figure:
     return figure
 
 
+#: Every penalty that proxlab ships, at shapes that show what it is.
+PENALTIES: tuple[pl.Penalty, ...] = (
+    pl.L1(1.0),
+    pl.GroupLasso(1.0),
+    pl.GroupElasticNet(1.0, 0.5),
+    pl.SparseGroupLasso(0.5, 0.5),
+    pl.GroupMCP(1.0, gamma=3.0),
+    pl.GroupSCAD(1.0, a=3.7),
+    pl.GroupCapped(1.0, theta=2.0),
+    pl.GroupL0(1.0),
+    pl.GroupLinf(1.0),
+)
+
+
+def _plot_penalties() -> Figure:
+    """A row for each penalty: its value, its slope, and its prox in two metrics."""
+    figure = style.new_figure(height=1.75 * len(PENALTIES))
+    rows = figure.subplots(len(PENALTIES), 3)
+    for penalty, axes in zip(PENALTIES, rows, strict=True):
+        draw(penalty, axes)
+    for value, slope, prox in rows:
+        value.set_ylabel("h")
+        # A slope that is constant but for rounding is a level line.
+        low, high = slope.get_ylim()
+        slope.set(ylabel="slope", ylim=(min(low, -0.05), max(1.1 * high, 0.2)))
+        prox.set_title("")
+    for ax in rows[:-1].ravel():
+        ax.set_xlabel("")
+    for ax in rows[1:, 2]:
+        ax.get_legend().remove()
+    return figure
+
+
 def section(results: ResultsDir) -> Section:
     """What the studies work on."""
     stored = results.read("problems")
@@ -306,6 +339,14 @@ def section(results: ResultsDir) -> Section:
                 "The number after t is the iteration.",
                 table,
                 {name: "{:.1e}" for name in table.columns if name.endswith((" d", "group"))},
+            ),
+            Plot(
+                "penalties",
+                "The penalties, their slopes and their proxes",
+                "For a point of two coordinates in the direction (0.6, 0.8). The prox is drawn by its "
+                "length, with the identity for a metric and in one that differs within the group: there the "
+                "prox is no longer along the point. A gap is a jump.",
+                _plot_penalties(),
             ),
         ],
     )

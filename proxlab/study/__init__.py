@@ -9,7 +9,39 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # What type checkers see: the functions, not the modules of their names.
+    from proxlab.study.blocks import Certified as Certified
+    from proxlab.study.blocks import certify_blocks as certify_blocks
+    from proxlab.study.capture import Capture as Capture
+    from proxlab.study.capture import capture as capture
+    from proxlab.study.cluster import ClusterError as ClusterError
+    from proxlab.study.compare import Comparison as Comparison
+    from proxlab.study.compare import compare as compare
+    from proxlab.study.converge import Convergence as Convergence
+    from proxlab.study.converge import converge as converge
+    from proxlab.study.draw import draw as draw
+    from proxlab.study.folder import Folder as Folder
+    from proxlab.study.folder import FolderError as FolderError
+    from proxlab.study.folder import MissingResultsError as MissingResultsError
+    from proxlab.study.folder import Result as Result
+    from proxlab.study.folder import StoredStudy as StoredStudy
+    from proxlab.study.folder import StoredUnit as StoredUnit
+    from proxlab.study.folder import unit_name as unit_name
+    from proxlab.study.problems import Problem as Problem
+    from proxlab.study.problems import load as load
+    from proxlab.study.problems import save as save
+    from proxlab.study.report import report as report
+    from proxlab.study.run import Unit as Unit
+    from proxlab.study.run import UnitsFailedError as UnitsFailedError
+    from proxlab.study.run import run_units as run_units
+    from proxlab.study.truth import Errors as Errors
+    from proxlab.study.truth import Truth as Truth
+    from proxlab.study.truth import truth as truth
+    from proxlab.study.validate import Validation as Validation
+    from proxlab.study.validate import validate as validate
 
 #: Public names, and the module of each.
 _PUBLIC = {

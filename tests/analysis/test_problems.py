@@ -43,3 +43,14 @@ def test_an_unknown_name_is_an_error(monkeypatch):
     monkeypatch.setattr(problems, "captured_problems", lambda profile, seed: ())
     with pytest.raises(KeyError, match="no captured problem is named 'nothing'"):
         problems.captured_problem("nothing")
+
+
+def test_every_shipped_penalty_is_drawn():
+    shipped = {
+        cls
+        for name in pl.__all__
+        if isinstance(cls := getattr(pl, name), type)
+        and issubclass(cls, pl.Penalty)
+        and cls is not pl.Penalty
+    }
+    assert {type(penalty) for penalty in problems.PENALTIES} == shipped - {getattr(pl, "RadialPenalty", None)}
