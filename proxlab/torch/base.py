@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,23 +16,36 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import Watch
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
+from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
+from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
-from proxlab.torch.problems import HALF, Block, Problem, check_group, name_parameter, on_host, wide
+from proxlab.torch.problems import Block, Problem, check_group, name_parameter, on_host, wide
 from proxlab.torch.sparsity import group_sparsity, living
 from proxlab.torch.strength import DrivenStrength
+from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
 
 __all__ = ["ProxOptimizer"]
 
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
-# Keys of the param groups of PyTorch's optimizers that say how to compute, not what.
-_PICKLED = ("root_finder", "fused", "certify_every", "history", "_strength", "_tolerance", "_steps")
-_FLAGS = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
+_PICKLED = (
+    "root_finder",
+    "fused",
+    "certify_every",
+    "start",
+    "history",
+    "_strength",
+    "_tolerance",
+    "_vanishing",
+)
+#: What every param group has besides its settings: the count of steps, the iterations that were enough for a
+#: tolerance, the strength that was set, and what a driven strength goes on from.
+NOTED: dict[str, Any] = {"steps": 0, "iterations": 1, "strength": None, "sparsity": None}
 
 
 class ProxOptimizer(torch.optim.Optimizer):
@@ -43,20 +57,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         Tensors, named tensors or param groups, as all optimizers of PyTorch take them.
     settings : dict
         The settings of the update rule.
-    penalty, root_finder, sparsity, certify_every, inexactness, fused
+    penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As the methods document them.
     """
 
     # Who looks at the proxes of the steps, if anybody does.
     _watch: Watch | None = None
-    # Whether the state of a parameter has the count of its steps.
-    _counts = True
 
     def __init__(
         self,
         params: Iterable[Any],
         settings: dict[str, Any],
         penalty: Penalty | None,
+        start: int,
         root_finder: RootFinder,
         sparsity: TargetSparsity | None,
         certify_every: int | None,
@@ -67,6 +80,12 @@ class ProxOptimizer(torch.optim.Optimizer):
             raise TypeError(f"fused: must be True, False or None, got {fused!r}")
         if certify_every is not None:
             certify_every = check_count("certify_every", certify_every)
+        self.start = check_count("start", start)
+        if self.start > 1 and self.rule.convex:
+            raise ValueError(
+                f"start: must be 1, since the state of {self.rule.name} holds a subgradient of the penalty "
+                f"from the first step on, got {start!r}"
+            )
         self.root_finder = check_root_finder(root_finder)
         self.fused = fused
         self._tolerance = None if inexactness is None else Tolerance(inexactness)
@@ -75,7 +94,9 @@ class ProxOptimizer(torch.optim.Optimizer):
         self.history: list[dict[str, Any]] = []
         target = check_sparsity(sparsity)
         self._strength = None if target is None else DrivenStrength(target)
-        self._steps = 0
+        self._vanishing = Vanishing()
+        # Parameters whose state somebody else may hold: it is not changed in place.
+        self._lent: set[Tensor] = set()
         self._check_settings(settings)
         super().__init__(params, {**settings, "penalty": penalty})
 
@@ -84,7 +105,16 @@ class ProxOptimizer(torch.optim.Optimizer):
         """The update rule (:mod:`proxlab.optim.rules`)."""
         return rule_of(type(self))
 
-    def _check_settings(self, group: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def _steps(self) -> int:
+        """How many steps there were: kept in the param groups, as all that has to last."""
+        return int(self.param_groups[0]["steps"])
+
+    def _note(self, **numbers: Any) -> None:
+        for group in self.param_groups:
+            group.update(numbers)
+
+    def _check_settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return check_settings(self.rule, {name: _plain(name, group[name]) for name in self.rule.settings})
 
     @untraced
@@ -94,7 +124,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         Parameters
         ----------
         param_group : dict
-            ``params`` and what differs from the defaults.
+            ``params`` and what differs from the defaults. The optimizer keeps a copy: what it changes later,
+            as a strength that is driven, does not show in the dict.
 
         Raises
         ------
@@ -103,74 +134,131 @@ class ProxOptimizer(torch.optim.Optimizer):
             param group.
         """
         super().add_param_group(param_group)
-        where = f"param group {len(self.param_groups) - 1}"
+        number = len(self.param_groups) - 1
+        group = self.param_groups[number] = dict(param_group)
+        noted = self.param_groups[0] if number else NOTED
+        group.update({name: noted[name] for name in NOTED} | {"strength": None})
         try:
-            check_group(param_group, where, self.rule.convex)
-            try:
-                self._check_settings(param_group)
-                if self._strength is not None:
-                    param_group["penalty"] = self._strength.admit(param_group["penalty"])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{where}: {error}") from error
+            check_group(group, f"param group {number}", self.rule.convex)
+            with _naming(number):
+                self._check_settings(group)
+            if self._strength is not None:
+                self._strength.read(self.param_groups)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        self._vanishing.open(self.param_groups[0]["steps"])
+
+    def set_strength(self, strength: float, group: int | None = None) -> None:
+        """Set the strength λ of the penalties, as a schedule of one's own does between steps.
+
+        Parameters
+        ----------
+        strength : float
+            The new strength: that of :meth:`proxlab.Penalty.with_strength`, which leaves the shape of a
+            penalty as it is.
+        group : int, optional
+            The param group whose penalty it is; by default all that have one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the strength is not a number >= 0, there is no such penalty, or ``sparsity`` drives it.
+        """
+        if self._strength is not None:
+            raise ValueError("strength: is driven by sparsity=, so it cannot be set")
+        strength = check_number("strength", strength, 0.0)
+        count = len(self.param_groups)
+        if group is not None and (isinstance(group, bool) or group not in range(count)):
+            raise ValueError(
+                f"group: must be the number of a param group, below {count}, or None, got {group!r}"
+            )
+        chosen = range(count) if group is None else [group]
+        found = [g for g in (self.param_groups[k] for k in chosen) if g["penalty"] is not None]
+        if not found:
+            raise ValueError("group: there is no penalty, so there is no strength to set")
+        for g in found:
+            g.update(penalty=g["penalty"].with_strength(strength), strength=strength)
+        self._vanishing.open(self._steps)
 
     @untraced
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, strings and tensors.
 
-        Penalties, joint groups and root finders are not in it.
+        Of penalties and joint groups it has a description; they themselves, and root finders, are not in it.
+        The tensors are those of the optimizer until its next step, which makes new ones.
         """
         saved = super().state_dict()
         for group in saved["param_groups"]:
-            for key in _OBJECTS:
-                group.pop(key, None)
-        if self.certify_every is not None or self._strength is not None:
-            saved["steps"] = self._steps
-        if self._tolerance is not None:
-            saved["iterations"] = self._tolerance.iterations
-        if self._strength is not None:
-            saved["strength"] = self._strength.state_dict()
+            # A checkpoint that is flattened has to have every key of the optimizer's param groups.
+            group.update({key: repr(group[key]) for key in _OBJECTS if key in group})
+        self._lent = set(self.state)
         return saved
 
     @untraced
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state: of this optimizer, or of the optimizer of PyTorch that has the same state.
 
-        Penalties, joint groups and root finders stay as they are.
+        The parameters may be divided into other param groups than they were: they are found by names, where
+        both sides have some (``model.named_parameters()``, :func:`~proxlab.torch.param_groups`); of a single
+        param group of all parameters of the model by their places there; otherwise by order. Penalties, joint
+        groups and root finders stay as they are, and so do the tensors that are loaded.
 
         Parameters
         ----------
         state_dict : dict
-            What :meth:`state_dict` returned.
+            What ``state_dict`` returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the state is of other parameters or of another method, or a setting is not admissible. The
+            message names the param group and the parameter; nothing has changed.
         """
         given: dict[str, Any] = {}
         before = self.param_groups
+
+        def admit(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+            given.update(self._admitted(state))
+            return given
+
         # Hooks of the user may change what is loaded; this one runs after them.
-        handle = self.register_load_state_dict_pre_hook(lambda _, state: given.update(state))
+        handle = self.register_load_state_dict_pre_hook(admit)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        self._steps = int(given.get("steps", 0))
         for old, new, saved in zip(before, self.param_groups, given["param_groups"], strict=True):
-            for flag in _FLAGS:
-                new.pop(flag, None)
             for key, value in old.items():
                 new.setdefault(key, value)
             for p, k in zip(new["params"], saved["params"], strict=True):
-                if p.dtype in HALF:
-                    # PyTorch has rounded the state to the parameter's precision.
-                    self.state[p].update(_widened(given["state"].get(k, {}), p))
-        if self._tolerance is not None:
-            self._tolerance.iterations = int(given.get("iterations", 1))
-        if self._strength is not None and "strength" in given:
-            self._strength.load_state_dict(given["strength"])
-            self._set_penalties()
+                if k in given["state"]:
+                    # PyTorch rounds to the parameter's precision, and takes the tensors themselves.
+                    self.state[p] = _copied(given["state"][k], p)
+            if self._strength is None and new["strength"] is not None and new["penalty"] is not None:
+                new["penalty"] = new["penalty"].with_strength(new["strength"])
+        if self._strength is not None:
+            self._strength.read(self.param_groups)
+
+    def _admitted(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return a saved state in the order of the param groups, or raise an error if it is not of them."""
+        new = adapted(state_dict, self.param_groups, tuple(self.rule.settings))
+        for number, (group, saved) in enumerate(zip(self.param_groups, new["param_groups"], strict=True)):
+            with _naming(number):
+                settings = self._check_settings({**group, **saved})
+                check_noted({**group, **saved})
+            for index, k in enumerate(saved["params"]):
+                if k in new["state"]:
+                    where = f"param group {number}"
+                    new["state"][k] = check_entry(self.rule, settings, new["state"][k], group, index, where)
+        return new
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {name: self.__dict__[name] for name in _PICKLED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_lent", set())
 
     @untraced
     @torch.no_grad()
@@ -191,65 +279,98 @@ class ProxOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._steps += 1
-        due = self.certify_every is not None and self._steps % self.certify_every == 0
+        if self._strength is not None:
+            self._strength.read(self.param_groups)
+        if self._tolerance is not None:
+            self._tolerance.iterations = self.param_groups[0]["iterations"]
+        blocks = self._checked_blocks()
+        if self._asks_for_state(blocks):
+            self._make_state(blocks)
+            return loss
+        steps = self._steps + 1
+        seen = self._vanishing.look(blocks, steps) if self._strength is None else None
+        record = self._take(blocks, steps)
+        self._note(steps=steps)
+        if record:
+            self.history.append({"step": steps, **record})
+        if seen is not None:
+            self._vanishing.compare(seen, steps, self.state)
+        return loss
+
+    def _take(self, blocks: list[Block], steps: int) -> dict[str, Any]:
+        """Take a step; returns what the history says of it."""
+        due = self.certify_every is not None and steps % self.certify_every == 0
         record: dict[str, Any] = {}
-        target = None if self._strength is None else self._strength.target
-        drive = target is not None and target.due(self._steps)
+        # Steps with the penalty.
+        count = steps - self.start + 1
+        target = None if self._strength is None or count < 1 else self._strength.target
+        drive = target is not None and target.due(count)
         # The points of all proxes may decide on the strength of this step.
         late = drive and target is not None and target.needs_problems
-        lam = None if self._strength is None else self._strength.lam
+        lam = self._lam
         if drive and not late:
-            record |= self._drive([])
-        holds = not late and (self._strength is None or self._strength.lam == lam)
+            record |= self._drive([], count)
+        if late or self._lam != lam:
+            blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
+        fused: list[Block] = []
+        others: list[Block] = []
+        for block in blocks:
+            self._start_duals(block)
         # Formed before the step, since a fused one does not tell.
         watched: list[Problem] = []
-        if self._watch is not None and self._watch.due(self._steps):
-            watched = [self._form(block, still) for block, still in self._resting_blocks(holds)]
-        problems: Iterable[Problem] = self._problems(fuse=not due and not late, holds=holds)
+        if self._watch is not None and self._watch.due(steps):
+            watched = [self._problem(block) for block in blocks]
+        for block in blocks:
+            (fused if not (due or late) and self._is_fused(block) else others).append(block)
+        threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
+        # One after the other, unless all are needed at once.
+        problems: Iterable[Problem] = (self._problem(block) for block in others)
         if late:
             problems = list(problems)
-            record |= self._drive(problems)
-            if self._strength is not None and self._strength.lam == lam:
-                problems = [replace(p, rests=rests(p.block.settings)) for p in problems]
+            record |= self._drive(problems, count)
+            if self._lam == lam:
+                problems = [replace(p, block=replace(p.block, follows=False)) for p in problems]
         if due:
-            record |= self._certified(list(problems))
+            record |= self._certified(list(problems), steps)
         else:
             for problem in problems:
                 self._write(problem, self._solve(problem, self._finder()))
-        if record:
-            self.history.append({"step": self._steps, **record})
         if watched and self._watch is not None:
             # The penalties are those of this step, whose strength may have been driven meanwhile.
-            self._watch.see(self._steps, {p.block.name: p.asked() for p in watched if p.is_open})
-        return loss
+            self._watch.see(steps, {p.block.name: p.asked() for p in watched if p.is_open})
+        return record
 
-    def _problems(self, fuse: bool, holds: bool) -> Iterator[Problem]:
-        """Do the steps of blocks that are fused, and form the problems of the others one after the other.
+    @property
+    def _lam(self) -> float | None:
+        """The strength that is driven to."""
+        state = self.param_groups[0]["sparsity"]
+        return None if state is None else float(state["lam"])
 
-        ``holds`` says whether weights whose learning rate is 0 stay, since their penalty is what it was.
+    def _problem(self, block: Block) -> Problem:
+        """Form the prox of a block."""
+        return Problem.of(block, [self._propose(p, block) for p in block.params])
+
+    def _asks_for_state(self, blocks: list[Block]) -> bool:
+        """Say whether a step is there to make the state exist, and not to be taken.
+
+        So :mod:`torch.distributed.checkpoint` calls it: before the first step, at learning rate 0 and with
+        gradients that are zero.
         """
-        fused: list[Block] = []
-        others: list[tuple[Block, bool]] = []
-        for block, still in self._resting_blocks(holds):
-            if fuse and not still and self._is_fused(block):
-                fused.append(block)
-            else:
-                others.append((block, still))
-        threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
-        for block, still in others:
-            yield self._form(block, still)
+        return (
+            bool(blocks)
+            and not any(self.state.values())
+            and all(block.rests for block in blocks)
+            and all(p.grad is None or not p.grad.any() for block in blocks for p in block.params)
+        )
 
-    def _resting_blocks(self, holds: bool) -> Iterator[tuple[Block, bool]]:
-        """Go through the blocks, and say of each whether its weights stay as they are."""
-        for block in self._checked_blocks():
+    def _make_state(self, blocks: list[Block]) -> None:
+        """Make the state from which the first step goes on."""
+        for block in blocks:
             self._start_duals(block)
-            yield block, rests(block.settings) and (holds or block.penalty is None)
+            for p in block.params:
+                self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
-    def _form(self, block: Block, still: bool) -> Problem:
-        return Problem.of(block, [self._propose(p, block) for p in block.params], still)
-
-    def _drive(self, problems: list[Problem]) -> dict[str, float]:
+    def _drive(self, problems: list[Problem], count: int) -> dict[str, float]:
         """Decide on the strength of all penalties; returns what the history says of it."""
         assert self._strength is not None
         asked, moving = [], set()
@@ -259,9 +380,7 @@ class ProxOptimizer(torch.optim.Optimizer):
                 asked.append(p.asked()._replace(penalty=given))
                 moving.add((p.block.number, p.block.index))
         resting = self._resting(moving) if asked else []
-        record = self._strength.update(self._steps, asked, resting, self._sparsity)
-        self._set_penalties()
-        return record
+        return self._strength.update(self.param_groups, count, asked, resting, self._sparsity)
 
     def _resting(self, moving: set[tuple[int, int | None]]) -> list[Resting]:
         """Return the penalised groups of all blocks but those that move, which are given by their places."""
@@ -279,11 +398,6 @@ class ProxOptimizer(torch.optim.Optimizer):
                 ]
         return found
 
-    def _set_penalties(self) -> None:
-        assert self._strength is not None
-        for group, penalty in zip(self.param_groups, self._strength.penalties(), strict=True):
-            group["penalty"] = penalty
-
     def _sparsity(self) -> float:
         assert self._strength is not None
         total = group_sparsity(self).total
@@ -291,6 +405,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _blocks(self) -> Iterator[Block]:
         """Go through the parameters that have a gradient."""
+        active = self._steps + 1 >= self.start
         for number, group in enumerate(self.param_groups):
             settings = self._check_settings(group)
             live = [k for k, p in enumerate(group["params"]) if p.grad is not None]
@@ -300,10 +415,10 @@ class ProxOptimizer(torch.optim.Optimizer):
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; {where}")
             if "joint" in group:
                 if live:
-                    yield Block(number, group, settings, None)
+                    yield Block(number, group, settings, None, active)
             else:
                 for k in live:
-                    yield Block(number, group, settings, k)
+                    yield Block(number, group, settings, k, active)
 
     def _checked_blocks(self) -> list[Block]:
         """Return the blocks of a step, whose tensors fit and are apart."""
@@ -329,7 +444,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         w, state = wide(p), self.state.get(p, {})
         grad = torch.zeros_like(w) if p.grad is None else wide(p.grad)
         slots = tuple(self._slots(p, w, block.settings).values())
-        t, carry = _count(state), state.get("weight_sum", 0.0)
+        t, carry = _count(state), float(state.get("weight_sum", 0.0))
         return self.rule.propose(block.settings, w, grad, slots, t, carry)
 
     def _slots(self, p: Tensor, w: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -342,7 +457,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _is_fused(self, block: Block) -> bool:
         """Say whether the step of a block is one compiled pass; an error where it has to be and cannot."""
-        if self.fused is False:
+        if self.fused is False or block.rests:
             return False
         obstacle = self._obstacle(block)
         if obstacle and self.fused:
@@ -358,15 +473,17 @@ class ProxOptimizer(torch.optim.Optimizer):
         assert p.grad is not None
         w, state = p.detach(), self.state.get(p, {})
         slots = self._slots(p, w, block.settings)
+        if p in self._lent:
+            slots = {name: a.clone() for name, a in slots.items()}
         arrays = tuple(a.numpy() for a in slots.values())
-        t, carry, finder = _count(state), state.get("weight_sum", 0.0), self._finder()
+        t, carry, finder = _count(state), float(state.get("weight_sum", 0.0)), self._finder()
         try:
             carry = fused_cpu.step(
                 self.rule, block.settings, block.penalty, w.numpy(), p.grad.numpy(), arrays, t, carry, finder
             )
         except ValueError as error:
             raise ValueError(f"{block.where}: {error}") from error
-        self._save(p, slots, carry)
+        self._save(p, slots, t, carry)
 
     def _obstacle(self, block: Block) -> str:
         """Say why there is no compiled pass for a block; "" if there is one."""
@@ -395,10 +512,12 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Solve the prox of a block; where there is none to solve, this is its point."""
         return problem.tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
 
-    def _certified(self, problems: list[Problem]) -> dict[str, float]:
+    def _certified(self, problems: list[Problem], steps: int) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
         asked = [p.asked(previous=True) for p in problems if p.is_open]
-        found, record = solve_certified(asked, self._steps, self.root_finder, self._tolerance)
+        found, record = solve_certified(asked, steps, self.root_finder, self._tolerance)
+        if self._tolerance is not None:
+            self._note(iterations=self._tolerance.iterations)
         solutions = iter(found)
         for problem in problems:
             self._write(problem, problem.tensor(next(solutions)) if problem.is_open else problem.x)
@@ -410,20 +529,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         keep = block.settings["momentum"] if self.rule.averages else 0.0
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         for p, proposal, new in zip(block.params, problem.proposals, block.split(z), strict=True):
-            if not problem.rests:
+            if not block.rests:
                 p.copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
-            self._save(p, dict(zip(names, proposal.slots, strict=True)), proposal.carry)
+            t = _count(self.state.get(p, {}))
+            self._save(p, dict(zip(names, proposal.slots, strict=True)), t, proposal.carry)
 
-    def _save(self, p: Tensor, slots: dict[str, Tensor], carry: float) -> None:
-        if not slots and not self._counts:
-            return
+    def _save(self, p: Tensor, slots: dict[str, Tensor], t: int, carry: float) -> None:
+        """Keep the state after step ``t`` of a parameter: new tensors, or such that nobody else holds."""
         state = self.state[p]
-        if self._counts:
-            # A new tensor: whoever holds the state dict keeps what it was.
-            state["step"] = state["step"] + 1 if "step" in state else torch.ones(())
-        if carry:
-            state["weight_sum"] = carry
+        state["step"] = torch.tensor(float(t))
+        if self.rule.averages:
+            state["weight_sum"] = torch.tensor(carry, dtype=torch.float64)
         state.update(slots)
+        self._lent.discard(p)
 
 
 def _count(state: Mapping[str, Any]) -> int:
@@ -434,13 +552,26 @@ def _count(state: Mapping[str, Any]) -> int:
     return 2 if "momentum_buffer" in state else 1
 
 
-def _widened(saved: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:
-    """Copy the tensors of a saved state in the precision that state has."""
-    return {
-        name: value.to(p.device, torch.float32, copy=True)
-        for name, value in saved.items()
-        if isinstance(value, Tensor) and name != "step"
-    }
+def _copied(saved: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:
+    """Copy a saved state of a parameter: arrays as its own are, numbers as exactly as they were."""
+    new = {}
+    for name, value in saved.items():
+        if name == "step":
+            new[name] = torch.tensor(float(value))
+        elif name == "weight_sum":
+            new[name] = torch.tensor(float(value), dtype=torch.float64)
+        else:
+            new[name] = torch.empty_like(wide(p)).copy_(value)
+    return new
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Let an error name the param group."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"param group {number}: {error}") from error
 
 
 def _start(slot: Slot, w: Tensor, settings: Mapping[str, Any]) -> Tensor:

@@ -13,6 +13,7 @@ from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
 from proxlab.torch.problems import Block, Problem, check_group, name_parameter, wide
+from proxlab.untraced import untraced
 
 __all__ = ["ProxWrapper"]
 
@@ -166,6 +167,7 @@ class ProxWrapper(torch.optim.Optimizer):
             for block in self._blocks(number, group, everything=True):
                 self._frozen.update(zip(block.params, dead(block), strict=True))
 
+    @untraced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform the optimizer's step, and the prox of every penalised parameter that has a gradient.
 
@@ -218,7 +220,7 @@ class ProxWrapper(torch.optim.Optimizer):
         if any(q.metric is None for q in proposals):
             proposals = [q._replace(metric=None) for q in proposals]
             self._metrics[block.number] = IDENTITY
-        problem = Problem.of(block, proposals, rests=False)
+        problem = Problem.of(block, proposals)
         if problem.is_open:
             z = problem.tensor(problem.asked().prox(self.root_finder))
             for p, new in zip(block.params, block.split(z), strict=True):

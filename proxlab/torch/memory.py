@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
 
-__all__ = ["check_apart", "check_tensors"]
+__all__ = ["check_apart", "check_number", "check_tensors"]
 
 # Numbers of a state, and whether they count.
 _NUMBERS = {"step": True, "weight_sum": False}
@@ -48,7 +48,7 @@ def check_tensors(block: Block, states: Sequence[Mapping[str, Any]], slots: Sequ
                 _check(state[name], p, dtype, block, k, f"its state {name!r}", half=False)
         for name, whole in _NUMBERS.items():
             if name in state:
-                _check_number(state[name], whole, block, k, f"its state {name!r}")
+                check_number(state[name], whole, f"{_where(block, k)}: its state {name!r}")
 
 
 def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, Any]]], slots: Any) -> None:
@@ -167,8 +167,9 @@ def _check(a: Any, p: Tensor, dtype: torch.dtype, block: Block, k: int, what: st
         raise ValueError(f"{_where(block, k)}: {what} must be on {p.device}, got {a.device}")
 
 
-def _check_number(value: Any, whole: bool, block: Block, k: int, what: str) -> None:
+def check_number(value: Any, whole: bool, what: str) -> None:
+    """Raise an error if a number of a state, which may be a tensor, is none or negative."""
     number = float(value) if not isinstance(value, Tensor) or value.numel() == 1 else math.nan
     if not (0.0 <= number < math.inf) or (whole and number % 1.0):
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"{_where(block, k)}: {what} must be {kind} >= 0, got {value!r}")
+        raise ValueError(f"{what} must be {kind} >= 0, got {value!r}")

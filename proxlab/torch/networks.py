@@ -81,10 +81,10 @@ def param_groups(
     Returns
     -------
     list of dict
-        For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, the
-        ``penalty`` (None in the last, which holds what is not penalised), and for groups that span several
-        parameters ``joint``, the groups of each. Every parameter of the model occurs once; one that several
-        modules share goes with the first of them.
+        For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, their
+        ``places`` in ``model.parameters()``, the ``penalty`` (None in the last, which holds what is not
+        penalised), and for groups that span several parameters ``joint``, the groups of each. Every parameter
+        of the model occurs once; one that several modules share goes with the first of them.
 
     Raises
     ------
@@ -217,6 +217,7 @@ class _Builder:
         self.first: dict[int, str] = {}
         for name, p in self.named.items():
             self.first.setdefault(id(p), name)
+        self.places = {name: place for place, name in enumerate(self.first.values())}
         self.excluded = self._excluded(exclude)
         self.taken: set[str] = set()
         self.groups: dict[Groups, list[str]] = {}
@@ -302,7 +303,9 @@ class _Builder:
 
     def _group(self, names: list[str], groups: Groups | None) -> dict[str, Any]:
         penalty = None if groups is None else dataclasses.replace(self.penalty, groups=groups)
-        return {"params": [self.named[name] for name in names], "names": names, "penalty": penalty}
+        places = [self.places[name] for name in names]
+        params = [self.named[name] for name in names]
+        return {"params": params, "names": names, "places": places, "penalty": penalty}
 
 
 def _is_under(name: str, pattern: str) -> bool:

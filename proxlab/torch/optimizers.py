@@ -54,6 +54,11 @@ class ProxSGD(ProxOptimizer):
     penalty : Penalty, optional
         What the parameters are penalised with, where their param group does not say otherwise; None for no
         penalty. Its groups must fit the shapes of all these parameters.
+    start : int, optional
+        The step of the optimizer from which on the penalty is applied. An element whose gradients were all
+        exactly zero so far has the metric ``eps``, in which a small strength is large: where layers start at
+        zero, or embeddings wait for their tokens, let some steps go by first. A ramp of ``sparsity`` begins
+        there too.
     root_finder : RootFinder, optional
         What solves the secular equation of each group; by default exact to rounding.
     sparsity : TargetSparsity, optional
@@ -88,9 +93,6 @@ class ProxSGD(ProxOptimizer):
             [0.0000, 0.0000]])
     """
 
-    # As :class:`torch.optim.SGD`, whose states are loaded here and the other way round.
-    _counts = False
-
     def __init__(
         self,
         params: Iterable[Any],
@@ -102,6 +104,7 @@ class ProxSGD(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -116,7 +119,9 @@ class ProxSGD(ProxOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class ProxAdagrad(ProxOptimizer):
@@ -139,7 +144,7 @@ class ProxAdagrad(ProxOptimizer):
         The sum of squares at the start.
     eps : float, optional
         Added to the root of the second moment; above 0, since the metric has to be.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -159,6 +164,7 @@ class ProxAdagrad(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -173,7 +179,9 @@ class ProxAdagrad(ProxOptimizer):
             "eps": eps,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class ProxRMSprop(ProxOptimizer):
@@ -198,7 +206,7 @@ class ProxRMSprop(ProxOptimizer):
         Momentum of the rescaled gradient.
     centered : bool, optional
         Take the variance of the gradient in place of its mean square.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -218,6 +226,7 @@ class ProxRMSprop(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -233,7 +242,9 @@ class ProxRMSprop(ProxOptimizer):
             "centered": centered,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class ProxAdam(ProxOptimizer):
@@ -257,7 +268,7 @@ class ProxAdam(ProxOptimizer):
         Factor of an ℓ2 penalty, whose gradient is added to the gradient.
     amsgrad : bool, optional
         Keep the largest second moment (:class:`ProxAMSGrad`).
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -277,6 +288,7 @@ class ProxAdam(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -291,7 +303,9 @@ class ProxAdam(ProxOptimizer):
             "amsgrad": amsgrad,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class ProxAdamW(ProxOptimizer):
@@ -314,7 +328,7 @@ class ProxAdamW(ProxOptimizer):
         Weights shrink by the factor ``1 - lr weight_decay``.
     amsgrad : bool, optional
         Keep the largest second moment (:class:`ProxAMSGrad`).
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -344,6 +358,7 @@ class ProxAdamW(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -358,7 +373,9 @@ class ProxAdamW(ProxOptimizer):
             "amsgrad": amsgrad,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class ProxAMSGrad(ProxOptimizer):
@@ -378,7 +395,7 @@ class ProxAMSGrad(ProxOptimizer):
         Added to the root of the second moment; above 0, since the metric has to be.
     weight_decay : float, optional
         Factor of an ℓ2 penalty, whose gradient is added to the gradient.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -396,6 +413,7 @@ class ProxAMSGrad(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -409,7 +427,9 @@ class ProxAMSGrad(ProxOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class DualAveraging(ProxOptimizer):
@@ -434,7 +454,7 @@ class RMDA(DualAveraging):
         Learning rate.
     momentum : float, optional
         The share of the last weights in the new ones, below 1. Weights are exactly zero only without it.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -451,6 +471,7 @@ class RMDA(DualAveraging):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -462,7 +483,9 @@ class RMDA(DualAveraging):
             "momentum": momentum,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class RAMDA(DualAveraging):
@@ -481,7 +504,7 @@ class RAMDA(DualAveraging):
         The share of the last weights in the new ones, below 1. Weights are exactly zero only without it.
     eps : float, optional
         Added to the metric; above 0.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -499,6 +522,7 @@ class RAMDA(DualAveraging):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -511,7 +535,9 @@ class RAMDA(DualAveraging):
             "eps": eps,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class LinBreg(ProxOptimizer):
@@ -532,7 +558,7 @@ class LinBreg(ProxOptimizer):
         Share of the last direction in the new one, below 1.
     delta : float, optional
         The δ of ``J_δ = ψ + ‖·‖²/2δ``, the step of the prox: large values regularise less.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -550,6 +576,7 @@ class LinBreg(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -562,7 +589,9 @@ class LinBreg(ProxOptimizer):
             "delta": delta,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )
 
 
 class AdaBreg(ProxOptimizer):
@@ -582,7 +611,7 @@ class AdaBreg(ProxOptimizer):
         Added to the root of the second moment; above 0, since the metric has to be.
     delta : float, optional
         The δ of ``J_δ = ψ + ‖·‖²/2δ``, the step of the prox: large values regularise less.
-    maximize, penalty, root_finder, sparsity, certify_every, inexactness, fused
+    maximize, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
         As in :class:`ProxSGD`.
 
     References
@@ -601,6 +630,7 @@ class AdaBreg(ProxOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | None = None,
+        start: int = 1,
         root_finder: RootFinder = Newton(),  # noqa: B008 (frozen)
         sparsity: TargetSparsity | None = None,
         certify_every: int | None = None,
@@ -614,4 +644,6 @@ class AdaBreg(ProxOptimizer):
             "delta": delta,
             "maximize": maximize,
         }
-        super().__init__(params, settings, penalty, root_finder, sparsity, certify_every, inexactness, fused)
+        super().__init__(
+            params, settings, penalty, start, root_finder, sparsity, certify_every, inexactness, fused
+        )

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from proxlab.groups import Array, AxisLayout, Groups
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.rules import Proposal
+from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
+from proxlab.torch.wrappers import shard_kind
 
 __all__ = ["HALF", "Block", "Problem", "check_group", "name_parameter", "on_host", "wide"]
 
@@ -34,12 +35,18 @@ class Block:
         Its settings, validated.
     index : int or None
         Which parameter it is; None for all of a joint group.
+    active : bool
+        Whether it is penalised yet.
+    follows : bool
+        Whether the weights follow a strength that this step decides on, whatever the learning rate is.
     """
 
     number: int
     group: dict[str, Any]
     settings: Mapping[str, Any]
     index: int | None
+    active: bool = True
+    follows: bool = False
 
     @property
     def params(self) -> list[Tensor]:
@@ -51,7 +58,12 @@ class Block:
     def penalty(self) -> Penalty | None:
         """The penalty as it is now: its strength may be driven."""
         penalty: Penalty | None = self.group["penalty"]
-        return penalty
+        return penalty if self.active else None
+
+    @property
+    def rests(self) -> bool:
+        """Whether a step leaves the weights as they are."""
+        return rests(self.settings) and not self.follows
 
     @property
     def where(self) -> str:
@@ -97,8 +109,6 @@ class Problem:
     x, metric : Tensor
         The prox's point and metric, of the whole block.
     step : float
-    rests : bool
-        Whether the weights stay as they are.
     """
 
     block: Block
@@ -106,12 +116,13 @@ class Problem:
     x: Tensor
     metric: Tensor | None
     step: float
-    rests: bool
 
     @property
     def is_open(self) -> bool:
         """Whether there is a prox to solve; otherwise the answer is the point."""
-        return self.block.penalty is not None and self.step > 0 and self.x.numel() > 0 and not self.rests
+        return (
+            self.block.penalty is not None and self.step > 0 and self.x.numel() > 0 and not self.block.rests
+        )
 
     def asked(self, previous: bool = False) -> ProxProblem:
         """Return the problem in arrays that compiled kernels take, where the tensors are on the host.
@@ -129,11 +140,11 @@ class Problem:
         return torch.from_numpy(z) if on_host(self.x) else z
 
     @classmethod
-    def of(cls, block: Block, proposals: list[Proposal], rests: bool) -> Problem:
+    def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
         """Put together what the parameters of a block ask for."""
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
-        return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step, rests)
+        return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
 
 
 def on_host(a: Tensor) -> bool:
@@ -169,6 +180,13 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
             f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
         )
     for k, p in enumerate(params):
+        if kind := shard_kind(p):
+            raise ValueError(
+                f"{where}: {name_parameter(group, k)} is a {kind}, a shard of what is distributed over "
+                "processes; steps of shards are not supported"
+            )
+        if p.layout is not torch.strided:
+            raise ValueError(f"{where}: {name_parameter(group, k)} must be dense, got layout {p.layout}")
         if p.dtype not in _DTYPES:
             raise TypeError(
                 f"{where}: {name_parameter(group, k)} must have a real floating-point dtype, got {p.dtype}"
@@ -188,6 +206,8 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
 def name_parameter(group: Mapping[str, Any], k: int) -> str:
     """Name a parameter of a param group: by its name too, where the group has one."""
     names = group.get("names") or group.get("param_names")
+    # Optimizers that shard others copy what a param group notes, but not all of its parameters.
+    names = names if names and len(names) == len(group["params"]) else None
     shape = tuple(group["params"][k].shape)
     return f"parameter {k} ({names[k]!r}, shape {shape})" if names else f"parameter {k} (shape {shape})"
 

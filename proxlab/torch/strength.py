@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record
 from proxlab.penalties import Penalty
 
-__all__ = ["DrivenStrength"]
+__all__ = ["DRIVEN", "DrivenStrength"]
+
+#: What the next decision needs of the last.
+DRIVEN = ("unit", "lam", "rate", "direction", "changes")
+
+Groups = Sequence[dict[str, Any]]
 
 
 class DrivenStrength:
     """The common strength of the penalties of param groups; their ratios stay as they were given.
+
+    What it has decided are numbers under ``sparsity`` in every param group, which PyTorch saves and restores
+    as it does learning rates. The penalties under ``penalty`` are those of this strength.
 
     Parameters
     ----------
@@ -30,47 +37,53 @@ class DrivenStrength:
     def __init__(self, target: TargetSparsity) -> None:
         self.target = target
         self.given: list[Penalty | None] = []
-        self._state: dict[str, float] | None = None
+        self._now: list[Penalty | None] = []
 
-    def admit(self, penalty: Penalty | None) -> Penalty | None:
-        """Note the penalty of a new param group; returns it with the strength that it is driven to."""
-        if penalty is not None:
-            if penalty.strength == 0:
-                raise ValueError(f"penalty: must have a strength > 0 to be driven, got {penalty!r}")
-            if self._state is None:
-                self._state = self.target.init(penalty.strength)
-        self.given.append(penalty)
-        return self._now(penalty)
-
-    @property
-    def lam(self) -> float | None:
-        """The strength of the first penalty as it is now; None before there is one."""
-        return None if self._state is None else self._state["lam"]
+    def read(self, groups: Groups) -> None:
+        """Take penalties that were set since the last step as given, and set those that are driven to."""
+        for number, group in enumerate(groups):
+            penalty = group["penalty"]
+            if number >= len(self.given):
+                self.given.append(penalty)
+                self._now.append(penalty)
+            elif penalty is not self._now[number]:
+                self.given[number] = penalty
+            given = self.given[number]
+            if given is not None and given.strength == 0:
+                raise ValueError(
+                    f"param group {number}: penalty: must have a strength > 0 to be driven, got {given!r}"
+                )
+        self._write(groups, self._state(groups))
 
     def update(
         self,
+        groups: Groups,
         t: int,
         problems: Sequence[ProxProblem],
         resting: Sequence[Resting],
         sparsity: Callable[[], float],
     ) -> dict[str, float]:
         """Decide on the strength of step ``t`` (:meth:`TargetSparsity.update`); returns a record of it."""
-        if self._state is None:
+        state = self._state(groups)
+        if state is None:
             return {}
-        _, self._state = self.target.update(self._state, t, problems, resting, sparsity)
-        return record(self._state)
+        _, new = self.target.update(state, t, problems, resting, sparsity)
+        self._write(groups, {name: new[name] for name in DRIVEN})
+        return record(new)
 
-    def penalties(self) -> list[Penalty | None]:
-        """Return the penalty of each param group with the strength that it is driven to."""
-        return [self._now(penalty) for penalty in self.given]
+    def _state(self, groups: Groups) -> Mapping[str, float] | None:
+        state: Mapping[str, float] | None = groups[0].get("sparsity")
+        if state is None:
+            first = next((penalty for penalty in self.given if penalty is not None), None)
+            state = None if first is None else self.target.init(first.strength)
+        return state
 
-    def _now(self, penalty: Penalty | None) -> Penalty | None:
-        return penalty if penalty is None or self._state is None else driven(penalty, self._state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as numbers."""
-        return {} if self._state is None else dict(self._state)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        self._state = copy.copy(state) or None
+    def _write(self, groups: Groups, state: Mapping[str, float] | None) -> None:
+        for number, (group, given) in enumerate(zip(groups, self.given, strict=True)):
+            # A dict of its own: optimizers that shard others copy what is in a param group, not its content.
+            group["sparsity"] = None if state is None else dict(state)
+            if given is None or state is None:
+                self._now[number] = given
+            else:
+                self._now[number] = driven(given, state)
+            group["penalty"] = self._now[number]

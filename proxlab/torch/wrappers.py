@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 
-__all__ = ["Weight", "canonical", "check_model", "check_parameter", "weight_of"]
+__all__ = ["Weight", "canonical", "check_model", "check_parameter", "shard_kind", "weight_of"]
 
 #: What ``torch.compile``, checkpointing and sharding put into the paths of modules.
 _PREFIXES = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
@@ -88,13 +88,21 @@ def check_parameter(name: str, p: Tensor) -> None:
     """
     if isinstance(p, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
-    tensors: Any = sys.modules.get("torch.distributed.tensor")
-    distributed = tensors is not None and isinstance(p, tensors.DTensor)
-    if distributed or type(p).__name__ == "FlatParameter":
+    if kind := shard_kind(p):
         raise ValueError(
-            f"model: {name!r} is a {'DTensor' if distributed else 'flat parameter'}, a shard of what is "
-            "distributed over processes; its groups cannot be told from a shard. Groups need whole parameters"
+            f"model: {name!r} is a {kind}, a shard of what is distributed over processes; its groups cannot "
+            "be told from a shard. Groups need whole parameters"
         )
+
+
+def shard_kind(p: Tensor) -> str:
+    """Say what a parameter is that holds a shard of what processes share; "" for any other."""
+    tensors: Any = sys.modules.get("torch.distributed.tensor")
+    if tensors is not None and isinstance(p, tensors.DTensor):
+        return "DTensor"
+    # FSDP marks its flat parameters, and the original ones that are views of a shard of them.
+    flat = type(p).__name__ == "FlatParameter" or getattr(p, "_fsdp_flattened", False)
+    return "flat parameter" if flat else ""
 
 
 def canonical(name: str) -> str:

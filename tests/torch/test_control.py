@@ -129,7 +129,7 @@ def test_a_driven_strength_is_saved(name, make):
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    assert state["strength"]["lam"] == optimizer.history[-1]["lam"]
+    assert state["param_groups"][1]["sparsity"]["lam"] == optimizer.history[-1]["lam"]
     others, resumed = start(ONE_EACH[name], make(), certify_every=3)
     for p, q in zip(params, others, strict=True):
         q.data.copy_(p.data)
