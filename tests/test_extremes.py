@@ -327,6 +327,17 @@ def test_certificates_where_only_some_sums_are_in_range(name, scale):
                 check_bounds(case, h, certify, candidate, truth)
 
 
+def test_a_flat_part_that_begins_far_below_the_group():
+    """The curvature is beyond the cap of coefficients, and the price of the flat part is not."""
+    x, d = np.array([[-1.2e214, -1.9e214, 2.1e214]]), np.array([[5e-94, 2e-94, 9e-95]])
+    h = pl.GroupSCAD(1.0, 4.0, weights=[2e25])
+    (strength,) = pl.optim.vanishing_strength(h, x, 6e153, metric=d)
+    for backend in ("numba", "array_api"):
+        for factor, zero in ((1 - 1e-9, False), (1 + 1e-9, True)):
+            z = pl.prox(h.with_strength(strength * factor), x, 6e153, metric=d, backend=backend)
+            assert bool((z == 0).all()) is zero
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

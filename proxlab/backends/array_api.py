@@ -393,7 +393,7 @@ def radial_rows(
     previous_low = xp.zeros_like(found)  # the piece before ended with f < 0
     starts = [times_power(xp, zero + piece.start, -p.ex) for piece in pieces]
     ends = [*starts[1:], xp.full_like(zero, math.inf)]
-    # p where the piece begins: what the pieces before add up to, in scaled units.
+    # p where the piece begins; where that is no number, what the pieces before add up to.
     height = scaled(first.value, 2.0)
     slope_a = curve = zero
 
@@ -401,6 +401,8 @@ def radial_rows(
         rho, end = starts[k], ends[k]
         if k > 0:
             height = height + rise(rho, starts[k - 1], rho, slope_a, curve)
+            if 1e-290 < piece.value < 1e290:
+                height = scaled(piece.value, 2.0)
         on = nonzero & (rho <= reach)
         here = end > reach  # the group's own radius lies on this piece
         slope_a, curve = scaled(piece.a, 1.0), scaled(piece.c, 0.0)

@@ -444,7 +444,7 @@ def solve_radial(
     # Whether the choice does not hang on a root that was not found well enough; else, or in a tie, where the
     # radii of those that were not chosen may be.
     settled, least, most = True, INF, 0.0
-    # p where the piece begins: what the pieces before add up to, in these units.
+    # p where the piece begins; where that is no number, what the pieces before add up to.
     base, a, c = 0.0, 0.0, 0.0
     if pieces[0, 1] > 0.0:
         base = coefficient(step, weight, pieces[0, 1], -(ed + 2 * ex))
@@ -455,6 +455,8 @@ def solve_radial(
         if k > 0:
             before = math.ldexp(pieces[k - 1, 0], -ex)
             base += rise(rho, before, rho, a, c)
+            if PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH:
+                base = coefficient(step, weight, pieces[k, 1], -(ed + 2 * ex))
         end = math.ldexp(pieces[k + 1, 0], -ex) if k + 1 < count else INF
         here = end > reach
         a = coefficient(step, weight, pieces[k, 2], -(ed + ex))
