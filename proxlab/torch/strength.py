@@ -55,6 +55,11 @@ class DrivenStrength:
                 )
         self._write(groups, self._state(groups))
 
+    def take(self, given: Sequence[Penalty | None], groups: Groups) -> None:
+        """Take the penalties of param groups as given, in place of those that were; their strength stays."""
+        self.given, self._now = list(given), [group["penalty"] for group in groups]
+        self.read(groups)
+
     def update(
         self,
         groups: Groups,

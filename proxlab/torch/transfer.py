@@ -113,14 +113,18 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
         for key in ("names", "param_names"):
             if key in group:
                 group[key] = listed
+        # They are those in the large network, of which the small one may lack some.
+        group.pop("places", None)
         _regroup(old_group, group, carried, f"optimizer: param group {number}")
     strength = getattr(new, "_strength", None)
     if strength is not None:
-        for number, (given, group) in enumerate(zip(strength.given, new.param_groups, strict=True)):
-            if given is not None:
-                strength.given[number] = dataclasses.replace(
-                    given, groups=group["penalty"].groups, weights=group["penalty"].weights
-                )
+        given = [
+            None
+            if old is None
+            else dataclasses.replace(old, groups=group["penalty"].groups, weights=group["penalty"].weights)
+            for old, group in zip(strength.given, new.param_groups, strict=True)
+        ]
+        strength.take(given, new.param_groups)
     _add_biases(new, carried, after)
     return new
 
