@@ -34,6 +34,8 @@ class Capture:
         self.problems = 0
         self.steps = 0
         self._optimizer = optimizer
+        inner = getattr(optimizer, "optimizer", optimizer)
+        self._name = type(inner).__name__
         self._every = every
         self._collector: Collector | None = None
 
@@ -50,7 +52,7 @@ class Capture:
             about = {
                 "parameter": parameter,
                 "step_count": step,
-                "optimizer": type(self._optimizer).__name__,
+                "optimizer": self._name,
             }
             name = f"{parameter}, step {step}"
             self._collector.add(Problem(name, p.x, p.step, p.metric, p.penalty, about))
@@ -85,7 +87,7 @@ def capture(optimizer: Any, path: str | os.PathLike[str], *, every: int = 1) -> 
     Parameters
     ----------
     optimizer : Optimizer
-        One of :mod:`proxlab.torch` or of :mod:`proxlab.optim`.
+        One of :mod:`proxlab.torch` (a wrapper too) or of :mod:`proxlab.optim`.
     path : str or path
         A file .npz or .safetensors, for :func:`load`.
     every : int, optional
@@ -132,4 +134,5 @@ def capture(optimizer: Any, path: str | os.PathLike[str], *, every: int = 1) -> 
 
 def _is_torchs(optimizer: object) -> bool:
     """Whether it is an optimizer of proxlab.torch, which is not imported for that."""
-    return any(c.__module__ == "proxlab.torch.base" for c in type(optimizer).__mro__)
+    homes = ("proxlab.torch.base", "proxlab.torch.follow")
+    return any(c.__module__ in homes for c in type(optimizer).__mro__)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import check_root_finder
+from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
@@ -68,6 +69,9 @@ class ProxWrapper(torch.optim.Optimizer):
     >>> print(repr(optimizer).partition(" in ")[2])
     the metric sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
     """
+
+    # Who looks at the proxes of the steps, if anybody does.
+    _watch: Watch | None = None
 
     def __init__(
         self,
@@ -182,13 +186,15 @@ class ProxWrapper(torch.optim.Optimizer):
             What the optimizer's step returned.
         """
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        count = max((int(state.get("step", 0)) for state in self.state.values()), default=0)
+        watch = self._watch if self._watch is not None and self._watch.due(count) else None
         with torch.no_grad():
             for number, group in enumerate(self.penalised):
                 for block in self._blocks(number, group):
                     if all(p in self._frozen for p in block.params):
                         self._hold(block)
                     else:
-                        self._shrink(block)
+                        self._shrink(block, watch, count)
         return loss
 
     def _hold(self, block: Block) -> None:
@@ -210,8 +216,8 @@ class ProxWrapper(torch.optim.Optimizer):
             )
         return [Block(number, group, settings[id(params[0])], None)] if live else []
 
-    def _shrink(self, block: Block) -> None:
-        """Replace the weights of a block by their prox."""
+    def _shrink(self, block: Block, watch: Watch | None, count: int) -> None:
+        """Replace the weights of a block by their prox, and show it to who watches."""
         proposals = []
         for p in block.params:
             metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
@@ -222,7 +228,11 @@ class ProxWrapper(torch.optim.Optimizer):
             self._metrics[block.number] = IDENTITY
         problem = Problem.of(block, proposals)
         if problem.is_open:
-            z = problem.tensor(problem.asked().prox(self.root_finder))
+            asked = problem.asked()
+            if watch is not None:
+                # Before the weights, which are the point, are written.
+                watch.see(count, {block.name: asked})
+            z = problem.tensor(asked.prox(self.root_finder))
             for p, new in zip(block.params, block.split(z), strict=True):
                 p.copy_(new)
 

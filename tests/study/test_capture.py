@@ -151,6 +151,21 @@ class TestNetworks:
             rows = np.concatenate([weights["0.weight"].numpy(), weights["2.weight"].numpy().T], axis=1)
             np.testing.assert_allclose(solved(p), rows, rtol=0, atol=4e-7 * np.abs(p.x).max())
 
+    def test_a_prox_behind_an_optimizer_of_pytorch(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        from proxlab import torch as pt
+
+        def build(model):
+            groups = pt.param_groups(model, pl.GroupLasso(0.05))
+            return pt.ProxWrapper(torch.optim.NAdam(model.parameters(), lr=0.02), groups)
+
+        _, problems, after = self.run(build, tmp_path / "p.npz")
+        assert {p.metadata["optimizer"] for p in problems} == {"NAdam"}
+        assert len(problems) == 8
+        for p in problems:
+            weights = after[p.metadata["step_count"] - 1][p.metadata["parameter"]].numpy()
+            np.testing.assert_array_equal(solved(p), weights)
+
     @pytest.mark.parametrize("fused", [None, False])
     def test_target_sparsity(self, fused, tmp_path):
         from proxlab import torch as pt
