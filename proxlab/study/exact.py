@@ -3,7 +3,7 @@
 No solver of proxlab is used: a penalty is its table of slopes, numbers are balls, and a radius is proved by a
 change of sign of the secular function between two neighbours of it. On a piece where the slope is ``a - c
 r``, the stationary radii solve ``Σ b_i² / (d_i r + η (a - c r))² = 1`` with ``b = D x`` (docs: the
-mathematics, §3); at a kink where the slope rises, or a jump, the knot itself is a candidate.
+mathematics, §3); at a kink where the slope rises, the knot itself is a candidate.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ExactPenalty:
         return found
 
     def value(self, r: Ball) -> Ball:
-        """``p(r)``; at a knot the lower of the two where they differ."""
+        """``p(r)``; at a knot both pieces agree."""
         if r == 0:
             return arb(0)
         values = [piece.value_at(r) for piece in self.around(r)]
@@ -97,8 +97,6 @@ def exact_penalty(penalty: Penalty) -> ExactPenalty:
     ------
     TypeError
         If the penalty has neither pieces nor a closed form here.
-    ValueError
-        If a slope is negative: the reduction to the radius then does not hold.
     """
     if isinstance(penalty, GroupLinf):
         return ExactPenalty((_piece(0.0, 0.0, penalty.lam, 0.0),), arb(0), penalty.nonnegative, largest=True)
@@ -111,21 +109,7 @@ def exact_penalty(penalty: Penalty) -> ExactPenalty:
     table = _EXACT.get(type(penalty), _of_pieces)(penalty)
     ends = [piece.start for piece in table[1:]]
     kept = [p for p, end in zip(table, [*ends, arb("inf")], strict=True) if p.start != end]
-    pieces = tuple(kept)
-    for piece, end in zip(pieces, [*(p.start for p in pieces[1:]), None], strict=True):
-        rises = not piece.curvature > 0
-        if piece.slope_at(piece.start) < -_tiny(piece) or (
-            end is not None and piece.slope_at(end) < -_tiny(piece)
-        ):
-            raise ValueError(f"penalty: pieces must have slopes >= 0, got {penalty.pieces}")
-        if end is None and not rises:
-            raise ValueError(f"penalty: the last of the pieces must not fall for ever, got {penalty.pieces}")
-    return ExactPenalty(pieces, arb(float(penalty.threshold)), bool(penalty.nonnegative))
-
-
-def _tiny(piece: Piece) -> Ball:
-    """What the rounding of a table may leave of a slope that is meant to be zero."""
-    return abs(piece.slope) * arb(2) ** -40 + abs(piece.curvature * piece.start) * arb(2) ** -40
+    return ExactPenalty(tuple(kept), arb(float(penalty.threshold)), bool(penalty.nonnegative))
 
 
 def _piece(start: Any, value: Any, slope: Any, curvature: Any) -> Piece:
@@ -268,7 +252,7 @@ class ExactGroup:
             end = pieces[k + 1].start if k + 1 < len(pieces) else arb("inf")
             if length < piece.start:
                 break
-            if k and not self._is_smooth(pieces[k - 1], piece) and length > piece.start:
+            if k and length > piece.start and self._rises(pieces[k - 1], piece):
                 found.append((self._at_radius(piece.start), piece.start))
             if piece.slope == 0 and piece.curvature == 0:
                 if not length > end:
@@ -279,11 +263,10 @@ class ExactGroup:
                 found.append((self._points(r, eta * piece.slope_at(r)), r))
         return found or [zero]
 
-    def _is_smooth(self, before: Piece, after: Piece) -> bool:
-        """Whether no minimiser lies on a knot but where one of the pieces has it."""
-        r = after.start
-        rises = after.slope_at(r) > before.slope_at(r)
-        return not rises and bool(before.value_at(r).overlaps(after.value))
+    @staticmethod
+    def _rises(before: Piece, after: Piece) -> bool:
+        """Whether the slope jumps up at a knot, so that a minimiser may lie on it."""
+        return bool(after.slope_at(after.start) > before.slope_at(after.start))
 
     def _points(self, r: Ball, t: Ball) -> list[Ball]:
         return [arb(0) if b == 0 else b * r / (d * r + t) for b, d in zip(self.b, self.d, strict=True)]

@@ -297,7 +297,7 @@ def truth(problem: Problem, digits: int = 50) -> Truth:
     TypeError
         If the penalty is of another kind.
     ValueError
-        If ``digits`` is not admissible, or a slope of the penalty is negative.
+        If ``digits`` is not admissible.
 
     References
     ----------
