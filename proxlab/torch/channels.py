@@ -144,7 +144,7 @@ class Channels:
                 for size in t.shape:
                     reads.setdefault(size, path)
         widths: dict[int, set[int]] = {}
-        for (_, atom), sizes in self.trace.widths.items():
+        for atom, sizes in self.trace.widths.items():
             widths.setdefault(int(self.roots[atom]), set()).update(sizes)
         for root, slices in self.slices.items():
             sizes = {self.trace.families.base[name, axis][1] for name, axis, _ in slices}

@@ -232,7 +232,7 @@ class Trace:
     makes: set[tuple[str, int]] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
-    widths: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+    widths: dict[int, set[int]] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     dead: bool = True
     end: float = field(default_factory=lambda: time.monotonic() + LIMIT_SECONDS)
@@ -563,7 +563,7 @@ class _Tracer(TorchDispatchMode):
         elif plain in op.BATCH_NORMS:
             self._batch_norm(name, args, outputs)
         elif plain in ("native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"):
-            self._norm(plain, args, kwargs, outputs)
+            self._norm(plain, args, outputs)
         elif plain in op.PLACES:
             self._places(args[0], outputs, op.PLACES[plain])
         elif plain in op.REDUCTIONS or plain in op.ALONG or plain == "topk":
@@ -675,7 +675,7 @@ class _Tracer(TorchDispatchMode):
             for d in self._varying(label):
                 for a in _unique(label.movedim(d, 0).flatten(1)[:, :1] if label.dim() > 1 else label)[:64]:
                     if a > _FIXED:
-                        self.trace.widths.setdefault(("", families.find(a)), set()).add(label.shape[d])
+                        self.trace.widths.setdefault(families.find(a), set()).add(label.shape[d])
 
     def _cat(self, func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
         parts = [self._value(t) for t in args[0]]
@@ -889,7 +889,7 @@ class _Tracer(TorchDispatchMode):
         for t in outputs:
             self.known[t] = _Value(label.expand(t.shape), taint.expand(t.shape).clone())
 
-    def _norm(self, name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
+    def _norm(self, name: str, args: Any, outputs: list[Tensor]) -> None:
         known = self._value(args[0])
         label = known.label
         weights = {"native_group_norm": args[1:3], "_fused_rms_norm": args[2:3]}.get(name, args[2:4])
@@ -1019,12 +1019,12 @@ class _Tracer(TorchDispatchMode):
                 self.known[out] = _fixed(out, True)
             return
         if name in ("mm", "addmm") and isinstance(kb, _Piece) and not scaled:
-            self._linear(a, ka, b, kb, added, out, False)
+            self._linear(a, ka, b, kb, added, out)
             return
         if name in ("mm",) and isinstance(ka, _Piece) and isinstance(kb, _Value):
             flipped = _Value(kb.label.t(), kb.taint.t())
             new = out.t()
-            self._linear(b.t(), flipped, a.t(), _Piece(ka.name, ka.ids.t()), None, new, False)
+            self._linear(b.t(), flipped, a.t(), _Piece(ka.name, ka.ids.t()), None, new)
             k = self.known[new]
             assert isinstance(k, _Value)
             self.known[out] = _Value(k.label.t(), k.taint.t().contiguous())
@@ -1041,7 +1041,7 @@ class _Tracer(TorchDispatchMode):
             assert isinstance(ka, _Value)
             rows = _Value(ka.label.flatten(0, 1), ka.taint.flatten(0, 1))
             new = out.flatten(0, 1)
-            self._linear(flat, rows, b[0], _Piece(kb.name, kb.ids[0]), None, new, False)
+            self._linear(flat, rows, b[0], _Piece(kb.name, kb.ids[0]), None, new)
             k = self.known[new]
             assert isinstance(k, _Value)
             self.known[out] = _Value(k.label.reshape(out.shape), k.taint.reshape(out.shape))
@@ -1080,9 +1080,7 @@ class _Tracer(TorchDispatchMode):
             taint = taint & ~same
         self.known[out] = _Value(label, taint)
 
-    def _linear(
-        self, x: Tensor, kx: _Value | _Piece, w: Tensor, kw: _Piece, added: Any, out: Tensor, flipped: bool
-    ) -> None:
+    def _linear(self, x: Tensor, kx: _Value | _Piece, w: Tensor, kw: _Piece, added: Any, out: Tensor) -> None:
         assert isinstance(kx, _Value)
         label = kx.label
         varying = _varying(label)
