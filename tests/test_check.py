@@ -68,15 +68,15 @@ class SaysConvex(pl.GroupMCP):
 class HalfTheSubdifferential(BerHu):
     """A distance to something else than the subdifferential."""
 
-    def _row_distance(self, xp, grad, z, weight):
-        return 0.5 * super()._row_distance(xp, grad, z, weight)
+    def subdiff_distance(self, grad, z):
+        return 0.5 * super().subdiff_distance(grad, z)
 
 
 @dataclass(frozen=True, eq=False)
 class Raises(BerHu):
     """Cannot say where it is."""
 
-    def _row_distance(self, xp, grad, z, weight):
+    def subdiff_distance(self, grad, z):
         raise ZeroDivisionError("somewhere")
 
 
