@@ -9,6 +9,8 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,8 @@ from typing import Any
 
 from proxlab.study import worker
 
+#: Held while Dask is imported.
+_IMPORT = threading.Lock()
 #: Seconds to wait for an answer of a scheduler.
 PATIENCE = 30.0
 #: Seconds to wait for workers where none are left: some clusters start them when there is work.
@@ -71,6 +75,7 @@ class Cluster:
     client: Any
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _spare: int = 0
+    _scratch: str = ""
 
     @classmethod
     @contextlib.contextmanager
@@ -109,10 +114,12 @@ class Cluster:
         workers : int
             Processes, of one thread each.
         """
-        import dask
-        from distributed import Client, LocalCluster
+        with _IMPORT:  # two threads at once find half a package
+            import dask
+            from distributed import Client, LocalCluster
 
         with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="proxlab-"))
             settings = {"distributed.scheduler.worker-ttl": None, "distributed.scheduler.allowed-failures": 1}
             stack.enter_context(dask.config.set(settings))
             stack.enter_context(_quiet())
@@ -123,12 +130,15 @@ class Cluster:
                     host="127.0.0.1",
                     protocol="tcp://",
                     dashboard_address=None,
+                    # Any port: another cluster of this machine may have the usual one.
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     silence_logs=logging.CRITICAL,
+                    local_directory=scratch,
                 )
             )
             client = stack.enter_context(Client(local, set_as_default=False, name="proxlab"))
-            processes = [_start_worker(local.scheduler_address) for _ in range(workers)]
-            cluster = cls(client, processes, _REPLACEMENTS * workers)
+            processes = [_start_worker(local.scheduler_address, scratch) for _ in range(workers)]
+            cluster = cls(client, processes, _REPLACEMENTS * workers, scratch)
             try:
                 yield cluster
             finally:
@@ -212,7 +222,7 @@ class Cluster:
             if process.poll() is not None and self._spare > 0:
                 self._spare -= 1
                 process.communicate()
-                self.processes[place] = _start_worker(self.client.scheduler.address)
+                self.processes[place] = _start_worker(self.client.scheduler.address, self._scratch)
 
 
 def _fetch(name: str, future: Any) -> Finished:
@@ -229,9 +239,9 @@ def _fetch(name: str, future: Any) -> Finished:
     return Finished(name, None, error)
 
 
-def _start_worker(address: str) -> subprocess.Popen[bytes]:
+def _start_worker(address: str, scratch: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "proxlab.study.worker", address],
+        [sys.executable, "-m", "proxlab.study.worker", address, scratch],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

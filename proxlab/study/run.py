@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +235,14 @@ class _Payloads(Mapping[str, tuple[Any, ...]]):
         unit = self._units[name]
         shipped = usercode.sources()
         with contextlib.ExitStack() as stack:
-            if self._remote:
-                # Modules that no worker can import travel as they are; here they have the same search path.
-                for module in _modules((unit.function, dict(unit.arguments))):
-                    if module not in shipped and not is_installed(module) and module in sys.modules:
-                        cloudpickle.register_pickle_by_value(sys.modules[module])
-                        stack.callback(cloudpickle.unregister_pickle_by_value, sys.modules[module])
+            # Modules that a worker cannot import travel as they are.
+            for name in _modules((unit.function, dict(unit.arguments))):
+                module = sys.modules.get(name)
+                if module is None or name in shipped or is_installed(name):
+                    continue
+                if self._remote or not _is_found(name):
+                    cloudpickle.register_pickle_by_value(module)
+                    stack.callback(cloudpickle.unregister_pickle_by_value, module)
             pickled = cloudpickle.dumps((unit.function, dict(unit.arguments)))
         return source_digest(), version("proxlab"), shipped, pickled
 
@@ -247,6 +251,20 @@ class _Payloads(Mapping[str, tuple[Any, ...]]):
 
     def __len__(self) -> int:
         return len(self._units)
+
+
+@functools.cache
+def _is_found(name: str) -> bool:
+    """Whether a process with the search path of this one finds a module by its name."""
+    path: Sequence[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for k in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: k + 1]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    return spec is not None and spec.origin == getattr(sys.modules[name], "__file__", None)
 
 
 def _modules(value: object) -> set[str]:

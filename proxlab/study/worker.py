@@ -1,4 +1,4 @@
-"""A worker of a local cluster: ``python -m proxlab.study.worker ADDRESS``, until its parent ends.
+"""A worker of a local cluster: ``python -m proxlab.study.worker ADDRESS FOLDER``, until its parent ends.
 
 Started as a program of its own rather than by `multiprocessing`, which would run the user's script again in
 every worker: scripts without ``if __name__ == "__main__"`` and notebooks work.
@@ -24,11 +24,13 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-async def _serve(address: str) -> None:
+async def _serve(address: str, scratch: str) -> None:
     from distributed import Worker
 
     # No limit of memory: the system ends a process that takes too much, and its unit is tried again.
-    worker = Worker(address, nthreads=1, memory_limit=0, dashboard=False, host="127.0.0.1")
+    worker = Worker(
+        address, nthreads=1, memory_limit=0, dashboard=False, host="127.0.0.1", local_directory=scratch
+    )
     async with worker:
         await worker.finished()
 
@@ -36,11 +38,11 @@ async def _serve(address: str) -> None:
 def main() -> None:
     """Serve until the scheduler or the parent is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    address = sys.argv[1]
+    address, scratch = sys.argv[1:]
     # As in the parent, so that what runs there runs here.
     sys.path[:], sys.argv[:] = json.loads(os.environ.pop(PARENT))
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    asyncio.run(_serve(address))
+    asyncio.run(_serve(address, scratch))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Units on workers: the same results wherever computed, and a worker that dies loses only its unit."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -150,6 +151,24 @@ def test_functions_of_this_session_reach_workers_that_have_no_such_file(schedule
     found = run_units(todo, cluster=scheduler[0], progress=False)
     assert [r.values["n"] for r in found.values()] == [2, 10]
     assert found["file"].values["file"] != str(file)
+
+
+def test_functions_of_a_module_that_is_nowhere_on_the_path_reach_workers(tmp_path, monkeypatch):
+    """As test runners import files."""
+    file = tmp_path / "elsewhere.py"
+    file.write_text(
+        "import proxlab.study as s\nscale = 3\ndef times(n): return s.Result({'n': scale * n})\n"
+        "class Solver:\n    def __call__(self, n): return times(n)\n"
+        "def call(solver, n): return solver(n)\n"
+    )
+    spec = importlib.util.spec_from_file_location("elsewhere", file)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    spec.loader.exec_module(module)
+    todo = [Unit(f"u{n}", module.times, {"n": n}) for n in range(2)]
+    todo.append(Unit("solver", module.call, {"solver": module.Solver(), "n": 5}))
+    found = run_units(todo, workers=2, progress=False)
+    assert [r.values["n"] for r in found.values()] == [0, 3, 15]
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch):
