@@ -19,8 +19,8 @@ import proxlab as pl
 from analysis import language
 from analysis.deep import catalogue, fetch, glosses, minilm, study, tasks, training
 from analysis.deep.blocks import blocks
-from analysis.report import Plot, Table
 from analysis.results import Profile, ResultsDir
+from proxlab.study.page import Plot, Table
 from proxlab.torch import compact
 
 pytestmark = pytest.mark.torch
