@@ -1,5 +1,7 @@
 """Values and subdifferentials of the penalties, against the oracle and against finite differences."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -153,3 +155,8 @@ def test_zero_subdifferential_is_the_ball():
         assert penalty.subdiff_distance(np.array([[1.2, 1.6]]), z)[0] == pytest.approx(0.0, abs=1e-15)
         assert penalty.subdiff_distance(np.array([[3.0, 4.0]]), z)[0] == pytest.approx(3.0)
     assert pl.GroupL0(2.0).subdiff_distance(np.array([[3.0, 4.0]]), z)[0] == 0.0
+
+
+def test_a_signature_has_the_parameters():
+    assert list(inspect.signature(pl.GroupMCP).parameters) == ["lam", "gamma", "groups", "weights"]
+    assert list(inspect.signature(pl.GroupLinf).parameters) == ["lam", "groups", "weights"]

@@ -7,6 +7,7 @@ sign constraint) and, for radial penalties, the table of pieces on which the slo
 
 from __future__ import annotations
 
+import inspect
 import math
 import reprlib
 from abc import ABCMeta
@@ -394,6 +395,12 @@ class _CheckedPieces(ABCMeta):
         table_of(penalty)
         check_number("threshold", penalty.threshold, 0.0)
         return penalty
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        # Of what is made, not of the call above: what help() and completion show.
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        return inspect.Signature(parameters)
 
 
 def table_of(penalty: RadialPenalty) -> Table:
