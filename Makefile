@@ -94,7 +94,7 @@ pictures: $(VENV)/.analysis  ## redraw the documentation's pictures from results
 	$(BIN)/python -m docs.pictures
 
 clean:  ## remove the environment, results, caches and built files
-	rm -rf $(VENV) .venv-oldest results docs/_build docs/reference/generated build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest results docs/_build docs/gallery docs/reference/generated build dist *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

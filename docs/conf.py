@@ -7,6 +7,7 @@ from typing import Any
 
 import proxlab
 import proxlab.inexactness
+import proxlab.study
 
 project = "proxlab"
 author = "The proxlab developers"
@@ -19,10 +20,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+# The gallery is made of examples/.
+exclude_patterns = ["_build", "examples"]
 templates_path = ["_templates"]
 nitpicky = False
 
@@ -40,12 +44,28 @@ numpydoc_validation_checks = {"GL08", "PR02"}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+mathjax_path = "mathjax/tex-chtml.js"
+
+# Examples run while the site is built; without PyTorch, the one that needs it is shown and not run.
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/plot_" if find_spec("torch") else "/plot_(?!.*network)",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "image_srcset": ["2x"],
+    "default_thumb_file": None,
+}
+
 html_theme = "pydata_sphinx_theme"
 html_title = f"proxlab {version}"
 html_static_path = ["_static"]
 html_sidebars: dict[str, list[str]] = {page: [] for page in ["changelog", "index", "mathematics", "tutorial"]}
 html_theme_options = {
     "show_toc_level": 2,
+    "header_links_before_dropdown": 8,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -58,7 +78,9 @@ def check_reference(app: Any, env: Any) -> None:
 
     documented = env.get_domain("py").objects
     public = [
-        f"{module.__name__}.{name}" for module in (proxlab, proxlab.inexactness) for name in module.__all__
+        f"{module.__name__}.{name}"
+        for module in (proxlab, proxlab.inexactness, proxlab.study)
+        for name in module.__all__
     ]
     missing = [name for name in public if name not in documented]
     if missing:

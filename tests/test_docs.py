@@ -18,6 +18,7 @@ MODULES = [
     "proxlab",
     "proxlab.inexactness",
     "proxlab.optim",
+    *(["proxlab.study"] if importlib.util.find_spec("dask") else []),
     *(["proxlab.torch"] if importlib.util.find_spec("torch") else []),
 ]
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
