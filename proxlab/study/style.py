@@ -181,6 +181,11 @@ def label_ends(ax: Axes, *, size: float = 7.5) -> None:
         push = np.where(tight, (height - gaps) / 2, 0.0)
         places[:-1] -= push
         places[1:] += push
+    # None above the axes: those below make way.
+    top = 1.0
+    for k in reversed(range(len(ends))):
+        places[k] = min(places[k], top)
+        top = places[k] - height
     for place, (_, line) in zip(places, ends, strict=True):
         ax.annotate(
             str(line.get_label()),

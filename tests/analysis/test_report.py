@@ -154,6 +154,7 @@ def test_labels_at_the_ends_of_lines_do_not_touch(count):
     boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
     assert len(boxes) == count
     assert all(low.y1 <= high.y0 + 1.5 for low, high in itertools.pairwise(boxes))
+    assert boxes[-1].y1 <= ax.get_window_extent().y1 + boxes[-1].height
 
 
 def test_a_page_of_nothing_is_refused(tmp_path):
