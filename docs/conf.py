@@ -66,6 +66,9 @@ html_sidebars: dict[str, list[str]] = {page: [] for page in ["changelog", "index
 html_theme_options = {
     "show_toc_level": 2,
     "header_links_before_dropdown": 8,
+    "navbar_persistent": ["search-button"],
+    # Room for code in the gallery.
+    "secondary_sidebar_items": {"**": ["page-toc"], "gallery/**": []},
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],

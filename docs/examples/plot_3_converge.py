@@ -61,10 +61,10 @@ result = study.converge(
     pl.GroupLasso(0.02),
     lambda rng: 0.1 * rng.normal(size=(40, 5)),
     method=pl.optim.ProxAdam(lr=0.02),
-    schedules=["square-summable", "constant:0.1", "constant:0.01"],
+    schedules=["square-summable", "constant:0.3", "constant:0.03"],
     solver={"fixed point": fixed_point, "adversary": "adversary"},
     seeds=range(2),
-    iterations=150,
+    iterations=200,
 )
 result.plot("iterations")
 
@@ -88,4 +88,4 @@ print("all proved:", result.ok)
 #
 #    $ proxlab converge mine.py:Logistic --penalty 'GroupLasso(0.02)' --start mine.py:w0 \
 #        --solver mine.py:fixed_point --solver adversary \
-#        --schedule square-summable --schedule constant:0.1 -o out/
+#        --schedule square-summable --schedule constant:0.3 -o out/

@@ -187,6 +187,8 @@ class Comparison:
         -------
         Axes
         """
+        from matplotlib.ticker import LogLocator
+
         ax = log_axes(ax)
         frame = self.frame[~self.frame["failed"].astype(bool)]
         told = len(frame) > 0 and bool(frame["evaluations"].notna().all())
@@ -201,7 +203,11 @@ class Comparison:
             ax.plot(curve["work"], curve["error"], "o-", ms=3.5, color=f"C{k % 10}", label=name)
         how = f"true, {self.digits} digits" if self.digits else "an upper bound"
         ax.set_xlabel("evaluations a group, mean" if told else "seconds a group, mean")
-        ax.set_ylabel(f"{AXES[self.kind]} over ‖x‖, 90 % of the groups\n(absolute: {how})")
+        ax.set_ylabel(f"{AXES[self.kind]} over ‖x‖\n(absolute: {how}; 90 % of the groups)")
+        if told:  # a few or a few dozen: labels at every digit would touch
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter("")
         label_ends(ax)
         return ax
 
