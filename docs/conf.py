@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,
     "image_srcset": ["2x"],
-    "default_thumb_file": None,
+    "capture_repr": ("_repr_html_",),
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -68,7 +68,7 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
     "navbar_persistent": ["search-button"],
     # Room for code in the gallery.
-    "secondary_sidebar_items": {"**": ["page-toc"], "gallery/**": []},
+    "secondary_sidebar_items": {"gallery/**": []},
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -57,7 +57,7 @@ def accuracy(model):
         return float((model.eval()(x[test]).argmax(dim=1) == y[test]).float().mean())
 
 
-epochs, history = 12, []
+epochs, history = 8, []
 scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=epochs)
 for _ in range(epochs):
     model.train()
