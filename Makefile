@@ -90,7 +90,7 @@ format: $(VENV)/.test  ## apply ruff's fixes and layout
 docs: $(VENV)/.docs  ## the site, into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-pictures: $(VENV)/.analysis  ## redraw the documentation's pictures from results/
+pictures: $(VENV)/.analysis  ## redraw the pictures of README and site, from docs/examples/ and results/
 	$(BIN)/python -m docs.pictures
 
 clean:  ## remove the environment, results, caches and built files

@@ -62,7 +62,9 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = f"proxlab {version}"
 html_static_path = ["_static"]
-html_sidebars: dict[str, list[str]] = {page: [] for page in ["changelog", "index", "mathematics", "tutorial"]}
+html_sidebars: dict[str, list[str]] = {
+    page: [] for page in ["changelog", "index", "mathematics", "studies", "torch", "tutorial"]
+}
 html_theme_options = {
     "show_toc_level": 2,
     "header_links_before_dropdown": 8,

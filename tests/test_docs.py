@@ -57,3 +57,11 @@ def test_a_public_name_is_documented(module, name):
 def test_the_version_is_cited():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"version: {proxlab.__version__}" in citation
+
+
+def test_mathematics_shows_offline():
+    found = importlib.util.find_spec("sphinx-mathjax-offline")
+    if found is None:
+        pytest.skip("the extra docs is not installed")
+    (path,) = re.findall(r'^mathjax_path = "(.*)"$', (ROOT / "docs/conf.py").read_text("utf-8"), re.MULTILINE)
+    assert (Path(found.origin).parent / "static" / path).is_file()

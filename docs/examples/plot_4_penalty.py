@@ -46,10 +46,10 @@ print(pl.check_penalty(h))
 study.draw(h)
 
 # %%
-# For comparison, MCP: it leaves large groups as they are, and its prox jumps where the objective is not
-# convex.
+# For comparison, MCP: it leaves large groups as they are, and its prox jumps where the
+# objective has two minimisers.
 
-study.draw(pl.GroupMCP(1.0, gamma=1.5))
+study.draw(pl.GroupMCP(1.0, gamma=0.7))
 
 # %%
 # What would have gone wrong? Here the class overrides the value, and forgets the weights of the groups and
