@@ -82,7 +82,7 @@ print(result.floors().to_string(index=False, float_format="{:.2g}".format))
 print("all proved:", result.ok)
 
 # %%
-# From a terminal, with the class in a file ``mine.py``:
+# From a terminal, with the class, the solver and a start ``w0`` in a file ``mine.py``:
 #
 # .. code-block:: console
 #
