@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from proxlab.arguments import check_root_finder, compiles
 from proxlab.backends import threads
@@ -33,6 +33,8 @@ __all__ = ["ProxOptimizer"]
 
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
+# Arguments that hold for all param groups.
+_WHOLE = ("start", "root_finder", "certify_every", "sparsity")
 _PICKLED = (
     "root_finder",
     "fused",
@@ -136,11 +138,13 @@ class ProxOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
         group = self.param_groups[number] = dict(param_group)
+        whole = {name: group.get(name) for name in _WHOLE}
         noted = self.param_groups[0] if number else NOTED
         group.update({name: noted[name] for name in NOTED} | {"strength": None})
         try:
             check_group(group, f"param group {number}", self.rule.convex)
             with _naming(number):
+                self._check_whole(whole)
                 self._check_settings(group)
             if self._strength is not None:
                 self._strength.read(self.param_groups)
@@ -148,6 +152,24 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._vanishing.open(self.param_groups[0]["steps"])
+
+    def _check_whole(self, given: Mapping[str, Any]) -> None:
+        """Raise an error if a param group has an argument of its own that holds for the whole optimizer."""
+        target = None if self._strength is None else self._strength.target
+        own = {"start": self.start, "root_finder": self.root_finder, "certify_every": self.certify_every}
+        for name, value in own.items():
+            if given[name] is not None and given[name] != value:
+                raise ValueError(f"{name}: holds for all param groups; give it to {type(self).__name__}")
+        if not isinstance(given["sparsity"], TargetSparsity):
+            return
+        if given["sparsity"] != target:
+            raise ValueError(f"sparsity: holds for all param groups; give it to {type(self).__name__}")
+        # An optimizer that shards others has put it there.
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            raise ValueError(
+                "sparsity: drives one strength for the groups of all processes, but an optimizer that shards "
+                "gives each process its own; use one optimizer of all parameters"
+            )
 
     def set_strength(self, strength: float, group: int | None = None) -> None:
         """Set the strength λ of the penalties, as a schedule of one's own does between steps.

@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from proxlab import inexactness, penalties, rootfinders
+from proxlab.groups import Groups as Division
 from proxlab.optim.rules import Rule, Settings
+from proxlab.optim.sparsity import TargetSparsity
 from proxlab.penalties import base
 from proxlab.torch.memory import check_number
 from proxlab.torch.problems import name_parameter
@@ -29,6 +33,17 @@ LOCAL = ("penalty", "joint", "names", "param_names", "places")
 _FLAGS = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
 
 Groups = Sequence[Mapping[str, Any]]
+
+# ZeroRedundancyOptimizer saves param groups of its own, in which penalties and the other arguments are as
+# they were given. They are plain records, which a load with weights_only may make.
+_RECORDS = [
+    record
+    for module in (penalties, rootfinders, inexactness)
+    for record in (getattr(module, name) for name in module.__all__)
+    if isinstance(record, type)
+]
+_DIVISIONS = [type(Division.over(0)), type(Division.conv("filter"))]
+torch.serialization.add_safe_globals([*_RECORDS, *_DIVISIONS, TargetSparsity])
 
 
 class _Entry(NamedTuple):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record
 from proxlab.penalties import Penalty
@@ -41,12 +43,13 @@ class DrivenStrength:
 
     def read(self, groups: Groups) -> None:
         """Take penalties that were set since the last step as given, and set those that are driven to."""
+        state = groups[0].get("sparsity")
         for number, group in enumerate(groups):
             penalty = group["penalty"]
             if number >= len(self.given):
                 self.given.append(penalty)
                 self._now.append(penalty)
-            elif penalty is not self._now[number]:
+            elif penalty is not self._now[number] and not _is_driven(penalty, self.given[number], state):
                 self.given[number] = penalty
             given = self.given[number]
             if given is not None and given.strength == 0:
@@ -92,3 +95,14 @@ class DrivenStrength:
             else:
                 self._now[number] = driven(given, state)
             group["penalty"] = self._now[number]
+
+
+def _is_driven(penalty: Penalty | None, given: Penalty | None, state: Mapping[str, float] | None) -> bool:
+    """Return whether a penalty is the given one as a state has driven it: a saved one that came back."""
+    if penalty is None or given is None or state is None or type(penalty) is not type(given):
+        return False
+    theirs, ours = vars(penalty), vars(driven(given, state))
+    return theirs.keys() == ours.keys() and all(
+        np.array_equal(theirs[name], value) if isinstance(value, np.ndarray) else theirs[name] == value
+        for name, value in ours.items()
+    )

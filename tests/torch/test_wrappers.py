@@ -1,6 +1,7 @@
 """Networks as they are wrapped, and weights that are computed: the same groups, or a refusal by name."""
 
 import copy
+import io
 import warnings
 
 import pytest
@@ -13,7 +14,8 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize, prune  # noqa: E402
 
 import proxlab as pl  # noqa: E402
-from proxlab.torch import ProxSGD, compact, group_sparsity, param_groups  # noqa: E402
+from proxlab.optim import TargetSparsity  # noqa: E402
+from proxlab.torch import ProxAdamW, ProxSGD, compact, group_sparsity, param_groups  # noqa: E402
 from proxlab.torch.structures import Attention, conv_norm_pairs, find_attention, match_attention  # noqa: E402
 from tests.torch import models  # noqa: E402
 
@@ -88,6 +90,75 @@ def test_scripted_and_sharded_networks_are_refused(one_process):
     model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [Shard(0)]))
     with pytest.raises(ValueError, match=r"model: '0\.weight' is a DTensor"):
         param_groups(model, LASSO)
+
+
+ZERO = {
+    "plain": {},
+    "arguments": {
+        "root_finder": pl.Newton(),
+        "inexactness": (pl.inexactness.Distance, pl.inexactness.SquareSummable(1e-1)),
+        "start": 2,
+    },
+    "driven": {"sparsity": TargetSparsity(0.4)},
+    "ratio": {"sparsity": TargetSparsity(0.6, method="multiplicative", rate=0.5)},
+}
+
+
+@pytest.mark.parametrize("what", ZERO)
+def test_a_state_of_zero_loads_without_pickle_and_the_run_goes_on(what, one_process):
+    """ZeRO packs its own param groups, which hold the penalties and whatever it was given."""
+    zero = pytest.importorskip("torch.distributed.optim").ZeroRedundancyOptimizer
+
+    def make(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        return model, zero(param_groups(model, pl.GroupLasso(1e-2)), ProxAdamW, lr=1e-2, **ZERO[what])
+
+    def train(model, optimizer):
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(3))
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(x) ** 2).mean().backward()
+            optimizer.step()
+
+    model, optimizer = make(0)
+    train(model, optimizer)
+    optimizer.consolidate_state_dict()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other, again = make(1)
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(2):
+        train(model, optimizer)
+        train(other, again)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+    lams = [[g["penalty"] and g["penalty"].lam for g in o.param_groups] for o in (optimizer, again)]
+    assert lams[0] == lams[1]
+
+
+def test_what_a_shard_cannot_decide_is_refused(one_process, monkeypatch):
+    zero = pytest.importorskip("torch.distributed.optim").ZeroRedundancyOptimizer
+    model = models.vgg()
+    monkeypatch.setattr(one_process, "get_world_size", lambda group=None: 2)
+    with pytest.raises(ValueError, match=r"param group 0: sparsity: .* gives each process its own"):
+        zero(param_groups(model, LASSO), ProxAdamW, lr=1e-2, sparsity=TargetSparsity(0.5))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"start": 2}, {"root_finder": pl.Brent()}, {"certify_every": 3}, {"sparsity": TargetSparsity(0.5)}],
+)
+def test_arguments_of_the_whole_optimizer_are_refused_in_a_param_group(own):
+    group = {"params": [nn.Parameter(torch.ones(2, 3))], "penalty": LASSO, **own}
+    (name,) = own
+    with pytest.raises(
+        ValueError, match=f"param group 0: {name}: holds for all param groups; give it to Prox"
+    ):
+        ProxAdamW([group])
+    ProxAdamW([group], **own)
 
 
 MASKED = {
