@@ -379,6 +379,45 @@ def test_weights_that_vanish_at_once_are_warned_of_once(fused):
     assert model[0].weight.all()
 
 
+class Residual(nn.Module):
+    """A block whose last batch norm starts at zero, as those of ResNets do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4)
+        nn.init.zeros_(self.bn2.weight)
+
+    def forward(self, x):
+        return x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("conv", ["filter", "filter+norm"])
+def test_convolutions_behind_a_norm_that_starts_at_zero(conv, fused):
+    torch.manual_seed(0)
+    blocks = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), *(Residual() for _ in range(4)))
+    model = nn.Sequential(blocks, nn.Flatten(), nn.Linear(4 * 36, 2))
+    groups = pt.param_groups(model, pl.GroupLasso(1e-6), conv=conv, exclude=["0.0", "2"])
+    optimizer = pt.ProxAdamW(groups, lr=2e-2, fused=fused)
+
+    def step():
+        optimizer.zero_grad()
+        (model(torch.randn(8, 3, 6, 6)) ** 2).mean().backward()
+        optimizer.step()
+
+    # Of a joint group the second norm keeps what it has: its own gradients are not zero.
+    with pytest.warns(
+        UserWarning, match=r"penalised weights became zero in one step.*'0.1.conv1.weight'"
+    ) as seen:
+        step()
+    assert not model[0][1].conv1.weight.any()
+    # Errors otherwise: it is said once.
+    for _ in range(3):
+        step()
+    assert len(seen) == 1
+
+
 def test_a_shard_is_refused_by_name():
     p = nn.Parameter(torch.randn(8))
     p._fsdp_flattened = True
