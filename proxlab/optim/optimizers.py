@@ -16,7 +16,7 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import ProxProblem, Watch
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rests, rule_of
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, check_start, rests, rule_of
 from proxlab.optim.sparsity import (
     Resting,
     TargetSparsity,
@@ -68,12 +68,16 @@ class Optimizer:
         Certify the proxes of every so many steps; by default of all where there is a tolerance, else of none.
     sparsity : TargetSparsity, optional
         Drives the strength of all penalties, in proportion, towards a wanted sparsity.
+    start : int, optional
+        The step from which on penalties are applied, and a ramp of ``sparsity`` begins. An element whose
+        gradients were all exactly zero so far has the metric ``eps``, in which a small strength is large.
     """
 
     root_finder: RootFinder = Newton()  # noqa: RUF009 (frozen)
     inexactness: tuple[type[Criterion], Schedule] | None = None
     certify_every: int | None = None
     sparsity: TargetSparsity | None = None
+    start: int = 1
 
     # Set while somebody watches; no setting.
     _watch: ClassVar[Watch | None] = None
@@ -88,6 +92,7 @@ class Optimizer:
             object.__setattr__(self, "certify_every", check_count("certify_every", self.certify_every))
         elif self.inexactness is not None:
             object.__setattr__(self, "certify_every", 1)
+        object.__setattr__(self, "start", check_start(self.start, self.rule))
         self._settings(1)
 
     @property
@@ -204,11 +209,13 @@ class Optimizer:
         sign = -1.0 if settings["maximize"] else 1.0
         entry = _measured(found, params, state, loss, full_gradient, sign)
         sparsity = state.sparsity
-        if self.sparsity is not None and sparsity is not None and self.sparsity.due(t):
+        # Steps with a penalty.
+        count = t - self.start + 1
+        if self.sparsity is not None and sparsity is not None and count > 0 and self.sparsity.due(count):
             asked = _problems(found, state.penalties, proposals)
             _, sparsity = self.sparsity.update(
                 sparsity,
-                t,
+                count,
                 list(asked.values()),
                 _resting(found, state.penalties, asked),
                 lambda: self._sparsity(found, state.penalties),
@@ -220,7 +227,8 @@ class Optimizer:
             for place, p in state.penalties.items()
             if rests(settings) and not (p is not None and driven_anew)
         }
-        problems = _problems(found, _driven(state.penalties, sparsity), proposals, held)
+        penalties = _driven(state.penalties, sparsity) if count > 0 else {}
+        problems = _problems(found, penalties, proposals, held)
         solutions, bounds, iterations = self._solve(problems, t, state.iterations)
         entry |= bounds
         if self._watch is not None and self._watch.due(t):

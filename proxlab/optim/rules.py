@@ -21,6 +21,7 @@ import numpy as np
 
 from proxlab.backends.build import over_arrays
 from proxlab.groups import Array
+from proxlab.optim.sparsity import check_count
 from proxlab.penalties.base import check_number
 from proxlab.scalar import fabs, fmax, sqrt
 
@@ -33,6 +34,7 @@ __all__ = [
     "Slot",
     "Update",
     "check_settings",
+    "check_start",
     "rests",
     "rule_of",
 ]
@@ -501,6 +503,17 @@ def check_settings(rule: Rule, settings: Settings) -> dict[str, Any]:
     if checked.get("nesterov") and not (checked["momentum"] > 0 and checked["dampening"] == 0):
         raise ValueError("nesterov: needs momentum > 0 and dampening = 0")
     return checked
+
+
+def check_start(start: object, rule: Rule) -> int:
+    """Return the step from which on there is a penalty, or raise an error that names it."""
+    count = check_count("start", start)
+    if count > 1 and rule.convex:
+        raise ValueError(
+            f"start: must be 1, since the state of {rule.name} holds a subgradient of the penalty from the "
+            f"first step on, got {start!r}"
+        )
+    return count
 
 
 def rests(settings: Settings) -> bool:

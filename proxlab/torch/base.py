@@ -16,7 +16,7 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import Watch
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, rule_of
+from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, check_start, rule_of
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import check_number
@@ -82,12 +82,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             raise TypeError(f"fused: must be True, False or None, got {fused!r}")
         if certify_every is not None:
             certify_every = check_count("certify_every", certify_every)
-        self.start = check_count("start", start)
-        if self.start > 1 and self.rule.convex:
-            raise ValueError(
-                f"start: must be 1, since the state of {self.rule.name} holds a subgradient of the penalty "
-                f"from the first step on, got {start!r}"
-            )
+        self.start = check_start(start, self.rule)
         self.root_finder = check_root_finder(root_finder)
         self.fused = fused
         self._tolerance = None if inexactness is None else Tolerance(inexactness)

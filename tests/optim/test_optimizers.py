@@ -54,6 +54,36 @@ def by_numpy(name, steps=25, lam=LAM, prox=prox_rows, **mutation):
 # What they compute
 
 
+def test_before_its_start_a_penalty_does_nothing():
+    """Here no gradient has come yet, the metric is eps, and the least strength would erase everything."""
+    w, g, lasso = START, np.zeros_like(START), pl.GroupLasso(1e-6)
+    for start, zero in ((1, True), (3, False)):
+        optimizer = optim.ProxAdamW(lr=0.1, start=start)
+        new, _ = optimizer.step(w, g, optimizer.init(w, lasso))
+        assert not new.any() if zero else new.all()
+    for name in ("ProxSGD", "ProxAdamW", "RAMDA", "LinBreg"):
+        if RULES[name].convex:
+            with pytest.raises(ValueError, match=f"start: must be 1, since the state of {name} holds"):
+                ONE_EACH[name](start=2)
+            continue
+        late = run(ONE_EACH[name](start=6), pl.GroupLasso(LAM), steps=8)
+        free = run(ONE_EACH[name](), None, steps=8)
+        assert np.array_equal(late[:5], free[:5])
+        assert not np.allclose(late[5], free[5], atol=1e-6)
+    for bad in (0, 1.5, "x"):
+        with pytest.raises((TypeError, ValueError), match="start: must be"):
+            optim.ProxAdamW(start=bad)
+
+
+def test_a_ramp_begins_at_the_start():
+    target = optim.TargetSparsity(0.5, ramp="linear", ramp_steps=3, every=2)
+    optimizer, w = optim.ProxAdamW(lr=1e-2, sparsity=target, start=4), START
+    state = optimizer.init(w, pl.GroupL0(1e-3))
+    for _ in range(7):
+        w, state = optimizer.step(w, gradient(w), state)
+    assert [(r["step"], r["sparsity"]) for r in state.history] == [(4, 1 / 6), (6, 0.5)]
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_it_is_the_method_of_the_paper(name, sign):
