@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -206,6 +207,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         The tensors are those of the optimizer until its next step, which makes new ones.
         """
         saved = super().state_dict()
+        # Steps replace what is in an entry.
+        saved["state"] = {key: copy(entry) for key, entry in saved["state"].items()}
         for group in saved["param_groups"]:
             # A checkpoint that is flattened has to have every key of the optimizer's param groups.
             group.update({key: repr(group[key]) for key in _OBJECTS if key in group})
