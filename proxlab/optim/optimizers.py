@@ -241,13 +241,13 @@ class Optimizer:
                 z = w
             elif keep:
                 z = keep * w + (1.0 - keep) * z
-            # NumPy's arithmetic makes numbers of arrays without axes, and arrays in this machine's order.
-            z = np.asarray(z) if isinstance(z, np.generic) else z
+            # NumPy's arithmetic makes arrays in this machine's order.
+            z = _array(z)
             new[place] = z.astype(given[place].dtype) if native(given[place]) is not given[place] else z
         if entry:
             entry = {"step": t, **entry, "support": self._support(new, state.penalties)}
         slots = {
-            place: dict(zip(state.slots[place], proposal.slots, strict=True))
+            place: dict(zip(state.slots[place], map(_array, proposal.slots), strict=True))
             for place, proposal in proposals.items()
         }
         carries = [proposal.carry for proposal in proposals.values()]
@@ -358,6 +358,11 @@ class Optimizer:
         )
 
 
+def _array(a: Any) -> Array:
+    """Return an array: NumPy's arithmetic makes numbers of those without axes."""
+    return np.asarray(a) if isinstance(a, np.generic) else a
+
+
 def _check_parameter(place: str, w: Any) -> None:
     check_array(place, w)
     if dtype_name(w.dtype) not in ("float32", "float64"):
@@ -457,7 +462,7 @@ def _start(slot: Slot, w: Array, penalty: Penalty | None, settings: Mapping[str,
     if slot.start == "parameter":
         return xp.asarray(w, copy=True)
     if slot.start == "dual":
-        return bregman.dual_start(penalty, w, settings["delta"])
+        return _array(bregman.dual_start(penalty, w, settings["delta"]))
     return xp.full_like(w, 0.0 if slot.start == "zeros" else settings[slot.start])
 
 

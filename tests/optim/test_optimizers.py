@@ -219,7 +219,8 @@ def test_the_defaults_are_those_of_the_rule(name):
     fields = {field.name: field.default for field in dataclasses.fields(getattr(optim, name))}
     settings = {key: setting.default for key, setting in RULES[name].settings.items()}
     assert {key: fields[key] for key in settings} == settings
-    assert set(fields) == set(settings) | {"root_finder", "inexactness", "certify_every", "sparsity"}
+    own = {"root_finder", "inexactness", "certify_every", "sparsity", "start"}
+    assert set(fields) == set(settings) | own
 
 
 def test_every_rule_has_its_optimizer():
