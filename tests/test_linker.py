@@ -267,7 +267,8 @@ class First(pl.RootFinder):
 class Second(pl.RootFinder):
     propose = second
 """
-EDITS = """
+EDITS = (
+    """
 import importlib, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 sys.dont_write_bytecode = True  # an edit within a second has the old time
@@ -286,6 +287,11 @@ def spent(kind):
 
 spent(mine.First)
 spent(mine.Second)
+scope = {"__name__": "gone"}  # a module that no later process finds
+exec(compile("def third("""
+    + ARGUMENTS
+    + """): return lo + 0.7 * (hi - lo), m0, m1, m2, m3, m4", "", "exec"), scope)
+spent(type("Third", (pl.RootFinder,), {"propose": scope["third"]}))
 if len(sys.argv) > 2:
     path = pathlib.Path(sys.argv[1], "helpers.py")
     path.write_text(path.read_text().replace("SHARE = 0.5", "SHARE = 0.7"))
@@ -293,6 +299,7 @@ if len(sys.argv) > 2:
     importlib.reload(mine)
     spent(mine.First)
 """
+)
 
 
 def test_edits_and_neighbours_from_a_cold_and_a_warm_cache(tmp_path):
@@ -300,11 +307,11 @@ def test_edits_and_neighbours_from_a_cold_and_a_warm_cache(tmp_path):
     (tmp_path / "helpers.py").write_text(HELPERS.format(share=0.5))
     (tmp_path / "mine.py").write_text(MINE)
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    first, second, edited = run(EDITS, str(tmp_path), "edit", **cache).split()
+    first, second, third, edited = run(EDITS, str(tmp_path), "edit", **cache).split()
     assert len({first, second, edited}) == 3
     built = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nb?")}
     assert built
-    assert run(EDITS, str(tmp_path), **cache).split() == [edited, second]
+    assert run(EDITS, str(tmp_path), **cache).split() == [edited, second, third]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nb?")} == built
 
 

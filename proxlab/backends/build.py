@@ -201,7 +201,8 @@ class _Linking:
         cells: dict[str, types.CellType] = dict(
             zip(code.co_freevars, function.__closure__ or (), strict=True)
         )
-        scope: dict[str, Any] = {"__builtins__": builtins, "__name__": function.__module__}
+        # What is read from disk has to find a module of this name; that of the user may be none, or gone.
+        scope: dict[str, Any] = {"__builtins__": builtins, "__name__": __name__}
         closure, keys = {}, [described(code), described((*options, self.target.options))]
         for used, chains in _uses(code):
             if own and used in self.names:
@@ -236,7 +237,7 @@ class _Linking:
             function.__defaults__,
             tuple(closure.get(k, cells[k]) for k in code.co_freevars),
         )
-        copy.__module__ = function.__module__
+        copy.__module__ = __name__
         return copy, key
 
     def value(self, user: Any, name: str, value: Any, chains: Any) -> tuple[Any, str]:

@@ -155,11 +155,6 @@ class KernelCache(FunctionCache):
             return super().load_overload(sig, target_context)
         except BrokenFile as error:
             path = str(error)
-            warnings.warn(
-                f"{path} of the cache of compiled kernels is broken: it is removed and made again",
-                RuntimeWarning,
-                stacklevel=2,
-            )
         except OSError as error:
             without_cache(f"{error.filename} cannot be read ({error.strerror})")
             return None
@@ -167,6 +162,12 @@ class KernelCache(FunctionCache):
             Path(path).unlink(missing_ok=True)  # another process may have done so
         except OSError as error:
             without_cache(f"{path} cannot be removed ({error.strerror})")
+        # Last, for a warning may be an error.
+        warnings.warn(
+            f"{path} of the cache of compiled kernels is broken: it is removed and made again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
