@@ -455,6 +455,7 @@ def test_other_devices_take_the_array_form(name, dtype, monkeypatch):
     train(a, ONE_EACH[name](grouped(a, penalty)))
     for module in (base, problems):
         monkeypatch.setattr(module, "on_host", lambda tensor: False)
+    monkeypatch.setattr("proxlab.arguments.is_plain_tensor", lambda tensor: False)
     monkeypatch.setattr(torch.Tensor, "numpy", None)
     train(b, ONE_EACH[name](grouped(b, penalty)))
     for p, q in zip(weights(a), weights(b), strict=True):
