@@ -237,6 +237,11 @@ def _radial_rows(
     none = xp.zeros_like(r)
     by_x = xp.where(alive[:, None], by_x * largest[:, None], xp.zeros_like(v))
     if cut == 0 and not penalty.nonnegative:
+        first = pieces[0]
+        if first.value == 0 and first.a == 0:
+            # A slope that starts from zero has no kink there: the ridge is smooth.
+            bend = _product(xp, (step, weight, xp.full_like(r, -first.c)), (one,))
+            by_x = xp.where(alive[:, None], by_x, v * (d / (d + bend[:, None])))
         # A penalty that is not there; pieces without length do not count.
         real = [q for q, after in pairwise(pieces) if after.start > q.start] + [pieces[-1]]
         nothing = (weight == 0) | (not any(any(q[1:]) for q in real))

@@ -35,9 +35,12 @@ def slope(function, h):
 
 def agrees(found, function):
     """Whether a derivative is that of a function; None where differences see a kink or a tie."""
-    near, far = slope(function, 2.0**-22), slope(function, 2.0**-19)
+    near, far, here = slope(function, 2.0**-22), slope(function, 2.0**-19), function(0.0)
+    right, left = ((function(h) - here) / h for h in (2.0**-22, -(2.0**-22)))
     scale = 1e-9 + abs(near) + abs(far)
-    return None if abs(near - far) > 1e-4 * scale else bool(abs(found - near) <= 1e-4 * scale)
+    if max(abs(near - far), abs(right - left)) > 1e-4 * scale:
+        return None
+    return bool(abs(found - near) <= 1e-4 * scale)
 
 
 @pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
@@ -165,6 +168,14 @@ def test_zero_groups_are_zero_and_free_elements_pass():
     g = pl.prox_vjp(h, x, metric=np.ones(5))[1](np.ones(5))
     np.testing.assert_allclose(g.x, [0.0, 0.0, 1.0, *(0.8 + 0.2 * 1.4 * np.array([0.6, 0.8]))], rtol=1e-14)
     np.testing.assert_array_equal(g.metric[:3], 0.0)
+
+
+def test_a_slope_that_starts_from_zero_has_no_kink_there():
+    """The ridge ``½κ‖z‖²`` is smooth: the prox is ``d x / (d + ηκ)``, at zero too."""
+    x, d, v = np.zeros((1, 2)), np.array([[1.0, 3.0]]), np.array([[1.0, 2.0]])
+    g = pl.prox_vjp(pl.GroupElasticNet(0.0, kappa=2.0), x, 0.5, metric=d)[1](v)
+    np.testing.assert_allclose(g.x, d / (d + 1.0) * v, rtol=1e-15)
+    np.testing.assert_array_equal(g.metric, 0.0)
 
 
 def test_a_penalty_that_is_not_there_is_the_identity():

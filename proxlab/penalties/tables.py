@@ -163,7 +163,7 @@ def _check_piece(k: int, piece: object) -> Piece:
 
 def _check_slope(k: int, piece: Piece, r: float) -> None:
     slope = piece.a - piece.c * r
-    if not slope >= -SLOPE_ROUNDING * (abs(piece.a) + abs(piece.c) * r):
+    if not slope >= -SLOPE_ROUNDING * (abs(piece.a) + abs(piece.c) * r) - UNDERFLOW:
         raise ValueError(
             f"pieces: the slope a - c r must be at least 0, but that of pieces[{k}], {piece}, is {slope:g} "
             f"at r = {r!r}"

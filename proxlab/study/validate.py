@@ -315,7 +315,8 @@ def _assemble(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Val
     with np.errstate(divide="ignore", invalid="ignore"):
         frame["ratio"] = frame["value"].astype(float) / frame["true"].astype(float)
     roundoff = frame["dtype"].map({t: float(np.finfo(t).eps) / 2 for t in ("float16", "float32", "float64")})
-    frame["judged"] = (frame["true"] > UNITS * roundoff * frame["scale"]).astype(bool)
+    judged = frame["true"].astype(float) > UNITS * roundoff.astype(float) * frame["scale"].astype(float)
+    frame["judged"] = judged.astype(bool)
     frame = frame[[*_KEYS, *_COLUMNS[:-2], "ratio", "judged", *_COLUMNS[-2:]]]
     return Validation(
         frame=frame,

@@ -376,3 +376,15 @@ def test_problems_of_one_name_are_told_apart():
 def test_wrong_arguments_are_errors(call, match):
     with pytest.raises((TypeError, ValueError), match=match):
         call()
+
+
+def test_where_every_solver_fails_the_failures_are_the_result():
+    def raises(penalty, x, step, metric=None):
+        raise RuntimeError("no")
+
+    v = validate(problem(), {"raises": raises, "nan": lambda penalty, x, step, metric=None: x * np.nan})
+    assert len(v.frame) == len(v.violations) == len(v.tightness) == 0
+    assert set(v.failures["reason"]) == {"raised RuntimeError: no", "returned NaN"}
+    v.summary()
+    assert "returned NaN" in v._repr_html_()
+    assert v.plot() is not None
