@@ -34,7 +34,7 @@ class Weight(NamedTuple):
     how: str
 
 
-def check_model(model: object) -> nn.Module:
+def check_model(model: Any) -> nn.Module:
     """Return the network inside compiled and data-parallel models.
 
     Raises
