@@ -120,9 +120,9 @@ class Certificate:
         with np.errstate(all="ignore"):
             parts = _row_bounds(p, self.z)
         free = p.xp.abs(p.xp.astype(self.x, p.xp.float64))
-        return p.layout.join([part.low for part in parts], free), p.layout.join(
-            [part.high for part in parts], free
-        )
+        low, high = (p.layout.join([getattr(part, k) for part in parts], free) for k in ("low", "high"))
+        # |z*_i| ≤ |x_i| always; the bounds may be coarser where elements are far below the largest.
+        return low, p.xp.minimum(high, free)
 
 
 @untraced

@@ -135,6 +135,52 @@ def test_prox_where_the_metric_spreads_over_the_whole_range(name, seed):
         check(case, np.float64)
 
 
+def spread_problem(rng, name):
+    """A group whose elements spread over up to 600 decades, under a penalty of the size of the largest."""
+    n = int(rng.integers(2, 5))
+    exponents = rng.integers(-1030, 1000, size=n)
+    x = np.ldexp(rng.uniform(1, 2, size=n) * rng.choice([-1, 1], size=n), exponents)
+    top, share = two_to(exponents.max()), float(rng.uniform(0.1, 0.6))
+    own = two_to(rng.integers(-1030, exponents.max()))
+    parameters = {
+        "L1": {"lam": own},
+        "GroupElasticNet": {"lam": share * top, "kappa": float(rng.uniform(0.1, 1))},
+        "SparseGroupLasso": {"lam1": float(rng.choice([0.0, own])), "lam2": share * top},
+        "GroupMCP": {"lam": share * top, "gamma": float(rng.uniform(1.1, 4))},
+        "GroupSCAD": {"lam": share * top, "a": float(rng.uniform(2.5, 5))},
+        "GroupCapped": {"lam": share * top, "theta": top * float(rng.uniform(0.3, 3))},
+    }.get(name, {"lam": share * top})
+    return exact.Case(name, parameters, x, np.ones(n), top if name == "GroupL0" else 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@given(seed=seeds)
+def test_elements_far_below_the_largest(name, seed):
+    case = spread_problem(np.random.default_rng(seed), name)
+    with case.digits():
+        truth = exact.solve(case)
+        if not truth.lead > 1e-6 * abs(truth.objective):
+            return
+        sensitive = max(
+            1.0, exact.sensitivity(case, truth) / max(oracle.to_float(oracle.norm(truth.z)), 5e-324)
+        )
+        right = np.array([oracle.to_float(v) for v in truth.z])
+        x = np.array(case.x)
+        if sensitive < 1e4:
+            for where, z in arrangements(case, np.float64):
+                allowed = 64 * 2.0**-53 * sensitive * np.abs(right) + 1e-323
+                if case.name in ("L1", "SparseGroupLasso"):
+                    allowed = allowed + 8 * 2.0**-53 * sensitive * np.abs(x)
+                assert (np.abs(z - right) <= allowed).all(), (case, where, z, right)
+        shape = x.shape if name == "L1" else (1, len(x))
+        h, x = getattr(pl, name)(**case.parameters), x.reshape(shape)
+        for backend in ("numba", "array_api"):
+            c = pl.certify(h, 0 * x, x, case.step, backend=backend)
+            for low, high, v in zip(c.lower.ravel(), c.upper.ravel(), truth.z, strict=True):
+                assert arb(low) <= abs(v).upper(), (case, backend, low, v)
+                assert arb(high) >= abs(v).lower(), (case, backend, high, v)
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Certificates and brackets: nothing below the truth.
 

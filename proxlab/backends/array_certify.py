@@ -22,7 +22,7 @@ from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.penalties.base import Piece, known_convex, table_of
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
 from proxlab.penalties.tables import form
-from proxlab.powers import exponent, times_power
+from proxlab.powers import downwards, exponent, times_power
 
 __all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 
@@ -173,17 +173,18 @@ def prepare(
         error = error * (1.0 + rounding(4))
     ex = exponent(xp, row_max(xp, xp.abs(x)))
     ex = xp.where(row_max(xp, xp.abs(x)) > 0, ex, exponent(xp, row_max(xp, xp.abs(z))))
-    raw, z_given = (xp.abs(x), xp.abs(z)), z
+    raw, z_given, possible = (xp.abs(x), xp.abs(z)), z, high > 0
     x, z, size, error, low, high = (times_power(xp, v, -ex) for v in (x, z, size, error, low, high))
     # What the scaling lost to underflow; what was not zero is not.
     signs = xp.sign(z_given)
     lost_x, lost_z = ((a > 0) & (xp.abs(v) < 2.0**-1000) for a, v in zip(raw, (x, z), strict=True))
     z_error = constant_where(xp, lost_z | lost_x, 2.0**-1000)
     z = xp.where(lost_z, signs * 2.0**-1000, z)
-    if bool(xp.any(lost_x)):
-        error = error + constant_where(xp, lost_x, 2.0**-1000)
-        low = xp.where(lost_x, none, low)
-        high = high + constant_where(xp, lost_x & (high > 0), 2.0**-1000)
+    lost = lost_x | (possible & (high < 2.0**-1000))
+    if bool(xp.any(lost)):
+        error = error + constant_where(xp, lost, 2.0**-1000)
+        low = xp.where(lost, none, low)
+        high = high + constant_where(xp, lost & possible, 2.0**-1000)
     first = exponent(xp, row_max(xp, d))
     d = times_power(xp, d, -first)
     second = exponent(xp, row_max(xp, high * d))
@@ -523,9 +524,9 @@ def radial_bounds(
         p.unscale(xp, stationarity, 1, 1, per_step=True),
         p.unscale(xp, gap, 1, 2, per_step=True),
         decided,
-        times_power(xp, xp.minimum(lower, upper) * (1.0 - rounding(4)), p.ex),
+        downwards(xp, xp.minimum(lower, upper) * (1.0 - rounding(4)), p.ex),
         p.unscale(xp, upper, 0, 1),
-        times_power(xp, box_low * (1.0 - rounding(4)), p.ex),
+        downwards(xp, box_low * (1.0 - rounding(4)), p.ex),
         outwards(xp, box_high, p.ex),
     )
 
@@ -939,9 +940,9 @@ def linf_bounds(
         p.unscale(xp, stationarity, 1, 1, per_step=True),
         p.unscale(xp, gap, 1, 2, per_step=True),
         decided,
-        times_power(xp, lower * (1.0 - rounding(4)), p.ex),
+        downwards(xp, lower * (1.0 - rounding(4)), p.ex),
         p.unscale(xp, upper, 0, 1),
-        times_power(xp, low * (1.0 - rounding(4)), p.ex),
+        downwards(xp, low * (1.0 - rounding(4)), p.ex),
         outwards(xp, high, p.ex),
     )
 

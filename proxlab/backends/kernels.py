@@ -163,21 +163,21 @@ def is_valid(x: Any, d: Any, o: int, n: int) -> bool:
 def write_group(
     x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
 ) -> None:
-    """Write ``z = unit x d r / (d r + tau)``."""
+    """Write ``z = x d r / (d r + tau)``: of ``x`` as given, whatever the unit of ``r``, ``d`` and ``tau``."""
     x, d, z = x[xo : xo + n], d[do : do + n], z[zo : zo + n]
     if r == 0.0:
         for i in range(n):
             z[i] = 0.0
     elif tau == 0.0:
         for i in range(n):
-            z[i] = x[i] * unit
+            z[i] = x[i]
     elif NARROW:
         ratio = r / tau
         for i in range(n):
             z[i] = np.float64(x[i]) * narrow_fraction(np.float64(d[i]) * ratio)
     else:
         for i in range(n):
-            z[i] = np.float64(x[i]) * shrunk_fraction(np.float64(d[i]), r, tau) * unit
+            z[i] = np.float64(x[i]) * shrunk_fraction(np.float64(d[i]), r, tau)
 
 
 def precise_product(x: float, d: float) -> Any:
@@ -583,8 +583,13 @@ def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
     ed = eb - ex if eb > -5000 else exponent(largest(d, o, n))
     for i in range(n):
         xs[i] = math.ldexp(np.float64(x[o + i]), -ex)
-        ds[i] = fmin(math.ldexp(np.float64(d[o + i]), -ed), METRIC_CAP)
+        ds[i] = scaled_metric(np.float64(d[o + i]), ed)
     return ex, ed
+
+
+def scaled_metric(d: float, ed: int) -> float:
+    """Return an element of the metric in units of ``2^ed``, at most the cap."""
+    return fmin(math.ldexp(d, -ed), METRIC_CAP)
 
 
 def shrink_group(x: Any, d: Any, n: int, step: float, threshold: float, nonnegative: bool) -> bool:
@@ -645,13 +650,14 @@ def solve_one(
 
     Returns
     -------
-    r, tau, lower, upper, status, iterations, evaluations, scaled, ex
-        Where ``scaled``, ``r`` and ``tau`` and the bracket hold for the scratch, in units of ``2^ex``.
+    r, tau, lower, upper, status, iterations, evaluations, scaled, ex, ed
+        Where ``scaled``, ``r`` and ``tau`` and the bracket hold for the scratch: for ``x`` in units of
+        ``2^ex`` and ``d`` in units of ``2^ed``.
     """
     bb, bbd, xx, bad = sum_start(x, d, o, n)
     in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
     if bad or not (in_range or is_valid(x, d, o, n)):
-        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0
+        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0, 0
     if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
         if not in_range:
             ex, ed = rescale(x, d, o, n, xw, dw)
@@ -660,11 +666,11 @@ def solve_one(
                 xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
                 explain,
             )  # fmt: skip
-            return r, tau, low, high, code, its, evs, True, ex
+            return r, tau, low, high, code, its, evs, True, ex, ed
     r, tau, low, high, code, its, evs = solve_group(
         x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
     )
-    return r, tau, low, high, code, its, evs, False, 0
+    return r, tau, low, high, code, its, evs, False, 0, 0
 
 
 def downwards(v: float, e: int) -> float:
@@ -690,14 +696,15 @@ def solve_rows(
     """
     for g in range(begin, finish):
         o = g * n
-        r, tau, low, high, code, its, evs, scaled, ex = solve_one(
+        r, tau, low, high, code, its, evs, scaled, ex, _ = solve_one(
             x, d, o, n, steps[g if len(steps) > 1 else 0], weights[g if len(weights) > 1 else 0], pieces,
             rtol, atol, max_iterations, explain, xw, dw, xv, dv,
         )  # fmt: skip
         if code == BAD:
             return g
         if scaled:
-            write_group(xv, FIRST, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
+            # Of x itself: scaling may have lost elements far below the largest.
+            write_group(x, o, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
         else:
             write_group(x, o, d, o, z, o, n, r, tau, 1.0)
         if explain:
@@ -738,11 +745,23 @@ def solve_gathered(
                 if not is_valid(xv, dv, FIRST, n):
                     return g
                 shrunk = shrink_group(xw, dw, n, step, threshold, nonnegative)
-            r, tau, low, high, code, its, evs, _, ex = solve_one(
+            r, tau, low, high, code, its, evs, scaled, ex, ed = solve_one(
                 xv, dv, FIRST, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
             )
             if code == BAD:
                 return g
+            if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
+                if scaled:
+                    # The point itself once more: scaling may have lost elements far below the largest.
+                    gather(x, xw, g, shape, indptr, indices, n)
+                    if shrinks:
+                        if dense:
+                            gather(d, dw, g, shape, indptr, indices, n)
+                        else:
+                            dw[:n] = d[0]
+                        shrink_group(xw, dw, n, step, threshold, nonnegative)
+                        for i in range(n):
+                            dw[i] = scaled_metric(dw[i], ed)
             write_group(xv, FIRST, dv, FIRST, xw, FIRST, n, r, tau, math.ldexp(1.0, ex))
             scatter(xw, z, g, shape, indptr, indices, n)
             if shrunk and code == UNSHRUNK:
@@ -844,7 +863,8 @@ def solve_linf(
 def clip_group(
     x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
 ) -> None:
-    """Write ``z = unit sign(x) min(|x|, r)``."""
+    """Write ``z = sign(x) min(|x|, unit r)``."""
+    most = r * unit
     for i in range(n):
         v = np.float64(x[xo + i])
-        z[zo + i] = fmin(fmax(v, -r), r) * unit
+        z[zo + i] = fmin(fmax(v, -most), most)

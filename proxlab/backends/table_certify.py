@@ -45,7 +45,7 @@ from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.base import table_of
 from proxlab.penalties.tables import Table, doubt, exactly_convex, kinks
-from proxlab.powers import exponent, times_power
+from proxlab.powers import downwards, exponent, times_power
 
 __all__ = ["table_bounds"]
 
@@ -391,8 +391,8 @@ def table_bounds(
         p.unscale(xp, stationarity, 1, 1, per_step=True),
         p.unscale(xp, gap, 1, 2, per_step=True),
         decided,
-        times_power(xp, lower * (1.0 - rounding(4)), p.ex),
+        downwards(xp, lower * (1.0 - rounding(4)), p.ex),
         p.unscale(xp, xp.minimum(upper, reach), 0, 1),
-        times_power(xp, low * (1.0 - rounding(4)), p.ex),
+        downwards(xp, low * (1.0 - rounding(4)), p.ex),
         outwards(xp, high, p.ex),
     )

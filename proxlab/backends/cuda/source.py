@@ -310,11 +310,17 @@ def soft(v: float, cut: float, nonnegative: bool) -> float:
 def load(x: Any, d: Any, o: Any, i: int) -> Any:
     """Return an element of ``x`` and of the metric: after the elementwise part, in the group's units."""
     k = index(o, i)
+    v = load_point(x, d, o, k)
+    return v * o[PER_X] * o[PER_X2] if RESCALES else v, load_metric(d, o, k)
+
+
+def load_point(x: Any, d: Any, o: Any, k: int) -> float:
+    """Return element ``k`` of the point's array after the elementwise part, in the caller's units."""
     v = np.float64(x[k])
     if SHRINKS:
         cut = o[CUT] / (np.float64(d[k]) if DENSE else o[METRIC])
         v = np.float64(soft(v, cut, o[NONNEGATIVE]))
-    return v * o[PER_X] * o[PER_X2] if RESCALES else v, load_metric(d, o, k)
+    return v
 
 
 def load_metric(d: Any, o: Any, k: int) -> float:
@@ -441,22 +447,24 @@ def linf_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, 
 
 
 def write_shrunk(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
-    """Write ``z = unit x d r / (d r + tau)``."""
+    """Write ``z = x d r / (d r + tau)``: of ``x`` as given, of which scaling may have lost elements."""
     ratio = r / tau if tau != 0.0 else 0.0
     for i in range(lane(), n, width()):
-        v, e = load(x, d, o, i)
+        k = index(o, i)
+        v, e = load_point(x, d, o, k), load_metric(d, o, k)
         if r == 0.0:
             v = 0.0
         elif tau != 0.0:
             v *= narrow_fraction(e * ratio) if NARROW else shrunk_fraction(e, r, tau)
-        z[index(o, i)] = v * unit
+        z[k] = v
 
 
 def write_clipped(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
-    """Write ``z = unit sign(x) min(|x|, r)``."""
+    """Write ``z = sign(x) min(|x|, unit r)``."""
+    most = r * unit
     for i in range(lane(), n, width()):
-        v = load(x, d, o, i)[0]
-        z[index(o, i)] = fmin(fmax(v, -r), r) * unit
+        k = index(o, i)
+        z[k] = fmin(fmax(load_point(x, d, o, k), -most), most)
 
 
 write: Any = None  # one of the two
