@@ -82,7 +82,7 @@ class _Case:
             for low, high in boxes:
                 axes = [np.linspace(a, b, points) for a, b in zip(low, high, strict=True)]
                 meshes.append(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, n))
-            z = np.concatenate(meshes)
+            z = self._with_spheres(np.concatenate(meshes))
             q = self.objective(z)
             # Cells that are apart, so that all good places are looked at.
             cell = (boxes[0][1] - boxes[0][0]) / (points - 1)
@@ -94,6 +94,16 @@ class _Case:
         near = q <= q[best] + 10 * _OBJECTIVE * self.scale
         spread = float(np.linalg.norm(kept[near] - kept[best], axis=1).max())
         return kept[best], float(q[best]), spread
+
+    def _with_spheres(self, z: Array) -> Array:
+        """Points, and where their rays meet the nearest sphere of a knot: grids miss kinks there."""
+        r = np.linalg.norm(z, axis=1)
+        knots = np.array(_knots(self.h))
+        if not knots.size:
+            return z
+        nearest = knots[np.argmin(np.abs(r[:, None] - knots), axis=1)]
+        off = r > 0
+        return np.concatenate([z, z[off] * (nearest[off] / r[off])[:, None]])
 
     @property
     def scale(self) -> float:
@@ -225,10 +235,14 @@ def _guarded(notes: _Notes, kind: str, check: Callable[[], object]) -> bool:
     return True
 
 
+def _knots(h: Penalty) -> list[float]:
+    """Radii at which the slope may jump."""
+    return [p.start for p in h.pieces if p.start > 0] if isinstance(h, RadialPenalty) else []
+
+
 def _radii(h: Penalty) -> list[float]:
     """Radii at which something may change."""
-    knots = [p.start for p in h.pieces if p.start > 0] if isinstance(h, RadialPenalty) else []
-    return knots or [1.0]
+    return _knots(h) or [1.0]
 
 
 def _check_value(h: Penalty, notes: _Notes) -> None:

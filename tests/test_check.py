@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.penalties.base import Piece, RadialPenalty
@@ -138,6 +140,41 @@ def test_nothing_is_found_in_what_is_right(row):
 def test_an_own_penalty_that_is_right_whatever_its_groups():
     penalty = replace(BerHu(), groups=pl.Groups.csr([0, 2, 5]), weights=np.array([1.0, 2.0]))
     assert pl.check_penalty(penalty) == ()
+
+
+@dataclass(frozen=True, eq=False)
+class Table(RadialPenalty):
+    """Pieces as they are given."""
+
+    table: tuple = ()
+
+    @property
+    def pieces(self):
+        return self.table
+
+
+def kinked(rng):
+    """Linear and quadratic pieces whose slopes may jump upwards."""
+    starts = np.concatenate([[0.0], np.cumsum(10 ** rng.uniform(-0.5, 0.5, rng.integers(1, 4)))])
+    pieces, value, slope = [], 0.0, 10 ** rng.uniform(-1.0, 1.0) * (rng.random() < 0.8)
+    for start, width in zip(starts, [*np.diff(starts), np.inf], strict=True):
+        c = float(rng.choice([0.0, -0.15, -0.5])) * slope if width < np.inf else 0.0
+        pieces.append(Piece(float(start), float(value), float(slope + c * start), c))
+        if width < np.inf:
+            value += (slope - 0.5 * c * width) * width
+            slope += rng.uniform(0.0, 2.0) * (rng.random() < 0.8) - c * width
+    return tuple(pieces)
+
+
+def test_a_minimiser_on_a_kink_is_met():
+    assert pl.check_penalty(Table((Piece(0.0, 0.0, 1.0, 0.0), Piece(1.0, 1.0, 3.0, 0.0)))) == ()
+
+
+@settings(max_examples=3)
+@given(st.integers(0, 2**32 - 1))
+def test_nothing_is_found_in_tables_with_kinks(seed):
+    penalty = Table(kinked(np.random.default_rng(seed)))
+    assert pl.check_penalty(penalty, seed=seed) == ()
 
 
 def test_what_is_no_penalty():
