@@ -410,17 +410,35 @@ def _zero_weights(model: nn.Module) -> Iterator[tuple[str, str, int, str, list[i
     first = {id(t): name for name, t in _held(model).items()}
     for path, m in model.named_modules():
         for name, p in m._parameters.items():
-            if p is None or p.dim() < 2 or not _is_weight(m, name):
-                continue
-            sides = [(_outputs_axis(m), "outputs"), (1 - _outputs_axis(m), "inputs")]
-            if isinstance(m, nn.RNNBase):
-                sides = [(1, "inputs")]
-            elif isinstance(m, nn.Embedding | nn.EmbeddingBag) or (isinstance(m, _ConvNd) and m.groups > 1):
-                sides = sides[:1]
-            for axis, what in sides:
-                which: list[int] = torch.nonzero(_zero_slices(p, axis)).flatten().tolist()
-                if which:
+            if p is not None:
+                for axis, what, which in _zero_sides(m, name, p):
                     yield path, first[id(p)], axis, what, which
+
+
+def _zero_sides(m: nn.Module, name: str, p: Tensor) -> Iterator[tuple[int, str, list[int]]]:
+    """Zero slices of a module's weight: axis, "outputs" or "inputs", and which; none of what is no weight."""
+    if p.dim() < 2 or not _is_weight(m, name):
+        return
+    sides = [(_outputs_axis(m), "outputs"), (1 - _outputs_axis(m), "inputs")]
+    if isinstance(m, nn.RNNBase):
+        sides = [(1, "inputs")]
+    elif isinstance(m, nn.Embedding | nn.EmbeddingBag) or (isinstance(m, _ConvNd) and m.groups > 1):
+        sides = sides[:1]
+    for axis, what in sides:
+        which: list[int] = torch.nonzero(_zero_slices(p, axis)).flatten().tolist()
+        if which:
+            yield axis, what, which
+
+
+def computed_zeros(model: nn.Module) -> list[tuple[str, str, int]]:
+    """Count the zero slices of weights that are set before each call, as by a mask: like :func:`zeros`."""
+    return [
+        (path, what, len(which))
+        for path, m in model.named_modules()
+        for name, t in vars(m).items()
+        if isinstance(t, Tensor)
+        for _, what, which in _zero_sides(m, name, t)
+    ]
 
 
 def zeros(model: nn.Module) -> list[tuple[str, str, int]]:
