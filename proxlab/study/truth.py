@@ -313,7 +313,7 @@ def truth(problem: Problem, digits: int = 50) -> Truth:
     ... )
     >>> t = study.truth(problem)
     >>> print(t.radius[0].str(30, radius=False))
-    4.51645952442
+    4.51645952275664636738025522533
     >>> e = t.errors(pl.prox(problem.penalty, problem.x, metric=problem.metric))
     >>> float(e.distance[0]) < 1e-15
     True

@@ -24,7 +24,7 @@ from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
-from proxlab.torch.problems import Block, Problem, check_group, name_parameter, on_host, wide
+from proxlab.torch.problems import Block, Problem, check_group, check_kind, name_parameter, on_host, wide
 from proxlab.torch.sparsity import group_sparsity, living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
@@ -428,6 +428,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         active = self._steps + 1 >= self.start
         for number, group in enumerate(self.param_groups):
             settings = self._check_settings(group)
+            check_kind(group["penalty"], f"param group {number}")
             live = [k for k, p in enumerate(group["params"]) if p.grad is not None]
             for k in live:
                 if group["params"][k].grad.is_sparse:

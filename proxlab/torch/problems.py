@@ -15,7 +15,7 @@ from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
 from proxlab.torch.wrappers import shard_kind
 
-__all__ = ["HALF", "Block", "Problem", "check_group", "name_parameter", "on_host", "wide"]
+__all__ = ["HALF", "Block", "Problem", "check_group", "check_kind", "name_parameter", "on_host", "wide"]
 
 HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (*HALF, torch.float32, torch.float64)
@@ -162,6 +162,14 @@ def _numpy(a: Tensor) -> Array:
     return a.numpy() if on_host(a) else a
 
 
+def check_kind(penalty: object, where: str) -> None:
+    """Raise an error if what stands for a penalty in a param group is none."""
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
+        )
+
+
 def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None:
     """Raise an error if the parameters, the penalty and the joint groups of a param group do not fit.
 
@@ -175,10 +183,7 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
         Whether the method is defined for convex penalties only.
     """
     penalty, joint, params = group["penalty"], group.get("joint"), group["params"]
-    if penalty is not None and not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
-        )
+    check_kind(penalty, where)
     for k, p in enumerate(params):
         if kind := shard_kind(p):
             raise ValueError(

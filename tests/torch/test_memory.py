@@ -212,3 +212,16 @@ def test_a_door_that_stands_open_is_found(door, monkeypatch):
         optimizer.state[p]["exp_avg"] = optimizer.state[p]["exp_avg"][:1].clone()
     with pytest.raises(pytest.fail.Exception), pytest.raises((ValueError, TypeError, RuntimeError)):
         optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_what_is_put_in_the_place_of_a_penalty(fused):
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = pt.ProxSGD([p], lr=0.1, penalty=pl.GroupLasso(0.1), fused=fused)
+    p.grad = torch.ones(3, 2)
+    optimizer.param_groups[0]["penalty"] = "group lasso"
+    with pytest.raises(
+        TypeError, match=r"param group 0: penalty: must be a proxlab penalty .* got 'group lasso'"
+    ):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3, 2))
