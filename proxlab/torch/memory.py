@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
+from proxlab.torch.shards import local
 
 __all__ = ["check_apart", "check_number", "check_tensors"]
 
@@ -36,16 +37,17 @@ def check_tensors(block: Block, states: Sequence[Mapping[str, Any]], slots: Sequ
         The arrays of state that the step uses.
     """
     for k, (p, state) in enumerate(zip(block.params, states, strict=True)):
-        dtype = _wide_dtype(p)
-        if not p.is_contiguous() and _overlaps_itself(p):
+        dtype, here = _wide_dtype(p), local(p)
+        if not here.is_contiguous() and _overlaps_itself(here):
             raise ValueError(
-                f"{_where(block, k)}: must have memory for each of its elements, got strides {p.stride()}"
+                f"{_where(block, k)}: must have memory for each of its elements, got strides {here.stride()}"
             )
         if p.grad is not None:
             _check(p.grad, p, dtype, block, k, "its gradient", half=True)
         for name in slots:
             if name in state:
                 _check(state[name], p, dtype, block, k, f"its state {name!r}", half=False)
+                _check(local(state[name]), here, dtype, block, k, f"its state {name!r}", half=False)
         for name, whole in _NUMBERS.items():
             if name in state:
                 check_number(state[name], whole, f"{_where(block, k)}: its state {name!r}")
@@ -68,7 +70,7 @@ def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, 
     spans: list[_Span] = []
     for block, own, names in zip(blocks, states, slots, strict=True):
         for k, (p, state) in enumerate(zip(block.params, own, strict=True)):
-            if not on_host(p) or p.numel() == 0:
+            if not on_host(p) or local(p).numel() == 0:
                 continue
             spans.append(_span(p, block, k, "", True))
             if p.grad is not None:
@@ -106,6 +108,7 @@ def _start(span: _Span) -> int:
 
 
 def _span(a: Tensor, block: Block, k: int, role: str, written: bool) -> _Span:
+    a = local(a)
     start = a.data_ptr()
     size: int = a.nbytes
     if not a.is_contiguous():

@@ -12,6 +12,7 @@ from torch import nn
 from proxlab.groups import Groups
 from proxlab.optim.sparsity import Resting, living_groups
 from proxlab.penalties import GroupLasso, Penalty
+from proxlab.torch import shards
 from proxlab.torch.networks import divide
 from proxlab.untraced import untraced
 
@@ -156,7 +157,7 @@ def living(params: Sequence[torch.Tensor], groups: Sequence[Groups]) -> Resting:
     alive: Any = None
     sizes: Any = 0
     for p, part in zip(params, groups, strict=True):
-        found = living_groups(part, p.detach())
+        found = shards.living(part, p) if shards.is_distributed(p) else living_groups(part, p.detach())
         alive = found if alive is None else alive | found
         sizes = sizes + part.sizes(tuple(p.shape))
     return Resting(alive, sizes)

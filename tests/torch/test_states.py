@@ -421,5 +421,7 @@ def test_convolutions_behind_a_norm_that_starts_at_zero(conv, fused):
 def test_a_shard_is_refused_by_name():
     p = nn.Parameter(torch.randn(8))
     p._fsdp_flattened = True
-    with pytest.raises(ValueError, match=r"param group 0: parameter 0 .* is a flat parameter, a shard"):
+    with pytest.raises(
+        ValueError, match=r"param group 0: parameter 0 .* is a flat parameter, a shard of Fully"
+    ):
         pt.ProxAdamW([p])

@@ -82,14 +82,6 @@ def test_scripted_and_sharded_networks_are_refused(one_process):
     ):
         with pytest.raises(ValueError, match="model: '0' is compiled by TorchScript"):
             function(scripted)
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    mesh = init_device_mesh("cpu", (1,))
-    model = nn.Sequential(nn.Linear(3, 4))
-    model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [Shard(0)]))
-    with pytest.raises(ValueError, match=r"model: '0\.weight' is a DTensor"):
-        param_groups(model, LASSO)
 
 
 ZERO = {
