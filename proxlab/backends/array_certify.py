@@ -16,37 +16,20 @@ from typing import Any
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.build import over_arrays
+from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
-from proxlab.penalties.base import Piece, known_convex, table_of
+from proxlab.penalties.base import Piece
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
-from proxlab.penalties.tables import form
 from proxlab.powers import downwards, exponent, times_power
 
-__all__ = ["RowBounds", "free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
+__all__ = ["free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 
 FLOOR = 2.0**-300  # radii and thresholds below this share of max|x|, max|b| are not resolved
 SPREAD = 2.0**200  # nor metrics that put more than this on an element whose |b| is not the largest
 BEYOND = 2.0**890  # coefficients that were capped are at least this
 MAX_EVALUATIONS = 60
-
-
-@dataclass
-class RowBounds:
-    """The certificate of every row; see :class:`proxlab.Certificate`. ``low`` and ``high`` enclose
-    ``|z*|``.
-    """
-
-    distance: Array
-    metric_distance: Array
-    stationarity: Array
-    gap: Array
-    decided: Array
-    lower: Array
-    upper: Array
-    low: Array
-    high: Array
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -404,7 +387,7 @@ def find_inner(
 
 def radial_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: RadialPenalty
-) -> RowBounds:
+) -> Bounds:
     """Certify every row for a radial penalty.
 
     Parameters
@@ -419,7 +402,7 @@ def radial_bounds(
     if n == 0:
         return no_elements(xp, x, step)
     p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
-    table = table_of(penalty)
+    table = penalty.equation.table
     first, last = table[0], table[-1]
     jumps = first.value > 0
     flat_end = (len(table) > 1 or jumps) and last.a == 0 and last.c == 0
@@ -429,7 +412,7 @@ def radial_bounds(
     yes, no = zero == 0, zero > 0
     trivial = row_max(xp, p.size_high) == 0
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
-    usable = known & (yes if form(table).has_kernels else no)
+    usable = known & (yes if penalty.equation.compiled else no)
     if any(q.c > 0 for q in table):  # tau may vanish: no element of the metric may
         usable = usable & (-row_max(xp, -p.d) > 2.0**-700)
     # The penalty is constant: z* = x after the elementwise part.
@@ -510,7 +493,7 @@ def radial_bounds(
     gap, stationarity = (xp.where(known & ~capped, v, far) for v in (gap, stationarity))
     outside_domain = xp.any(z < 0, axis=1) if penalty.nonnegative else no
     stationarity = xp.where(outside_domain, far, stationarity)
-    if known_convex(penalty):
+    if penalty.equation.proved_convex:
         distance, metric_distance, gap = convex_bounds(
             xp, p, residual, stationarity, known & ~capped & ~outside_domain, distance, metric_distance, gap
         )
@@ -518,7 +501,7 @@ def radial_bounds(
         gap = xp.where(outside_domain, far, gap + extra_gap(xp, p, penalty))
     lower = xp.where(inside, lower, norm_x_low)
     upper = xp.where(outside, norm_x, xp.minimum(upper, norm_x))
-    return RowBounds(
+    return Bounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
         p.unscale(xp, stationarity, 1, 1, per_step=True),
@@ -531,10 +514,10 @@ def radial_bounds(
     )
 
 
-def no_elements(xp: Any, x: Array, step: Array) -> RowBounds:
+def no_elements(xp: Any, x: Array, step: Array) -> Bounds:
     """Return the certificate of rows without elements."""
     zero = xp.zeros_like(step)
-    return RowBounds(zero, zero, zero, zero, zero == 0, zero, zero, x, x)
+    return Bounds(zero, zero, zero, zero, zero == 0, zero, zero, x, x)
 
 
 def finite_or_inf(xp: Any, v: Array) -> Array:
@@ -852,7 +835,7 @@ def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
 
 def linf_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: GroupLinf
-) -> RowBounds:
+) -> Bounds:
     """Certify every row for the ℓ∞ norm: ``z*_i = sign(x_i) min(|x_i|, t)`` with ``φ(t) = Σ d_i (|x_i| - t)₊
     = ηλ``.
 
@@ -934,7 +917,7 @@ def linf_bounds(
     distance, metric_distance, gap = convex_bounds(
         xp, p, residual, stationarity, usable & ~capped, distance, metric_distance, gap
     )
-    return RowBounds(
+    return Bounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
         p.unscale(xp, stationarity, 1, 1, per_step=True),

@@ -20,7 +20,6 @@ from proxlab.backends.array_certify import (
     SPREAD,
     Data,
     Equation,
-    RowBounds,
     Slopes,
     constant_where,
     convex_bounds,
@@ -40,11 +39,11 @@ from proxlab.backends.array_certify import (
 )
 from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
+from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.penalties.tables import Table, doubt, exactly_convex, kinks
+from proxlab.penalties.tables import Table, doubt, kinks
 from proxlab.powers import downwards, exponent, times_power
 
 __all__ = ["table_bounds"]
@@ -297,7 +296,7 @@ def candidates(q: Problem, usable: Array, reach: Array, reach_low: Array) -> lis
 
 def table_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: RadialPenalty
-) -> RowBounds:
+) -> Bounds:
     """Certify every row for a radial penalty, whatever its table.
 
     Parameters
@@ -311,7 +310,7 @@ def table_bounds(
     n = x.shape[1]
     if n == 0:
         return no_elements(xp, x, step)
-    table = table_of(penalty)
+    table = penalty.equation.table
     p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
     q = Problem(xp, p, table)
     zero, none = q.zero, xp.zeros_like(x)
@@ -379,13 +378,13 @@ def table_bounds(
     gap, stationarity = (xp.where(sound, v, far) for v in (gap, stationarity))
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     stationarity = xp.where(outside, far, stationarity)
-    if exactly_convex(table):
+    if penalty.equation.proved_convex:
         distance, metric_distance, gap = convex_bounds(
             xp, p, residual, stationarity, sound & ~outside, distance, metric_distance, gap
         )
     if penalty.threshold > 0 or penalty.nonnegative:
         gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))
-    return RowBounds(
+    return Bounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
         p.unscale(xp, stationarity, 1, 1, per_step=True),

@@ -19,13 +19,14 @@ import numpy.typing as npt
 from proxlab.arguments import check_finite, check_metric_values
 from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import scale
+from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import Array, Groups
 from proxlab.optim.problem import ProxProblem
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, row_norm, table_of
-from proxlab.penalties.tables import convex, form
-from proxlab.powers import exponent, factors, product, sum_of_products, times_power
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import VanishingRows, check_number, row_norm
+from proxlab.powers import factors
+from proxlab.rootfinders import Newton
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -40,8 +41,8 @@ __all__ = [
     "vanishing_strength",
 ]
 
-# Newton's method needs fewer than ten steps on anything but made-up data.
-_STEPS = 200
+# Tolerance of radii that are compared with zero.
+_RTOL = 1e-12
 # Range in which the multiplicative method keeps the strength.
 _LEAST, _LARGEST = 1e-150, 1e150
 
@@ -88,8 +89,7 @@ def vanishing_strength(
     if p.metric is not None and not isinstance(p.metric, float):
         check_metric_values(p.metric, p.xp)
     xp, layout, unit = p.xp, p.layout, penalty.with_strength(1.0)
-    if isinstance(unit, RadialPenalty):
-        _check_vanishing(unit)
+    unit._check_vanishing()
     rows = layout.split(xp.astype(p.x, xp.float64), 0.0)
     metrics = layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
@@ -103,89 +103,23 @@ def vanishing_strength(
     return layout.join_groups(parts)
 
 
-def _check_vanishing(unit: RadialPenalty) -> None:
-    """Raise an error that names the pieces, unless what is known of vanishing holds for the penalty."""
-    name, table, double = type(unit).__name__, table_of(unit), unit.with_strength(2.0)
-    factors = (
-        (table[0].a, table_of(double)[0].a),
-        (unit.threshold, double.threshold),
-    )
-    if not all(math.isclose(b, 2.0 * a, rel_tol=1e-12) for a, b in factors):
-        raise ValueError(
-            f"penalty: the strength of {name} must be a factor of the slope of its pieces at zero, and of "
-            f"its threshold; at the strengths 1 and 2 they are {factors}"
-        )
-    if not convex(table) and (unit.threshold > 0 or not form(table).has_kernels):
-        raise ValueError(
-            f"penalty: from which strength on a group vanishes is not known for the pieces of {name}: they "
-            "must be convex, or have no threshold and a concave slope up to a flat end, or a jump and then "
-            'nothing; use method="multiplicative"'
-        )
-
-
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:
     if unit.nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
     # In units of the group: no product leaves the range.
     p = scale(xp, x, d)
-    b = xp.abs(p.b)
-    first_step, first_weight, _, power = factors(xp, step, weight, 1.0)
-    price = first_step * first_weight
+    step_part, weight_part, _, power = factors(xp, step, weight, 1.0)
     power = p.ed + p.ex - (power - 1.0)  # 1.0 is 2 times a half
-    if isinstance(unit, GroupLinf):
-        strength = times_power(xp, xp.sum(b, axis=1) / price, power)
-    else:
-        assert isinstance(unit, RadialPenalty)
-        first = table_of(unit)[0]
-        if unit.threshold > 0:
-            cut = xp.full_like(step, unit.threshold)
-            total = sum_of_products(xp, ((cut,), (weight, first.a)))
-            e = exponent(xp, total)
-            root = _soft_threshold_root(xp, b, times_power(xp, cut, -e), product(xp, weight, first.a, e=-e))
-            strength = times_power(xp, root / first_step, p.ed + p.ex - e - exponent(xp, step))
-        elif first.a > 0:
-            strength = times_power(xp, row_norm(xp, b) / (price * first.a), power)
-        else:
-            strength = xp.full_like(price, 0.0 if first.value > 0 else math.inf)
-        if not convex(table_of(unit)):
-            # From the strength above on the objective climbs first, and then falls at most once before ‖x‖:
-            # its least value is that at 0 or at x.
-            r, own = row_norm(xp, x), row_norm(xp, p.x)
-            safe, own = (xp.where(r > 0, v, xp.ones_like(r)) for v in (r, own))
-            saved = times_power(xp, 0.5 * xp.sum(p.x * p.b, axis=1) / own / price, power)
-            flat = unit._strength_at(xp, safe, saved)
-            strength = xp.maximum(strength, flat)
-    if unit.threshold == 0:
-        strength = xp.where(weight > 0, strength, xp.full_like(strength, math.inf))
-    zero = xp.all(x == 0, axis=1)
-    return xp.where(zero, xp.zeros_like(strength), strength)
 
+    def solve(weights: Array) -> Array:
+        return array_form(unit).solve(xp, x, d, step, weights, unit, Newton(), _RTOL).z
 
-def _soft_threshold_root(xp: Any, b: Array, cut: Array, price: Array) -> Array:
-    """Return the ``s`` with ``‖(b - cut s)₊‖ = price s`` for each row of ``b ≥ 0``.
-
-    The difference of the two sides is convex and decreases: Newton's method climbs from a lower bound.
-    """
-    n = b.shape[1]
-    zero = xp.zeros_like(price)
-    if n == 0:
-        return zero
-    largest = xp.max(b, axis=1)
-    unit, total = xp.where(largest > 0, largest, xp.ones_like(largest)), cut + price
-    b, cut, price = b / unit[:, None], cut / total, price / total
-    s = xp.sqrt(xp.sum(b * b, axis=1)) / (cut * math.sqrt(n) + price)
-    for _ in range(_STEPS):
-        v = b - (cut * s)[:, None]
-        v = xp.where(v > 0, v, xp.zeros_like(v))
-        norm = xp.sqrt(xp.sum(v * v, axis=1))
-        excess = norm - price * s
-        rising = (norm > 0) & (excess > 1e-16 * s)
-        slope = cut * xp.sum(v, axis=1) / xp.where(norm > 0, norm, xp.ones_like(norm)) + price
-        new = xp.where(rising, s + excess / slope, s)
-        if not bool(xp.any(new > s)):
-            break
-        s = new
-    return s * unit / total
+    reach = row_norm(xp, x)
+    group = VanishingRows(
+        p.x, p.d, p.ex, p.ed, reach, step, weight, step_part, step_part * weight_part, power, solve
+    )
+    strength = unit._row_vanishing(xp, group)
+    return xp.where(reach > 0, strength, xp.zeros_like(strength))
 
 
 class Resting(NamedTuple):

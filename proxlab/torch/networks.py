@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from proxlab.groups import Groups
-from proxlab.penalties import L1, Penalty
+from proxlab.penalties import Penalty
 from proxlab.torch.structures import (
     Attention,
     check_ffn,
@@ -267,8 +267,11 @@ class _Builder:
 
     def joint(self, argument: str, paths: Parts) -> None:
         """Penalise groups that span several parameters."""
-        if isinstance(self.penalty, L1):
-            raise ValueError(f"{argument}: joint groups need a penalty on groups; L1 is elementwise")
+        if self.penalty.is_elementwise:
+            raise ValueError(
+                f"{argument}: joint groups need a penalty on groups; {type(self.penalty).__name__} is "
+                "elementwise"
+            )
         resolved = ((self._parameter(argument, path), groups) for path, groups in paths)
         parts = [(name, groups) for name, groups in resolved if name is not None]
         own: set[str] = set()
@@ -291,7 +294,7 @@ class _Builder:
         for parts in self.joints:
             group = self._group([name for name, _ in parts], Groups.over(-1))
             out.append(group | {"joint": [groups for _, groups in parts]})
-        if isinstance(self.penalty, L1):
+        if self.penalty.is_elementwise:
             names = [name for listed in self.groups.values() for name in listed]
             out += [self._group(names, None) | {"penalty": self.penalty}] if names else []
         else:

@@ -20,8 +20,9 @@ import numpy as np
 
 import proxlab as pl
 from proxlab import arguments
-from proxlab.arguments import float_bits, problem
+from proxlab.arguments import Problem, float_bits, problem
 from proxlab.backends.cuda import build, launch, plan, source
+from proxlab.backends.records import Options, Solved
 from tests import table
 from tests.cuda.simulator import Fault, SimulatedDevice
 
@@ -40,9 +41,9 @@ def same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def simulated(device: SimulatedDevice, *problem: Any) -> tuple[Any, ...]:
+def simulated(device: SimulatedDevice, p: Problem, options: Options) -> Solved:
     with mock.patch.object(launch, "Device", return_value=device):
-        return launch.solve(*problem)
+        return launch.solve(p, options)
 
 
 def solved(
@@ -60,10 +61,11 @@ def solved(
     host = pl.solve(penalty, x.copy(), step, metric=d, root_finder=finder, backend="array_api")
     explaining, plain = SimulatedDevice(processors), SimulatedDevice(processors)
     p = problem(penalty, x, step, d, "numba")
-    z, *rest = simulated(explaining, p, finder, rtol, out, True, True)
-    radius, lower, upper, status, iterations, _ = rest
+    z, found = simulated(explaining, p, Options(finder, rtol, out, explain=True, check=True))
+    assert found is not None
+    radius, lower, upper, status, iterations, _ = found
     size = np.where(x_before == 0, 1.0, np.abs(x_before.astype(float)))
-    again = simulated(plain, p, finder, rtol, None, False, False)[0]
+    again = simulated(plain, p, Options(finder, rtol)).z
     kernels = [f"{v.kernel} {v.team} {v.index} {v.width}" for v in explaining.launched + plain.launched]
     return {
         "kernels": sorted(set(kernels)),
@@ -200,10 +202,10 @@ def invalid() -> Iterator[tuple[str, dict[str, Any]]]:
                 device = SimulatedDevice(5)
                 p = problem(penalty, x, 1.0, d, "numba")
                 try:
-                    simulated(device, p, pl.Newton(), 2.0**-50, None, False, True)
+                    simulated(device, p, Options(pl.Newton(), 2.0**-50, check=True))
                 except ValueError as error:
                     message = str(error)
-                z = simulated(device, p, pl.Newton(), 2.0**-50, None, False, False)[0]
+                z = simulated(device, p, Options(pl.Newton(), 2.0**-50)).z
                 group = (1, slice(None)) if axis else (slice(None), n // 2)
                 rest = np.ones(x.shape, bool)
                 rest[group] = False
@@ -355,7 +357,7 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             x, d = data(shape)
             p = problem(pl.GroupLasso(0.8, groups=pl.Groups.over(axis)), x, 1.0, d, "numba")
-            simulated(SimulatedDevice(5), p, pl.Newton(), 2.0**-50, None, True, True)
+            simulated(SimulatedDevice(5), p, Options(pl.Newton(), 2.0**-50, None, explain=True, check=True))
             found = ""
         except Fault as fault:
             found = str(fault)
