@@ -143,7 +143,7 @@ def _train_linear(source: _Source, loss: Linear, rng: np.random.Generator) -> It
     adam, w = Adam(), 0.05 * rng.normal(size=loss.shape)
     while True:
         rows = rng.choice(loss.n_samples, size=min(BATCH, loss.n_samples), replace=False)
-        direction, metric = adam.step({"w": loss.gradient(w, rows)})["w"]
+        direction, metric = adam.step({"w": loss.value_and_grad(w, rows)[1]})["w"]
         x = w - source.step * direction / metric
         yield x, metric
         w = pl.prox(h, x, source.step, metric=metric)

@@ -39,6 +39,7 @@ __all__ = [
     "SquareSummable",
     "Stationarity",
     "Summable",
+    "decreases",
 ]
 
 
@@ -139,7 +140,25 @@ class Stationarity(Criterion):
         """Return whether ẑ is proved stationary to ε, and no worse than ``previous`` if that is given."""
         if not certificate.total.stationarity <= self.eps:
             return False
-        return previous is None or _decreases(certificate, _previous(certificate, previous, "Stationarity"))
+        return previous is None or decreases(certificate, previous)
+
+
+def decreases(certificate: Certificate, previous: Array | None) -> bool:
+    """Return whether ``Q(ẑ) ≤ Q(w)`` is proved: Huang & Lee (2024), eq. (8), alone.
+
+    Parameters
+    ----------
+    certificate : Certificate
+        What :func:`~proxlab.certify` says about the candidate ``ẑ``.
+    previous : array
+        The last iterate ``w``, of the kind and shape of ``x``.
+
+    Returns
+    -------
+    bool
+        True only if it is proved.
+    """
+    return _decreases(certificate, _previous(certificate, previous, "the decrease"))
 
 
 @dataclass(frozen=True)

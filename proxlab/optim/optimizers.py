@@ -440,12 +440,12 @@ def _measured(
         measured["objective"] = value + sum(p(found[k]) for k, p in penalties.items() if p is not None)
     if full_gradient is not None:
         full = _gradients(found, full_gradient, params, "full_gradient")
-        squares = (_squared_distance(penalties[k], sign * full[k], w) for k, w in found.items())
+        squares = (squared_distance(penalties[k], sign * full[k], w) for k, w in found.items())
         measured["dist"] = math.sqrt(sum(squares))
     return measured
 
 
-def _squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
+def squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
     """Return ``dist(0, ∂F)²`` over one parameter."""
     xp = array_api_compat.array_namespace(w)
     grad = xp.astype(grad, xp.float64)

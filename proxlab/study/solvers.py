@@ -17,12 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.certificate import Certificate, certify
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.study.exact import Errors
 from proxlab.study.problems import Problem
 
-__all__ = ["Bound", "Outcome", "Solver", "attempt", "check_bounds", "check_solvers", "evaluate"]
+__all__ = [
+    "Bound",
+    "Outcome",
+    "Solver",
+    "attempt",
+    "certificate_of",
+    "check_bounds",
+    "check_solvers",
+    "evaluate",
+]
 
 Array = npt.NDArray[Any]
 Solver = Callable[..., Any] | RootFinder
@@ -223,6 +233,15 @@ def evaluate(bound: Callable[..., Any], z: Array, problem: Problem) -> tuple[Arr
         reason = str(error) if isinstance(error, _RefusedError) else f"raised {type(error).__name__}: {error}"
         return np.full(n, np.nan), reason[:500]
     return values, "returned NaN" if np.isnan(values).any() else ""
+
+
+def certificate_of(z: Array, problem: Problem) -> Certificate | str:
+    """Return proxlab's certificate of a candidate, or why there is none."""
+    candidate = z.astype(problem.x.dtype)
+    try:
+        return certify(problem.penalty, candidate, problem.x, problem.step, metric=problem.metric)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        return f"cannot be certified: {type(error).__name__}: {error}"
 
 
 @contextmanager
