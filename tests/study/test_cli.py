@@ -131,6 +131,9 @@ def test_converge_runs_and_report_rebuilds_the_page(here):
     status, text = invoke(*run, "--seed", "0,1", "--iterations", "20", "--solver", "adversary", "-o", "out")
     assert status == 0, text
     assert "4 runs of 20 iterations with ProxAdam; 0 stopped" in text
+    assert not study.Folder(here / "out" / "converge").read().settings["decrease"]
+    assert invoke(*run, "--seed", "0", "--iterations", "3", "--decrease", "-o", "out")[0] == 0
+    assert study.Folder(here / "out" / "converge").read().settings["decrease"]
     page = here / "out" / "index.html"
     page.unlink()
     assert invoke("report", "out") == (0, "out/index.html")
