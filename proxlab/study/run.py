@@ -319,7 +319,6 @@ def _there(
 def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error; yields the function that advances it by one."""
     console = Console(stderr=True)
-    started = time.perf_counter()
     bars = Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -333,6 +332,3 @@ def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[]
     with bars:
         task = bars.add_task(label, total=total, completed=done)
         yield lambda: bars.advance(task)
-    if shown and not console.is_terminal and total > done:
-        taken = time.perf_counter() - started
-        console.print(f"{label}: {total - done} of {total} computed in {taken:.1f} s", highlight=False)
