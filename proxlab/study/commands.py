@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -433,8 +436,13 @@ def _one_sentence() -> Iterator[None]:
             text, status = str(error), 1
         except (FolderError, ClusterError, TypeError, ValueError) as error:
             text = str(error)
+        except BrokenPipeError:
+            # Who read the output has seen enough. What is left of it goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(128 + signal.SIGPIPE) from None
         except OSError as error:
-            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+            reason = (error.strerror or str(error)).lower()
+            text = reason if error.filename is None else f"{error.filename}: {reason}"
         except KeyboardInterrupt:
             text, status = (
                 "Interrupted. With -o, the same command goes on from what is there.",

@@ -154,7 +154,7 @@ def test_converge_runs_and_report_rebuilds_the_page(here):
         (("compare", "captured.npz", "--seed", "x"), "--seed: must be integers"),
         (("compare", "captured.npz", "--penalty", "mine.py:number"), "must be a penalty, it is a int"),
         (("compare", "captured.npz", "--cluster", "nowhere"), "no Dask scheduler answers at 'nowhere'"),
-        (("compare",), "Missing argument 'problems"),
+        (("compare",), "Missing argument 'FILE'"),
         (("compare", "captured.npz", "--nonsense"), "No such option"),
         (("validate", "captured.npz", "--bound", "distence"), "must be file.py:name"),
         (("converge", "mine.py:loss", "--penalty", "GroupLasso(-1)"), "is no penalty"),
@@ -202,6 +202,13 @@ def test_expressions_make_what_they_say_and_run_nothing(text, kind, made):
             expressions.read(text, kind)
     else:
         assert repr(expressions.read(text, kind)) == repr(made)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_a_reader_that_goes_away_is_no_error(here):
+    command = f"{sys.executable} -u -m proxlab compare captured.npz | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):
