@@ -141,6 +141,16 @@ class Root:
     unknown: Array
 
 
+def _as_point(xp: Any, new: Any, like: Array) -> Array:
+    """Return what a root finder proposes as an array of points, or raise an error if it is none."""
+    if isinstance(new, (bool, int, float)):
+        return xp.full_like(like, float(new))
+    if xp.isdtype(new.dtype, "complex floating"):
+        raise TypeError(f"the points that it returns are of {new.dtype}")
+    # Points of another shape are an error here.
+    return xp.where(xp.ones_like(like, dtype=xp.bool), xp.astype(new, like.dtype), like)
+
+
 def find_root(
     xp: Any,
     finder: RootFinder,
@@ -237,10 +247,12 @@ def find_root(
         safe_slope = xp.where(slope == 0, xp.ones_like(slope), slope)
         try:
             new, m0, m1, m2, m3, m4 = propose(r, f, safe_slope, bend, lo, f_lo, hi, f_hi, *memory)
-        except (TypeError, ValueError) as error:
+            new = _as_point(xp, new, r)
+        except Exception as error:
             raise TypeError(
-                f"root_finder: {type(finder).__name__}.propose does not run over arrays: {error}; write it "
-                "without if, with the operations of proxlab.scalar, and let it return six numbers"
+                f"root_finder: {type(finder).__name__}.propose does not run over arrays: "
+                f"{type(error).__name__}: {error}; write it without if, with the operations of "
+                "proxlab.scalar, and let it return six numbers that are real"
             ) from error
         memory = [m0, m1, m2, m3, m4]
         middle = lo + 0.5 * (hi - lo)

@@ -9,14 +9,16 @@ seconds.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.core import cgutils
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from numba.core.event import Listener, register
 from numba.extending import intrinsic
 
@@ -44,6 +46,8 @@ MAX_RUN = 64
 MAX_PASSES = 8
 LOOSE_NAMES = ("sum_", "add_", "terms", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
+#: What a proposal is made of, in words.
+_RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
 
 
 def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> Any:
@@ -342,13 +346,34 @@ def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int
 
     try:
         return threads.run(task, total, longest * total)
-    except NumbaError as error:
+    except (NumbaError, UnsupportedBytecodeError) as error:
         if not known:
             raise
         raise TypeError(
-            f"root_finder: {kind.__name__}.propose cannot be compiled, for the reason above; write it with "
-            'the operations of proxlab.scalar and let it return six numbers, or use backend="array_api"'
+            f"root_finder: {kind.__name__}.propose cannot be compiled: {_reason(kind.propose, error)}; write "
+            "it with the operations of proxlab.scalar, import and define what it uses outside of it, and let "
+            'it return six numbers, or use backend="array_api"'
         ) from error
+
+
+def _reason(propose: Callable[..., Any], error: Exception) -> str:
+    """Say in a few words why a proposal cannot be compiled."""
+    try:
+        # The point, the bracket and what is known there, of a concave function.
+        found: Any = propose(1.0, -0.5, 0.5, 0.1, 1.0, -0.5, 3.0, 0.4, *[math.nan] * 5)
+    except Exception as own:
+        return f"it raises {type(own).__name__}: {own}"
+    if not isinstance(found, tuple):
+        return f"it returns {found!r}"
+    if len(found) != len(_RETURNED):
+        return f"it returns {len(found)} numbers"
+    for name, value in zip(_RETURNED, found, strict=True):
+        if not isinstance(value, (Real, np.bool_)):
+            return f"{name} that it returns is {value!r}"
+    if "IMPORT_NAME" in str(error):
+        return "it has an import"
+    lines = [line for line in str(error).splitlines() if line.strip() and "nopython" not in line]
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def _columns(
