@@ -464,7 +464,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         states = [[self.state.get(p, {}) for p in block.params] for block in blocks]
         slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
         for block, own, names in zip(blocks, states, slots, strict=True):
-            check_tensors(block, own, names)
+            check_tensors(block, own, names, self.rule.averages)
         check_apart(blocks, states, slots)
         return blocks
 

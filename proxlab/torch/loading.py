@@ -20,7 +20,7 @@ from proxlab.groups import Groups as Division
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.sparsity import TargetSparsity
 from proxlab.penalties import base
-from proxlab.torch.memory import check_number
+from proxlab.torch.memory import check_number, check_whole
 from proxlab.torch.problems import name_parameter
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
@@ -143,6 +143,7 @@ def check_entry(
         raise ValueError(
             f"{at}: the state has no {missing[0]!r}, which {rule.name} keeps; it is of another optimizer"
         )
+    check_whole(entry, sorted(needed), rule.averages, at)
     p = group["params"][index]
     for name in sorted(needed):
         value = entry[name] if entry else p
