@@ -13,6 +13,7 @@ from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
+from proxlab.torch.division import described
 from proxlab.torch.problems import Block, Problem, check_group, name_parameter, wide
 from proxlab.torch.shards import like, local
 from proxlab.untraced import untraced
@@ -120,11 +121,9 @@ class ProxWrapper(torch.optim.Optimizer):
         lines = []
         for number, group in enumerate(self.penalised):
             count = len(group["params"])
-            penalty = group["penalty"]
-            strength = ", ".join(f"{name}={getattr(penalty, name):g}" for name in penalty._factors)
             metric = self._metrics.get(number, "that its first step will tell")
             lines.append(
-                f"{type(penalty).__name__}({strength}) on {count} {'joint ' if 'joint' in group else ''}"
+                f"{described(group['penalty'])} on {count} {'joint ' if 'joint' in group else ''}"
                 f"parameter{'s' if count > 1 else ''} in the metric {metric}"
             )
         return f"ProxWrapper({type(self.optimizer).__name__}, {'; '.join(lines)})"

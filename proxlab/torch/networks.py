@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from proxlab.groups import Groups
 from proxlab.penalties import Penalty
+from proxlab.torch.division import ParamGroups
 from proxlab.torch.structures import (
     Attention,
     check_ffn,
@@ -20,6 +21,7 @@ from proxlab.torch.structures import (
     find_ffn,
     is_conv1d,
 )
+from proxlab.torch.text import listed
 from proxlab.torch.wrappers import canonical, check_model, check_parameter, weight_of
 
 __all__ = ["param_groups"]
@@ -41,7 +43,8 @@ def param_groups(
     attention: Literal["heads"] | Sequence[Attention] | None = None,
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: str | Iterable[str] = (),
-) -> list[dict[str, Any]]:
+    only: str | Iterable[str] | None = None,
+) -> ParamGroups:
     """Divide the parameters of a network into param groups with structured penalties.
 
     The defaults are the groups of Deleu & Bengio (2021) for VGG, ResNet and BERT: convolutions by input
@@ -77,6 +80,9 @@ def param_groups(
     exclude : str or iterable of str, optional
         Paths of modules or parameters that are not penalised, with the wildcards of :mod:`fnmatch`, without
         what wrappers such as ``torch.compile`` put into paths.
+    only : str or iterable of str, optional
+        Paths of modules or parameters, as in ``exclude``: the param groups are those of these alone, with the
+        names that they have in the model. So a layer joins an optimizer later, by ``add_param_group``.
 
     Returns
     -------
@@ -84,7 +90,8 @@ def param_groups(
         For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, their
         ``places`` in ``model.parameters()``, the ``penalty`` (None in the last, which holds what is not
         penalised), and for groups that span several parameters ``joint``, the groups of each. Every parameter
-        of the model occurs once; one that several modules share goes with the first of them.
+        of the model occurs once; one that several modules share goes with the first of them. It prints as a
+        table, with the reason for what stays free (``free``, a dict by name).
 
     Raises
     ------
@@ -121,7 +128,8 @@ def param_groups(
         "attention": attention, "ffn": ffn,
     }  # fmt: skip
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    groups = divide(model, penalty, exclude=exclude, **options)
+    chosen = [only] if isinstance(only, str) else None if only is None else list(only)
+    groups = divide(model, penalty, exclude=exclude, only=chosen, **options)
     if not any(group["penalty"] is not None for group in groups):
         wanted = [
             f"{_KINDS[name]} ({name}={value!r})" for name, value in options.items() if value is not None
@@ -129,6 +137,7 @@ def param_groups(
         raise ValueError(
             f"model: nothing is penalised; looked for {', '.join(wanted) or 'nothing'}"
             + (f" outside of exclude={exclude!r}" if exclude else "")
+            + ("" if chosen is None else f" in only={chosen!r}")
             + ". Name other layers by attention= or ffn=, or write param groups by hand"
         )
     return groups
@@ -157,9 +166,11 @@ def divide(
     attention: Literal["heads"] | Sequence[Attention] | None = None,
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+    only: Sequence[str] | None = None,
+) -> ParamGroups:
     """Divide as :func:`param_groups` does; that nothing is penalised is no error."""
-    model = check_model(model)
+    outer = model
+    model = check_model(outer)
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty, for example GroupLasso(0.1), got {penalty!r}")
     if penalty.weights is not None and not isinstance(penalty.weights, str):
@@ -172,7 +183,9 @@ def divide(
     ):
         if value is not None and value not in options:
             raise ValueError(f"{name}: must be one of {', '.join(map(repr, options))} or None, got {value!r}")
-    builder = _Builder(model, penalty, exclude)
+    # What a wrapper puts before all paths.
+    prefix = next(path for path, module in outer.named_modules() if module is model)
+    builder = _Builder(model, penalty, exclude, only, canonical(prefix))
     if attention is not None:
         for parts in _heads(model, attention):
             builder.joint("attention", parts)
@@ -201,14 +214,22 @@ def divide(
     for kind, value in (("conv", conv), ("linear", linear), ("embedding", embedding), ("lstm", lstm)):
         if value is not None and value != _DEFAULTS.get(kind) and kind not in seen:
             raise ValueError(f"{kind}: the model has no {_KINDS[kind]}, got {value!r}")
-    return builder.finish()
+    return builder.finish({"conv": conv, "linear": linear, "embedding": embedding, "lstm": lstm})
 
 
 class _Builder:
     """Collects param groups so that every parameter occurs once."""
 
-    def __init__(self, model: nn.Module, penalty: Penalty, exclude: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        penalty: Penalty,
+        exclude: Sequence[str],
+        only: Sequence[str] | None,
+        prefix: str,
+    ) -> None:
         self.model = model
+        self.prefix = prefix
         self.penalty = penalty
         self.named = dict(model.named_parameters(remove_duplicate=False))
         for name, p in self.named.items():
@@ -218,12 +239,16 @@ class _Builder:
         for name, p in self.named.items():
             self.first.setdefault(id(p), name)
         self.places = {name: place for place, name in enumerate(self.first.values())}
-        self.excluded = self._excluded(exclude)
+        self.excluded = self._found("exclude", exclude)
+        self.outside: set[str] = set()
+        if only is not None:
+            self.outside = set(self.first.values()) - self._found("only", only)
+            self.excluded |= self.outside
         self.taken: set[str] = set()
         self.groups: dict[Groups, list[str]] = {}
         self.joints: list[Parts] = []
 
-    def _excluded(self, patterns: Sequence[str]) -> set[str]:
+    def _found(self, argument: str, patterns: Sequence[str]) -> set[str]:
         """The parameters that patterns fit, by their own paths and by those of the weights made of them."""
         paths: dict[str, list[str]] = {name: [canonical(name)] for name in self.named}
         for path, module in self.model.named_modules():
@@ -234,10 +259,14 @@ class _Builder:
         found = set()
         for pattern in patterns:
             if not isinstance(pattern, str):
-                raise TypeError(f"exclude: must hold paths of modules or parameters, got {pattern!r}")
-            hits = {name for name, own in paths.items() if any(_is_under(path, pattern) for path in own)}
-            if not hits:
-                raise ValueError(f"exclude: {pattern!r} fits no module or parameter of the model")
+                raise TypeError(f"{argument}: must hold paths of modules or parameters, got {pattern!r}")
+            asked = canonical(pattern)
+            for wanted in (asked, asked.removeprefix(f"{self.prefix}.")):
+                hits = {name for name, own in paths.items() if any(_is_under(path, wanted) for path in own)}
+                if hits:
+                    break
+            else:
+                raise ValueError(f"{argument}: {pattern!r} fits no module or parameter of the model")
             found |= {self.first[id(self.named[name])] for name in hits}
         return found
 
@@ -288,21 +317,44 @@ class _Builder:
             self.taken |= {name for name, _ in kept}
             self.joints.append(kept)
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Return the param groups."""
+    def finish(self, options: Mapping[str, Any]) -> ParamGroups:
+        """Return the param groups; ``options`` are what was asked of the kinds of layers."""
         out = []
         for parts in self.joints:
             group = self._group([name for name, _ in parts], Groups.over(-1))
             out.append(group | {"joint": [groups for _, groups in parts]})
         if self.penalty.is_elementwise:
-            names = [name for listed in self.groups.values() for name in listed]
+            names = [name for members in self.groups.values() for name in members]
             out += [self._group(names, None) | {"penalty": self.penalty}] if names else []
         else:
             out += [self._group(names, groups) for groups, names in self.groups.items()]
-        free = [name for name in self.first.values() if name not in self.taken]
+        free = [name for name in self.first.values() if name not in self.taken and name not in self.outside]
         if free:
             out.append(self._group(free, None))
-        return out
+        return ParamGroups(out, {name: self._why_free(name, options) for name in free})
+
+    def _why_free(self, name: str, options: Mapping[str, Any]) -> str:
+        """Say why a parameter is not penalised."""
+        if name in self.excluded:
+            return "excluded"
+        p, reasons = self.named[name], {}
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            kind = _kind(module)
+            for weight in _weights(module):
+                names = weight_of(module, weight).names
+                if any(self.named[_join(path, part)] is p for part in names):
+                    reasons[_join(path, weight)] = kind
+        if not reasons:
+            holder, _, own = name.rpartition(".")
+            kind = type(self.model.get_submodule(holder)).__name__
+            return f"{own} of a {kind}"
+        (first, kind), *others = reasons.items()
+        asked = f"{kind}={options[kind]!r}"
+        if not others:
+            return asked
+        return (
+            f"shared by {first} and {listed([other for other, _ in others])}; it goes with the first, {asked}"
+        )
 
     def _group(self, names: list[str], groups: Groups | None) -> dict[str, Any]:
         penalty = None if groups is None else dataclasses.replace(self.penalty, groups=groups)

@@ -14,6 +14,7 @@ from proxlab.optim.sparsity import Resting, living_groups
 from proxlab.penalties import GroupLasso, Penalty
 from proxlab.torch import shards
 from proxlab.torch.networks import divide
+from proxlab.torch.text import format_table
 from proxlab.untraced import untraced
 
 __all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity", "living"]
@@ -133,18 +134,6 @@ def group_sparsity(
     if not rows:
         raise ValueError("source: no param group has a penalty, so there are no groups to count")
     return NetworkSparsity(tuple(rows))
-
-
-def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay out a table as text: the first column to the left, the others to the right."""
-    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    )
 
 
 def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> LayerSparsity:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
 
 from proxlab.torch.shards import shard_kind
 
@@ -37,7 +38,7 @@ class Weight(NamedTuple):
 
 
 def check_model(model: Any) -> nn.Module:
-    """Return the network inside compiled and data-parallel models.
+    """Return the network inside compiled, data-parallel and averaged models.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def check_model(model: Any) -> nn.Module:
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
         inner: nn.Module = model.module
         return inner
     if isinstance(model, torch.jit.ScriptModule):

@@ -44,7 +44,9 @@ def one_process():
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["compiled", "data parallel", "inner", "distributed", "checkpointed"])
+@pytest.mark.parametrize(
+    "kind", ["compiled", "data parallel", "inner", "distributed", "checkpointed", "averaged"]
+)
 def test_wrapped_networks(kind, request):
     plain = models.vgg()
     model = copy.deepcopy(plain)
@@ -52,6 +54,8 @@ def test_wrapped_networks(kind, request):
         model = torch.compile(model, backend="eager")
     elif kind == "data parallel":
         model = nn.DataParallel(model)
+    elif kind == "averaged":
+        model = torch.optim.swa_utils.AveragedModel(torch.compile(model, backend="eager"))
     elif kind == "inner":
         model[4] = torch.compile(model[4], backend="eager")
     elif kind == "distributed":
@@ -65,6 +69,11 @@ def test_wrapped_networks(kind, request):
         assert outline(param_groups(model, LASSO, **options)) == outline(
             param_groups(plain, LASSO, **options)
         )
+    # The path as the wrapped model spells it.
+    name = next(name for name, _ in model.named_parameters() if name.endswith("weight") and "4." in name)
+    assert outline(param_groups(model, LASSO, exclude=name)) == outline(
+        param_groups(plain, LASSO, exclude="4.weight")
+    )
     assert {id(p) for g in param_groups(model, LASSO) for p in g["params"]} == set(
         map(id, model.parameters())
     )
