@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 #: What is mutated, and the tests that should notice.
 SUITES = {
     "tests/test_exact.py tests/test_ties.py tests/test_rootfinders.py tests/test_prox.py": [
-        "proxlab/secular.py",
+        "proxlab/search.py",
+        "proxlab/equations",
         "proxlab/double_double.py",
         "proxlab/powers.py",
         "proxlab/rootfinders",

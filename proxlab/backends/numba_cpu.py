@@ -8,6 +8,7 @@ seconds.
 
 from __future__ import annotations
 
+import dis
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.records import GroupResults, Options, Solved
+from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
 from proxlab.rootfinders import Newton
 
@@ -39,7 +41,7 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(LOOSE)}"
+COMPILATION = f"{OPTIONS} {sorted(LOOSE)} straight code inlined"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
@@ -64,6 +66,9 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
     options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
     if loose:
         options["fastmath"] = LOOSE
+    if not cache:
+        # Records are free only where the compiler sees both sides of a call.
+        options["forceinline"] = all(i.opname != "JUMP_BACKWARD" for i in dis.get_instructions(function))
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
     if place is not None:
@@ -102,13 +107,11 @@ def borrowed(_: Any, arguments: Any) -> Any:
 
 BORROWED = Given(intrinsic(borrowed), described(borrowed.__code__))
 
-#: What the driver means by a name, for each equation that it knows.
-EQUATIONS: dict[str, dict[str, Any]] = {
-    "radial": {"solve_group": kernels.solve_radial},
+#: What the source means by a name, for each equation that it knows.
+GROUPS: dict[str, dict[str, Any]] = {
+    "radial": {"sums_at": kernels.radial_sums, "solve_group": kernels.solve_radial},
     "clipped": {
-        "sum_secular": kernels.sum_clipped,
-        "residual": kernels.residual_clipped,
-        "enclose_at": kernels.enclose_clipped,
+        "sums_at": kernels.clipped_sums,
         "solve_group": kernels.solve_linf,
         "write_group": kernels.clip_group,
     },
@@ -142,14 +145,9 @@ def group_solver(
     wide : bool
         For data that may leave the range in which sums of squares are safe: float64.
     """
-    names: dict[str, Any] = {
-        "propose": propose,
-        "NEEDS_BRACKET": needs_bracket,
-        "SMOOTH": equation == "radial",
-        "RESCALES": wide or not direct,
-        "NARROW": narrow,
-    }
-    names |= EQUATIONS[equation]
+    names = GROUPS[equation] | EQUATIONS[equation].names() | {
+        "propose": propose, "NEEDS_BRACKET": needs_bracket, "RESCALES": wide or not direct, "NARROW": narrow,
+    }  # fmt: skip
     return outermost(TARGET, kernels.solve_rows if direct else kernels.solve_gathered, names)
 
 

@@ -16,17 +16,21 @@ from proxlab.backends import kernels
 from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
 from proxlab.backends.disk_cache import without_cache
+from proxlab.equations import EQUATIONS
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 
 #: What the loops and the driver mean by a name, for each equation that they know.
 _EQUATIONS = {
-    "radial": {"solve_group": "solve_radial", "largest": "largest_metric", "write": "write_shrunk"},
+    "radial": {
+        "solve_group": "solve_radial",
+        "sums_at": "radial_sums",
+        "largest": "largest_metric",
+        "write": "write_shrunk",
+    },
     "clipped": {
         "solve_group": "solve_linf",
-        "sum_secular": "sum_clipped",
-        "residual": "residual_clipped",
-        "enclose_at": "enclose_clipped",
+        "sums_at": "clipped_sums",
         "largest": "largest_point",
         "write": "write_clipped",
     },
@@ -77,8 +81,7 @@ class Variant:
         """Return the constants that the source calls by name."""
         names = ("dense", "shrinks", "rescales", "narrow", "explain", "count", "width", "warps")
         values: dict[str, Any] = {name.upper(): getattr(self, name) for name in names}
-        values |= {"RAGGED": self.index == "gathered", "SMOOTH": self.equation == "radial"}
-        values["TILE"] = self.tile[0]
+        values |= {"RAGGED": self.index == "gathered", "TILE": self.tile[0]}
         values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
         values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
         return values
@@ -114,6 +117,7 @@ def linked(
     """
     names: dict[str, Any] = dict(_FUNCTIONS)
     names |= {name: _FUNCTIONS[target] for name, target in (variant.aliases() | replaced).items()}
+    names |= EQUATIONS[variant.equation].names()
     names |= {"float64": np.float64, **variant.constants()}
     names |= {name: Given(value, f"operation {name}") for name, value in operations.items()}
     if variant.finder is not None:

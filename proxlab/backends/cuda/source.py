@@ -36,8 +36,9 @@ from proxlab.backends.kernels import (
     upwards,
 )
 from proxlab.double_double import square, two_product, two_sum
+from proxlab.equations import Sums
+from proxlab.equations.radial import shrunk_fraction, terms
 from proxlab.scalar import fabs, fmax, fmin
-from proxlab.secular import shrunk_fraction, terms
 
 # Set by the build.
 cuda: Any = None
@@ -346,16 +347,17 @@ def sum_start(x: Any, d: Any, o: Any, n: int) -> Any:
     return combine(bb, bbd, xx, o)
 
 
-def sum_secular(x: Any, d: Any, o: Any, n: int, r: float, tau: float, shift: float) -> Any:
+def sum_secular(x: Any, d: Any, o: Any, n: int, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
     s, s1, s2 = 0.0, 0.0, 0.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
-        a, b, c = terms(xi * di, di, r, tau, shift)
-        s += a
-        s1 += b
-        s2 += c
-    return combine(s, s1, s2, o)
+        t, t1, t2 = terms(xi * di, di, r, tau, shift)
+        s += t
+        s1 += t1
+        s2 += t2
+    s, s1, s2 = combine(s, s1, s2, o)
+    return Sums(s, s1, s2)
 
 
 def sum_ratio(x: Any, d: Any, o: Any, n: int, ratio: float, unit: float) -> Any:
@@ -375,7 +377,7 @@ def sum_ratio(x: Any, d: Any, o: Any, n: int, ratio: float, unit: float) -> Any:
     return combine(np.float64(s), np.float64(s1), np.float64(s2), o)
 
 
-def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: float) -> Any:
+def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: float) -> Sums:
     """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
     s, s1 = 0.0, 0.0
     for i in range(lane(), n, width()):
@@ -385,7 +387,7 @@ def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: fl
             s += di * over
             s1 += di
     s, s1, _ = combine(s, s1, 0.0, o)
-    return s / strength, s1 / strength, 0.0
+    return Sums(s / strength, s1 / strength, 0.0)
 
 
 def sum_moved(x: Any, d: Any, o: Any, n: int, r: float, tau: float) -> Any:

@@ -11,15 +11,17 @@ without ``if`` (see :mod:`proxlab.scalar`); sums over a group are the caller's.
 
 from __future__ import annotations
 
+from proxlab.bounds import ROUNDING, bracket, rounding
+from proxlab.equations.base import Equation, Sums, Task
 from proxlab.groups import Array
-from proxlab.scalar import fabs, fmax, fmin, sqrt, where
+from proxlab.scalar import fabs, filled, fmax, fmin, sqrt, where
 
-__all__ = ["NEGLIGIBLE", "RIVAL_RTOL", "final_step", "residual", "rise", "shrunk_fraction", "terms"]
+__all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk_fraction", "terms"]
 
-#: A strength that changes nothing, in units in which the largest element and product are about 1.
-NEGLIGIBLE = 1e-280
-#: Relative tolerance of a root that will be compared with other minimisers.
-RIVAL_RTOL = 1e-8
+#: Roundings of a term of ``S`` and of ``S₁``, by the sign of the shift.
+FLAT, CURVED = (tuple(float(k) for k in ROUNDING[sign]) for sign in (False, True))
+#: A pace that no radius meets: where the slope has fallen to zero.
+BEYOND = 1e270
 
 
 def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
@@ -39,21 +41,33 @@ def residual(s: Array, s1: Array, s2: Array) -> tuple[Array, Array, Array]:
     return 1.0 / root - 1.0, s1 * inverse, 3.0 * fmax(s * s2 - s1 * s1, s * 0.0) * inverse / s
 
 
-def final_step(r: Array, f: Array, slope: Array, bend: Array, m: Array) -> tuple[Array, Array]:
-    """Return the zero of the osculating hyperbola (Halley 1694) and an estimate of its error.
+def pace(r: Array, task: Task) -> Array:
+    """Bound ``|(d - shift)/(d r + tau)|``: by the ends of the metric's range, zero and infinity.
 
-    The third sum comes with every evaluation, so the last step is of third order whatever the root finder.
-    For the Newton step ``h``, let ``q = bend·h/slope``; with ``m ≥ |(d_i - shift)/y_i|`` the third derivative
-    is of the order of ``(q/h + m)·bend``, so that the error is of the order of ``q h (q + m h)``, while
-    ``m h`` is small. A bend out of range is not used.
+    At ``r = 0`` by the largest element of the metric.
     """
-    h = fabs(f) / slope
-    q = bend * h / slope
-    k = m * h
-    usable = (bend < 1e300) & (k <= 0.25)
-    error = where(usable, 2.0 * q * h * fmin(q + 4.0 * k, h * 0.0 + 1.0), h)
-    curved = where(bend < 1e300, bend, h * 0.0)
-    return r - f / (slope + 0.5 * f * curved / slope), error
+    tau = fmax(task.a - task.c * r, r * 0.0)
+    inside, slopes = r > 0, tau > 0
+    one, beyond = filled(r, 1.0), filled(r, BEYOND)
+    safe = where(slopes, tau, one)
+    most = where(inside, one, task.dmax + fabs(task.c)) / where(inside, r, safe)
+    most = where(inside | slopes, most, beyond)
+    return where(task.c > 0, fmax(most, where(slopes, task.c / safe, beyond)), most)
+
+
+def roundings(c: Array, k: int) -> Array:
+    """Return how many roundings go into a term of ``S`` (``k = 0``) or of ``S₁`` (``k = 1``)."""
+    return where(c > 0, filled(c, CURVED[k]), filled(c, FLAT[k]))
+
+
+def enclose(r: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
+    """Enclose the root from the sums at ``r``."""
+    s, s1, s2 = sums
+    c, m = task.c, pace(r, task)
+    # Σ u² (d + |c|)/y, exactly S₁ where c <= 0.
+    b1 = where(c > 0, (sqrt(s * fmax(s2, s * 0.0)) + 2.0 * m * s) * (1.0 + 1e-9), s1)
+    noise, slack = rounding(task.size + roundings(c, 0)) * s, rounding(task.size + roundings(c, 1)) * b1
+    return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, task.far)
 
 
 def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:
@@ -71,3 +85,6 @@ def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:
     """Return ``z_i / x_i = d_i r / (d_i r + tau)``."""
     y = d * r
     return y / (y + tau)
+
+
+RADIAL = Equation(residual, pace, enclose, smooth=True)
