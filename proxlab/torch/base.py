@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -24,10 +24,19 @@ from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
-from proxlab.torch.problems import Block, Problem, check_group, check_kind, name_parameter, on_host, wide
+from proxlab.torch.problems import (
+    Block,
+    Problem,
+    check_group,
+    check_kind,
+    name_parameter,
+    on_host,
+    uses_of,
+    wide,
+)
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import aligned, is_distributed, like, local, local_part
-from proxlab.torch.sparsity import group_sparsity, living
+from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
@@ -343,10 +352,10 @@ class ProxOptimizer(torch.optim.Optimizer):
         target = None if self._strength is None or count < 1 else self._strength.target
         drive = target is not None and target.due(count)
         # The points of all proxes may decide on the strength of this step.
-        late = drive and target is not None and target.needs_problems
+        late = target is not None and target.needs_problems(count)
         lam = self._lam
         if drive and not late:
-            record |= self._drive([], count)
+            record |= self._drive([], count)[0]
         if late or self._lam != lam:
             blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
         fused: list[Block] = []
@@ -364,9 +373,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         problems: Iterable[Problem] = (self._problem(block) for block in others)
         if late:
             problems = list(problems)
-            record |= self._drive(problems, count)
-            if self._lam == lam:
-                problems = [replace(p, block=replace(p.block, follows=False)) for p in problems]
+            told, own = self._drive(problems, count)
+            record |= told if drive else {}
+            follows = self._lam != lam
+            problems, watched = (
+                [
+                    replace(
+                        p,
+                        block=replace(p.block, follows=p.block.follows and follows, own=own.get(p.block.key)),
+                    )
+                    for p in some
+                ]
+                for some in (problems, watched)
+            )
         if due:
             record |= self._certified(list(problems), steps)
         else:
@@ -407,20 +426,33 @@ class ProxOptimizer(torch.optim.Optimizer):
             for p in block.params:
                 self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
-    def _drive(self, problems: list[Problem], count: int) -> dict[str, float]:
-        """Decide on the strength of all penalties; returns what the history says of it."""
+    def _drive(
+        self, problems: list[Problem], count: int
+    ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
+        """Decide on the strength of all penalties.
+
+        Returns what the history says of it, and the penalties of the blocks whose strength is their own.
+        """
         assert self._strength is not None
-        asked, moving = [], set()
+        asked = {}
         for p in problems:
             given = self._strength.given[p.block.number]
             if p.is_open and given is not None:
-                asked.append(p.asked()._replace(penalty=given))
-                moving.add((p.block.number, p.block.index))
-        resting = self._resting(moving) if asked else []
-        return self._strength.update(self.param_groups, count, asked, resting, self._sparsity)
+                asked[p.block.key] = p.asked()._replace(penalty=given)
+        resting = self._resting(asked) if asked else []
+        told, strengths = self._strength.update(
+            self.param_groups, count, list(asked.values()), resting, self._sparsity
+        )
+        if strengths is None:
+            return told, {}
+        unit = self.param_groups[0]["sparsity"]["unit"]
+        return told, {
+            key: p.penalty.with_strength(p.penalty.strength * (lam / unit))
+            for (key, p), lam in zip(asked.items(), strengths, strict=True)
+        }
 
-    def _resting(self, moving: set[tuple[int, int | None]]) -> list[Resting]:
-        """Return the penalised groups of all blocks but those that move, which are given by their places."""
+    def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
+        """Return the penalised groups of all blocks but those that move, which are given by their keys."""
         found = []
         for number, group in enumerate(self.param_groups):
             params, penalty, joint = group["params"], group["penalty"], group.get("joint")
@@ -428,17 +460,18 @@ class ProxOptimizer(torch.optim.Optimizer):
                 continue
             if joint is not None:
                 if (number, None) not in moving:
-                    found.append(living(params, list(joint)))
+                    found.append(living(params, list(joint))._replace(uses=uses_of(group, None)))
             else:
                 found += [
-                    living([p], [penalty.groups]) for k, p in enumerate(params) if (number, k) not in moving
+                    living([p], [penalty.groups])._replace(uses=uses_of(group, k))
+                    for k, p in enumerate(params)
+                    if (number, k) not in moving
                 ]
         return found
 
     def _sparsity(self) -> float:
         assert self._strength is not None
-        total = group_sparsity(self).total
-        return total.weighted if self._strength.target.weighted else total.sparsity
+        return self._strength.target.share(self._resting(()))
 
     def _blocks(self) -> Iterator[Block]:
         """Go through the parameters that have a gradient."""

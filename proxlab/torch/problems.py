@@ -16,7 +16,17 @@ from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
 from proxlab.torch.shards import is_distributed, local, part_of, shard_kind
 
-__all__ = ["HALF", "Block", "Problem", "check_group", "check_kind", "name_parameter", "on_host", "wide"]
+__all__ = [
+    "HALF",
+    "Block",
+    "Problem",
+    "check_group",
+    "check_kind",
+    "name_parameter",
+    "on_host",
+    "uses_of",
+    "wide",
+]
 
 HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (*HALF, torch.float32, torch.float64)
@@ -40,6 +50,8 @@ class Block:
         Whether it is penalised yet.
     follows : bool
         Whether the weights follow a strength that this step decides on, whatever the learning rate is.
+    own : Penalty, optional
+        What stands for the penalty of the param group in this step: it has a strength of its own.
     """
 
     number: int
@@ -48,6 +60,7 @@ class Block:
     index: int | None
     active: bool = True
     follows: bool = False
+    own: Penalty | None = None
 
     @property
     def params(self) -> list[Tensor]:
@@ -58,7 +71,7 @@ class Block:
     @property
     def penalty(self) -> Penalty | None:
         """The penalty as it is now: its strength may be driven."""
-        penalty: Penalty | None = self.group["penalty"]
+        penalty: Penalty | None = self.group["penalty"] if self.own is None else self.own
         if penalty is None or not self.active:
             return None
         return _here(penalty, self.params[0], self.group.get("joint"))
@@ -72,6 +85,11 @@ class Block:
     def rests(self) -> bool:
         """Whether a step leaves the weights as they are."""
         return rests(self.settings) and not self.follows
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """What tells it from the other blocks of an optimizer."""
+        return self.number, self.index
 
     @property
     def where(self) -> str:
@@ -141,7 +159,8 @@ class Problem:
         assert block.penalty is not None
         last = _numpy(block.join([wide(p) for p in block.params])) if previous else None
         metric = None if self.metric is None else _numpy(self.metric)
-        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last)
+        uses = uses_of(block.group, block.index)
+        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last, uses)
 
     def tensor(self, z: Array) -> Tensor:
         """Return a solution as a tensor."""
@@ -153,6 +172,21 @@ class Problem:
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
         return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
+
+
+def uses_of(group: Mapping[str, Any], index: int | None) -> float | None:
+    """Return how often a call of the network uses an element of a parameter; of joint groups the mean.
+
+    None where the param group does not say.
+    """
+    uses, params = group.get("uses"), group["params"]
+    if uses is None or len(uses) != len(params):
+        return None
+    if index is not None:
+        return float(uses[index])
+    layouts = _layouts(group["joint"], params)
+    sizes = [layout.group_size for layout in layouts]
+    return sum(n * use for n, use in zip(sizes, uses, strict=True)) / max(1, sum(sizes))
 
 
 def on_host(a: Tensor) -> bool:

@@ -137,7 +137,7 @@ def group_sparsity(
 
 
 def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> LayerSparsity:
-    alive, sizes = living(params, groups)
+    alive, sizes, _ = living(params, groups)
     return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))
 
 
