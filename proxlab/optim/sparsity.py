@@ -416,7 +416,7 @@ class TargetSparsity:
         if uses is None:
             raise ValueError(
                 'budget: "flops" needs to know how often a call of the network uses each weight; make the '
-                "param groups by proxlab.torch.param_groups(model, penalty, inputs=…)"
+                "param groups by proxlab.torch.param_groups(model, penalty, example_inputs=…)"
             )
         return sizes.astype(np.float64) * uses
 

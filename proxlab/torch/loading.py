@@ -28,7 +28,7 @@ from proxlab.torch.wrappers import canonical
 __all__ = ["LOCAL", "adapted", "check_entry", "check_noted"]
 
 #: Keys of a param group that say what is in it, not how it is stepped: those of the optimizer stay.
-LOCAL = ("penalty", "joint", "names", "param_names", "places")
+LOCAL = ("penalty", "joint", "names", "param_names", "places", "uses")
 # Keys of the param groups of PyTorch's optimizers that say how to compute, not what.
 _FLAGS = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
 

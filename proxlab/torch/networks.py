@@ -19,9 +19,11 @@ from proxlab.torch.structures import (
     conv_norm_pairs,
     find_attention,
     find_ffn,
+    find_fused,
     is_conv1d,
 )
 from proxlab.torch.text import listed
+from proxlab.torch.traced import Run
 from proxlab.torch.wrappers import canonical, check_model, check_parameter, weight_of
 
 __all__ = ["param_groups"]
@@ -44,6 +46,7 @@ def param_groups(
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: str | Iterable[str] = (),
     only: str | Iterable[str] | None = None,
+    example_inputs: Any = None,
 ) -> ParamGroups:
     """Divide the parameters of a network into param groups with structured penalties.
 
@@ -83,15 +86,22 @@ def param_groups(
     only : str or iterable of str, optional
         Paths of modules or parameters, as in ``exclude``: the param groups are those of these alone, with the
         names that they have in the model. So a layer joins an optimizer later, by ``add_param_group``.
+    example_inputs : Tensor, sequence or mapping, optional
+        Arguments of a call, as for :func:`compact`. With them the network is run once and followed: where
+        several columns of a linear layer read one channel, as behind a flattened convolution, they are one
+        group; heads of attention are found however it is written, also in a projection that queries, keys and
+        values share; and ``budget="flops"`` of :class:`~proxlab.optim.TargetSparsity` knows what each weight
+        costs.
 
     Returns
     -------
     list of dict
         For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, their
-        ``places`` in ``model.parameters()``, the ``penalty`` (None in the last, which holds what is not
-        penalised), and for groups that span several parameters ``joint``, the groups of each. Every parameter
-        of the model occurs once; one that several modules share goes with the first of them. It prints as a
-        table, with the reason for what stays free (``free``, a dict by name).
+        ``places`` in ``model.parameters()``, with ``example_inputs`` their ``uses`` in a call, the
+        ``penalty`` (None in the last, which holds what is not penalised), and for groups that span several
+        parameters ``joint``, the groups of each. Every parameter of the model occurs once; one that several
+        modules share goes with the first of them. It prints as a table, with the reason for what stays free
+        (``free``, a dict by name).
 
     Raises
     ------
@@ -129,7 +139,7 @@ def param_groups(
     }  # fmt: skip
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     chosen = [only] if isinstance(only, str) else None if only is None else list(only)
-    groups = divide(model, penalty, exclude=exclude, only=chosen, **options)
+    groups = divide(model, penalty, exclude=exclude, only=chosen, example_inputs=example_inputs, **options)
     if not any(group["penalty"] is not None for group in groups):
         wanted = [
             f"{_KINDS[name]} ({name}={value!r})" for name, value in options.items() if value is not None
@@ -167,6 +177,7 @@ def divide(
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: Sequence[str] = (),
     only: Sequence[str] | None = None,
+    example_inputs: Any = None,
 ) -> ParamGroups:
     """Divide as :func:`param_groups` does; that nothing is penalised is no error."""
     outer = model
@@ -186,8 +197,9 @@ def divide(
     # What a wrapper puts before all paths.
     prefix = next(path for path, module in outer.named_modules() if module is model)
     builder = _Builder(model, penalty, exclude, only, canonical(prefix))
+    run = None if example_inputs is None else Run(model, example_inputs)
     if attention is not None:
-        for parts in _heads(model, attention):
+        for parts in _heads(model, attention, run):
             builder.joint("attention", parts)
     if ffn is not None:
         for paths in _blocks(model, ffn):
@@ -210,11 +222,19 @@ def divide(
         kind = _kind(module)
         seen.add(kind)
         for name, groups in _layer_groups(module, conv, linear, embedding, lstm):
-            builder.add(f"{path}.{name}" if path else name, groups)
+            whole = f"{path}.{name}" if path else name
+            if run is not None and kind == "linear" and linear == "input" and name == "weight":
+                groups = run.columns(module, whole) or groups
+            builder.add(whole, groups)
     for kind, value in (("conv", conv), ("linear", linear), ("embedding", embedding), ("lstm", lstm)):
         if value is not None and value != _DEFAULTS.get(kind) and kind not in seen:
             raise ValueError(f"{kind}: the model has no {_KINDS[kind]}, got {value!r}")
-    return builder.finish({"conv": conv, "linear": linear, "embedding": embedding, "lstm": lstm})
+    found = builder.finish({"conv": conv, "linear": linear, "embedding": embedding, "lstm": lstm})
+    if run is not None:
+        uses = run.uses()
+        for group in found:
+            group["uses"] = [uses.get(name, 0.0) for name in group["names"]]
+    return found
 
 
 class _Builder:
@@ -402,9 +422,7 @@ def _layer_groups(
         groups = _conv_groups(module, "filter" if conv == "filter+norm" else conv)
         return [(name, groups) for name in names]
     if _kind(module) == "linear" and linear is not None:
-        other: dict[Side, Side] = {"input": "output", "output": "input"}
-        side = other[linear] if is_conv1d(module) else linear
-        return [(name, _matrix_groups(side)) for name in names]
+        return [(name, _matrix_groups(linear, module)) for name in names]
     if _kind(module) == "embedding" and embedding is not None:
         return [(name, Groups.over(-1 if embedding == "input" else 0)) for name in names]
     if isinstance(module, nn.RNNBase) and lstm in ("input", "output"):
@@ -412,8 +430,8 @@ def _layer_groups(
     return []
 
 
-def _matrix_groups(side: Side) -> Groups:
-    return Groups.over(0 if side == "input" else -1)
+def _matrix_groups(side: Side, layer: nn.Module) -> Groups:
+    return Groups.over(0 if (side == "input") != is_conv1d(layer) else -1)
 
 
 def _conv_groups(module: _ConvNd, kind: Literal["filter", "channel", "kernel"]) -> Groups:
@@ -447,8 +465,9 @@ def _units(path: str, module: nn.RNNBase) -> list[Parts]:
     return [[(prefix + name, _unit_rows(name, module)) for name in layer] for layer in module._all_weights]
 
 
-def _heads(model: nn.Module, attention: str | Sequence[Attention]) -> list[Parts]:
+def _heads(model: nn.Module, attention: str | Sequence[Attention], run: Run | None) -> list[Parts]:
     found: list[Parts] = []
+    traced: list[tuple[str, Parts]] = []
     if isinstance(attention, str):
         if attention != "heads":
             raise ValueError(
@@ -458,12 +477,24 @@ def _heads(model: nn.Module, attention: str | Sequence[Attention]) -> list[Parts
             if isinstance(module, nn.MultiheadAttention):
                 found.append(_stacked_heads(path, module))
         attention = find_attention(model)
+        traced = [] if run is None else run.heads()
+        if run is None and (path := find_fused(model)) is not None:
+            raise ValueError(
+                f"attention: {path!r} looks like queries, keys and values in one projection; give "
+                "example_inputs, by which its heads are found, or exclude it by naming others as Attention"
+            )
     for layers in attention:
         if not isinstance(layers, Attention):
             raise TypeError(f"attention: must hold proxlab.torch.Attention, got {layers!r}")
         found.append(_separate_heads(model, layers))
+    # What was found by names is found in the trace again.
+    named = {name for parts in found for name, _ in parts}
+    found += [parts for _, parts in traced if not any(name in named for name, _ in parts)]
     if not found:
-        raise ValueError("attention: the model has no attention layer that is known; name its layers")
+        raise ValueError(
+            "attention: the model has no attention layer that is known; name its layers"
+            + (", or give example_inputs" if run is None else "")
+        )
     return found
 
 
@@ -509,7 +540,8 @@ def _neurons(model: nn.Module, paths: tuple[str, ...]) -> Parts:
     *first, last = paths
     parts: Parts = []
     for path in first:
-        parts.append((f"{path}.weight", Groups.over(-1)))
-        if model.get_submodule(path).bias is not None:
+        layer = model.get_submodule(path)
+        parts.append((f"{path}.weight", _matrix_groups("output", layer)))
+        if layer.bias is not None:
             parts.append((f"{path}.bias", Groups.over(())))
-    return [*parts, (f"{last}.weight", Groups.over(0))]
+    return [*parts, (f"{last}.weight", _matrix_groups("input", model.get_submodule(last)))]

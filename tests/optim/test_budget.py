@@ -234,7 +234,7 @@ def test_constraints_hold_between_decisions(method):
 def test_operations_need_to_be_known():
     x = np.ones((4, 2)) * np.arange(1.0, 5.0)[:, None]
     target = TargetSparsity(0.5, budget="flops", keep_at_least=0)
-    with pytest.raises(ValueError, match=r"budget: \"flops\" needs to know.*inputs="):
+    with pytest.raises(ValueError, match=r"budget: \"flops\" needs to know.*example_inputs="):
         target.update(target.init(1.0), 1, [ProxProblem(pl.GroupLasso(1.0), x, None, 1.0)], [], None)
     # One layer of two has ten times the operations: four groups of it and none of the other are half.
     problems = [
