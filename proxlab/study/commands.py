@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -72,7 +72,7 @@ class _Data:
         typer.Option(
             "--penalty",
             metavar="PENALTY",
-            help="In place of the one stored: 'GroupLasso(0.01)' or file.py:name.",
+            help="In place of the one stored: 'GroupLasso(0.01)', or file.py:name of a penalty or its class.",
         ),
     ] = None
     dtype: Annotated[
@@ -337,19 +337,23 @@ def _report(
 
 
 def _problems(paths: Sequence[Path], penalty: str | None) -> tuple[Problem, ...]:
-    found = tuple(problem for path in paths for problem in load(path))
+    found = load(*paths, penalty=None if penalty is None else _penalty_or_class(penalty))
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no problems")
-    if penalty is None:
-        return found
-    other = _penalty(penalty)
-    return tuple(replace(problem, penalty=other) for problem in found)
+    return found
+
+
+def _penalty_or_class(text: str) -> Penalty | type[Penalty]:
+    found = usercode.load(text) if _is_named(text) else expressions.read(text, "penalty")
+    if not isinstance(found, Penalty) and not (isinstance(found, type) and issubclass(found, Penalty)):
+        raise ValueError(f"--penalty: {text} must be a penalty, it is a {type(found).__name__}")
+    return found
 
 
 def _penalty(text: str) -> Penalty:
-    found = usercode.load(text) if _is_named(text) else expressions.read(text, "penalty")
-    if not isinstance(found, Penalty):
-        raise ValueError(f"--penalty: {text} must be a penalty, it is a {type(found).__name__}")
+    found = _penalty_or_class(text)
+    if isinstance(found, type):
+        raise ValueError(f"--penalty: {text} is a class: name a penalty, such as {text} with its parameters")
     return found
 
 
@@ -359,6 +363,8 @@ def _is_named(text: str) -> bool:
 
 
 def _solver(text: str) -> Any:
+    if text.endswith(".py"):
+        raise ValueError(f"--solver: which function of {text}? Say {text}:name")
     if not _is_named(text):
         return expressions.read(text, "root finder")
     found = usercode.load(text)

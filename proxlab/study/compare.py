@@ -21,6 +21,8 @@ from proxlab.study.profiles import (
     page_table,
     performance_profile,
     performance_ratios,
+    text_failures,
+    text_table,
 )
 from proxlab.study.references import Case, Running, attempts, cases, check_seeds, references, truth_of
 from proxlab.study.results import Results, Tables
@@ -126,10 +128,9 @@ class Comparison(Results):
             f"{counted(self.frame['solver'].nunique(), 'solver')} on {counted(groups, 'group')}; the error "
             f"is absolute: the distance to the exact prox over ‖x‖, {how}."
         ]
-        if not self.failures.empty:
-            lines.append(f"{counted(len(self.failures), 'failure')}:\n{self.failures.to_string(index=False)}")
+        lines += text_failures(self.failures)
         if not self.frame.empty:
-            lines.append(self.table.to_string(index=False, float_format="{:.3g}".format))
+            lines.append(text_table(self.table))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -164,6 +164,7 @@ def converge(
         "penalty": repr(penalty),
         "iterations": iterations,
         "decrease": bool(decrease),
+        "batches": batch_size is not None,
         "seeds": drawn,
         "solvers": list(solvers),
         "square_summable": {name: one.is_square_summable for name, one in made.items()},

@@ -15,7 +15,7 @@ from scipy import special
 
 from proxlab.study import style
 from proxlab.study.folder import Result
-from proxlab.study.profiles import new_axes
+from proxlab.study.profiles import new_axes, text_table
 from proxlab.study.results import Results, Tables
 
 __all__ = ["Convergence", "fit_rate"]
@@ -102,8 +102,8 @@ class Convergence(Results):
         DataFrame
             By schedule and solver: ``runs``; the exponent ``rate`` of the mean over the iterates so far,
             which is what the theorems bound, fitted over the second half of each run, the mean over seeds
-            with its 95 % interval ``low`` to ``high`` (NaN of one seed); ``promised``, −1 where tolerances
-            are square-summable (Huang & Lee 2024, Theorem 4, for full gradients), else 0 (a floor); ``last``,
+            with its 95 % interval ``low`` to ``high`` (NaN of one seed); ``promised``, −1 where gradients are
+            full and tolerances square-summable (Huang & Lee 2024, Theorem 4), else 0 (a floor); ``last``,
             the exponent of ``dist(0, ∂F)²`` itself; how many steps have their ``tolerance unproved``, and how
             many their ``decrease unproved``: the theorem asks for both in every step.
         """
@@ -111,7 +111,7 @@ class Convergence(Results):
         for (schedule, solver), part in self.frame.groupby(["schedule", "solver"], sort=False):
             runs = [run for _, run in part.groupby("seed", sort=False)]
             rate, low, high = _interval([fit_rate(run["mean"].to_numpy()) for run in runs])
-            square = bool(self._settings["square_summable"][str(schedule)])
+            promised = self._settings["square_summable"][str(schedule)] and not self._settings["batches"]
             rows.append(
                 {
                     "schedule": schedule,
@@ -120,7 +120,7 @@ class Convergence(Results):
                     "rate": rate,
                     "low": low,
                     "high": high,
-                    "promised": -1.0 if square else 0.0,
+                    "promised": -1.0 if promised else 0.0,
                     "last": _interval([fit_rate(run["stationarity"].to_numpy() ** 2) for run in runs])[0],
                     "tolerance unproved": int((~part["proved"].astype(bool)).sum()),
                     "decrease unproved": int((~part["decreased"].astype(bool)).sum()),
@@ -222,13 +222,13 @@ class Convergence(Results):
             f"{self._settings['method'].partition('(')[0]}; {len(self.failures)} stopped."
         ]
         if not self.failures.empty:
-            lines.append(self.failures.to_string(index=False))
+            lines.append(text_table(self.failures))
         for title, table in (
             ("Rates of the mean of dist(0, ∂F)²:", self.rates()),
             ("Floors:", self.floors()),
         ):
             if not table.empty:
-                lines += [title, table.to_string(index=False, float_format="{:.3g}".format)]
+                lines += [title, text_table(table)]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -88,9 +88,10 @@ def check_solvers(solvers: object) -> dict[str, Solver]:
         if not isinstance(name, str) or not name:
             raise TypeError(f"solvers: names must be text, got {name!r}")
         if isinstance(solver, type) or not (isinstance(solver, RootFinder) or callable(solver)):
+            given = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
             raise TypeError(
                 f"solvers: {name!r} must be a root finder or a function with the arguments of proxlab.prox, "
-                f"got {solver!r}"
+                f"got {given}"
             )
     return dict(solvers)
 

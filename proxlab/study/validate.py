@@ -15,7 +15,7 @@ from proxlab.certificate import Certificate
 from proxlab.study import solvers as user
 from proxlab.study.folder import Result
 from proxlab.study.problems import Problem
-from proxlab.study.profiles import counted, log_axes, page_table
+from proxlab.study.profiles import counted, log_axes, page_table, text_failures, text_table
 from proxlab.study.references import Case, Running, attempts, cases, check_seeds, references, truth_of
 from proxlab.study.results import Results, Tables
 from proxlab.study.run import Unit
@@ -117,11 +117,9 @@ class Validation(Results):
                 f"The worst: {worst['bound']} of {worst['solver']} on group {worst['group']} of "
                 f"{worst['problem']} is {worst['value']:.6g}, the true {worst['error']} {worst['true']:.6g}."
             )
-        if not self.failures.empty:
-            lines.append(f"{counted(len(self.failures), 'failure')}:\n{self.failures.to_string(index=False)}")
+        lines += text_failures(self.failures)
         if not self.tightness.empty:
-            table = self.tightness.to_string(index=False, float_format="{:.3g}".format)
-            lines.append(f"Bound over true error:\n{table}")
+            lines += ["Bound over true error:", text_table(self.tightness)]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
