@@ -49,7 +49,7 @@ test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (J
 
 test-oldest:  ## the tests on the oldest versions that pyproject.toml admits (.ci/oldest.txt), in .venv-oldest
 	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
-	.venv-oldest/bin/python -m pytest -n $(JOBS) --dist loadfile -W ignore::DeprecationWarning
+	.venv-oldest/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 package: $(VENV)/.test  ## build wheel and sdist, install each into an empty environment and try it
 	rm -rf dist

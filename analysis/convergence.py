@@ -13,53 +13,46 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import proxgen
 from analysis.data import Array
-from analysis.proxgen import SCHEDULES, SOLVERS
+from analysis.proxgen import COLUMNS, SCHEDULES, SOLVERS, proxgen
 from analysis.results import Profile, ResultsDir, Say
-from proxlab.study import StoredStudy, StoredUnit, Unit, style
+from proxlab.study import StoredStudy, Unit, style, unit_name
 from proxlab.study.page import Finding, Plot, Section, Table, Text
 
+NAME = "convergence"
 #: Those that are run with Newton: it is so good that its tolerance hardly matters.
-NEWTON_SCHEDULES = ("exact", "square-summable", "constant 0.1")
-
+NEWTON_SCHEDULES = ("exact", "square-summable", "constant:0.1")
 #: Those that the runs with minibatches compare.
-STOCHASTIC_SCHEDULES = ("exact", "square-summable", "adaptive", "constant 0.1")
-
-
-def _cases() -> list[tuple[str, str, str]]:
-    """Problem, inner solver and schedule of each run with full gradients."""
-    cases = product(PROBLEMS, SOLVERS, SCHEDULES)
-    return [case for case in cases if case[1] != "newton" or case[2] in NEWTON_SCHEDULES]
+STOCHASTIC_SCHEDULES = ("exact", "square-summable", "adaptive", "constant:0.1")
+ITERATIONS = {"digits": (600, 20_000), "birthwt": (150, 500)}
 
 
 def _units(profile: Profile) -> dict[str, dict[str, Any]]:
-    iterations = {"digits": profile.pick(600, 20_000), "birthwt": profile.pick(150, 500)}
-    cases = [(*case, "all", 0) for case in _cases()]
-    cases += [
-        ("digits", "adversary", schedule, batch, draw)
-        for batch in ("constant", "growing")
-        for schedule in STOCHASTIC_SCHEDULES
-        for draw in range(profile.pick(2, 20))
+    cases: list[tuple[str, str, tuple[str, ...], str, int]] = [
+        (problem, solver, NEWTON_SCHEDULES if solver == "newton" else SCHEDULES, "all", 1)
+        for problem, solver in product(PROBLEMS, SOLVERS)
     ]
-    units = {}
-    for problem, solver, schedule, batch, draw in cases:
-        name = f"{problem}-{solver}-{schedule}-{batch}-{draw}".replace(" ", "-")
-        units[name] = {
+    cases += [
+        ("digits", "adversary", STOCHASTIC_SCHEDULES, batch, profile.pick(2, 20))
+        for batch in ("constant", "growing")
+    ]
+    return {
+        unit_name(problem, solver, batch): {
             "problem": problem,
-            "schedule": schedule,
             "solver": solver,
+            "schedules": list(schedules),
             "batch": batch,
-            "iterations": iterations[problem],
-            "seed": profile.seed + draw,
+            "iterations": profile.pick(*ITERATIONS[problem]),
+            "draws": draws,
+            "seed": profile.seed,
         }
-    return units
+        for problem, solver, schedules, batch, draws in cases
+    }
 
 
 def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Run every schedule with every inner solver on both problems."""
-    units = [Unit(name, proxgen.proxgen, given) for name, given in _units(profile).items()]
-    results.run("convergence", profile, units)
+    results.run(NAME, profile, [Unit(name, proxgen, given) for name, given in _units(profile).items()])
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -75,9 +68,9 @@ LOOKS: dict[str, dict[str, Any]] = {
     "summable": {"color": style.PALETTE[0]},
     "square-summable": {"color": style.PALETTE[2]},
     "adaptive": {"color": style.PALETTE[3]},
-    "constant 0.01": {"color": _ORANGE, "linestyle": (0, (1, 1.2))},
-    "constant 0.03": {"color": _ORANGE, "linestyle": (0, (4, 1.5))},
-    "constant 0.1": {"color": _ORANGE},
+    "constant:0.01": {"color": _ORANGE, "linestyle": (0, (1, 1.2))},
+    "constant:0.03": {"color": _ORANGE, "linestyle": (0, (4, 1.5))},
+    "constant:0.1": {"color": _ORANGE},
 }
 FLOOR_SOLVERS = ("adversary", "proximal gradient", "bisection")
 CONSTANTS = tuple(name for name in SCHEDULES if name.startswith("constant"))
@@ -85,59 +78,83 @@ CONSTANTS = tuple(name for name in SCHEDULES if name.startswith("constant"))
 NO_LOSS = 0.02
 
 
-def _run(stored: StoredStudy, problem: str, solver: str, schedule: str) -> StoredUnit:
-    return stored.unit(f"{problem}-{solver}-{schedule}-all-0".replace(" ", "-"))
+class Runs:
+    """The stored runs.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        A row for each iteration: ``problem``, ``solver``, ``batch``, ``schedule``, ``seed``, and `COLUMNS`;
+        stationarities and tolerances are shares of the stationarity at the start, ``square`` and ``mean``
+        shares of its square.
+    rates, floors : DataFrame
+        What `study.converge` fits, of runs with all samples; floors are such shares too.
+    """
+
+    def __init__(self, stored: StoredStudy) -> None:
+        frames, rates, floors = [], [], []
+        for unit in stored.units:
+            labels = {key: unit.parameters[key] for key in ("problem", "solver", "batch")}
+            iterations, scale = unit.arrays["mean"].shape[1], float(unit.values["scale"])
+            columns: dict[str, Any] = {name: unit.arrays[name].ravel() for name in COLUMNS}
+            for k, name in enumerate(("schedule", "seed")):
+                columns[name] = np.repeat([run[k] for run in unit.values["runs"]], iterations)
+            part = pd.DataFrame(columns).assign(**labels)
+            part[["stationarity", "tolerance", "bound"]] /= scale
+            part["mean"] /= scale**2
+            frames.append(part.assign(square=part["stationarity"] ** 2))
+            if labels["batch"] == "all":
+                rates.append(pd.DataFrame(unit.values["rates"]).assign(**labels))
+                floor = pd.DataFrame(unit.values["floors"]).assign(**labels)
+                if len(floor):
+                    floor["eps"] /= scale
+                    floor[["floor", "exact"]] /= scale**2
+                    floors.append(floor)
+        self.frame = pd.concat(frames, ignore_index=True)
+        self.rates, self.floors = (pd.concat(parts, ignore_index=True) for parts in (rates, floors))
+        self._runs = dict(
+            iter(self.frame.groupby(["problem", "solver", "batch", "schedule", "seed"], sort=False))
+        )
+
+    def one(self, problem: str, solver: str, schedule: str) -> pd.DataFrame:
+        """The run with all samples."""
+        (found,) = (run for key, run in self._runs.items() if key[:4] == (problem, solver, "all", schedule))
+        return found
+
+    def mean(self, batch: str, schedule: str) -> Array:
+        """The mean of ``dist(0, ∂F)²`` over the runs with such batches."""
+        runs = [run["square"] for key, run in self._runs.items() if key[2:4] == (batch, schedule)]
+        return np.asarray(np.mean(runs, axis=0))
 
 
-def _relative(unit: StoredUnit) -> Array:
-    """``dist(0, ∂F)²`` as a share of its value at the start."""
-    return np.asarray(unit.arrays["stationarity2"] / unit.values["scale"] ** 2)
-
-
-def _running_mean(values: Array) -> Array:
-    """What the theorem bounds: the mean over the iterates so far, one of which is drawn uniformly."""
-    return np.asarray(np.cumsum(values) / np.arange(1, len(values) + 1))
-
-
-def _rate(values: Array) -> float:
-    """Slope of log(values) against log(t) over the second half of the run."""
-    t = np.arange(1, len(values) + 1)[len(values) // 2 :]
-    return float(np.polyfit(np.log(t), np.log(values[len(values) // 2 :]), 1)[0])
-
-
-def _floor(unit: StoredUnit) -> float:
-    """Median of ``dist(0, ∂F)²`` over the last tenth of the run, relative to the start."""
-    values = _relative(unit)
-    return float(np.median(values[-len(values) // 10 :]))
-
-
-def _last_support_change(unit: StoredUnit) -> int:
+def _last_support_change(run: pd.DataFrame) -> int:
     """The last iteration that changed which groups are zero."""
-    support = unit.arrays["support"]
-    changed = np.flatnonzero((support[1:] != support[:-1]).any(axis=1))
+    changed = np.flatnonzero(run["changed"].to_numpy()[1:])
     return int(changed[-1]) + 2 if changed.size else 1
 
 
-def _target(exact: StoredUnit) -> float:
+def _target(exact: pd.DataFrame) -> float:
     """Where runs are compared: what exact steps reach after four fifths of the run, or 1e-12."""
-    values = _relative(exact)
-    return max(float(values[: len(values) * 4 // 5].min()), 1e-12)
+    return max(float(exact["square"].iloc[: len(exact) * 4 // 5].min()), 1e-12)
 
 
-def _iterations_to(unit: StoredUnit, target: float) -> int | None:
-    reached = np.flatnonzero(_relative(unit) <= target)
+def _iterations_to(run: pd.DataFrame, target: float) -> int | None:
+    reached = np.flatnonzero(run["square"] <= target)
     return int(reached[0]) + 1 if reached.size else None
 
 
-def _summary(stored: StoredStudy) -> pd.DataFrame:
+def _summary(runs: Runs) -> pd.DataFrame:
     rows = []
-    for problem, solver, schedule in _cases():
-        unit, exact = (_run(stored, problem, solver, name) for name in (schedule, "exact"))
+    for fitted in runs.rates.to_dict("records"):
+        problem, solver, schedule = (str(fitted[key]) for key in ("problem", "solver", "schedule"))
+        run, exact = (runs.one(problem, solver, name) for name in (schedule, "exact"))
         target = _target(exact)
-        needed, needed_exact = _iterations_to(unit, target), _iterations_to(exact, target)
-        work = unit.arrays["passes"][:needed].sum() if needed else np.nan
-        checked = work + unit.arrays["checks"][:needed].sum() if needed else np.nan
-        work_exact = exact.arrays["passes"][:needed_exact].sum()
+        needed, needed_exact = _iterations_to(run, target), _iterations_to(exact, target)
+        # Exact steps need no certificate; it is made to measure.
+        checks = run["certificates"] * (schedule != "exact")
+        work = run["evaluations"].iloc[:needed].sum() if needed else np.nan
+        checked = work + checks.iloc[:needed].sum() if needed else np.nan
+        work_exact = exact["evaluations"].iloc[:needed_exact].sum()
         lossless = needed is not None and needed <= (1.0 + NO_LOSS) * (needed_exact or 0)
         # The adversary's work is that of the exact prox it starts from.
         saves = solver != "adversary" and needed is not None
@@ -148,44 +165,45 @@ def _summary(stored: StoredStudy) -> pd.DataFrame:
                 "schedule": schedule,
                 "iterations to target": needed,
                 "no loss": lossless,
-                "passes per step": float(unit.arrays["passes"].mean()),
-                "certificates per step": float(unit.arrays["checks"].mean()),
+                "passes per step": float(run["evaluations"].mean()),
+                "certificates per step": float(checks.mean()),
                 "passes saved": 1.0 - work / work_exact if saves else np.nan,
                 "saved, certificates counted": 1.0 - checked / work_exact if saves else np.nan,
-                "rate of the mean": _rate(_running_mean(_relative(unit))),
-                "last change of support": _last_support_change(unit),
-                "steps unproved": int((~unit.arrays["proved"]).sum()),
+                "rate of the mean": fitted["rate"],
+                "last change of support": _last_support_change(run),
+                "tolerance unproved": fitted["tolerance unproved"],
+                "decrease unproved": fitted["decrease unproved"],
             }
         )
     frame = pd.DataFrame(rows)
     return frame.astype({"iterations to target": "Int64"})
 
 
-def _floors(stored: StoredStudy) -> pd.DataFrame:
-    rows = []
-    for problem, solver, schedule in product(PROBLEMS, FLOOR_SOLVERS, CONSTANTS):
-        unit = _run(stored, problem, solver, schedule)
-        eps = float(unit.arrays["tolerance"][0]) / unit.values["scale"]
-        floor, exact = _floor(unit), _floor(_run(stored, problem, solver, "exact"))
-        rows.append(
-            {
-                "problem": problem,
-                "inner solver": solver,
-                "ε": eps,
-                "dist² at the end": floor,
-                "dist² at the end / ε²": floor / eps**2,
-                "exact steps": exact,
-                "at its floor": floor > 10.0 * exact,
-            }
-        )
-    return pd.DataFrame(rows)
+def _floors(runs: Runs) -> pd.DataFrame:
+    shown = runs.floors[runs.floors["solver"].isin(FLOOR_SOLVERS)]
+    return pd.DataFrame(
+        {
+            "problem": shown["problem"],
+            "inner solver": shown["solver"],
+            "ε": shown["eps"],
+            "dist² at the end": shown["floor"],
+            "dist² at the end / ε²": shown["floor / eps²"],
+            "exact steps": shown["exact"],
+            "at its floor": shown["at_floor"],
+        }
+    )
 
 
-def _lines(ax: Axes, stored: StoredStudy, problem: str, solver: str, values: Any, x: Any = None) -> None:
+def _square(run: pd.DataFrame) -> Array:
+    """``dist(0, ∂F)²`` as a share of its value at the start."""
+    return run["square"].to_numpy()
+
+
+def _lines(ax: Axes, runs: Runs, problem: str, solver: str, values: Any, x: Any = None) -> None:
     for schedule, look in LOOKS.items():
-        unit = _run(stored, problem, solver, schedule)
-        y = values(unit)
-        ax.plot(np.arange(1, len(y) + 1) if x is None else x(unit), y, label=schedule, **look)
+        run = runs.one(problem, solver, schedule)
+        y = values(run)
+        ax.plot(np.arange(1, len(y) + 1) if x is None else x(run), y, label=schedule, **look)
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
@@ -193,45 +211,45 @@ def _legend(figure: Figure, ax: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), columnspacing=1.3)
 
 
-def _plot_trajectories(stored: StoredStudy) -> Figure:
+def _plot_trajectories(runs: Runs) -> Figure:
     figure = style.new_figure(height=6.2)
     axes = figure.subplots(2, 2, sharey="col")
     for column, (problem, title) in enumerate(PROBLEMS.items()):
         top, bottom = axes[:, column]
-        _lines(top, stored, problem, "proximal gradient", _relative)
+        _lines(top, runs, problem, "proximal gradient", _square)
         # One pass is paid before the first iteration, so that a run which needs none can be drawn.
         _lines(
             bottom,
-            stored,
+            runs,
             problem,
             "proximal gradient",
-            _relative,
-            lambda unit: 1.0 + np.cumsum(unit.arrays["passes"]),
+            _square,
+            lambda run: 1.0 + np.cumsum(run["evaluations"]),
         )
         top.set(title=title, yscale="log", xlabel="iteration")
         bottom.set(xscale="log", yscale="log", xlabel="passes of the inner solver over the array")
-        top.set_ylim(bottom=_lowest(stored, problem))
+        top.set_ylim(bottom=_lowest(runs, problem))
     for ax in axes[:, 0]:
         ax.set_ylabel("dist(0, ∂F)², relative to the start")
     _legend(figure, axes[0, 0])
     return figure
 
 
-def _lowest(stored: StoredStudy, problem: str) -> float:
+def _lowest(runs: Runs, problem: str) -> float:
     """Lower end of an axis: a little below the exact run, and not deep in its rounding errors."""
-    return max(0.3 * float(_relative(_run(stored, problem, "proximal gradient", "exact")).min()), 1e-16)
+    return max(0.3 * float(runs.one(problem, "proximal gradient", "exact")["square"].min()), 1e-16)
 
 
-def _plot_theorem(stored: StoredStudy) -> Figure:
+def _plot_theorem(runs: Runs) -> Figure:
     figure = style.new_figure(height=3.7)
     axes = figure.subplots(1, 2)
     for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
-        exact = _running_mean(_relative(_run(stored, problem, "proximal gradient", "exact")))
+        exact = runs.one(problem, "proximal gradient", "exact")["mean"].to_numpy()
 
-        def over_exact(unit: StoredUnit, exact: Array = exact) -> Array:
-            return _running_mean(_relative(unit)) / exact
+        def over_exact(run: pd.DataFrame, exact: Array = exact) -> Array:
+            return run["mean"].to_numpy() / exact
 
-        _lines(ax, stored, problem, "proximal gradient", over_exact)
+        _lines(ax, runs, problem, "proximal gradient", over_exact)
         ax.set(title=title, xscale="log", yscale="log", xlabel="iterations T")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
@@ -289,15 +307,15 @@ def _plot_saved(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def _plot_support(stored: StoredStudy) -> Figure:
+def _plot_support(runs: Runs) -> Figure:
     figure = style.new_figure(height=3.5)
     axes = figure.subplots(1, 2)
     for ax, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         for schedule, look in LOOKS.items():
-            unit = _run(stored, problem, "proximal gradient", schedule)
-            counts = unit.arrays["support"].sum(axis=1)
+            run = runs.one(problem, "proximal gradient", schedule)
+            counts = run["support"].to_numpy()
             ax.step(np.arange(1, len(counts) + 1), counts, where="post", label=schedule, **look)
-            last = _last_support_change(unit)
+            last = _last_support_change(run)
             ax.plot(last, counts[last - 1], marker="o", color=look["color"])
         ax.set(title=title, xscale="log", xlabel="iteration")
     axes[0].set_ylabel("groups that are not zero")
@@ -305,40 +323,28 @@ def _plot_support(stored: StoredStudy) -> Figure:
     return figure
 
 
-def _plot_tolerances(stored: StoredStudy) -> Figure:
+def _plot_tolerances(runs: Runs) -> Figure:
     figure = style.new_figure(height=3.2)
     shown = ("summable", "square-summable", "adaptive")
     axes = figure.subplots(1, len(shown), sharey=True)
     for ax, schedule in zip(axes, shown, strict=True):
-        unit = _run(stored, "digits", "proximal gradient", schedule)
-        scale = unit.values["scale"]
-        t = np.arange(1, len(unit.arrays["passes"]) + 1)
-        ax.plot(
-            t, unit.arrays["certified"] / scale, color=LOOKS[schedule]["color"], label="proved", linewidth=1.0
-        )
-        ax.plot(t, unit.arrays["tolerance"] / scale, color=style.INK, label="asked", linewidth=0.9)
+        run = runs.one("digits", "proximal gradient", schedule)
+        t = np.arange(1, len(run) + 1)
+        ax.plot(t, run["bound"], color=LOOKS[schedule]["color"], label="proved", linewidth=1.0)
+        ax.plot(t, run["tolerance"], color=style.INK, label="asked", linewidth=0.9)
         ax.set(title=schedule, xscale="log", yscale="log", xlabel="iteration")
     axes[0].set_ylabel("dist(0, ∂Qₜ), relative")
     axes[0].legend(loc="lower left")
     return figure
 
 
-def _mean_over_draws(stored: StoredStudy, batch: str, schedule: str) -> Array:
-    runs = [
-        _relative(unit)
-        for unit in stored.units
-        if unit.parameters["batch"] == batch and unit.parameters["schedule"] == schedule
-    ]
-    return np.asarray(np.mean(runs, axis=0))
-
-
-def _plot_stochastic(stored: StoredStudy) -> Figure:
+def _plot_stochastic(runs: Runs) -> Figure:
     figure = style.new_figure(height=3.6)
     axes = figure.subplots(1, 2, sharey=True)
     titles = {"constant": "128 samples a step", "growing": "16 + t samples a step"}
     for ax, (batch, title) in zip(axes, titles.items(), strict=True):
         for schedule in STOCHASTIC_SCHEDULES:
-            mean = _mean_over_draws(stored, batch, schedule)
+            mean = runs.mean(batch, schedule)
             ax.plot(np.arange(1, len(mean) + 1), mean, label=schedule, **LOOKS[schedule])
         ax.set(title=title, xscale="log", yscale="log", xlabel="iteration")
     axes[0].set_ylabel("dist(0, ∂F)², relative to the start")
@@ -351,13 +357,13 @@ def _signed(number: float) -> str:
     return f"{number:.2f}".replace("-", "−")
 
 
-def _findings(stored: StoredStudy, summary: pd.DataFrame, floors: pd.DataFrame) -> list[Finding]:
+def _findings(summary: pd.DataFrame, floors: pd.DataFrame) -> list[Finding]:
     proved = ("summable", "square-summable", "adaptive")
     of_proved = summary[summary["schedule"].isin(proved)]
     exact = summary[summary["schedule"] == "exact"].set_index(["problem", "inner solver"])["rate of the mean"]
     slowest = float(of_proved["rate of the mean"].max())
     behind = of_proved.set_index(["problem", "inner solver"])["rate of the mean"] - exact
-    unproved = int(summary["steps unproved"].sum())
+    unproved = int(summary["tolerance unproved"].sum())
     at_floor = floors[floors["at its floor"] & (floors["inner solver"] == "adversary")]
     at_floor = at_floor[at_floor["problem"] == "birthwt"]
     slope = float(np.polyfit(np.log(at_floor["ε"]), np.log(at_floor["dist² at the end"]), 1)[0])
@@ -402,19 +408,20 @@ def _findings(stored: StoredStudy, summary: pd.DataFrame, floors: pd.DataFrame) 
 
 def section(results: ResultsDir) -> Section:
     """Findings, plots and tables of the stored runs."""
-    stored = results.read("convergence")
-    summary, floors = _summary(stored), _floors(stored)
+    runs = Runs(results.read(NAME))
+    summary, floors = _summary(runs), _floors(runs)
     percent = "{:.0%}"
     return Section(
         title="How exact must a proximal step be?",
         lead=(
             "Inexact ProxGen with an Adam-type preconditioner on two convex problems. Every step solves its "
-            "prox until <code>pl.certify</code> proves <i>dist</i>(0, ∂Q<sub>t</sub>) ≤ ε<sub>t</sub> and "
-            "Q<sub>t</sub>(ẑ) ≤ Q<sub>t</sub>(w<sub>t</sub>), and no further. Tolerances are relative to "
+            "prox by <code>study.converge</code>, until <code>pl.certify</code> proves "
+            "<i>dist</i>(0, ∂Q<sub>t</sub>) ≤ ε<sub>t</sub> and Q<sub>t</sub>(ẑ) ≤ "
+            "Q<sub>t</sub>(w<sub>t</sub>), and no further. Tolerances are relative to "
             "<i>dist</i>(0, ∂F) at the start: summable 1/t², square-summable 1/t, adaptive 0.3 × what is "
             "left to gain (capped by t<sup>−0.6</sup>), or constant."
         ),
-        findings=_findings(stored, summary, floors),
+        findings=_findings(summary, floors),
         items=[
             Text(_PROMISE, "What the theorem promises"),
             Plot(
@@ -424,7 +431,7 @@ def section(results: ResultsDir) -> Section:
                 "bounds the mean by a multiple of 1/T for exact and square-summable tolerances alike: their "
                 "curves stay level, and near 1. Inner solver: proximal gradient; every step proves both "
                 "conditions of the theorem. A constant tolerance rises once its floor weighs in the mean.",
-                _plot_theorem(stored),
+                _plot_theorem(runs),
             ),
             Plot(
                 "trajectories",
@@ -433,7 +440,7 @@ def section(results: ResultsDir) -> Section:
                 "solver over the array (bottom). Inner solver: proximal gradient in z, warm-started at the "
                 "last iterate. It stands still once the last iterate itself meets a constant tolerance: the "
                 "flat ends.",
-                _plot_trajectories(stored),
+                _plot_trajectories(runs),
             ),
             Plot(
                 "floors",
@@ -461,14 +468,14 @@ def section(results: ResultsDir) -> Section:
                 "When the support settles",
                 "Groups that are not zero after each step; the dot marks the last change. Inner solver: "
                 "proximal gradient.",
-                _plot_support(stored),
+                _plot_support(runs),
             ),
             Plot(
                 "tolerances",
                 "Asked and proved",
                 "The tolerance that each step asked for, and the stationarity that its certificate proved "
                 "(digits, proximal gradient). The gap is what the last inner step overshoots.",
-                _plot_tolerances(stored),
+                _plot_tolerances(runs),
             ),
             Plot(
                 "stochastic",
@@ -476,7 +483,7 @@ def section(results: ResultsDir) -> Section:
                 "dist(0, ∂F)² after each step with minibatch gradients, a mean over independent draws; "
                 "digits, each tolerance spent in full by the adversary. Where the curves coincide, the "
                 "tolerance of the prox makes no difference.",
-                _plot_stochastic(stored),
+                _plot_stochastic(runs),
             ),
             Table(
                 "summary",
@@ -492,7 +499,7 @@ def section(results: ResultsDir) -> Section:
                     "saved, certificates counted": percent,
                     "rate of the mean": "{:.2f}",
                 },
-                bad={"steps unproved": lambda value: value > 0},
+                bad={"tolerance unproved": lambda value: value > 0},
                 max_rows=len(summary),
             ),
             Table(
@@ -522,7 +529,7 @@ E <i>dist</i>(0, ∂F(w<sub>a</sub>))² ≤ (Q₁/T) Σ 1/b<sub>t</sub> + Q₂Δ
 that depend on Σ ε<sub>t</sub>² and not on T: the 1/T of exact steps stays.
 
 It promises nothing for a constant tolerance. Its assumptions hold here by construction: gradients are of the
-whole sample (no first term) or of minibatches, momentum fades as 0.9 · 0.99<sup>t−1</sup>, δ is the root mean
-square of the first gradient, η = δ/3L. Deleu and Bengio (2021) ask for a small distance to the exact prox, a
+whole sample (no first term) or of minibatches, there is no momentum, δ is the root mean square of the first
+gradient, η = δ/3L. Deleu and Bengio (2021) ask for a small distance to the exact prox, a
 condition that later work calls not checkable; here every step proves its own.
 """

@@ -177,14 +177,16 @@ def _captured_rows(source: str, seed: int) -> tuple[Array, Array, float, float]:
     """Every captured group of a source, of the largest group size it has: x, metric, step and strength."""
     captured = [p for p in captured_problems("quick", seed) if p.name.startswith(f"{source}-t")]
     first = captured[0]
-    indptr, indices = first.groups.indices(first.x.shape)
+    penalty = first.penalty
+    assert isinstance(penalty, pl.GroupLasso)
+    indptr, indices = penalty.groups.indices(first.x.shape)
     sizes = np.diff(indptr)
     size = int(sizes.max())
     members = np.stack([indices[a : a + size] for a in indptr[:-1][sizes == size]])
     x = np.concatenate([p.x.reshape(-1)[members] for p in captured])
-    metric = np.concatenate([p.d.reshape(-1)[members] for p in captured])
-    weight = math.sqrt(size) if first.weights == "sqrt_size" else 1.0
-    return x, metric, first.step, first.lam * weight
+    metric = np.concatenate([p.metric.reshape(-1)[members] for p in captured])
+    weight = math.sqrt(size) if penalty.weights == "sqrt_size" else 1.0
+    return x, metric, first.step, penalty.lam * weight
 
 
 def captured(name: str, n_groups: int, dtype: DTypeLike, seed: int) -> Ensemble:

@@ -52,19 +52,24 @@ class Linear:
         """Rows of the design."""
         return len(self.design)
 
-    def _residual(self, scores: Array, target: Array) -> Array:
-        if self.kind == "least-squares":
-            return scores - target
-        if self.kind == "logistic":
-            return 1.0 / (1.0 + np.exp(-scores)) - target
-        return _softmax(scores) - target
-
-    def gradient(self, w: Array, rows: Rows | None = None) -> Array:
-        """``designᵀ (prediction − target) / n`` over the samples `rows`, or over all."""
+    def value_and_grad(self, w: Array, batch: Rows | None = None) -> tuple[float, Array]:
+        """The mean loss over the samples `batch`, or over all, and its gradient
+        ``designᵀ (prediction − target) / n``.
+        """
         design, target = (
-            (self.design, self.target) if rows is None else (self.design[rows], self.target[rows])
+            (self.design, self.target) if batch is None else (self.design[batch], self.target[batch])
         )
-        return np.asarray(design.T @ self._residual(design @ w, target) / len(design))
+        scores = design @ w
+        if self.kind == "least-squares":
+            residual = scores - target
+            losses = 0.5 * residual**2
+        elif self.kind == "logistic":
+            residual = 1.0 / (1.0 + np.exp(-scores)) - target
+            losses = np.logaddexp(0.0, scores) - target * scores
+        else:
+            residual = _softmax(scores) - target
+            losses = np.logaddexp.reduce(scores, axis=1) - (target * scores).sum(axis=1)
+        return float(losses.mean()), np.asarray(design.T @ residual / len(design))
 
     @cached_property
     def lipschitz(self) -> float:

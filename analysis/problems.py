@@ -22,48 +22,10 @@ from analysis import data, models
 from analysis.data import Array
 from analysis.models import Adam, Linear, Perceptron
 from analysis.results import Profile, ResultsDir, Say
-from proxlab.study import Result, StoredStudy, Unit, draw, style
+from proxlab.study import Problem, Result, StoredStudy, Unit, draw, style
 from proxlab.study.page import Plot, Section, Table
 
 BATCH = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """One weighted prox, captured in training.
-
-    Attributes
-    ----------
-    name : str
-        Source, groups and iteration, such as ``digits-mlp-units-t100``.
-    x : array
-        The point, float64.
-    d : array
-        The metric, of the shape of `x`.
-    step : float
-        η.
-    lam : float
-        Strength of the group lasso.
-    groups : proxlab.Groups
-        The groups.
-    weights : str or None
-        Group weights, as `proxlab.GroupLasso` takes them.
-    description : str
-        What was trained.
-    """
-
-    name: str
-    x: Array
-    d: Array
-    step: float
-    lam: float
-    groups: pl.Groups
-    weights: Literal["sqrt_size"] | None
-    description: str
-
-    def penalty(self) -> pl.GroupLasso:
-        """The penalty that was trained with."""
-        return pl.GroupLasso(self.lam, groups=self.groups, weights=self.weights)
 
 
 @dataclass(frozen=True)
@@ -79,6 +41,11 @@ class _Source:
     loss: Linear | None = None
     hidden: int = 0
     weights: Literal["sqrt_size"] | None = None
+
+    @property
+    def penalty(self) -> pl.GroupLasso:
+        """The penalty that is trained with."""
+        return pl.GroupLasso(self.lam, groups=self.groups, weights=self.weights)
 
 
 def _sources(profile: str) -> list[_Source]:
@@ -139,18 +106,16 @@ def _sources(profile: str) -> list[_Source]:
 
 
 def _train_linear(source: _Source, loss: Linear, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    h = pl.GroupLasso(source.lam, groups=source.groups, weights=source.weights)
     adam, w = Adam(), 0.05 * rng.normal(size=loss.shape)
     while True:
         rows = rng.choice(loss.n_samples, size=min(BATCH, loss.n_samples), replace=False)
-        direction, metric = adam.step({"w": loss.gradient(w, rows)})["w"]
+        direction, metric = adam.step({"w": loss.value_and_grad(w, rows)[1]})["w"]
         x = w - source.step * direction / metric
         yield x, metric
-        w = pl.prox(h, x, source.step, metric=metric)
+        w = pl.prox(source.penalty, x, source.step, metric=metric)
 
 
 def _train_perceptron(source: _Source, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    h = pl.GroupLasso(source.lam, groups=source.groups, weights=source.weights)
     network, adam = Perceptron(source.hidden, rng), Adam()
     while True:
         directions = adam.step(network.gradient(rng.integers(len(network.inputs), size=BATCH)))
@@ -158,7 +123,7 @@ def _train_perceptron(source: _Source, rng: np.random.Generator) -> Iterator[tup
             network.parameters[name] = network.parameters[name] - source.step * direction / metric
         x, metric = network.parameters["hidden"], directions["hidden"][1]
         yield x, metric
-        network.parameters["hidden"] = pl.prox(h, x, source.step, metric=metric)
+        network.parameters["hidden"] = pl.prox(source.penalty, x, source.step, metric=metric)
 
 
 def _capture(source: _Source, seed: int) -> list[Problem]:
@@ -169,12 +134,8 @@ def _capture(source: _Source, seed: int) -> list[Problem]:
     for t, (x, d) in enumerate(steps, start=1):
         if t in source.captures:
             name = f"{source.name}-t{t}"
-            place = f"{source.description}, iteration {t}"
-            captured.append(
-                Problem(
-                    name, x.copy(), d.copy(), source.step, source.lam, source.groups, source.weights, place
-                )
-            )
+            about = {"description": f"{source.description}, iteration {t}"}
+            captured.append(Problem(name, x.copy(), source.step, d.copy(), source.penalty, about))
         if t == source.captures[-1]:
             break
     return captured
@@ -214,17 +175,17 @@ def captured_problem(name: str, profile: str = "quick", seed: int = 0) -> Proble
 
 def _describe(name: str, profile: str, seed: int) -> Result:
     problem = captured_problem(name, profile, seed)
-    solution = pl.solve(problem.penalty(), problem.x, problem.step, metric=problem.d)
-    indptr, indices = problem.groups.indices(problem.x.shape)
-    d = problem.d.ravel()[indices]
+    solution = pl.solve(problem.penalty, problem.x, problem.step, metric=problem.metric)
+    indptr, indices = problem.penalty.groups.indices(problem.x.shape)
+    d = problem.metric.ravel()[indices]
     spread = np.maximum.reduceat(d, indptr[:-1]) / np.minimum.reduceat(d, indptr[:-1])
     values = {
-        "description": problem.description,
+        "description": problem.metadata["description"],
         "shape": list(problem.x.shape),
         "step": problem.step,
-        "lam": problem.lam,
+        "lam": problem.penalty.strength,
     }
-    arrays = {"x": problem.x, "d": problem.d, "radius": solution.radius, "spread": spread}
+    arrays = {"x": problem.x, "d": problem.metric, "radius": solution.radius, "spread": spread}
     return Result(values, arrays)
 
 

@@ -35,7 +35,7 @@ def _marker(name: str) -> str:
 def _profile_costs(frame: pd.DataFrame, by: str, dtype: str, solved: float) -> tuple[list[str], Array]:
     """Cost of every method on every problem, infinite where it was not solved."""
     part = frame[(frame["dtype"] == dtype) & ~frame["zero"]]
-    cost = part[by].where(part["error"] <= solved, np.inf)
+    cost = part[by].astype(float).where(part["error"] <= solved, np.inf)
     table = part.assign(cost=cost).pivot(index="method", columns=["ensemble", "group"], values="cost")
     return list(table.index), table.to_numpy(dtype=np.float64)
 

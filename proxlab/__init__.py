@@ -9,6 +9,7 @@ import importlib
 import typing
 
 from proxlab.backends.threads import get_num_threads, set_num_threads
+from proxlab.envelope import envelope
 from proxlab.groups import Groups
 from proxlab.penalties import (
     L1,
@@ -22,7 +23,7 @@ from proxlab.penalties import (
     Penalty,
     SparseGroupLasso,
 )
-from proxlab.prox import Solution, envelope, prox, prox_vjp, solve
+from proxlab.prox import Solution, prox, prox_vjp, solve
 from proxlab.rootfinders import (
     ITP,
     Bisection,

@@ -15,8 +15,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.groups import Array, Layout, check_plain
-from proxlab.penalties.base import Penalty, RadialPenalty, as_float, shown, table_of
-from proxlab.penalties.tables import form
+from proxlab.penalties.base import Penalty, as_float, shown
 from proxlab.rootfinders import RootFinder
 
 __all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
@@ -414,7 +413,7 @@ def problem(
         raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
     xp = check_array("x", x)
     chosen = _choose(backend, x)
-    if isinstance(penalty, RadialPenalty) and not form(table_of(penalty)).has_kernels:
+    if not penalty.equation.compiled:
         if backend == "cuda":
             raise ValueError(
                 f"backend: the cuda backend has no kernels for the pieces of {type(penalty).__name__}; use "

@@ -1,6 +1,7 @@
 """Gradients of tensors: what a function of x, step and metric is worth to PyTorch's autograd.
 
-PyTorch is imported when a tensor comes along. Second derivatives, forward mode and ``vmap`` are refused.
+PyTorch is imported when a tensor comes along. Second derivatives, forward mode and ``vmap`` are refused; the
+pullback maps over cotangents, so that ``torch.func.jacrev`` works.
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ def _function() -> Any:
 
         @staticmethod
         def forward(task: Task, v: Any, value: Any, x: Any, step: Any, metric: Any) -> Any:
+            if torch._C._functorch.is_legacy_batchedtensor(v):
+                raise NotImplementedError(
+                    f"{task.name}: its derivative does not take a batch of gradients (is_grads_batched, "
+                    "vectorize); use torch.func.jacrev"
+                )
             return task.pull(v, value, x, step, metric)
 
         @staticmethod
@@ -96,6 +102,21 @@ def _function() -> Any:
                 f"{ctx.name}: its second derivatives are not known to proxlab; take first derivatives only, "
                 "without create_graph where they are differentiated again"
             )
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, task: Task, *arrays: Any) -> Any:
+            found = [
+                Pulled.apply(
+                    task,
+                    *(a if d is None else a.select(d, k) for a, d in zip(arrays, in_dims[1:], strict=True)),
+                )
+                for k in range(info.batch_size)
+            ]
+            # What stands for a number, which nobody differentiates by, is a number.
+            out = tuple(
+                torch.stack(g) if isinstance(g[0], torch.Tensor) else g[0] for g in zip(*found, strict=True)
+            )
+            return out, tuple(0 if isinstance(g, torch.Tensor) else None for g in out)
 
     class Recorded(torch.autograd.Function):  # type: ignore[misc]
         """A task whose derivative is known."""

@@ -10,28 +10,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
-from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_same, check_values, problem
+from proxlab.arguments import Problem, check_finite, check_same, check_values, problem
 from proxlab.autograd import detached
-from proxlab.backends import array_certify, table_certify
-from proxlab.backends.array_certify import RowBounds
+from proxlab.backends import array_certify, arrays, backend_of
 from proxlab.bounds import rounding
-from proxlab.groups import Array, AxisLayout
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.penalties.tables import form
+from proxlab.groups import Array
+from proxlab.penalties import Penalty
 from proxlab.untraced import untraced
 
 __all__ = ["Certificate", "Total", "certify"]
-
-
-_GROUPWISE = ("distance", "metric_distance", "stationarity", "gap", "decided", "lower", "upper")
-_BLOCK = 2**17
 
 
 class Total(NamedTuple):
@@ -117,8 +110,7 @@ class Certificate:
     @cached_property
     def _box(self) -> tuple[Array, Array]:
         p = problem(self.penalty, self.x, self.step, self.metric, "array_api")
-        with np.errstate(all="ignore"):
-            parts = _row_bounds(p, self.z)
+        parts = arrays.row_bounds(p, self.z)
         free = p.xp.abs(p.xp.astype(self.x, p.xp.float64))
         low, high = (p.layout.join([getattr(part, k) for part in parts], free) for k in ("low", "high"))
         # |z*_i| ≤ |x_i| always; the bounds may be coarser where elements are far below the largest.
@@ -176,28 +168,10 @@ def certify(
         # The kernels see the groups only.
         check_finite("z", z, p.xp)
         check_values(p)
-    if p.backend == "numba":
-        host, candidate = as_host(p), as_host(z)
-        bounds = _compiled_bounds(host, candidate)
-        if bounds is not None:
-            with np.errstate(all="ignore"):
-                free = _free_bounds(host, candidate)
-            if host is not p:
-                bounds = RowBounds(
-                    **{name: as_tensor(getattr(bounds, name)) for name in _GROUPWISE}, low=None, high=None
-                )
-            return _certificate(p, z, bounds, free)
-    check_finite("z", z, p.xp)
-    check_values(p)
+    b = backend_of(p).certify(p, z)
     # Overflow and division by zero in branches that are not selected are expected.
     with np.errstate(all="ignore"):
-        parts = _row_bounds(p, z)
         free = _free_bounds(p, z)
-    joined = {name: p.layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
-    return _certificate(p, z, RowBounds(**joined, low=None, high=None), free)
-
-
-def _certificate(p: Problem, z: Array, b: RowBounds, free: Total) -> Certificate:
     return Certificate(
         penalty=p.penalty,
         z=z,
@@ -212,90 +186,6 @@ def _certificate(p: Problem, z: Array, b: RowBounds, free: Total) -> Certificate
         bracket=(b.lower, b.upper),
         _free=free,
     )
-
-
-def _compiled_bounds(p: Problem, z: Array) -> RowBounds | None:
-    """Certify NumPy arrays by the compiled kernel, and by the array form what it leaves open; None if it does
-    not apply.
-    """
-    from proxlab.backends import numba_certify
-    from proxlab.backends.numba_cpu import canonical_shape, group_rows
-
-    penalty, layout = p.penalty, p.layout
-    if not numba_certify.applies(penalty) or layout.n_groups == 0:
-        return None
-    assert isinstance(penalty, RadialPenalty)
-    metric = np.asarray(1.0 if p.metric is None else p.metric)
-    kinds = [p.x.dtype, np.asarray(z).dtype]
-    if metric.ndim or metric.astype(p.x.dtype) != metric:
-        kinds.append(metric.dtype)
-    dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
-    full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
-    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
-    if shape is not None and shape[1] == 1:
-        shape = None  # rows
-    arrays = [np.asarray(a, dtype=dtype) for a in (z, p.x, full)]
-    if shape is not None:
-        copies = [[np.ascontiguousarray(a)] for a in arrays]
-    else:
-        fills = (0.0, 0.0, 2.0**-100)
-        copies = [
-            [np.ascontiguousarray(m) for m in layout.split(a, fill)]
-            for a, fill in zip(arrays, fills, strict=True)
-        ]
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    parts = []
-    for zs, xs, ds, step, weight in zip(*copies, steps, weights, strict=True):
-        if shape is not None:
-            found = numba_certify.strided_bounds(zs, xs, ds, shape, step, weight, penalty)
-        else:
-            found = numba_certify.row_bounds(zs, xs, ds, step, weight, penalty)
-        if found is None or found[1].any():
-            check_finite("z", z, np)
-            check_values(p)
-        assert found is not None, "the kernel found an invalid value that the check did not"
-        bounds, open_rows = found[0], np.flatnonzero(found[1])
-        if len(open_rows):
-            rows = (a[open_rows] if shape is None else group_rows(a, shape, open_rows) for a in (zs, xs, ds))
-            zw, xw, dw = (a.astype(np.float64) for a in rows)
-            with np.errstate(all="ignore"):
-                other = array_certify.radial_bounds(
-                    p.xp, zw, xw, dw, step[open_rows], weight[open_rows], penalty
-                )
-            for name in _GROUPWISE:
-                getattr(bounds, name)[open_rows] = getattr(other, name)
-        parts.append(bounds)
-    joined = {name: layout.join_groups([getattr(part, name) for part in parts]) for name in _GROUPWISE}
-    return RowBounds(**joined, low=None, high=None)
-
-
-def _row_bounds(p: Problem, z: Array) -> list[RowBounds]:
-    """Certify the groups, as lists of matrices with a group per row."""
-    xp, layout, penalty = p.xp, p.layout, p.penalty
-    candidates, points = (layout.split(xp.astype(a, xp.float64), 0.0) for a in (z, p.x))
-    metrics = layout.split(p.full_metric(), 1.0)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    if isinstance(penalty, GroupLinf):
-        certify_rows = partial(array_certify.linf_bounds, penalty=penalty)
-    elif isinstance(penalty, RadialPenalty):
-        known = form(table_of(penalty)).has_kernels
-        certify_rows = partial(
-            array_certify.radial_bounds if known else table_certify.table_bounds, penalty=penalty
-        )
-    else:
-        raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
-    parts = []
-    for rows in zip(candidates, points, metrics, steps, weights, strict=True):
-        count = rows[0].shape[0]
-        # On the CPU in blocks of rows that stay in cache.
-        block = max(1, _BLOCK // max(1, rows[0].shape[1])) if array_api_compat.is_numpy_array(p.x) else count
-        blocks = []
-        for begin in range(0, max(count, 1), max(block, 1)):
-            zs, xs, ds, step, weight = (a[begin : begin + block, ...] for a in rows)
-            blocks.append(certify_rows(xp, zs, xs, ds, step, weight))
-        names = (*_GROUPWISE, "low", "high")
-        parts.append(RowBounds(**{name: xp.concat([getattr(b, name) for b in blocks]) for name in names}))
-    return parts
 
 
 def _free_bounds(p: Problem, z: Array) -> Total:

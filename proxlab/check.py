@@ -10,14 +10,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from proxlab.certificate import Certificate, certify
-from proxlab.groups import Groups
-from proxlab.penalties import Penalty, RadialPenalty
+from proxlab.penalties import Penalty
 from proxlab.prox import prox
 
 __all__ = ["Findings", "check_penalty"]
@@ -206,23 +204,12 @@ def check_penalty(h: Penalty, *, seed: int = 0) -> Findings:
     if not isinstance(h, Penalty):
         raise TypeError(f"h: must be a proxlab penalty such as GroupLasso(0.1), got {h!r}")
     notes = _Notes()
-    h = _bare(h)
+    h = h._on_rows()
     with np.errstate(all="ignore"):
         if _guarded(notes, "value", lambda: _check_value(h, notes)):
             for case in _cases(h, seed):
                 _check_case(case, notes)
     return notes.findings()
-
-
-def _bare(h: Penalty) -> Penalty:
-    """The penalty with a group per row."""
-    names = type(h).__dataclass_fields__
-    changes: dict[str, Any] = {}
-    if names["groups"].init:
-        changes["groups"] = Groups.over(-1)
-    if names["weights"].init:
-        changes["weights"] = None
-    return replace(h, **changes)
 
 
 def _guarded(notes: _Notes, kind: str, check: Callable[[], object]) -> bool:
@@ -237,7 +224,7 @@ def _guarded(notes: _Notes, kind: str, check: Callable[[], object]) -> bool:
 
 def _knots(h: Penalty) -> list[float]:
     """Radii at which the slope may jump."""
-    return [p.start for p in h.pieces if p.start > 0] if isinstance(h, RadialPenalty) else []
+    return [knot for knot in h._knots if knot > 0]
 
 
 def _radii(h: Penalty) -> list[float]:

@@ -2,30 +2,21 @@
 
 A group that is not zero satisfies ``D(z - x) + η(λ₁ sign z + w p'(r) z/r) = 0``, and its derivative is the
 inverse of ``J = D + μI + (ηw p'' - μ) z zᵀ/r²``, ``μ = ηw p'(r)/r``, on the elements that are not zero: a
-diagonal and a matrix of rank one (docs: the mathematics, §8). Everything is formed in units of the largest
-metric, so that no radius is too small or too large, and nothing that is subtracted in the prox is subtracted
-again.
+diagonal and a matrix of rank one (docs: the mathematics, §8).
 """
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem
+from proxlab.backends.arrays import array_form
 from proxlab.groups import Array
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import table_of
 
 __all__ = ["Gradients", "pull_back"]
-
-# Least ratio of a curvature to the metric that is told from minus infinity.
-_STEEP = -1e300
-_LARGEST = float(np.finfo(np.float64).max)
 
 
 class Gradients(NamedTuple):
@@ -50,24 +41,6 @@ class Gradients(NamedTuple):
     strength: float | None
 
 
-class _Rows(NamedTuple):
-    """The same for rows; ``step`` and ``strength`` have one number per row."""
-
-    x: Array
-    metric: Array
-    step: Array
-    strength: Array
-
-
-class _Rates(NamedTuple):
-    """How fast slope, curvature and start of each piece, and the elementwise part, grow with the strength."""
-
-    a: list[float]
-    c: list[float]
-    start: list[float]
-    cut: float
-
-
 def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     """Pull a cotangent back through the prox.
 
@@ -87,7 +60,8 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     """
     xp, layout, penalty = p.xp, p.layout, p.penalty
     free = xp.astype(v, xp.float64)
-    rates = _by_strength(penalty)
+    form = array_form(penalty)
+    rates = form.rates(penalty)
     arrays = [layout.split(xp.astype(a, xp.float64), 0.0) for a in (p.x, z, v)]
     # Padding has no metric.
     arrays.append(layout.split(p.full_metric(), 0.0))
@@ -97,12 +71,7 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     # Divisions by zero in branches that are not selected.
     with np.errstate(all="ignore"):
         for xs, zs, vs, ds, steps, weights in zip(*arrays, *groups, strict=True):
-            if isinstance(penalty, GroupLinf):
-                parts.append(_linf_rows(xp, xs, zs, vs, ds, steps, weights, penalty.lam))
-            elif isinstance(penalty, RadialPenalty):
-                parts.append(_radial_rows(xp, xs, zs, vs, ds, steps, weights, penalty, rates, limit))
-            else:
-                raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
+            parts.append(form.pull_back(xp, xs, zs, vs, ds, steps, weights, penalty, rates, limit))
     if not parts:
         none = xp.zeros((layout.n_groups,), dtype=xp.float64, device=array_api_compat.device(p.x))
         parts, by_x, by_metric, by_step, by_strength = [], free, xp.zeros_like(free), none, none
@@ -132,187 +101,3 @@ def summed_to(xp: Any, gradient: Array, like: Any) -> Any:
     # Steps may be NumPy's beside another kind of array.
     same = array_api_compat.array_namespace(like) is xp
     return xp.astype(total, like.dtype) if same else total
-
-
-def _by_strength(penalty: Penalty) -> _Rates | None:
-    """Return the rates of a penalty's data along ``with_strength``; None where they are not known."""
-    if isinstance(penalty, GroupLinf):
-        return _Rates([1.0], [0.0], [0.0], 0.0)
-    assert isinstance(penalty, RadialPenalty)
-    try:
-        s = penalty.strength or 1.0
-        whole, half, quarter = (penalty.with_strength(s * f) for f in (1.0, 0.5, 0.25))
-    except (TypeError, ValueError, AttributeError):
-        return None
-    data = [
-        np.array([(q.a, q.c, q.start) for q in h.pieces] + [(h.threshold, 0.0, 0.0)])
-        for h in (whole, half, quarter)
-    ]
-    if len({a.shape for a in data}) > 1:
-        return None
-    rate = (data[0] - data[1]) / (0.5 * s)
-    # Affine, as the penalties of this package are.
-    wrong = np.abs(data[0] - data[2] - 0.75 * s * rate) > 1e-10 * np.abs(data).max(axis=0)
-    if wrong.any() or not np.isfinite(rate).all():
-        return None
-    a, c, start = rate[:-1].T.tolist()
-    return _Rates(a, c, start, float(rate[-1, 0]))
-
-
-def _radial_rows(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array,
-    penalty: RadialPenalty, rates: _Rates | None, limit: float,
-) -> _Rows:  # fmt: skip
-    pieces, cut = table_of(penalty), penalty.threshold
-    if x.shape[1] == 0:
-        none = xp.sum(x, axis=1)
-        return _Rows(x, x, none, none)
-    # z = r·unit, with a unit that is one for every radius.
-    scale = xp.max(xp.abs(z), axis=1)
-    alive = scale > 0
-    unit = z / _or_one(xp, scale)[:, None]
-    length = _or_one(xp, xp.sqrt(xp.sum(unit * unit, axis=1)))
-    unit, r = unit / length[:, None], xp.clip(scale * length, max=_LARGEST)
-    # Elements at zero stay there where the elementwise part holds them.
-    on = (z != 0) if cut > 0 or penalty.nonnegative else (d > 0) & alive[:, None]
-    largest = xp.max(xp.abs(xp.where(on, v, xp.zeros_like(v))), axis=1)
-    v_unit = xp.where(on, v / _or_one(xp, largest)[:, None], xp.zeros_like(v))
-    top = _or_one(xp, xp.max(xp.where(on, d, xp.zeros_like(d)), axis=1))
-    share = xp.where(on, d, xp.zeros_like(d)) / top[:, None]
-    sign = xp.sign(z)
-
-    slope, c, by_a, by_c = (xp.zeros_like(r) for _ in range(4))
-    for k, piece in enumerate(pieces):
-        inside = r >= piece.start
-        slope = xp.where(inside, piece.a - piece.c * r, slope)
-        c = xp.where(inside, xp.full_like(r, piece.c), c)
-        if rates is not None:
-            by_a = xp.where(inside, xp.full_like(r, rates.a[k]), by_a)
-            by_c = xp.where(inside, xp.full_like(r, rates.c[k]), by_c)
-    slope = xp.where(slope > 0, slope, xp.zeros_like(slope))
-    by_strength = by_a - by_c * r
-    # At a knot where the slope jumps up the radius stays, and the slope is what holds it there.
-    fixed, moves = xp.zeros_like(alive), xp.zeros_like(r)
-    pull = xp.sum(unit * (d * (x - z) - (step * cut)[:, None] * sign), axis=1)
-    held = pull / _or_one(xp, step * weight)
-    for k, (left, right) in enumerate(pairwise(pieces), start=1):
-        knot = right.start
-        low, high = left.a - left.c * knot, right.a - right.c * knot
-        at = (xp.abs(r - knot) <= limit * knot) & (held > low) & (held < high)
-        slope = xp.where(at, held, slope)
-        fixed = fixed | at
-        if rates is not None:
-            moves = xp.where(at, xp.full_like(r, rates.start[k]), moves)
-
-    # In units of the largest metric: t = μ/top, curved = ηw p''/top with the other sign. Where t > 1, all is
-    # divided by it.
-    t = _product(xp, (step, weight, slope), (top, r))
-    curved = xp.clip(_product(xp, (step, weight, c), (top,)), min=_STEEP)
-    steep = t > 1
-    one = xp.ones_like(t)
-    small, t_unit = xp.where(steep, one / _or_one(xp, t), one), xp.where(steep, one, t)
-    a_unit = t_unit + xp.where(steep, c * r / _or_one(xp, slope), curved)
-    beta = share * small[:, None] + t_unit[:, None]
-    beta = xp.where(beta > 0, beta, xp.ones_like(beta))
-    along = xp.sum(unit * v_unit / beta, axis=1)
-    radial = xp.sum(unit * unit * (share - curved[:, None]) / beta, axis=1)
-    across = _or_one(xp, xp.sum(unit * unit / beta, axis=1))
-    # Where the objective does not grow along the radius, the minimiser is none that moves smoothly.
-    fixed = fixed | ~(radial > 0)
-    factor = xp.where(fixed, -along * small / across, a_unit * along / _or_one(xp, radial))
-    u = xp.where(on, (v_unit * small[:, None] + unit * factor[:, None]) / beta, xp.zeros_like(v))
-
-    flat = (t == 0) & (curved == 0) & ~fixed
-    by_x = xp.where(flat[:, None] & on, v_unit, share * u)
-    length = xp.clip(_product(xp, (step, weight, slope), (top,)), max=_LARGEST)
-    shrunk = length[:, None] * unit
-    shrunk = shrunk + _product(xp, (step, one * cut), (top,))[:, None] * sign
-    u_unit = xp.where(flat[:, None] & (share == 0), xp.zeros_like(u), u)
-    by_metric = xp.where(on, shrunk * u_unit / _or_one(xp, d), xp.zeros_like(u))
-    radius, signs = xp.sum(unit * u_unit, axis=1), xp.sum(sign * u_unit, axis=1)
-    by_step = -_product(xp, (weight, slope, radius), (top,)) - _product(xp, (one * cut, signs), (top,))
-    by_lam = -_product(xp, (step, weight, by_strength, radius), (top,)) + moves * along / across
-    if rates is not None:
-        by_lam = by_lam - _product(xp, (step, one * rates.cut, signs), (top,))
-    none = xp.zeros_like(r)
-    by_x = xp.where(alive[:, None], by_x * largest[:, None], xp.zeros_like(v))
-    if cut == 0 and not penalty.nonnegative:
-        first = pieces[0]
-        if first.value == 0 and first.a == 0:
-            # A slope that starts from zero has no kink there: the ridge is smooth.
-            bend = _product(xp, (step, weight, xp.full_like(r, -first.c)), (one,))
-            by_x = xp.where(alive[:, None], by_x, v * (d / (d + bend[:, None])))
-        # A penalty that is not there; pieces without length do not count.
-        real = [q for q, after in pairwise(pieces) if after.start > q.start] + [pieces[-1]]
-        nothing = (weight == 0) | (not any(any(q[1:]) for q in real))
-        by_x = xp.where(nothing[:, None], v, by_x)
-    return _Rows(
-        by_x,
-        xp.where(alive[:, None], by_metric * largest[:, None], xp.zeros_like(v)),
-        xp.where(alive, by_step * largest, none),
-        xp.where(alive, by_lam * largest, none),
-    )
-
-
-def _linf_rows(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, lam: float
-) -> _Rows:
-    if x.shape[1] == 0:
-        none = xp.sum(x, axis=1)
-        return _Rows(x, x, none, none)
-    level = xp.max(xp.abs(z), axis=1)
-    alive = level > 0
-    size, sign = xp.abs(x), xp.sign(x)
-    face = (size >= level[:, None]) & alive[:, None] & (d > 0)
-    largest = xp.max(xp.abs(v), axis=1)
-    v_unit = v / _or_one(xp, largest)[:, None]
-    top = _or_one(xp, xp.max(xp.where(face, d, xp.zeros_like(d)), axis=1))
-    share = xp.where(face, d, xp.zeros_like(d)) / top[:, None]
-    # The face moves as one, by the mean of its elements in the metric.
-    moved = xp.sum(xp.where(face, sign * v_unit, xp.zeros_like(v)), axis=1)
-    moved = moved / _or_one(xp, xp.sum(share, axis=1))
-    nothing = (weight == 0) | (lam == 0)
-    by_x = xp.where(face, share * sign * moved[:, None], xp.where(alive[:, None], v_unit, xp.zeros_like(v)))
-    by_x = xp.where(nothing[:, None], v, by_x * largest[:, None])
-    above = _product(xp, (size - level[:, None], xp.ones_like(size) * moved[:, None]), (top[:, None],))
-    by_metric = xp.where(face & ~nothing[:, None], above * largest[:, None], xp.zeros_like(v))
-    one = xp.ones_like(level)
-    return _Rows(
-        by_x,
-        by_metric,
-        -_product(xp, (one * lam, weight, moved, largest), (top,)),
-        -_product(xp, (step, weight, moved, largest), (top,)),
-    )
-
-
-def _or_one(xp: Any, a: Array) -> Array:
-    """Return the positive elements of an array, and 1 elsewhere: what may be divided by."""
-    return xp.where(a > 0, a, xp.ones_like(a))
-
-
-def _product(xp: Any, over: tuple[Array, ...], under: tuple[Array, ...]) -> Array:
-    """Multiply and divide without leaving the range of float64 on the way."""
-    value, exponent = xp.ones_like(over[0]), xp.zeros_like(over[0])
-    for a in over:
-        fraction, power = _split(xp, a)
-        value, exponent = value * fraction, exponent + power
-    for a in under:
-        fraction, power = _split(xp, a)
-        value, exponent = value / fraction, exponent - power
-    third = xp.floor(xp.clip(exponent, min=-2400.0, max=2400.0) / 3.0)
-    rest = xp.clip(exponent, min=-2400.0, max=2400.0) - 2.0 * third
-    return value * _power(xp, third) * _power(xp, third) * _power(xp, rest)
-
-
-def _split(xp: Any, a: Array) -> tuple[Array, Array]:
-    """Return a fraction between 1 and 2 (or 0) and the exponent of two that make up a finite number."""
-    size = xp.abs(a)
-    regular = (size > 0) & (size < math.inf)
-    power = xp.floor(xp.log2(xp.where(regular, size, xp.ones_like(size))))
-    half = xp.floor(0.5 * power)
-    return a * _power(xp, -half) * _power(xp, half - power), power
-
-
-def _power(xp: Any, exponent: Array) -> Array:
-    """Return powers of two."""
-    return xp.full_like(exponent, 2.0) ** exponent

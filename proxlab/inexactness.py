@@ -17,9 +17,10 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem, check_same, problem
+from proxlab.bounds import UNIT, rounding
 from proxlab.groups import Array
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, known_convex, table_of
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import check_number
 
 if TYPE_CHECKING:
     from proxlab.certificate import Certificate
@@ -38,6 +39,7 @@ __all__ = [
     "SquareSummable",
     "Stationarity",
     "Summable",
+    "decreases",
 ]
 
 
@@ -110,7 +112,7 @@ class RelativeDistance(Criterion):
     def holds(self, certificate: Certificate, previous: Array | None = None) -> bool:
         """Return whether the distance is proved to be at most ε times the step from ``previous``."""
         p, w = _problem(certificate), _previous(certificate, previous, "RelativeDistance")
-        allowed = self.eps * _length_below(p, certificate.z, w) * (1.0 - 2 * _UNIT)
+        allowed = self.eps * _length_below(p, certificate.z, w) * (1.0 - 2 * UNIT)
         return bool(certificate.total.distance <= allowed)
 
 
@@ -138,7 +140,25 @@ class Stationarity(Criterion):
         """Return whether ẑ is proved stationary to ε, and no worse than ``previous`` if that is given."""
         if not certificate.total.stationarity <= self.eps:
             return False
-        return previous is None or _decreases(certificate, _previous(certificate, previous, "Stationarity"))
+        return previous is None or decreases(certificate, previous)
+
+
+def decreases(certificate: Certificate, previous: Array | None) -> bool:
+    """Return whether ``Q(ẑ) ≤ Q(w)`` is proved: Huang & Lee (2024), eq. (8), alone.
+
+    Parameters
+    ----------
+    certificate : Certificate
+        What :func:`~proxlab.certify` says about the candidate ``ẑ``.
+    previous : array
+        The last iterate ``w``, of the kind and shape of ``x``.
+
+    Returns
+    -------
+    bool
+        True only if it is proved.
+    """
+    return _decreases(certificate, _previous(certificate, previous, "the decrease"))
 
 
 @dataclass(frozen=True)
@@ -177,12 +197,12 @@ class RelativeStationarity(Criterion):
         with _quiet():
             eta = p.group_steps()
             scaled = certificate.stationarity * xp.sqrt(eta / _group_minimum(p, p.full_metric()))
-            left = _sum(xp, scaled**2) * (1.0 + _gamma(_height(n_groups) + 12)) + n_groups * _TINY
+            left = _sum(xp, scaled**2) * (1.0 + rounding(_height(n_groups) + 12)) + n_groups * _TINY
             if not at_rest:
-                left += _free_square_above(p, certificate.z) / p.step * (1.0 + _gamma(8))
+                left += _free_square_above(p, certificate.z) / p.step * (1.0 + rounding(8))
             moved = _squares_below(p, certificate.z, w) / _steps(p)
-            right = _sum(xp, moved) * (1.0 - _gamma(_height(n_groups + 1) + 4))
-        return math.isfinite(right) and left <= self.sigma**2 * right * (1.0 - 4 * _UNIT)
+            right = _sum(xp, moved) * (1.0 - rounding(_height(n_groups + 1) + 4))
+        return math.isfinite(right) and left <= self.sigma**2 * right * (1.0 - 4 * UNIT)
 
 
 @dataclass(frozen=True)
@@ -245,19 +265,13 @@ class EpsSubgradient(Criterion):
 
 # --------------------------------------------------------------------------------------------------------
 # What the criteria need to know about the last iterate and the objective, each on its safe side. Float64
-# throughout; error terms carry a slack of one per cent (in `_gamma`) that covers their own rounding, and an
+# throughout; error terms carry a slack of one per cent (in `rounding`) that covers their own rounding, and an
 # absolute term (`_TINY`) for products below the range of float64. Overflow ends in an infinity: not proved.
 
-_UNIT = 2.0**-53
 _TINY = 2.0**-1020
 # Relative error of a penalty's value, in units, beyond one per element of the group: its terms have one sign,
 # and its p is well conditioned (|r p'/p| ≤ 2).
 _VALUE = 64
-
-
-def _gamma(k: float) -> float:
-    """Upper bound of γ_k = ku/(1 - ku)."""
-    return 1.01 * k * _UNIT
 
 
 def _quiet() -> np.errstate:
@@ -305,7 +319,7 @@ def _free_square_above(p: Problem, z: Array) -> float:
     """Upper bound of ``‖z - x‖²_D`` over the elements in no group."""
     moved = _free(p, p.xp.sqrt(p.full_metric()) * _difference(p, z, p.x))
     n = moved.shape[0]
-    return float(_sum(p.xp, moved**2) * (1.0 + _gamma(_height(n) + 8)) + n * _TINY)
+    return float(_sum(p.xp, moved**2) * (1.0 + rounding(_height(n) + 8)) + n * _TINY)
 
 
 def _height(n: int) -> int:
@@ -351,8 +365,8 @@ def _length_below(p: Problem, a: Array, b: Array) -> float:
     with _quiet():
         square = _sum(p.xp, p.xp.reshape(_difference(p, a, b) ** 2, (-1,)))
     n = math.prod(a.shape)
-    below = square * (1.0 - _gamma(_height(n) + 4)) - n * _TINY
-    return math.sqrt(below) * (1.0 - 2 * _UNIT) if 0.0 < below < math.inf else 0.0
+    below = square * (1.0 - rounding(_height(n) + 4)) - n * _TINY
+    return math.sqrt(below) * (1.0 - 2 * UNIT) if 0.0 < below < math.inf else 0.0
 
 
 def _squares_below(p: Problem, a: Array, b: Array) -> Array:
@@ -360,7 +374,7 @@ def _squares_below(p: Problem, a: Array, b: Array) -> Array:
     xp = p.xp
     squares = _sums(p, (xp.sqrt(p.full_metric()) * _difference(p, a, b)) ** 2)
     n = _longest_sum(p)
-    below = squares * (1.0 - _gamma(n + 8)) - n * _TINY
+    below = squares * (1.0 - rounding(n + 8)) - n * _TINY
     return xp.where((below > 0) & xp.isfinite(below), below, xp.zeros_like(below))
 
 
@@ -372,7 +386,9 @@ def _decreases(c: Certificate, w: Array) -> bool:
     if not (_known_steps(p) or _free_at_rest(p, c.z)):
         return False
     with _quiet():
-        return (known_convex(c.penalty) and _decreases_by_growth(c, w, p)) or _decreases_by_value(c, w, p)
+        return (c.penalty.equation.proved_convex and _decreases_by_growth(c, w, p)) or _decreases_by_value(
+            c, w, p
+        )
 
 
 def _decreases_by_growth(c: Certificate, w: Array, p: Problem) -> bool:
@@ -382,11 +398,11 @@ def _decreases_by_growth(c: Certificate, w: Array, p: Problem) -> bool:
     """
     xp, n = p.xp, p.layout.n_groups + 1
     # Of elements in no group the prox is x.
-    off = xp.full((1,), math.sqrt(_free_square_above(p, c.z)) * (1.0 + 2 * _UNIT), dtype=xp.float64)
+    off = xp.full((1,), math.sqrt(_free_square_above(p, c.z)) * (1.0 + 2 * UNIT), dtype=xp.float64)
     off = xp.concat([c.metric_distance, xp.asarray(off, device=array_api_compat.device(c.metric_distance))])
-    away = xp.sqrt(_squares_below(p, c.z, w)) * (1.0 - 2 * _UNIT) - off
+    away = xp.sqrt(_squares_below(p, c.z, w)) * (1.0 - 2 * UNIT) - off
     away = xp.where(away > 0, away, xp.zeros_like(away))
-    growth = _sum(xp, away**2 / (2.0 * _steps(p))) * (1.0 - _gamma(_height(n) + 8))
+    growth = _sum(xp, away**2 / (2.0 * _steps(p))) * (1.0 - rounding(_height(n) + 8))
     return math.isfinite(growth) and bool(c.total.gap <= growth - n * _TINY)
 
 
@@ -400,7 +416,7 @@ def _decreases_by_value(c: Certificate, w: Array, p: Problem) -> bool:
     reach = xp.abs(from_x) + xp.abs(last_from_x)
     change = at_z - at_w + _sums(p, moved * (from_x + last_from_x)) / (2.0 * eta)
     size = _sum(xp, at_z + at_w + _sums(p, xp.abs(moved) * reach) / (2.0 * eta))
-    error = _gamma(_longest_sum(p) + _height(n) + _VALUE) * size
+    error = rounding(_longest_sum(p) + _height(n) + _VALUE) * size
     lost = math.prod(c.x.shape) * _TINY * (1.0 + float(xp.max(reach))) * (1.0 + 1.0 / float(xp.min(eta)))
     return math.isfinite(size) and _sum(xp, change) + error + lost <= 0.0
 
@@ -422,48 +438,24 @@ def _fenchel_gap(c: Certificate) -> float:
         conjugates, inners, sizes = [], [], []
         for z, pull, eta, weight in zip(z_rows, pull_rows, steps, weights, strict=True):
             s = pull / eta[:, None]
-            conjugates.append(_conjugate(xp, c.penalty, s, weight))
+            conjugates.append(c.penalty._row_conjugate(xp, s, weight))
             inners.append(xp.sum(s * z, axis=1))
             sizes.append(xp.sum(xp.abs(s * z), axis=1))
         value = c.penalty._values(c.z)
         conjugate, inner, size = (p.layout.join_groups(parts) for parts in (conjugates, inners, sizes))
         total = _sum(xp, value + conjugate - inner)
-        total += _gamma(_longest_sum(p) + _height(n_groups) + _VALUE) * _sum(xp, value + conjugate + size)
+        total += rounding(_longest_sum(p) + _height(n_groups) + _VALUE) * _sum(xp, value + conjugate + size)
         smallest_step, largest = float(xp.min(p.group_steps())), float(xp.max(xp.abs(c.z)))
         total += math.prod(c.x.shape) * _TINY * (1.0 + largest) * (1.0 + 1.0 / smallest_step)
     return total if math.isfinite(total) else math.inf
 
 
 def _check_conjugate(penalty: Penalty) -> None:
-    one_piece = isinstance(penalty, RadialPenalty) and len(table_of(penalty)) == 1
-    if not known_convex(penalty) or not (one_piece or isinstance(penalty, GroupLinf)):
+    if not penalty._has_conjugate:
         raise TypeError(
             "EpsSubgradient: the penalty must be convex with a known conjugate (L1, GroupLasso, GroupLinf, "
             f"GroupElasticNet, SparseGroupLasso), got {type(penalty).__name__}; use Gap"
         )
-
-
-def _conjugate(xp: Any, penalty: Penalty, s: Array, weight: Array) -> Array:
-    """Upper bound of ``h*`` for each row of ``s``, itself known to a few units."""
-    n = s.shape[1]
-    if isinstance(penalty, GroupLinf):
-        excess = xp.sum(xp.abs(s), axis=1) * (1.0 + _gamma(n + 8)) - weight * penalty.lam * (1.0 - 4 * _UNIT)
-        return xp.where(excess > 0, xp.full_like(excess, math.inf), xp.zeros_like(excess))
-    # h = t‖z‖₁ + w (λr + ½κr²), perhaps on z ≥ 0:  h* = (‖v‖ - wλ)₊² / 2wκ,  v = (|s| - t)₊ or (s - t)₊.
-    assert isinstance(penalty, RadialPenalty)
-    (piece,) = table_of(penalty)
-    strength, ridge = piece.a, -piece.c
-    v = (s if penalty.nonnegative else xp.abs(s)) * (1.0 + _gamma(8)) - penalty.threshold
-    v = xp.where(v > 0, v, xp.zeros_like(v))
-    norm = xp.sqrt(xp.sum(v * v, axis=1)) * (1.0 + _gamma(n + 8))
-    if n:  # squares may vanish
-        norm = xp.maximum(norm, xp.max(v, axis=1))
-    excess = norm - weight * strength * (1.0 - 4 * _UNIT)
-    curvature = 2.0 * ridge * weight
-    divisor = xp.where(curvature > 0, curvature, xp.ones_like(curvature))
-    finite = excess**2 / divisor * (1.0 + _gamma(12)) + _TINY
-    infinite = xp.full_like(excess, math.inf)
-    return xp.where(excess > 0, xp.where(curvature > 0, finite, infinite), xp.zeros_like(excess))
 
 
 # --------------------------------------------------------------------------------------------------------

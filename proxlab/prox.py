@@ -1,4 +1,4 @@
-"""The weighted proximal operator, its explained form, its envelope and its derivative."""
+"""The weighted proximal operator, its explained form, and its derivative."""
 
 from __future__ import annotations
 
@@ -12,30 +12,25 @@ import numpy as np
 
 from proxlab import autograd
 from proxlab.arguments import (
-    Problem,
-    as_host,
-    as_tensor,
     check_finite,
     check_out,
     check_root_finder,
     check_same,
-    check_values,
     float_bits,
     problem,
 )
 from proxlab.autograd import detached
-from proxlab.bounds import rounding
-from proxlab.derivative import Gradients, pull_back, summed_to
+from proxlab.backends import arrays, backend_of
+from proxlab.backends.records import Options
+from proxlab.derivative import Gradients, pull_back
 from proxlab.groups import Array
 from proxlab.lazily import is_lazy, prox_of_blocks
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import row_norm, shown, table_of
-from proxlab.penalties.tables import form
-from proxlab.powers import exponent, row_products, times_power
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import shown
 from proxlab.rootfinders import Newton, RootFinder, Status
 from proxlab.untraced import untraced
 
-__all__ = ["Gradients", "Solution", "envelope", "prox", "prox_vjp", "solve"]
+__all__ = ["Gradients", "Solution", "prox", "prox_vjp", "solve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,97 +189,6 @@ def solve(
 
 
 @untraced
-def envelope(
-    penalty: Penalty,
-    x: Array,
-    step: float | Array = 1.0,
-    *,
-    metric: float | Array | None = None,
-    backend: str | None = None,
-) -> Array:
-    """Return the Moreau envelope ``min_z h(z) + ‖z - x‖²_D / (2 step)`` of each group.
-
-    Their sum is the envelope of ``h``.
-
-    Parameters
-    ----------
-    penalty, x, step, metric, backend
-        As in :func:`prox`.
-
-    Returns
-    -------
-    array of shape (n_groups,)
-        In float64. The gradient with respect to ``x`` is ``D (x - prox(x)) / step`` wherever the prox is
-        unique; tensors that require one get it, and those by ``metric`` and ``step``.
-
-    Raises
-    ------
-    OverflowError
-        If a value is beyond the range of float64.
-    """
-
-    def value(x: Array, step: Any, metric: Any) -> Array:
-        return _envelope(penalty, x, step, metric, backend)
-
-    def pull(v: Array, _: Array, x: Array, step: Any, metric: Any) -> tuple[Any, Any, Any]:
-        return _pull_envelope(penalty, v, x, step, metric, backend)
-
-    if autograd.records(x, step, metric):
-        return autograd.record(autograd.Task("envelope", value, pull), x, step, metric)
-    return value(x, step, metric)
-
-
-def _envelope(penalty: Penalty, x: Array, step: Any, metric: Any, backend: str | None) -> Array:
-    x, step, metric = detached(x), detached(step), detached(metric)
-    p = problem(penalty, x, step, metric, backend, check=None)
-    z = prox(penalty, x, step, metric=metric, backend=backend)
-    xp = p.xp
-    difference = xp.astype(z, xp.float64) - xp.astype(x, xp.float64)
-    steps, rows = p.layout.split_groups(p.group_steps()), p.layout.split(difference, 0.0)
-    parts = []
-    with np.errstate(all="ignore"):
-        for r, d, s in zip(rows, p.layout.split(p.full_metric(), 1.0), steps, strict=True):
-            # (1/2η)‖z - x‖²_D, of which no part need be in range.
-            (squares, e), es = row_products(xp, xp.abs(r), xp.abs(r), d), exponent(xp, s)
-            half = 0.5 * xp.sum(squares, axis=1) / times_power(xp, s, -es)
-            parts.append(times_power(xp, half, xp.clip(e - es, -5000.0, 5000.0)))
-        values = penalty._values(z) + p.layout.join_groups(parts)
-    if bool(xp.any(xp.isinf(values))):
-        raise OverflowError("x: the envelope there is beyond the range of float64")
-    return values
-
-
-def _pull_envelope(
-    penalty: Penalty, v: Array, x: Array, step: Any, metric: Any, backend: str | None
-) -> tuple[Any, Any, Any]:
-    """Differentiate the objective at the prox, which stays: what its move adds is of second order."""
-    p = problem(penalty, x, step, metric, backend, check=None)
-    xp, layout = p.xp, p.layout
-    full = p.full_metric()
-    away = xp.astype(x, xp.float64) - xp.astype(
-        prox(penalty, x, step, metric=metric, backend=backend), xp.float64
-    )
-    steps, shares = layout.split_groups(p.group_steps()), layout.split_groups(xp.astype(v, xp.float64))
-    rows = zip(layout.split(away, 0.0), layout.split(full, 0.0), steps, shares, strict=True)
-    parts = []
-    for a, d, s, share in rows:
-        s, share = s[:, None], share[:, None]
-        pull = d * a / s
-        by_step = -0.5 * xp.sum(share * (xp.sqrt(d) * (a / s)) ** 2, axis=1)
-        parts.append((share * pull, 0.5 * share * (a / xp.sqrt(s)) ** 2, by_step))
-    none = xp.zeros_like(away)
-    if not parts:
-        return (
-            xp.astype(none, x.dtype),
-            summed_to(xp, p.group_steps() * 0.0, step),
-            summed_to(xp, none, metric),
-        )
-    by_x, by_metric = (layout.join([part[k] for part in parts], none) for k in (0, 1))
-    by_step = layout.join_groups([part[2] for part in parts])
-    return xp.astype(by_x, x.dtype), summed_to(xp, by_step, step), summed_to(xp, by_metric, metric)
-
-
-@untraced
 def prox_vjp(
     penalty: Penalty,
     x: Array,
@@ -403,104 +307,10 @@ def _solve_plain(
     rtol = finder.relative_tolerance(float_bits(x))
     if out is not None:
         check_out(out, x, p.xp)
-    if p.backend == "numba":
-        from proxlab.backends import numba_cpu
-
-        host, place = as_host(p), as_host(out)
-        z, *rest = numba_cpu.solve(host, finder, rtol, place, explain)
-        if host is not p:
-            z, rest = as_tensor(z) if out is None else out, [as_tensor(a) for a in rest]
-            if out is not None:
-                autograd.written(out)
-    elif p.backend == "cuda":
-        from proxlab.backends.cuda import launch
-
-        z, *rest = launch.solve(p, finder, rtol, out, explain, bool(check))
-    else:
-        if check is not False:
-            check_values(p)
-        # Overflow and division by zero in branches that are not selected are expected.
-        with np.errstate(all="ignore"):
-            z, *rest = _over_arrays(p, finder, rtol)
-        z = p.xp.astype(z, x.dtype)
-        if out is not None:
-            out[...] = z
-            z = out
-    if not explain:
+    z, found = backend_of(p).solve(p, Options(finder, rtol, out, explain, check))
+    if found is None:
         return z
-    radius, lower, upper, status, iterations, evaluations = rest
+    bracket = (found.lower, found.upper)
     if penalty.threshold > 0:
-        with np.errstate(all="ignore"):
-            lower, upper = _with_threshold(p, z, radius)
-    return Solution(z, radius, (lower, upper), status, iterations, evaluations, penalty)
-
-
-def _with_threshold(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
-    """Enclose the radii where a soft threshold comes first, whose rounding moves them."""
-    from proxlab.backends import array_certify, table_certify
-    from proxlab.powers import quotient
-
-    xp, layout, penalty = p.xp, p.layout, p.penalty
-    assert isinstance(penalty, RadialPenalty)
-    table = table_of(penalty)
-    flat = len(table) == 1 and not any(table[0])
-    bounds = array_certify.radial_bounds if form(table).has_kernels else table_certify.table_bounds
-    points = layout.split(xp.astype(p.x, xp.float64), 0.0)
-    candidates = layout.split(xp.astype(z, xp.float64), 0.0)
-    metrics = layout.split(p.full_metric(), 1.0)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    low, high = [], []
-    for x, v, d, s, w in zip(points, candidates, metrics, steps, weights, strict=True):
-        if flat:
-            # The radius is the length of what the threshold leaves, known to a few units of its parts.
-            size = xp.where(x > 0, x, xp.zeros_like(x)) if penalty.nonnegative else xp.abs(x)
-            cut = quotient(xp, s, penalty.threshold, d)
-            left, noise = size - cut, rounding(4) * (cut + size) + 2.0**-1074
-            kept = xp.where(size > 0, xp.minimum(left + noise, size), size)
-            zero, length = xp.zeros_like(x), rounding(x.shape[1] + 16)
-            least = row_norm(xp, xp.maximum(left - noise, zero)) * (1.0 - length) - 2.0**-1074
-            most = row_norm(xp, xp.maximum(kept, zero)) * (1.0 + length)
-            low.append(xp.where(least > 0, least, xp.zeros_like(least)))
-            high.append(xp.where(most > 0, most + 2.0**-1074, most))
-        else:
-            found = bounds(xp, v, x, d, s, w, penalty)
-            low.append(found.lower)
-            high.append(found.upper)
-    return (
-        xp.minimum(layout.join_groups(low), radius),
-        xp.maximum(layout.join_groups(high), radius),
-    )
-
-
-def _over_arrays(p: Problem, finder: RootFinder, rtol: float) -> tuple[Array, ...]:
-    from proxlab.backends import array_api, array_tables
-
-    xp, layout, penalty = p.xp, p.layout, p.penalty
-    x = xp.astype(p.x, xp.float64)
-    rows = layout.split(x, 0.0)
-    metrics = layout.split(p.full_metric(), 1.0)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    parts = []
-    for r, d, s, w in zip(rows, metrics, steps, weights, strict=True):
-        if isinstance(penalty, GroupLinf):
-            parts.append(array_api.linf_rows(xp, r, d, s, w, penalty.lam, finder, rtol))
-        elif isinstance(penalty, RadialPenalty):
-            shrunk = array_api.shrink(xp, r, s, d, penalty.threshold, penalty.nonnegative)
-            table = table_of(penalty)
-            solve_rows = array_api.radial_rows if form(table).has_kernels else array_tables.table_rows
-            part = solve_rows(xp, shrunk, d, s, w, table, finder, rtol)
-            if shrunk is not r:
-                kept = (part.status == int(Status.UNSHRUNK)) & xp.any(shrunk != r, axis=1)
-                part.status = xp.where(kept, xp.zeros_like(part.status), part.status)
-            parts.append(part)
-        else:
-            raise TypeError(f"penalty: {type(penalty).__name__} is neither radial nor GroupLinf")
-    z = layout.join([part.z for part in parts], x)
-    names = ("radius", "lower", "upper", "status", "iterations", "evaluations")
-    found = (z, *(layout.join_groups([getattr(part, name) for part in parts]) for name in names))
-    apart = layout.join_groups([part.apart for part in parts])
-    if bool(xp.any(apart)):
-        from proxlab.backends import decimal_rows
-
-        found = decimal_rows.replaced(p, apart, found)
-    return found
+        bracket = arrays.enclose_shrunk(p, z, found.radius)
+    return Solution(z, found.radius, bracket, found.status, found.iterations, found.evaluations, penalty)

@@ -12,12 +12,17 @@ import math
 
 from proxlab.groups import Array
 
-__all__ = ["fabs", "fmax", "fmin", "midpoint", "sqrt", "where"]
+__all__ = ["fabs", "filled", "fmax", "fmin", "midpoint", "sqrt", "where"]
 
 
 def where(condition: Array, yes: Array, no: Array) -> Array:
     """Select: ``yes`` where the condition holds, else ``no``."""
     return yes if condition else no
+
+
+def filled(like: Array, number: float) -> Array:
+    """Return a number: of arrays, one that holds it throughout and is otherwise like ``like``."""
+    return number
 
 
 def fmin(a: Array, b: Array) -> Array:

@@ -18,17 +18,19 @@ ORDER = [
     "groups",
     "scalar",
     "powers",
+    "bounds",
     "penalties",
     "double_double",
-    "secular",
     "rootfinders",
     "arguments",
-    "bounds",
+    "autograd",
+    "equations",
+    "search",
     "backends",
     "derivative",
-    "autograd",
     "lazily",
     "prox",
+    "envelope",
     "certificate",
     "check",
     "inexactness",
@@ -71,6 +73,55 @@ def test_imports_run_one_way():
         for target in imports(MODULES[module]):
             assert target != "proxlab", f"{module} imports the whole package"
             assert ORDER.index(layer(target)) <= ORDER.index(layer(module)), f"{module} imports {target}"
+
+
+def kinds_asked_for(tree, kinds):
+    """Where code asks for the kind of a thing: isinstance, issubclass, a comparison with type(…), match."""
+
+    def named(node):
+        return {
+            n.id if isinstance(n, ast.Name) else n.attr
+            for n in ast.walk(node)
+            if isinstance(n, (ast.Name, ast.Attribute))
+        }
+
+    for node in ast.walk(tree):
+        asked = set()
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("isinstance", "issubclass") and len(node.args) == 2:
+                asked = named(node.args[1])
+        elif isinstance(node, ast.Compare) and named(node) & {"type", "__class__"}:
+            asked = named(node)
+        elif isinstance(node, ast.MatchClass):
+            asked = named(node.cls)
+        yield from ((node.lineno, name) for name in sorted(asked & kinds))
+
+
+def test_nobody_asks_for_the_class_of_a_penalty():
+    """Penalties name their equation and know what depends on their kind; being one at all may be asked."""
+    kinds = {"RadialPenalty"} | {
+        name for name, thing in vars(pl).items() if inspect.isclass(thing) and issubclass(thing, pl.Penalty)
+    } - {"Penalty"}
+    assert {"L1", "GroupLinf", "GroupMCP"} <= kinds
+    for module, path in MODULES.items():
+        if module != "proxlab" and layer(module) != "penalties":
+            found = list(kinds_asked_for(ast.parse(path.read_text()), kinds))
+            assert not found, f"{module} asks for the class of a penalty: {found}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "isinstance(h, pl.GroupLinf)",
+        "isinstance(h, (A, RadialPenalty))",
+        "type(h) is L1",
+        "L1 is not h.__class__",
+        "issubclass(type(h), L1)",
+        "match h:\n    case GroupLinf(): pass",
+    ],
+)
+def test_asking_is_seen(line):
+    assert list(kinds_asked_for(ast.parse(line), {"L1", "GroupLinf", "RadialPenalty"}))
 
 
 # What a GPU kernel takes is a study of the kernels, not of the package's results.

@@ -241,12 +241,26 @@ def test_root_finders_that_are_not_of_their_class():
         pl.prox(pl.GroupLasso(1.0), X, root_finder=finder(half, "no")())
 
 
-def test_proposals_that_do_not_run_say_so():
-    short = defined(f"def propose({ARGUMENTS}): return lo, m0")
-    branches = defined(f"def propose({ARGUMENTS}):\n    return (lo if f < 0 else hi), m0, m1, m2, m3, m4")
-    for propose, backend in ((short, "numba"), (short, "array_api"), (branches, "array_api")):
-        with pytest.raises(TypeError, match=r"^root_finder: Mine.propose .* six numbers"):
-            pl.solve(pl.GroupLasso(1.0), X, metric=D, root_finder=finder(propose)(), backend=backend)
+@pytest.mark.parametrize(
+    ("body", "compiled", "vectorised"),
+    [
+        ("return lo, m0", "it returns 2 numbers", "got 2"),
+        ("return None", "it returns None", "NoneType"),
+        ("import math; return lo, m0, m1, m2, m3, m4", "it has an import", ""),
+        ("raise RuntimeError('mine')", "it raises RuntimeError: mine", "RuntimeError: mine"),
+        ("return (1 + 1j) * lo, m0, m1, m2, m3, m4", "the point that it returns is", "are of complex128"),
+        ("return 'a', m0, m1, m2, m3, m4", "the point that it returns is 'a'", "str"),
+        ("return lo / 0, 'a', m1, m2, m3, m4", "ZeroDivisionError", ""),
+        ("return lo, 1 / 0, m1, m2, m3, m4", "", "ZeroDivisionError"),
+        ("return (lo if f < 0 else hi), m0, m1, m2, m3, m4", "", "truth value"),
+    ],
+)
+def test_proposals_that_do_not_run_say_why(body, compiled, vectorised):
+    propose = defined(f"def propose({ARGUMENTS}): {body}")
+    for reason, backend in ((compiled, "numba"), (vectorised, "array_api")):
+        if reason:
+            with pytest.raises(TypeError, match=rf"^root_finder: Mine.propose .*{reason}.* six numbers"):
+                pl.solve(pl.GroupLasso(1.0), X, metric=D, root_finder=finder(propose)(), backend=backend)
 
 
 HELPERS = "SHARE = {share}\ndef mix(lo, hi):\n    return lo + SHARE * (hi - lo)\n"

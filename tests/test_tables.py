@@ -484,8 +484,7 @@ def test_a_certificate_that_takes_one_minimiser_for_granted(monkeypatch):
     batch = fixed(((0.0, 0.0, 10.0, 8.0), (1.0, 6.0, 2.0, 0.0), (64.0, 132.0, 0.0, 0.0)), 9.0)
     noise = np.full((3, 2), 0.7)
     check_certificates(batch, noise)
-    for module in ("certificate", "backends.array_certify", "backends.numba_certify"):
-        monkeypatch.setattr(sys.modules[f"proxlab.{module}"], "form", known_form)
+    monkeypatch.setattr(sys.modules["proxlab.penalties.equations"], "form", known_form)
     for backend in BACKENDS:
         with pytest.raises(AssertionError):
             check_certificates(batch, noise, backend)
@@ -510,8 +509,7 @@ def test_a_solver_that_takes_the_slope_beyond_the_kink(monkeypatch):
     batch = fixed(((0.0, 0.0, 1.0, 0.0), (1.0, 1.0, 3.0, 0.0)), 3.0)
     jump = fixed(((0.0, 0.5, 1.0, 0.0),), 3.0)
     check_global(jump, jump.solve())
-    for module in ("prox", "arguments"):
-        monkeypatch.setattr(sys.modules[f"proxlab.{module}"], "form", lambda table: Form.CONCAVE)
+    monkeypatch.setattr(sys.modules["proxlab.penalties.equations"], "form", lambda table: Form.CONCAVE)
     for backend in BACKENDS:
         for case in (batch, jump):
             with pytest.raises(AssertionError):

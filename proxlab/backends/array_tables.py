@@ -11,11 +11,11 @@ The compiled kernels know the forms of table that proxlab's own penalties have; 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab import bounds, secular
-from proxlab.backends.array_api import Equation, RowSolution, find_root, row_max, scale, zero_margin
+from proxlab.backends.array_api import RowSolution, row_max, zero_margin
 from proxlab.backends.array_certify import (
     Data,
     Slopes,
@@ -25,14 +25,17 @@ from proxlab.backends.array_certify import (
     sum_height,
     tau_at,
 )
+from proxlab.backends.array_search import find_root
 from proxlab.backends.build import over_arrays
-from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.double_double import MARGIN_UNIT
+from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.groups import Array
 from proxlab.penalties.tables import Table
 from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import RootFinder, Status
-from proxlab.secular import RIVAL_RTOL
+from proxlab.scalar import filled, fmax, fmin, sqrt, where
+from proxlab.search import RIVAL_RTOL, Root, noise
 
 __all__ = ["heights", "table_rows"]
 
@@ -40,8 +43,6 @@ __all__ = ["heights", "table_rows"]
 MAX_SEEK = 60
 #: Metrics beyond this, in the scale of the problem, do not shrink their elements.
 SPREAD = 2.0**500
-#: Exponents of the metric, in units of the group, between which every element counts as it should.
-APART = -400.0, 400.0
 
 
 @dataclass
@@ -58,6 +59,90 @@ class Candidate:
     evaluations: Array
 
 
+# The secular equation of any piece, in ``r``: the slope may begin below zero, the metric's range is known.
+
+
+def piece_pace(r: Array, task: Task) -> Array:
+    """Bound how fast a term changes."""
+    tau = fmax(task.a - task.c * r, r * 0.0)
+    return fmax(steepest(task.dmin, r, tau, task.c), steepest(task.dmax, r, tau, task.c))
+
+
+def enclose_piece(r: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
+    """Enclose the root; the slope is a difference, whatever the sign of the shift."""
+    s, s1, s2 = sums
+    c = task.c
+    most = fmax(c, c * 0.0) / (task.dmin * r + fmax(task.a - c * r, r * 0.0))
+    b1 = where(c > 0, (sqrt(s * s2) + 2.0 * most * s) * (1.0 + 1e-9), s1)
+    off = rounding(task.size + radial.CURVED[0]) * s
+    slack = rounding(task.size + radial.CURVED[1]) * b1
+    low, high = bracket(
+        r, s - 1.0 - off, s - 1.0 + off, s1, slack, piece_pace(r, task), b1 + slack, c, task.far
+    )
+    # Tau is exact at a radius that differs by so much.
+    return low * (1.0 - 1e-14), fmin(high * (1.0 + 1e-14), task.far)
+
+
+# The same equation at a fixed radius, in ``tau``: its roles are swapped, and ``dmin`` is the least ``d r``.
+
+
+def slope_pace(tau: Array, task: Task) -> Array:
+    """Bound how fast a term changes."""
+    return (1.0 + 1e-14) / (tau + task.dmin)
+
+
+def enclose_slope(tau: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
+    """Enclose the root."""
+    s, s1, _ = sums
+    off = rounding(task.size + radial.FLAT[0]) * s
+    slack = rounding(task.size + radial.FLAT[1]) * s1
+    m = slope_pace(tau, task)
+    return bracket(tau, s - 1.0 - off, s - 1.0 + off, s1, slack, m, s1 + slack, filled(tau, 0.0), task.far)
+
+
+PIECE = Equation(radial.residual, piece_pace, enclose_piece, smooth=True)
+SLOPE = Equation(radial.residual, slope_pace, enclose_slope, smooth=True)
+
+
+@dataclass
+class Path:
+    """An equation of every row, its sums, and its task but for where to look for a root, and how exactly."""
+
+    xp: Any
+    equation: Equation
+    sums: Callable[[Array], Sums]
+    task: Task
+
+    def evaluate(self, r: Array) -> tuple[Array, Array, Array, Sums]:
+        """Return ``f``, its slope, its bend and the sums."""
+        sums = self.sums(r)
+        return (*over_arrays(self.equation.residual, self.xp)(*sums), sums)
+
+    def enclose(self, r: Array, sums: Sums, far: Array) -> tuple[Array, Array]:
+        """Enclose the root from the sums at ``r``."""
+        enclose = over_arrays(self.equation.enclose, self.xp)
+        low, high = enclose(r, sums, self.task._replace(far=far))
+        return low, high
+
+    def find(
+        self, finder: RootFinder, floor: Array, at: Array, far: Array, active: Array, rtol: float,
+        atol: Array, cap: Array,
+    ) -> Root:  # fmt: skip
+        """Find the root, which exists, in the active rows."""
+        at = self.xp.minimum(at, far)
+        task = self.task._replace(
+            floor=floor,
+            at=at,
+            far=far,
+            doubtful=~active,
+            rtol=rtol,
+            atol=atol,
+            cap=cap,
+            most=finder.max_iterations,
+        )
+        return find_root(self.xp, finder, self.equation, self.sums, task, active)
+
+
 class Rows:
     """Rows in scaled units, and the equations whose roots are candidates."""
 
@@ -68,67 +153,41 @@ class Rows:
         self.dmin, self.dmax = -row_max(xp, -self.d), row_max(xp, self.d)
         self.zero = xp.zeros_like(p.step)
         self.one = xp.ones_like(p.step)
-        self.terms, self.residual = over_arrays(secular.terms, xp), over_arrays(secular.residual, xp)
-        self.bracket, self.steepest = over_arrays(bounds.bracket, xp), over_arrays(bounds.steepest, xp)
+        self.terms = over_arrays(radial.terms, xp)
 
-    def along_radius(self, q: Slopes) -> Equation:
+    def along_radius(self, q: Slopes) -> Path:
         """The secular equation of a piece, in ``r``."""
         xp = self.xp
-        k = ROUNDING[True]  # of a difference: the shift may be positive, or the slope begin below zero
 
-        def evaluate(r: Array) -> Any:
+        def sums(r: Array) -> Sums:
             tau = tau_at(xp, r, (q.alpha, q.shift))
-            terms = self.terms(self.b, self.d, r[:, None], tau[:, None], q.shift[:, None])
-            return self._sums(terms)
+            return self._sums(self.terms(self.b, self.d, r[:, None], tau[:, None], q.shift[:, None]))
 
-        def pace(r: Array) -> Array:
-            tau = tau_at(xp, r, (q.alpha, q.shift))
-            ends = (self.steepest(d, r, tau, q.shift) for d in (self.dmin, self.dmax))
-            return xp.maximum(*ends)
+        task = self._task(q.alpha, q.shift, radial.CURVED[0], self.dmin, self.dmax)
+        return Path(xp, PIECE, sums, task)
 
-        def enclose(r: Array, sums: tuple[Array, ...], far: Array) -> tuple[Array, Array]:
-            s, s1, s2 = sums
-            fall = xp.where(q.shift > 0, q.shift, self.zero)
-            most = fall / (self.dmin * r + tau_at(xp, r, (q.alpha, q.shift)))
-            b1 = xp.where(q.shift > 0, (xp.sqrt(s * s2) + 2.0 * most * s) * (1.0 + 1e-9), s1)
-            noise, slack = rounding(self.n + k[0]) * s, rounding(self.n + k[1]) * b1
-            low, high = self.bracket(
-                r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, pace(r), b1 + slack, q.shift, far
-            )
-            # Tau is exact at a radius that differs by so much.
-            return low * (1.0 - 1e-14), xp.minimum(high * (1.0 + 1e-14), far)
-
-        return Equation(evaluate, enclose, pace, self.n, rounding(self.n + k[0]))
-
-    def along_slope(self, r: Array) -> Equation:
+    def along_slope(self, r: Array) -> Path:
         """``G(r, tau) = 1`` at a fixed radius, in ``tau``: the same equation with its roles swapped."""
-        xp, k = self.xp, ROUNDING[False]
+        xp = self.xp
         grown, ones = self.d * r[:, None], xp.ones_like(self.d)
-        least = self.dmin * r
 
-        def evaluate(tau: Array) -> Any:
+        def sums(tau: Array) -> Sums:
             return self._sums(
                 self.terms(self.b, ones, tau[:, None], grown, xp.zeros_like(self.zero)[:, None])
             )
 
-        def pace(tau: Array) -> Array:
-            return (1.0 + 1e-14) / (tau + least)
+        return Path(
+            xp, SLOPE, sums, self._task(self.zero, self.zero, radial.FLAT[0], self.dmin * r, self.dmax * r)
+        )
 
-        def enclose(tau: Array, sums: tuple[Array, ...], far: Array) -> tuple[Array, Array]:
-            s, s1, _ = sums
-            noise, slack = rounding(self.n + k[0]) * s, rounding(self.n + k[1]) * s1
-            return tuple(
-                self.bracket(
-                    tau, s - 1.0 - noise, s - 1.0 + noise, s1, slack, pace(tau), s1 + slack, self.zero, far
-                )
-            )
+    def _task(self, a: Array, c: Array, roundings: float, dmin: Array, dmax: Array) -> Task:
+        zero, n = self.zero, float(self.n)
+        delta = rounding(n + roundings)
+        return Task(a, c, zero, zero, zero, zero > 0, 0.0, zero, zero, n, noise(n), delta, dmin, dmax, 0)
 
-        return Equation(evaluate, enclose, pace, self.n, rounding(self.n + k[0]))
-
-    def _sums(self, terms: tuple[Array, ...]) -> Any:
+    def _sums(self, terms: tuple[Array, ...]) -> Sums:
         s, s1, s2 = (self.xp.sum(t, axis=1) for t in terms)
-        s = self.xp.where(s > 0, s, self.one)
-        return (*self.residual(s, s1, s2), (s, s1, s2))
+        return Sums(self.xp.where(s > 0, s, self.one), s1, s2)
 
     def cost(self, pieces: tuple[Slopes, ...], starts: list[Array], r: Array, tau: Array) -> Array:
         """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at a point ``z ≠ 0`` of the path; ``‖z‖`` is ``r`` at a root.
@@ -178,7 +237,7 @@ def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
 
 
 def crest(
-    rows: Rows, eq: Equation, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
+    rows: Rows, eq: Path, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
     """Look for a point with ``f >= 0`` between two with ``f < 0``, between the zeros of whose tangents it is.
 
@@ -228,11 +287,7 @@ def table_rows(
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if n == 0:
         none = xp.zeros_like(step)
-        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, count > 0)
-    units = scale(xp, x, d, *APART)
-    # The metric of an element that is zero does not matter, and may be beyond all bounds.
-    unit = times_power(xp, xp.ones_like(step), xp.clip(units.ed, -1000.0, 1000.0))
-    d = xp.where(x == 0, unit[:, None], d)
+        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, False)
     rows, pieces = Rows(xp, p), scaled_pieces(xp, p, table)
     starts = heights(xp, p, table, pieces)
@@ -255,7 +310,7 @@ def table_rows(
     unsolved = no  # some candidate did not converge
     least, most = xp.where(resting, zero, reach), zero  # of the radii of all candidates
     iterations, evaluations = count, count
-    before: tuple[Equation, Slopes, Array, Any] | None = None  # the piece before, at its end
+    before: tuple[Path, Slopes, Array, Any] | None = None  # the piece before, at its end
 
     def offer(c: Candidate, value: Array, kind: int) -> None:
         """Compare a candidate with the best so far; those offered later are longer."""
@@ -323,10 +378,9 @@ def table_rows(
             limit = xp.where(humped, at, xp.where(here, far * (1.0 + (n + 8.0) * UNIT), far))
             tangent = xp.where(slope > 0, start - left / xp.where(slope > 0, slope, one), start)
             begin = xp.maximum(tangent, start) if k else tangent
-            root = find_root(
-                xp, finder, eq, start * (1.0 - 1e-14), xp.where(search, begin, one),
-                xp.where(search, limit, one), search, search, rtol,
-                times_power(xp, zero + finder.atol, -p.ex), zero + RIVAL_RTOL,
+            root = eq.find(
+                finder, start * (1.0 - 1e-14), xp.where(search, begin, one), xp.where(search, limit, one),
+                search, rtol, times_power(xp, zero + finder.atol, -p.ex), zero + RIVAL_RTOL,
             )  # fmt: skip
             tau = tau_at(xp, root.r, (q.alpha, q.shift))
             c = Candidate(
@@ -352,7 +406,7 @@ def table_rows(
     upper = xp.where(free & nonzero, whole_high, xp.where(unsolved, most, best.upper))
     r = xp.where(free & nonzero, reach, r)
     r, lower, upper = (times_power(xp, v, p.ex) for v in (r, lower, upper))
-    return RowSolution(z, r, lower, upper, status, iterations, evaluations, units.apart)
+    return RowSolution(z, r, lower, upper, status, iterations, evaluations)
 
 
 def _slope_at_zero(rows: Rows, q: Slopes) -> Array:
@@ -365,8 +419,8 @@ def _slope_at_zero(rows: Rows, q: Slopes) -> Array:
 
 def _kink(
     rows: Rows,
-    before: tuple[Equation, Slopes, Array, Any],
-    after: tuple[Equation, Slopes, Array, Any],
+    before: tuple[Path, Slopes, Array, Any],
+    after: tuple[Path, Slopes, Array, Any],
     on: Array,
     r: Array,
     finder: RootFinder,
@@ -386,9 +440,9 @@ def _kink(
     # What is resolved in z, where tau itself is next to nothing; good enough to compare.
     rtol = min(rtol, RIVAL_RTOL)
     least = rtol * rows.dmin * r
-    root = find_root(xp, finder, eq, low, low, high, exists, exists, rtol, least, zero + 2.0**900)
+    root = eq.find(finder, low, low, high, exists, rtol, least, zero + 2.0**900)
     # Where rounding hides on which side of the kink the root is, it is near.
-    sure = eq_left.delta * 2.0
+    sure = eq_left.task.delta * 2.0
     lower = xp.where(left < -sure, r, xp.minimum(r, eq_left.enclose(r, left_sums, r)[0]))
     upper = xp.where(right > sure, r, xp.maximum(r, eq_right.enclose(r, right_sums, 2.0 * r)[1]))
     tau = xp.minimum(xp.maximum(root.r, low), high)

@@ -118,6 +118,12 @@ def _is_ours(function: Any) -> bool:
     return name.startswith("proxlab.") and function.__globals__ is vars(sys.modules.get(name, types))
 
 
+def _is_record(value: Any) -> bool:
+    """Return whether a value is one of the package's named tuples, which every target knows as they are."""
+    own = isinstance(value, type) and issubclass(value, tuple) and value.__module__.startswith("proxlab.")
+    return own and hasattr(value, "_fields")
+
+
 @dataclass(eq=False)
 class Target:
     """What source is linked for.
@@ -249,6 +255,8 @@ class _Linking:
                 return operation, f"operation {plain.__name__}"
         if isinstance(value, types.ModuleType):
             return self.module(user, name, value, chains)
+        if _is_record(value):
+            return value, f"record {value.__module__}.{value.__qualname__} {value._fields}"
         library = _of_library(value)
         if library:
             try:
@@ -307,9 +315,13 @@ def state(function: Callable[..., Any]) -> str:
     return "" if _is_ours(function) else _Linking(_PLAIN, {}).copy(function, "", ())[1]
 
 
-def over_arrays(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
-    """Return ``function`` with the operations of an array namespace."""
-    return _over_arrays(function, xp, state(function))
+def over_arrays(
+    function: Callable[..., Any], xp: Any, names: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Return ``function`` with the operations of an array namespace, and what it means by global names."""
+    given = tuple(sorted((names or {}).items()))
+    users = tuple(state(value) for _, value in given if callable(value))
+    return _over_arrays(function, xp, given, (state(function), *users))
 
 
 #: What an array namespace calls differently than math, NumPy or Python do.
@@ -318,10 +330,12 @@ _RENAMED |= {"min": "minimum", "max": "maximum"}
 
 
 @lru_cache(maxsize=256)
-def _over_arrays(function: Callable[..., Any], xp: Any, _: str) -> Callable[..., Any]:
+def _over_arrays(
+    function: Callable[..., Any], xp: Any, names: tuple[tuple[str, Any], ...], _: tuple[str, ...]
+) -> Callable[..., Any]:
     operations = {
         scalar.where: xp.where, scalar.sqrt: xp.sqrt, scalar.fabs: xp.abs, scalar.fmin: xp.minimum,
-        scalar.fmax: xp.maximum,
+        scalar.fmax: xp.maximum, scalar.filled: xp.full_like,
     }  # fmt: skip
 
     def native(value: Any) -> Any:
@@ -331,5 +345,5 @@ def _over_arrays(function: Callable[..., Any], xp: Any, _: str) -> Callable[...,
         return value
 
     target = Target(lambda f, _: f, operations=operations, native=native, whole=False)
-    linked: Callable[..., Any] = target.link(function)
+    linked: Callable[..., Any] = target.link(function, dict(names))
     return linked

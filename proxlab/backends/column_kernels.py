@@ -14,8 +14,6 @@ import numpy as np
 
 from proxlab.backends.kernels import (
     CONVERGED,
-    CURVED,
-    FLAT,
     INF,
     NARROW,
     NARROW_ERROR,
@@ -26,12 +24,12 @@ from proxlab.backends.kernels import (
     ZERO,
     from_ratio,
     narrow_fraction,
-    pace,
     third_order,
 )
 from proxlab.bounds import UNIT, bracket, rounding
+from proxlab.equations.radial import CURVED, FLAT, residual, rise
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import final_step, residual, rise
+from proxlab.search import final_step
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 1024, 1040
@@ -277,6 +275,15 @@ def spread(ratios: Any, groups: int, run: int, acc: Any) -> None:
             acc[4 * PITCH + k * run + t] = ratios[k]
 
 
+def pace_at(r: float, a: float, c: float) -> float:
+    """Bound how fast a term of the sums can change at ``r > 0`` on the piece with slope ``a - c r``."""
+    tau = fmax(a - c * r, 0.0)
+    m = 1.0 / r
+    if c > 0.0:
+        m = fmax(m, c / tau if tau > 0.0 else 1e270)
+    return m
+
+
 def enclose_ratio(
     r: float, s: float, s1: float, s2: float, a: float, c: float, size: float, far: float
 ) -> Any:
@@ -284,7 +291,7 @@ def enclose_ratio(
 
     The terms of its differences are at most thrice ``B₁``.
     """
-    m = pace(r, a, c, 0.0)
+    m = pace_at(r, a, c)
     b1 = (sqrt(s * fmax(s2, 0.0)) + 2.0 * m * s) * (1.0 + 1e-9) if c > 0.0 else s1
     k = CURVED if c > 0.0 else FLAT
     noise, slack = rounding(size + k[0]) * s, 3.0 * rounding(size + k[1]) * b1
@@ -423,7 +430,7 @@ def solve_columns(
                     s, s1, s2 = from_ratio(v, np.float64(ve), np.float64(vee), r[k], tau, c[k])
                     if 1e-30 < v < 1e30 and s1 > 0.0:
                         f, slope, bend = residual(s, s1, s2)
-                        final, error = final_step(r[k], f, slope, bend, pace(r[k], a[k], c[k], 0.0))
+                        final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
                         new = third_order(r[k], f, slope, final)
                         if start[k] <= new <= far[k]:
                             r[k] = new
@@ -465,7 +472,7 @@ def solve_columns(
                         state[k] = 2
                         active -= 1
                     continue
-                final, error = final_step(r[k], f, slope, bend, pace(r[k], a[k], c[k], 0.0))
+                final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
                 if not (error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise):
                     # A pass is dear: third-order steps, at most twice Newton's.
                     r[k] = fmin(third_order(r[k], f, slope, final), far[k])

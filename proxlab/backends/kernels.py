@@ -15,41 +15,45 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.bounds import ROUNDING, UNIT, bracket, rounding
+from proxlab.bounds import UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
-from proxlab.rootfinders import Status
+from proxlab.equations import Sums, Task
+from proxlab.equations.clipped import NEGLIGIBLE, ROUNDINGS
+from proxlab.equations.radial import BEYOND, pace, residual, rise, roundings, shrunk_fraction, terms
+from proxlab.rootfinders import Newton, Status
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import NEGLIGIBLE, RIVAL_RTOL, final_step, residual, rise, shrunk_fraction, terms
+from proxlab.search import (
+    OPEN,
+    RIVAL_RTOL,
+    SEEKING,
+    Root,
+    advance,
+    ask,
+    begin,
+    bracketed,
+    final_step,
+    finish,
+    noise,
+    seek,
+)
 
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
-BAD, APART = len(Status), len(Status) + 1  # a group with invalid input; one that spreads too far
-FLAT, CURVED = ROUNDING[False], ROUNDING[True]
+BAD = len(Status)  # a group with invalid input
 # An offset of a plain integer type: a literal would make the compiler specialise once more.
 FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 # In this range a product of two numbers has lost nothing, nor will its quotient by a third; coefficients of
-# an equation of scale 1 beyond the cap mean what the cap does; so do metrics, where the element is zero.
+# an equation of scale 1 beyond the cap mean what the cap does; so do metrics.
 PRODUCT_LOW, PRODUCT_HIGH, CAP, METRIC_CAP = 1e-290, 1e290, 1e270, 2.0**900
-# Exponents of the metric, in units of the group, between which every element counts as it should.
-APART_LOW, APART_HIGH = -900, 800
-# The exponent of a product d r at a root that loses nothing is greater. Whatever it is, it loses nothing that
-# counts if r tau is no less than this share of ‖x‖.
-FAINT, TOGETHER = -900, 1e-200
-# The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
-START_LOW = -400
-# Slopes of the equation at zero that are in range are less.
-STEEPEST = 1e250
 INF = np.inf
 NAN = np.nan
 TINIEST = 2.0**-1074
 
-# Set by the target: the root finder's proposal and whether it wants function values at both ends of a
-# bracket.
-propose: Any = None
-NEEDS_BRACKET = False
-# Set by the target: whether the equation has a second derivative; whether sums may leave float64's range.
-SMOOTH = True
+# Set by the target: the equation's sums at a radius.
+sums_at: Any = None
+# Set by the target, beside what the search leaves to it: whether sums may leave float64's range.
+NEEDS_BRACKET = Newton.needs_bracket
 RESCALES = True
 # Set by the target: whether single precision finds where to start; its chunks of a sum, the most passes it
 # takes, and the relative error at which it is good enough.
@@ -84,17 +88,22 @@ def sum_start(x: Any, d: Any, o: int, n: int) -> Any:
     return bb, bbd, xx, bad
 
 
-def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: float) -> Any:
+def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
     x, d = x[o : o + n], d[o : o + n]
     s, s1, s2 = 0.0, 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
-        a, b, c = terms(np.float64(x[i]) * di, di, r, tau, shift)
-        s += a
-        s1 += b
-        s2 += c
-    return s, s1, s2
+        t, t1, t2 = terms(np.float64(x[i]) * di, di, r, tau, shift)
+        s += t
+        s1 += t1
+        s2 += t2
+    return Sums(s, s1, s2)
+
+
+def radial_sums(x: Any, d: Any, o: int, n: int, r: float, a: float, c: float) -> Sums:
+    """Return the secular sums at one radius, on the piece with slope ``a - c r``."""
+    return sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
 
 
 def sum_ratio(x: Any, d: Any, o: int, n: int, ratio: float, unit: float) -> Any:
@@ -102,8 +111,8 @@ def sum_ratio(x: Any, d: Any, o: int, n: int, ratio: float, unit: float) -> Any:
     x, d = x[o : o + n], d[o : o + n]
     one, rho, scale = np.float32(1.0), np.float32(ratio), np.float32(unit)
     v, ve, vee = 0.0, 0.0, 0.0
-    for begin in range(0, n, CHUNK):
-        p, q = x[begin : begin + CHUNK], d[begin : begin + CHUNK]
+    for first in range(0, n, CHUNK):
+        p, q = x[first : first + CHUNK], d[first : first + CHUNK]
         s, t, w = np.float32(0.0), np.float32(0.0), np.float32(0.0)
         for i in range(len(p)):
             y = q[i] * rho
@@ -143,7 +152,7 @@ def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> Any:
     moved, kept = 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
-        y = fmin(di * r, 1e300)
+        y = di * r
         w = np.float64(x[i]) / (y + tau)
         v, z = w * tau, w * y
         moved += di * (v * v)
@@ -233,27 +242,6 @@ def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, 
     return s + (t + (low - pl))
 
 
-def pace(r: float, a: float, c: float, dmax: float) -> float:
-    """Bound how fast a term of the sums can change at ``r`` on the piece with slope ``a - c r``."""
-    tau = fmax(a - c * r, 0.0)
-    m = 1.0 / r if r > 0.0 else (dmax + fabs(c)) / tau
-    if c > 0.0:
-        m = fmax(m, c / tau if tau > 0.0 else 1e270)
-    return m
-
-
-def enclose_at(
-    r: float, s: float, s1: float, s2: float, a: float, c: float, dmax: float, n: int, far: float
-) -> Any:
-    """Enclose the root from the sums at ``r`` on the piece with slope ``a - c r``."""
-    m = pace(r, a, c, dmax)
-    # Σ u² (d + |c|)/y, exactly S1 where c <= 0.
-    b1 = (sqrt(s * s2) + 2.0 * m * s) * (1.0 + 1e-9) if c > 0.0 else s1
-    k = CURVED if c > 0.0 else FLAT
-    noise, slack = rounding(n + k[0]) * s, rounding(n + k[1]) * b1
-    return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, far)
-
-
 def third_order(r: float, f: float, slope: float, final: float) -> float:
     """Return where to evaluate next: the third-order step, unless it is more than twice Newton's."""
     step = f / slope
@@ -261,167 +249,56 @@ def third_order(r: float, f: float, slope: float, final: float) -> float:
     return final if low < final < high else r - step
 
 
-def approach(
-    x: Any, d: Any, o: int, n: int, a: float, c: float, at: float, far: float, reach: float, most: int
-) -> Any:
-    """Go from ``at`` towards the root in single precision; returns where, and how many passes it took.
+def approach(x: Any, d: Any, o: int, n: int, reach: float, task: Task) -> Any:
+    """Go towards the root in single precision; returns where, and how many passes it took.
 
-    Nothing is proved here, and where anything is out of range the root is left to the careful search.
+    ``reach`` is ``‖x‖``. Nothing is proved here, and where anything is out of range the root is left to the
+    careful search.
     """
-    r = at
-    for passes in range(most):
-        tau = a - c * r
+    r = task.at
+    for passes in range(min(NARROW_PASSES, task.most - 1)):
+        tau = task.a - task.c * r
         unit = 1.0 / reach
         ratio = r / tau
         if not (1e-30 < reach < 1e30 and 1e-30 < ratio < 1e30 and tau > 0.0):
-            return at, passes
+            return task.at, passes
         v, ve, vee = sum_ratio(x, d, o, n, ratio, unit)
         scale = reach * reach
-        s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, c)
+        s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
         if not (s > 0.0 and s1 > 0.0 and s2 < INF):
-            return at, passes + 1
+            return task.at, passes + 1
         f, slope, bend = residual(s, s1, s2)
-        final, error = final_step(r, f, slope, bend, pace(r, a, c, 0.0))
+        final, error = final_step(r, f, slope, bend, pace(r, task))
         r = third_order(r, f, slope, final)
-        if not at <= r <= far:
-            return at, passes + 1
+        if not task.at <= r <= task.far:
+            return task.at, passes + 1
         if error <= NARROW_ERROR * r:
             return r, passes + 1
-    return r, most
+    return r, min(NARROW_PASSES, task.most - 1)
 
 
-def find_root(
-    x: Any, d: Any, o: int, n: int, a: float, c: float, floor: float, at: float, far: float, reach: float,
-    sure: bool, dmax: float, rtol: float, atol: float, cap: float, max_iterations: int, explain: bool,
-) -> Any:  # fmt: skip
-    """Find the up-crossing of ``f`` on one piece; as ``find_root`` of the array form, for one group.
-
-    ``at`` is a lower bound, ``reach`` is ``‖x‖``.
-
-    Returns
-    -------
-    exists, r, lower, upper, converged, iterations, evaluations
-        Without a root found, ``converged`` says whether there is none.
-    """
-    noise = (8.0 + 2.0 * sqrt(float(n))) * UNIT
-    delta = rounding(n + (CURVED[0] if c > 0.0 else FLAT[0]))
-    at = fmin(at, far)
-    r, iterations = at, 0
+def find_root(x: Any, d: Any, o: int, n: int, reach: float, task: Task, explain: bool) -> Root:
+    """Find the up-crossing of ``f`` in one group; ``reach`` is ``‖x‖``."""
+    r, spent = task.at, 0
     if NARROW:
-        r, iterations = approach(x, d, o, n, a, c, at, far, reach, min(NARROW_PASSES, max_iterations - 1))
-    s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
-    f, slope, bend = residual(s, s1, s2)
-    if r > at and not (f >= 0.0 or slope > 0.0):
-        # Beyond the maximum of f.
-        r = at
-        s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
-        f, slope, bend = residual(s, s1, s2)
-        iterations += 1
-    evaluations = 1 + iterations
-    lo, f_lo, s_lo = r, f, slope
-    hi, f_hi = far, NAN
+        r, spent = approach(x, d, o, n, reach, task)
+    sums = sums_at(x, d, o, n, r, task.a, task.c)
+    if NARROW:
+        f, slope, _ = residual(sums.s, sums.s1, sums.s2)
+        if r > task.at and not (f >= 0.0 or slope > 0.0):
+            # Beyond the maximum of f.
+            r = task.at
+            sums = sums_at(x, d, o, n, r, task.a, task.c)
+            spent += 1
+    known = begin(task, r, sums, spent)
     if NEEDS_BRACKET:
-        t, t1, t2 = sum_secular(x, d, o, n, far, fmax(a - c * far, 0.0), c)
-        f_hi, s_hi, _ = residual(t, t1, t2)
-        evaluations += 1
-        if f_hi < 0.0 and f < 0.0 and not sure:
-            found, none = False, False
-            for _ in range(max_iterations):
-                none = s_hi >= 0.0 or s_lo <= 0.0
-                if none:
-                    break
-                left, right = lo - f_lo / s_lo, hi - f_hi / s_hi
-                none = left >= right
-                if none:
-                    break
-                mid = 0.5 * (left + right)
-                t, t1, t2 = sum_secular(x, d, o, n, mid, fmax(a - c * mid, 0.0), c)
-                f_mid, s_mid, b_mid = residual(t, t1, t2)
-                evaluations += 1
-                if f_mid >= 0.0 or s_mid <= 0.0:
-                    hi, f_hi, s_hi = mid, f_mid, s_mid
-                else:
-                    lo, f_lo, s_lo = mid, f_mid, s_mid
-                    r, s, s1, s2, f, slope, bend = mid, t, t1, t2, f_mid, s_mid, b_mid
-                if f_mid >= 0.0:
-                    found = True
-                    break
-            if not found:
-                return False, at, floor, far, none, iterations, evaluations
-    best, f_best, b0, b1, b2 = r, f, s, s1, s2
-    sure_lo, sure_hi = floor, far
-    if r > at and f >= 0.0:
-        lo, f_lo, hi, f_hi = at, NAN, r, f
-        sure_hi = r if f > 2.0 * delta else far
-    elif not (SMOOTH or NEEDS_BRACKET) and f >= 0.0:
-        # Next to a kink, where it is much above zero at once.
-        lo, f_lo, hi, f_hi = floor, NAN, r, f
-    elif r > at:
-        sure_lo = r if f < -2.0 * delta else floor
-    m0, m1, m2, m3, m4 = NAN, NAN, NAN, NAN, NAN
-    converged = False
-    for _ in range(max_iterations - iterations):
-        tolerance = fmax(fmin(atol + rtol * r, cap * r), 4.0 * UNIT * r)
-        if NEEDS_BRACKET:
-            if hi - lo <= tolerance or f == 0.0:
-                converged = True
-                break
-        else:
-            step = f / slope if slope > 0.0 else f
-            if f < 0.0 and (slope <= 0.0 or r - step > far) and not sure:
-                return False, 0.0, 0.0, 0.0, True, iterations, evaluations
-            if fabs(f) <= noise or (fabs(step) <= 4.0 * UNIT * r and (SMOOTH or f >= 0.0)):
-                converged = True
-                break
-            if not SMOOTH and hi - lo <= 8.0 * UNIT * r:
-                converged = True
-                break
-            if SMOOTH and final_step(r, f, slope, bend, pace(r, a, c, dmax))[1] <= tolerance:
-                converged = True
-                break
-        safe = slope if slope != 0.0 else 1.0
-        new, m0, m1, m2, m3, m4 = propose(r, f, safe, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4)
-        middle = lo + 0.5 * (hi - lo)
-        if NEEDS_BRACKET:
-            edge = fmin(0.5 * tolerance, 0.25 * (hi - lo))
-            new = fmin(fmax(new, lo + edge), hi - edge) if lo <= new <= hi else middle
-        elif new > hi:
-            new = hi if f < 0.0 and hi == far else middle
-        elif not new >= lo:
-            new = middle
-        if not (SMOOTH or NEEDS_BRACKET) and f < 0.0:
-            # Next to a kink: a step may be next to nothing, and the root far away.
-            new = fmin(fmax(new, r * (1.0 + 4.0 * UNIT)), hi)
-        r = new
-        s, s1, s2 = sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
-        f, slope, bend = residual(s, s1, s2)
-        iterations += 1
-        evaluations += 1
-        if f < 0.0:
-            lo, f_lo = r, f
-        else:
-            hi, f_hi = r, f
-        if f < -2.0 * delta:
-            sure_lo = r
-        if f > 2.0 * delta:
-            sure_hi = r
-        if fabs(f) <= fabs(f_best):
-            best, f_best, b0, b1, b2 = r, f, s, s1, s2
-    root = best
-    if not NEEDS_BRACKET and converged:
-        f, slope, bend = residual(b0, b1, b2)
-        root = final_step(best, f, slope, bend, 0.0)[0] if slope > 0.0 else best
-    root = fmin(fmax(root, sure_lo), sure_hi)
-    lower, upper = sure_lo, sure_hi
-    if explain:
-        near, beyond = enclose_at(best, b0, b1, b2, a, c, dmax, n, far)
-        # Outwards by what rounding the ends costs, and the radius at which tau is exact (bounds.ROUNDING).
-        lower = fmin(fmax(near, sure_lo) * (1.0 - 32.0 * UNIT), root)
-        upper = fmax(fmin(beyond, sure_hi) * (1.0 + 32.0 * UNIT), root)
-    if not (lower <= root <= upper):
-        # The sums left the range of float64: nothing is known but the a priori bounds.
-        return True, at, floor, far, False, iterations, evaluations
-    return True, root, lower, upper, converged, iterations, evaluations
+        known = bracketed(known, sums_at(x, d, o, n, task.far, task.a, task.c), task)
+        while known.code == SEEKING:
+            known = seek(known, sums_at(x, d, o, n, known.r, task.a, task.c), task)
+    while known.code == OPEN:
+        known = ask(known, task)
+        known = advance(known, sums_at(x, d, o, n, known.r, task.a, task.c), task)
+    return finish(known, task, explain)
 
 
 def solve_radial(
@@ -442,7 +319,7 @@ def solve_radial(
         return 0.0, 1.0, 0.0, 0.0, ZERO, iterations, evaluations
     norm, reach = sqrt(bb), sqrt(xx)
     count = pieces.shape[0]
-    delta = rounding(n + 24)
+    delta = rounding(n + 24.0)
     tau0 = coefficient(step, weight, pieces[0, 2], -(ed + ex))
     f0 = (tau0 - norm) / norm
     trust = 2.0 * delta / fabs(f0) if f0 != 0.0 else 1.0  # relative error of the tangent at zero
@@ -490,8 +367,8 @@ def solve_radial(
             if k == 0:
                 f_at, slope = f0, (bbd - c * bb) / (bb * norm)
             else:
-                t, t1, t2 = sum_secular(x, d, o, n, rho, fmax(a - c * rho, 0.0), c)
-                f_at, slope, _ = residual(t, t1, t2)
+                start = sums_at(x, d, o, n, rho, a, c)
+                f_at, slope, _ = residual(start.s, start.s1, start.s2)
                 evaluations += 1
             knot = k > 0 and f_at >= 0.0 and previous_low
             if knot:
@@ -512,17 +389,20 @@ def solve_radial(
                 # Where candidates will be compared, the root must be good enough to compare.
                 contested = found or not here
                 # Read at r = 0 only.
-                dmax = largest(d, o, n) if explain and at <= 0.0 else 1e270
-                exists, r, low, high, ok, its, evs = find_root(
-                    x, d, o, n, a, c, floor, at, limit, reach, sure, dmax, rtol, math.ldexp(atol, -ex),
-                    RIVAL_RTOL if contested else 1.0, max_iterations, explain,
+                dmax = largest(d, o, n) if explain and at <= 0.0 else BEYOND
+                task = Task(
+                    a, c, floor, fmin(at, limit), limit, not sure, rtol, math.ldexp(atol, -ex),
+                    RIVAL_RTOL if contested else 1.0, float(n), noise(n), rounding(n + roundings(c, 0)),
+                    dmax, dmax, max_iterations,
                 )  # fmt: skip
-                iterations += its
-                evaluations += evs
-                if not exists:
-                    if not ok:
-                        settled, least, most = False, fmin(least, low), fmax(most, high)
+                root = find_root(x, d, o, n, reach, task, explain)
+                iterations += root.iterations
+                evaluations += root.evaluations
+                if not root.exists:
+                    if root.unknown:
+                        settled, least, most = False, fmin(least, root.lower), fmax(most, root.upper)
                     continue
+                r, low, high, ok = root.r, root.lower, root.upper, root.converged
                 previous_low = False
             tau = fmax(a - c * r, 0.0)
         if not found:
@@ -590,44 +470,19 @@ def quotient(first: float, second: float, d: float) -> float:
 
 
 def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
-    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1.
+    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1; returns their exponents.
 
     The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
-
-    Returns
-    -------
-    ex, ed, least, apart
-        The exponents of the units and, in them, of the least metric of an element that is not zero; and
-        whether elements are lost that may count.
     """
     ex, eb = exponent(largest(x, o, n)), -5000
     for i in range(n):
         if x[o + i] != 0.0:
             eb = max(eb, exponent(np.float64(x[o + i])) + exponent(np.float64(d[o + i])))
     ed = eb - ex if eb > -5000 else exponent(largest(d, o, n))
-    least, most = 5000, -5000
     for i in range(n):
-        if x[o + i] != 0.0:
-            off = exponent(np.float64(d[o + i])) - ed
-            least, most = min(least, off), max(most, off)
         xs[i] = math.ldexp(np.float64(x[o + i]), -ex)
         ds[i] = scaled_metric(np.float64(d[o + i]), ed)
-    return ex, ed, least, least <= APART_LOW or most >= APART_HIGH
-
-
-def is_faint(r: float, tau: float, least: int) -> bool:
-    """Return whether at a root some ``d r`` may be lost, for ``d`` of no less than about ``2^least``."""
-    return r > 0.0 and tau > 0.0 and exponent(r) + least < FAINT
-
-
-def underflows(step: float, weight: float, pieces: Any, reach: float) -> bool:
-    """Return whether a value, slope or curvature is too small to be exact, as it is given, or a start."""
-    eta, found = step * weight, False
-    for k in range(pieces.shape[0]):
-        found |= k > 0 and exponent(pieces[k, 0]) < exponent(reach) + START_LOW
-        for j in range(1, 4):
-            found |= pieces[k, j] != 0.0 and fabs(eta * pieces[k, j]) < PRODUCT_LOW
-    return found and weight > 0.0
+    return ex, ed
 
 
 def scaled_metric(d: float, ed: int) -> float:
@@ -701,28 +556,18 @@ def solve_one(
     in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
     if bad or not (in_range or is_valid(x, d, o, n)):
         return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0, 0
-    r, tau, low, high, code, its, evs = 0.0, 0.0, 0.0, 0.0, APART, 0, 0
-    # The slope of the equation at zero is in range too.
-    in_range = in_range and bbd < STEEPEST * bb * sqrt(bb)
-    if not RESCALES or (in_range and not underflows(step, weight, pieces, sqrt(xx))):
-        r, tau, low, high, code, its, evs = solve_group(
-            x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
-        )
-        if RESCALES and r > 0.0 and tau > 0.0 and tau * r < TOGETHER * sqrt(xx):
-            code = APART
     if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
-        if code == APART:
-            ex, ed, least, apart = rescale(x, d, o, n, xw, dw)
-            for k in range(1, pieces.shape[0]):
-                apart |= exponent(pieces[k, 0]) - ex < START_LOW
-            if not apart:
-                bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
-                r, tau, low, high, code, its, evs = solve_group(
-                    xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
-                    explain,
-                )  # fmt: skip
-                code = APART if is_faint(r, tau, least) else code
+        if not in_range:
+            ex, ed = rescale(x, d, o, n, xw, dw)
+            bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
+            r, tau, low, high, code, its, evs = solve_group(
+                xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
+                explain,
+            )  # fmt: skip
             return r, tau, low, high, code, its, evs, True, ex, ed
+    r, tau, low, high, code, its, evs = solve_group(
+        x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
+    )
     return r, tau, low, high, code, its, evs, False, 0, 0
 
 
@@ -741,12 +586,11 @@ def upwards(v: float, e: int) -> float:
 def solve_rows(
     x: Any, d: Any, z: Any, n: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
     rtol: float, atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any,
-    status: Any, iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    status: Any, iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
     """Solve the contiguous groups ``begin … finish - 1`` of ``n`` elements, one after the other.
 
-    Those that spread too far are marked in ``apart`` and left alone. ``xw, dw`` are scratch for a group,
-    ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    ``xw, dw`` are scratch for a group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
     """
     for g in range(begin, finish):
         o = g * n
@@ -756,9 +600,6 @@ def solve_rows(
         )  # fmt: skip
         if code == BAD:
             return g
-        if code == APART:
-            apart[g] = True
-            continue
         if scaled:
             # Of x itself: scaling may have lost elements far below the largest.
             write_group(x, o, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
@@ -774,14 +615,13 @@ def solve_gathered(
     x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
     finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float,
     atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any,
-    iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
 
     ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not
-    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. Groups that spread too far are
-    marked in ``apart`` and left alone. ``xw, dw`` are scratch for the largest group, ``xv, dv`` the same
-    memory. Returns the first invalid group, or -1.
+    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the
+    largest group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
     """
     shrinks = threshold > 0.0 or nonnegative
     n = shape[1] * shape[3]
@@ -808,9 +648,6 @@ def solve_gathered(
             )
             if code == BAD:
                 return g
-            if code == APART:
-                apart[g] = True
-                continue
             if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
                 if scaled:
                     # The point itself once more: scaling may have lost elements far below the largest.
@@ -862,7 +699,7 @@ def shrink_all(
 # The ℓ∞ norm: the same driver with another equation.
 
 
-def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: float) -> Any:
+def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: float) -> Sums:
     """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
     x, d = x[o : o + n], d[o : o + n]
     s, s1 = 0.0, 0.0
@@ -871,24 +708,12 @@ def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: fl
         di = np.float64(d[i]) if over > 0.0 else 0.0
         s += di * over
         s1 += di
-    return s / strength, s1 / strength, 0.0
+    return Sums(s / strength, s1 / strength, 0.0)
 
 
-def residual_clipped(s: float, s1: float, s2: float) -> Any:
-    """Return ``f = 1 - s``, its slope, and no bend."""
-    return 1.0 - s, s1, s2
-
-
-def enclose_clipped(
-    t: float, s: float, s1: float, s2: float, a: float, c: float, top: float, n: int, far: float
-) -> Any:
-    """Enclose the root: the tangent below, the chord to ``(top, 1)`` above."""
-    f = 1.0 - s
-    delta = rounding(n + 24)
-    noise = delta * (2.0 + fabs(f))
-    lower = t - (f + noise) / (s1 * (1.0 - 4.0 * delta)) if s1 > 0.0 else 0.0
-    upper = t + (noise - f) * (top - t) / fmax(1.0 - f, 1e-300) if f < noise else t
-    return fmax(lower, 0.0), fmin(upper, far)
+def clipped_sums(x: Any, d: Any, o: int, n: int, t: float, a: float, _: float) -> Sums:
+    """Return the clipped sums at one radius, in units of the strength ``a``."""
+    return sum_clipped(x, d, o, n, t, a, 0.0)
 
 
 def solve_linf(
@@ -901,26 +726,26 @@ def solve_linf(
     if top == 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
     if strength < NEGLIGIBLE:
-        low = top if weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - 8.0 * UNIT)
+        low = top if strength == 0.0 else top * (1.0 - 8.0 * UNIT)
         return top, 0.0, low, top, UNSHRUNK, 0, 0
-    s, s1, _ = sum_clipped(x, d, o, n, 0.0, strength, 0.0)
-    if not s1 < INF:
-        return 0.0, 1.0, 0.0, 0.0, APART, 0, 0
-    over = s - 1.0
-    delta = rounding(n + 24)
-    trust = 2.0 * delta * fmax(1.0, 1.0 / fabs(over)) if over != 0.0 else 1.0
+    start = sums_at(x, d, o, n, 0.0, strength, 0.0)
+    over = start.s - 1.0
+    delta = rounding(n + ROUNDINGS)
+    trust = 2.0 * delta / fabs(over) if over != 0.0 else 1.0
     if fabs(over) <= 4.0 * delta and strength > 1e-100:
         over = linf_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex)) / strength
         over = over if fabs(over) > (n + 16.0) * MARGIN_UNIT else 0.0
         trust = 4.0 * delta
     if over <= 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
-    at = over / s1
-    _, r, low, high, ok, its, evs = find_root(
-        x, d, o, n, strength, 0.0, at * fmax(1.0 - trust, 0.0), at, top, top, True, top, rtol,
-        math.ldexp(atol, -ex), 1.0, max_iterations, explain,
+    at = over / start.s1
+    task = Task(
+        strength, 0.0, at * fmax(1.0 - trust, 0.0), fmin(at, top), top, False, rtol, math.ldexp(atol, -ex),
+        1.0, float(n), noise(n), delta, 0.0, 0.0, max_iterations,
     )  # fmt: skip
-    return r, 1.0, low, high, CONVERGED if ok else MAX_ITERATIONS, its, evs
+    root = find_root(x, d, o, n, top, task, explain)
+    status = CONVERGED if root.converged else MAX_ITERATIONS
+    return root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations
 
 
 def clip_group(

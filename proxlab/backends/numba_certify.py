@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from proxlab import bounds
-from proxlab.backends import threads
-from proxlab.backends.array_certify import RowBounds
+from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_values
+from proxlab.backends import arrays, threads
 from proxlab.backends.build import Target
-from proxlab.backends.numba_cpu import COMPILATION, made, outermost
+from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made, outermost
+from proxlab.backends.records import Bounds
 from proxlab.bounds import bracket, newton, rounding, steepest
-from proxlab.penalties import L1, RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.penalties.tables import Form, form
+from proxlab.groups import AxisLayout, Layout
+from proxlab.penalties import Penalty
 from proxlab.scalar import fabs, fmax, fmin, sqrt
 
-__all__ = ["applies", "row_bounds", "strided_bounds"]
+__all__ = ["applies", "certify"]
 
 # Squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
@@ -136,10 +136,9 @@ def sum_moved(x: Any, d: Any, r: float, tau: float) -> Any:
     s0, s1 = 0.0, 0.0
     for i in range(len(x)):
         xi, di = np.float64(x[i]), np.float64(d[i])
-        y = fmin(di * r, 1e300)  # of an element that is zero, or next to nothing
-        w = xi / (y + tau)
+        w = xi / (di * r + tau)
         moved = w * tau
-        kept = w * y
+        kept = w * (di * r)
         s0 += di * (moved * moved)
         s1 += kept * kept
     return s0, s1
@@ -536,21 +535,19 @@ def collect(source: Any, out: Any, shape: Any, begin: int, finish: int) -> None:
         target += width * n
 
 
-def applies(penalty: object) -> bool:
+def applies(penalty: Penalty, layout: Layout) -> bool:
     """Return whether a kernel knows the penalty.
 
-    That is the ℓ1 norm, and radial penalties without elementwise part that jump at zero and are flat from
-    there, or have one or two sloped pieces and perhaps a flat end.
+    That is an elementwise part alone on groups of one element, and radial penalties without elementwise part
+    that jump at zero and are flat from there, or have one or two sloped pieces and perhaps a flat end.
     """
-    if isinstance(penalty, L1):
-        return penalty.lam > 0
-    if not isinstance(penalty, RadialPenalty) or penalty.threshold > 0 or penalty.nonnegative:
+    equation = penalty.equation
+    if equation.flat:
+        return penalty.threshold > 0 and isinstance(layout, AxisLayout) and not layout.reduced
+    if equation.kernel != "radial" or not equation.compiled or penalty.threshold > 0 or penalty.nonnegative:
         return False
-    table = table_of(penalty)
-    kind = form(table)
-    if not kind.has_kernels or len(table) > 3:
-        return False
-    return kind is Form.JUMP or table[0].a > 0
+    pieces = equation.rows
+    return len(pieces) <= 3 and bool(pieces[0, 1] > 0 or pieces[0, 2] > 0)
 
 
 TARGET = Target(made, ("sum_",), COMPILATION)
@@ -562,9 +559,9 @@ def kernel(main: Callable[..., Any]) -> Any:
     return outermost(TARGET, main, {})
 
 
-def _pieces(penalty: RadialPenalty) -> Any:
+def _pieces(penalty: Penalty) -> Any:
     """Return the pieces as the kernel takes them."""
-    pieces = np.array(table_of(penalty))
+    pieces = penalty.equation.rows
     if pieces[0, 1] > 0.0:  # a jump at zero: a piece without extent before it
         pieces = np.concatenate([np.zeros((1, 4)), pieces])
     return pieces
@@ -579,14 +576,14 @@ def _extremes(d: Any, pieces: Any) -> tuple[Any, Any]:
     )
 
 
-def _joined(out: Any, decided: Any) -> RowBounds:
+def _joined(out: Any, decided: Any) -> Bounds:
     distance, metric_distance, stationarity, gap, lower, upper = out
-    return RowBounds(distance, metric_distance, stationarity, gap, decided, lower, upper, None, None)
+    return Bounds(distance, metric_distance, stationarity, gap, decided, lower, upper, None, None)
 
 
-def strided_bounds(
-    z: Any, x: Any, d: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, penalty: RadialPenalty
-) -> tuple[RowBounds, Any] | None:
+def _strided_bounds(
+    z: Any, x: Any, d: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, penalty: Penalty
+) -> tuple[Bounds, Any] | None:
     """Certify groups that are not rows, in copies of some at a time that stay in cache.
 
     Parameters
@@ -597,12 +594,12 @@ def strided_bounds(
         Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
     steps, weights : array
         One per group.
-    penalty : RadialPenalty
+    penalty : Penalty
 
     Returns
     -------
-    tuple of RowBounds and array of bool, or None
-        As from :func:`row_bounds`.
+    tuple of Bounds and array of bool, or None
+        As from :func:`_row_bounds`.
     """
     outer, rows, inner, run = shape
     count, n, tiles = outer * inner, rows * run, -(-inner // TILE)
@@ -638,15 +635,15 @@ def strided_bounds(
     return None if threads.run(task, outer * tiles, x.size) >= 0 else (_joined(out, decided), hard)
 
 
-def row_bounds(
-    z: Any, x: Any, d: Any, steps: Any, weights: Any, penalty: RadialPenalty
-) -> tuple[RowBounds, Any] | None:
+def _row_bounds(
+    z: Any, x: Any, d: Any, steps: Any, weights: Any, penalty: Penalty
+) -> tuple[Bounds, Any] | None:
     """Certify contiguous rows of one dtype; returns the bounds and the rows left open, or None if invalid."""
     rows, n = x.shape
     out = np.zeros((6, rows))
     decided, hard = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
-    if isinstance(penalty, L1):
-        lam, nonnegative = penalty.lam, penalty.nonnegative
+    if penalty.equation.flat:
+        lam, nonnegative = penalty.threshold, penalty.nonnegative
         elements = kernel(certify_elements)
         xf, zf, df = x.reshape(-1), z.reshape(-1), d.reshape(-1)
 
@@ -667,3 +664,61 @@ def row_bounds(
     if threads.run(task, rows, rows * n) >= 0:
         return None
     return _joined(out, decided), hard
+
+
+def certify(p: Problem, z: Any) -> Bounds:
+    """Certify a candidate for a problem; by the array form what kernels do not know or leave open."""
+    host, candidate = as_host(p), as_host(z)
+    if host.layout.n_groups == 0 or not applies(host.penalty, host.layout):
+        return arrays.certify(p, z)
+    bounds = _certify(host, candidate)
+    if host is not p:
+        bounds = Bounds(**{name: as_tensor(getattr(bounds, name)) for name in arrays.GROUPWISE})
+    return bounds
+
+
+def _certify(p: Problem, z: Any) -> Bounds:
+    penalty, layout = p.penalty, p.layout
+    metric = np.asarray(1.0 if p.metric is None else p.metric)
+    kinds = [p.x.dtype, np.asarray(z).dtype]
+    if metric.ndim or metric.astype(p.x.dtype) != metric:
+        kinds.append(metric.dtype)
+    dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
+    full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
+    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    if shape is not None and shape[1] == 1:
+        shape = None  # rows
+    sources = [np.asarray(a, dtype=dtype) for a in (z, p.x, full)]
+    if shape is not None:
+        copies = [[np.ascontiguousarray(a)] for a in sources]
+    else:
+        fills = (0.0, 0.0, 2.0**-100)
+        copies = [
+            [np.ascontiguousarray(m) for m in layout.split(a, fill)]
+            for a, fill in zip(sources, fills, strict=True)
+        ]
+    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
+    parts = []
+    for zs, xs, ds, step, weight in zip(*copies, steps, weights, strict=True):
+        if shape is not None:
+            found = _strided_bounds(zs, xs, ds, shape, step, weight, penalty)
+        else:
+            found = _row_bounds(zs, xs, ds, step, weight, penalty)
+        if found is None or found[1].any():
+            check_finite("z", z, np)
+            check_values(p)
+        assert found is not None, "the kernel found an invalid value that the check did not"
+        bounds, open_rows = found[0], np.flatnonzero(found[1])
+        if len(open_rows):
+            rows = (a[open_rows] if shape is None else group_rows(a, shape, open_rows) for a in (zs, xs, ds))
+            zw, xw, dw = (a.astype(np.float64) for a in rows)
+            with np.errstate(all="ignore"):
+                other = arrays.array_form(penalty).certify(
+                    p.xp, zw, xw, dw, step[open_rows], weight[open_rows], penalty
+                )
+            for name in arrays.GROUPWISE:
+                getattr(bounds, name)[open_rows] = getattr(other, name)
+        parts.append(bounds)
+    return Bounds(
+        **{name: layout.join_groups([getattr(b, name) for b in parts]) for name in arrays.GROUPWISE}
+    )

@@ -8,26 +8,30 @@ seconds.
 
 from __future__ import annotations
 
+import dis
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.core import cgutils
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from numba.core.event import Listener, register
 from numba.extending import intrinsic
 
-from proxlab.arguments import Problem, check_values, native
+from proxlab import autograd
+from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
+from proxlab.backends.records import GroupResults, Options, Solved
+from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
-from proxlab.penalties import GroupLinf, RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.rootfinders import Newton, RootFinder
+from proxlab.rootfinders import Newton
 
 __all__ = ["solve"]
 
@@ -37,13 +41,15 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(LOOSE)}"
+COMPILATION = f"{OPTIONS} {sorted(LOOSE)} straight code inlined"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
 LOOSE_NAMES = ("sum_", "add_", "terms", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
+#: What a proposal is made of, in words.
+_RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
 
 
 def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> Any:
@@ -60,6 +66,9 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
     options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
     if loose:
         options["fastmath"] = LOOSE
+    if not cache:
+        # Records are free only where the compiler sees both sides of a call.
+        options["forceinline"] = all(i.opname != "JUMP_BACKWARD" for i in dis.get_instructions(function))
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
     if place is not None:
@@ -98,13 +107,14 @@ def borrowed(_: Any, arguments: Any) -> Any:
 
 BORROWED = Given(intrinsic(borrowed), described(borrowed.__code__))
 
-#: What the driver means by a name where the equation is that of the ℓ∞ norm.
-CLIPPED = {
-    "sum_secular": kernels.sum_clipped,
-    "residual": kernels.residual_clipped,
-    "enclose_at": kernels.enclose_clipped,
-    "solve_group": kernels.solve_linf,
-    "write_group": kernels.clip_group,
+#: What the source means by a name, for each equation that it knows.
+GROUPS: dict[str, dict[str, Any]] = {
+    "radial": {"sums_at": kernels.radial_sums, "solve_group": kernels.solve_radial},
+    "clipped": {
+        "sums_at": kernels.clipped_sums,
+        "solve_group": kernels.solve_linf,
+        "write_group": kernels.clip_group,
+    },
 }
 
 
@@ -114,7 +124,7 @@ def group_solver(
     _: str,
     needs_bracket: bool,
     narrow: bool,
-    linf: bool,
+    equation: str,
     direct: bool,
     wide: bool,
 ) -> Any:
@@ -128,21 +138,16 @@ def group_solver(
         Whether the root finder takes values at both ends of a bracket.
     narrow : bool
         Whether single precision finds where to start.
-    linf : bool
-        For the ℓ∞ norm instead of a radial penalty.
+    equation : {"radial", "clipped"}
+        The name of the equation.
     direct : bool
         For contiguous groups, solved where they lie.
     wide : bool
         For data that may leave the range in which sums of squares are safe: float64.
     """
-    names: dict[str, Any] = {
-        "propose": propose,
-        "NEEDS_BRACKET": needs_bracket,
-        "SMOOTH": not linf,
-        "RESCALES": wide or not direct,
-        "NARROW": narrow,
-    }
-    names |= CLIPPED if linf else {"solve_group": kernels.solve_radial}
+    names = GROUPS[equation] | EQUATIONS[equation].names() | {
+        "propose": propose, "NEEDS_BRACKET": needs_bracket, "RESCALES": wide or not direct, "NARROW": narrow,
+    }  # fmt: skip
     return outermost(TARGET, kernels.solve_rows if direct else kernels.solve_gathered, names)
 
 
@@ -195,8 +200,20 @@ def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
     return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
 
 
-def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) -> tuple[Any, ...]:
-    """Solve a validated problem of NumPy arrays: ``z`` and, to explain it, what a ``RowSolution`` holds."""
+def solve(p: Problem, options: Options) -> Solved:
+    """Solve a validated problem of NumPy arrays, or of tensors whose memory NumPy shares."""
+    host, out = as_host(p), options.out
+    solved = _solve(host, options._replace(out=as_host(out)))
+    if host is p:
+        return solved
+    if out is not None:
+        autograd.written(out)
+    groups = solved.groups and GroupResults(*(as_tensor(a) for a in solved.groups))
+    return Solved(as_tensor(solved.z) if out is None else out, groups)
+
+
+def _solve(p: Problem, options: Options) -> Solved:
+    out: Any = options.out
     # In this machine's byte order; the result has that of x.
     x = np.asarray(native(p.x), order="C")
     dense = p.metric is not None and not isinstance(p.metric, float)
@@ -222,8 +239,8 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) 
         check_values(p)
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
-    result = _run(p, finder, rtol, x, d, z, dense, explain)
-    if isinstance(result, int):
+    groups = _results(p.layout.n_groups if options.explain else 0)
+    if _run(p, options, Flat(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
         check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
     if z is not out:
@@ -232,7 +249,21 @@ def solve(p: Problem, finder: RootFinder, rtol: float, out: Any, explain: bool) 
             z = out
         elif z.dtype != p.x.dtype:
             z = z.astype(p.x.dtype)
-    return z, *result
+    return Solved(z, groups if options.explain else None)
+
+
+class Flat(NamedTuple):
+    """The arrays of a problem as kernels take them, flat; ``d`` has one element unless it is ``dense``."""
+
+    x: Any
+    d: Any
+    z: Any
+    dense: bool
+
+
+def _results(n: int) -> GroupResults:
+    """Return where kernels put what they know of ``n`` groups."""
+    return GroupResults(*(np.zeros(n) for _ in range(3)), *(np.zeros(n, np.int64) for _ in range(3)))
 
 
 def _same_memory(a: Any, b: Any) -> bool:
@@ -240,23 +271,17 @@ def _same_memory(a: Any, b: Any) -> bool:
     return bool(here["data"][0] == there["data"][0] and a.shape == b.shape and a.strides == b.strides)
 
 
-def _run(
-    p: Problem, finder: RootFinder, rtol: float, x: Any, d: Any, z: Any, dense: bool, explain: bool
-) -> int | tuple[Any, ...]:
-    penalty, layout = p.penalty, p.layout
+def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int:
+    """Run the kernels; returns a group with an invalid value, or -1."""
+    penalty, layout, equation = p.penalty, p.layout, p.penalty.equation
+    finder, explain, dense = options.finder, options.explain, flat.dense
     steps = np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step)
     weights = penalty.group_weights(layout)
-    xf, df, zf = x.reshape(-1), d.reshape(-1), z.reshape(-1)
-    count = layout.n_groups
-    if isinstance(penalty, GroupLinf):
-        pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
-    else:
-        assert isinstance(penalty, RadialPenalty)
-        pieces, linf = np.array(table_of(penalty)), False
-    flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
+    xf, df, zf = flat.x, flat.d, flat.z
+    count, pieces = layout.n_groups, equation.rows
     # Without a group penalty, and with what is left of it the same for all elements of a group.
     uniform = len(steps) == 1 or penalty.threshold == 0.0
-    if flat and isinstance(layout, AxisLayout) and not explain and (uniform or not layout.reduced):
+    if equation.flat and isinstance(layout, AxisLayout) and not explain and (uniform or not layout.reduced):
         kernel, steps = elementwise(), steps[:1] if uniform else steps
 
         def shrink(begin: int, finish: int) -> int:
@@ -265,8 +290,7 @@ def _run(
             )
             return found
 
-        bad = threads.run(shrink, xf.size, xf.size)
-        return bad if bad >= 0 else ()
+        return threads.run(shrink, xf.size, xf.size)
 
     shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
     if shape is not None:
@@ -277,34 +301,31 @@ def _run(
         if len(indices) != xf.size:
             check_values(p)
             zf[...] = xf
-    apart = np.zeros(count, np.bool_)
     geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
-    n = count if explain else 0
-    radius, lower, upper = np.zeros(n), np.zeros(n), np.zeros(n)
-    status, iterations, evaluations = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    results = (radius, lower, upper, status, iterations, evaluations)
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     chosen, total = NO_INDEX, count
     if (
         shape is not None and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN
-        and dense and not (linf or shrinks) and type(finder) is Newton and not finder.atol
-        and finder.max_iterations >= MAX_PASSES
+        and dense and equation.kernel == "radial" and not shrinks
+        and type(finder) is Newton and not finder.atol and finder.max_iterations >= MAX_PASSES
     ):  # fmt: skip
-        hard, bad = _columns(xf, df, zf, shape, steps, weights, pieces, rtol, explain, results)
+        hard, bad = _columns(flat, shape, steps, weights, pieces, options, results)
         if bad >= 0:
             return bad
         chosen = np.flatnonzero(hard)
         total = len(chosen)
         if total == 0:
-            return results
-    kind, wide = type(finder), x.dtype == np.float64
+            return -1
+    kind, wide = type(finder), xf.dtype == np.float64
     direct = dense and shape is not None and shape[1] == 1 and shape[3] > 0 and not shrinks
-    narrow = direct and kind is Newton and not (wide or linf)
+    narrow = direct and kind is Newton and not wide and equation.kernel == "radial"
     known = state(kind.propose)
-    options = {"needs_bracket": kind.needs_bracket, "narrow": narrow, "linf": linf, "direct": direct}
-    kernel = group_solver(kind.propose, known, wide=wide, **options)
+    kernel = group_solver(
+        kind.propose, known, needs_bracket=kind.needs_bracket, narrow=narrow, equation=equation.kernel,
+        direct=direct, wide=wide,
+    )  # fmt: skip
     read_x, read_d = _readonly(xf), _readonly(df)
-    limits = (pieces, rtol, finder.atol, finder.max_iterations, explain)
+    limits = (pieces, options.rtol, finder.atol, finder.max_iterations, explain)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
@@ -312,43 +333,54 @@ def _run(
         found: int
         if direct:
             found = kernel(
-                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, apart, *scratch
+                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, *scratch
             )
         else:
             found = kernel(
                 read_x, read_d, zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
-                penalty.threshold, penalty.nonnegative, *limits, *results, apart, *scratch,
+                penalty.threshold, penalty.nonnegative, *limits, *results, *scratch,
             )  # fmt: skip
         return found
 
     try:
-        bad = threads.run(task, total, longest * total)
-    except NumbaError as error:
+        return threads.run(task, total, longest * total)
+    except (NumbaError, UnsupportedBytecodeError) as error:
         if not known:
             raise
         raise TypeError(
-            f"root_finder: {kind.__name__}.propose cannot be compiled, for the reason above; write it with "
-            'the operations of proxlab.scalar and let it return six numbers, or use backend="array_api"'
+            f"root_finder: {kind.__name__}.propose cannot be compiled: {_reason(kind.propose, error)}; write "
+            "it with the operations of proxlab.scalar, import and define what it uses outside of it, and let "
+            'it return six numbers, or use backend="array_api"'
         ) from error
-    if bad >= 0:
-        return bad
-    if apart.any():
-        from proxlab.backends import decimal_rows
 
-        for group, indices_, found in decimal_rows.solve_groups(p, np.flatnonzero(apart)):
-            zf[indices_] = found.z
-            if explain:
-                for array, value in zip(results, found[1:], strict=True):
-                    array[group] = value
-    return results
+
+def _reason(propose: Callable[..., Any], error: Exception) -> str:
+    """Say in a few words why a proposal cannot be compiled."""
+    try:
+        # The point, the bracket and what is known there, of a concave function.
+        found: Any = propose(1.0, -0.5, 0.5, 0.1, 1.0, -0.5, 3.0, 0.4, *[math.nan] * 5)
+    except Exception as own:
+        return f"it raises {type(own).__name__}: {own}"
+    if not isinstance(found, tuple):
+        return f"it returns {found!r}"
+    if len(found) != len(_RETURNED):
+        return f"it returns {len(found)} numbers"
+    for name, value in zip(_RETURNED, found, strict=True):
+        if not isinstance(value, (Real, np.bool_)):
+            return f"{name} that it returns is {value!r}"
+    if "IMPORT_NAME" in str(error):
+        return "it has an import"
+    lines = [line for line in str(error).splitlines() if line.strip() and "nopython" not in line]
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def _columns(
-    xf: Any, df: Any, zf: Any, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any,
-    rtol: float, explain: bool, results: tuple[Any, ...],
+    flat: Flat, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any, options: Options,
+    results: GroupResults,
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
+    xf, df, zf = flat.x, flat.d, flat.z
     share = -(-inner // threads.available())
     per_block = min(share, max(1, column_kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
@@ -362,7 +394,7 @@ def _columns(
         values = np.empty((9, per_block))
         found: int = kernel(
             _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces,
-            rtol, MAX_PASSES, hard, explain, *results, acc, early, state, spent, values,
+            options.rtol, MAX_PASSES, hard, options.explain, *results, acc, early, state, spent, values,
         )  # fmt: skip
         return found
 

@@ -17,16 +17,15 @@ from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.array_certify import (
     FLOOR,
     MAX_EVALUATIONS,
+    SPREAD,
     Data,
     Equation,
-    RowBounds,
     Slopes,
     constant_where,
     convex_bounds,
     corner,
     extra_gap,
     finite_or_inf,
-    metric_norm,
     no_elements,
     norm_above,
     outwards,
@@ -40,11 +39,11 @@ from proxlab.backends.array_certify import (
 )
 from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
+from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.penalties.tables import Table, doubt, exactly_convex, kinks
+from proxlab.penalties.tables import Table, doubt, kinks
 from proxlab.powers import downwards, exponent, times_power
 
 __all__ = ["table_bounds"]
@@ -297,7 +296,7 @@ def candidates(q: Problem, usable: Array, reach: Array, reach_low: Array) -> lis
 
 def table_bounds(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: RadialPenalty
-) -> RowBounds:
+) -> Bounds:
     """Certify every row for a radial penalty, whatever its table.
 
     Parameters
@@ -311,7 +310,7 @@ def table_bounds(
     n = x.shape[1]
     if n == 0:
         return no_elements(xp, x, step)
-    table = table_of(penalty)
+    table = penalty.equation.table
     p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
     q = Problem(xp, p, table)
     zero, none = q.zero, xp.zeros_like(x)
@@ -319,7 +318,7 @@ def table_bounds(
     reach = norm_above(xp, p.size_high)
     reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
     trivial, free = row_max(xp, p.size_high) == 0, weight == 0
-    known = p.sound & xp.all(xp.isfinite(p.z), axis=1)
+    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
     usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free
     largest = q.spare
     for piece, s, height in zip(table, q.pieces, q.heights, strict=True):
@@ -339,13 +338,14 @@ def table_bounds(
     count, settled = zero, q.no
     distance, metric_distance, floor = zero, zero, far
     low, high, lower, upper = p.size_high, none, reach, zero
+    root = xp.sqrt(p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)) * (1.0 + rounding(2))
     for box in boxes:
         alive = box.possible & ~(box.least > price * (1.0 + rounding(4)))
         count = count + xp.astype(alive, xp.float64)
         settled = settled | (alive & ((row_max(xp, box.low) > 0) | (box.upper == 0) | trivial))
         off = corner(xp, p, box.low, box.high)
         distance = xp.where(alive, xp.maximum(distance, norm_above(xp, off)), distance)
-        weighted = metric_norm(xp, off, p.d)
+        weighted = norm_above(xp, off * root)
         metric_distance = xp.where(alive, xp.maximum(metric_distance, weighted), metric_distance)
         floor = xp.where(alive, xp.minimum(floor, box.least), floor)
         low = xp.where(alive[:, None], xp.minimum(low, box.low), low)
@@ -358,12 +358,12 @@ def table_bounds(
     lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
     off = corner(xp, p, low, high)
     distance = xp.where(lost, norm_above(xp, off), distance)
-    metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
+    metric_distance = xp.where(lost, xp.where(known, norm_above(xp, off * root), far), metric_distance)
     width = norm_above(xp, xp.maximum(high - low, none))
     decided = settled & ((count == 1) | (width <= rounding(8 * sum_height(n) + 400) * reach))
 
     # What the candidate costs, and what anything costs at least.
-    apart = metric_norm(xp, corner(xp, p, p.size_low, p.size_high), p.d)
+    apart = norm_above(xp, corner(xp, p, p.size_low, p.size_high) * root)
     cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
     gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + 2.0**-880
     gap = xp.where(distance == 0, zero, gap)  # the minimiser itself
@@ -378,13 +378,13 @@ def table_bounds(
     gap, stationarity = (xp.where(sound, v, far) for v in (gap, stationarity))
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     stationarity = xp.where(outside, far, stationarity)
-    if exactly_convex(table):
+    if penalty.equation.proved_convex:
         distance, metric_distance, gap = convex_bounds(
             xp, p, residual, stationarity, sound & ~outside, distance, metric_distance, gap
         )
     if penalty.threshold > 0 or penalty.nonnegative:
         gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))
-    return RowBounds(
+    return Bounds(
         p.unscale(xp, distance, 0, 1),
         p.unscale(xp, metric_distance, 0.5, 1),
         p.unscale(xp, stationarity, 1, 1, per_step=True),

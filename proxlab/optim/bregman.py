@@ -14,8 +14,8 @@ import numpy as np
 
 from proxlab.arguments import check_array
 from proxlab.groups import Array, Groups
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, radial_slopes, row_norm, table_of
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import check_number
 from proxlab.untraced import untraced
 
 __all__ = ["dual_start", "sparse_start", "subgradient"]
@@ -26,19 +26,8 @@ def subgradient(penalty: Penalty, z: Array) -> Array:
     layout, xp = penalty.groups.layout(tuple(z.shape)), array_api_compat.array_namespace(z)
     z = xp.astype(z, xp.float64)
     weights = layout.split_groups(penalty._weights_like(layout, z))
-    parts = []
-    for rows, w in zip(layout.split(z, 0.0), weights, strict=True):
-        if isinstance(penalty, GroupLinf):
-            size = xp.abs(rows)
-            face = xp.astype((size == xp.max(size, axis=1, keepdims=True)) & (size > 0), xp.float64)
-            share = face / xp.clip(xp.sum(face, axis=1, keepdims=True), min=1.0)
-            parts.append((penalty.lam * w)[:, None] * share * xp.sign(rows))
-        else:
-            assert isinstance(penalty, RadialPenalty)
-            r = row_norm(xp, rows)
-            slope, _ = radial_slopes(xp, table_of(penalty), r, w)
-            unit = rows / xp.where(r > 0, r, xp.ones_like(r))[:, None]
-            parts.append(slope[:, None] * unit + penalty.threshold * xp.sign(rows))
+    rows = zip(layout.split(z, 0.0), weights, strict=True)
+    parts = [penalty._row_subgradient(xp, r, w) if r.shape[1] else r for r, w in rows]
     return layout.join(parts, xp.zeros_like(z))
 
 

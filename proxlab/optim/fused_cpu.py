@@ -24,8 +24,7 @@ from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
 from proxlab.penalties import Penalty, RadialPenalty
-from proxlab.penalties.base import Piece, table_of
-from proxlab.penalties.tables import form
+from proxlab.penalties.base import Piece
 from proxlab.prox import prox
 from proxlab.rootfinders import Newton, RootFinder
 
@@ -150,12 +149,14 @@ def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
         return _FREE
     layout = penalty.groups.layout(shape)
     geometry = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
-    if geometry is None or not isinstance(penalty, RadialPenalty):
+    equation = penalty.equation
+    if geometry is None or equation.kernel != "radial" or not equation.compiled:
         return None
-    pieces, cut, minus = table_of(penalty), penalty.threshold, 0.0 if penalty.nonnegative else 1.0
-    if len(pieces) == 1 and not any(pieces[0][1:]):
+    pieces = tuple(Piece(*row) for row in equation.rows.tolist())
+    cut, minus = penalty.threshold, 0.0 if penalty.nonnegative else 1.0
+    if equation.flat:
         return _Plan("flow", cut=cut, minus=minus)
-    if len(pieces) > 2 or not form(pieces).has_kernels:
+    if len(pieces) > 2:
         return None
     outer, length, kept, run = geometry
     name = "columns"

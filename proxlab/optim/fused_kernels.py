@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from proxlab.equations.radial import residual
 from proxlab.scalar import fabs, fmax, fmin, sqrt
-from proxlab.secular import final_step, residual
+from proxlab.search import final_step
 
 #: States of a group: solved; to be solved; left to the general solver.
 DONE, OPEN, HARD = 0, 1, 2

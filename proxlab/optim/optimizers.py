@@ -25,6 +25,7 @@ from proxlab.optim.sparsity import (
     driven,
     living_groups,
     record,
+    warn_of,
 )
 from proxlab.optim.state import State
 from proxlab.penalties import Penalty
@@ -211,23 +212,39 @@ class Optimizer:
         sparsity = state.sparsity
         # Steps with a penalty.
         count = t - self.start + 1
-        if self.sparsity is not None and sparsity is not None and count > 0 and self.sparsity.due(count):
-            asked = _problems(found, state.penalties, proposals)
-            _, sparsity = self.sparsity.update(
-                sparsity,
-                count,
-                list(asked.values()),
-                _resting(found, state.penalties, asked),
-                lambda: self._sparsity(found, state.penalties),
-            )
-            entry |= record(sparsity)
+        own: dict[str, float] = {}
+        target = self.sparsity
+        if target is not None and sparsity is not None and count > 0:
+            due = target.due(count)
+            if due or target.needs_problems(count):
+                asked = _problems(found, state.penalties, proposals)
+                _, decided = target.update(
+                    sparsity,
+                    count,
+                    list(asked.values()),
+                    _resting(found, state.penalties, asked),
+                    lambda: target.share(_resting(found, state.penalties, ())),
+                )
+                own = dict(zip(asked, decided.pop("strengths", ()), strict=False))
+                told = (
+                    e for e in state.history if "reachable" in e and target.ends(e["step"] - self.start + 1)
+                )
+                if target.ends(count) and "reachable" in decided and not any(told):
+                    warn_of(decided, target.target)
+                sparsity = decided
+                entry |= record(sparsity) if due else {}
         driven_anew = sparsity is not None and sparsity["lam"] != (state.sparsity or {}).get("lam")
         held = {
             place
             for place, p in state.penalties.items()
             if rests(settings) and not (p is not None and driven_anew)
         }
-        penalties = _driven(state.penalties, sparsity) if count > 0 else {}
+        penalties = dict(_driven(state.penalties, sparsity)) if count > 0 else {}
+        for place, lam in own.items():
+            given_one = state.penalties[place]
+            assert given_one is not None
+            assert sparsity is not None
+            penalties[place] = driven(given_one, {**sparsity, "lam": lam})
         problems = _problems(found, penalties, proposals, held)
         solutions, bounds, iterations = self._solve(problems, t, state.iterations)
         entry |= bounds
@@ -335,19 +352,6 @@ class Optimizer:
         except ValueError as error:
             raise ValueError(f"{where}: does not fit {place}: {error}") from error
 
-    def _sparsity(self, found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]) -> float:
-        """Return the share of groups that are zero, as the target counts them."""
-        assert self.sparsity is not None
-        zero = total = 0
-        for place, p in penalties.items():
-            if p is not None:
-                alive = living_groups(p.groups, found[place])
-                counts = (
-                    p.groups.sizes(tuple(found[place].shape)) if self.sparsity.weighted else alive * 0 + 1
-                )
-                zero, total = zero + int(counts[~alive].sum()), total + int(counts.sum())
-        return zero / total if total else 0.0
-
     @staticmethod
     def _support(found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]) -> int:
         """Return the number of groups that are not zero."""
@@ -440,12 +444,12 @@ def _measured(
         measured["objective"] = value + sum(p(found[k]) for k, p in penalties.items() if p is not None)
     if full_gradient is not None:
         full = _gradients(found, full_gradient, params, "full_gradient")
-        squares = (_squared_distance(penalties[k], sign * full[k], w) for k, w in found.items())
+        squares = (squared_distance(penalties[k], sign * full[k], w) for k, w in found.items())
         measured["dist"] = math.sqrt(sum(squares))
     return measured
 
 
-def _squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
+def squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
     """Return ``dist(0, ∂F)²`` over one parameter."""
     xp = array_api_compat.array_namespace(w)
     grad = xp.astype(grad, xp.float64)

@@ -17,7 +17,8 @@ __all__ = ["ProxProblem", "Watch"]
 class ProxProblem(NamedTuple):
     """A prox of a step: ``argmin_z penalty(z) + ‖z - x‖²_D / (2 step)``.
 
-    ``where`` is how an error names the place, ``previous`` the weights before the step.
+    ``where`` is how an error names the place, ``previous`` the weights before the step, ``uses`` how often a
+    call of the network uses an element, where that is known.
     """
 
     penalty: Penalty
@@ -26,6 +27,7 @@ class ProxProblem(NamedTuple):
     step: float
     where: str = ""
     previous: Array | None = None
+    uses: float | None = None
 
     def prox(self, root_finder: RootFinder) -> Array:
         """Return the prox; an error says where."""

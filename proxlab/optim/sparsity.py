@@ -8,6 +8,7 @@ that the strength for a wanted share is a quantile.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,13 +19,16 @@ import numpy.typing as npt
 
 from proxlab.arguments import check_finite, check_metric_values
 from proxlab.arguments import problem as check_problem
+from proxlab.backends.array_api import scale
+from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import Array, Groups
+from proxlab.optim.budget import Layer, Outcome, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
-from proxlab.penalties import GroupLinf, Penalty, RadialPenalty
-from proxlab.penalties.base import check_number, row_norm, table_of
-from proxlab.penalties.tables import convex, form
-from proxlab.powers import exponent, factors, product, row_products, sum_of_products, times_power
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import VanishingRows, check_number, row_norm
+from proxlab.powers import factors
+from proxlab.rootfinders import Newton
 from proxlab.untraced import untraced
 
 __all__ = [
@@ -37,10 +41,11 @@ __all__ = [
     "record",
     "to_numpy",
     "vanishing_strength",
+    "warn_of",
 ]
 
-# Newton's method needs fewer than ten steps on anything but made-up data.
-_STEPS = 200
+# Tolerance of radii that are compared with zero.
+_RTOL = 1e-12
 # Range in which the multiplicative method keeps the strength.
 _LEAST, _LARGEST = 1e-150, 1e150
 
@@ -87,8 +92,7 @@ def vanishing_strength(
     if p.metric is not None and not isinstance(p.metric, float):
         check_metric_values(p.metric, p.xp)
     xp, layout, unit = p.xp, p.layout, penalty.with_strength(1.0)
-    if isinstance(unit, RadialPenalty):
-        _check_vanishing(unit)
+    unit._check_vanishing()
     rows = layout.split(xp.astype(p.x, xp.float64), 0.0)
     metrics = layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
@@ -102,91 +106,23 @@ def vanishing_strength(
     return layout.join_groups(parts)
 
 
-def _check_vanishing(unit: RadialPenalty) -> None:
-    """Raise an error that names the pieces, unless what is known of vanishing holds for the penalty."""
-    name, table, double = type(unit).__name__, table_of(unit), unit.with_strength(2.0)
-    factors = (
-        (table[0].a, table_of(double)[0].a),
-        (unit.threshold, double.threshold),
-    )
-    if not all(math.isclose(b, 2.0 * a, rel_tol=1e-12) for a, b in factors):
-        raise ValueError(
-            f"penalty: the strength of {name} must be a factor of the slope of its pieces at zero, and of "
-            f"its threshold; at the strengths 1 and 2 they are {factors}"
-        )
-    if not convex(table) and (unit.threshold > 0 or not form(table).has_kernels):
-        raise ValueError(
-            f"penalty: from which strength on a group vanishes is not known for the pieces of {name}: they "
-            "must be convex, or have no threshold and a concave slope up to a flat end, or a jump and then "
-            'nothing; use method="multiplicative"'
-        )
-
-
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:
     if unit.nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
     # In units of the group: no product leaves the range.
-    size = xp.abs(x)
-    b, eb = row_products(xp, size, d)
-    first_step, first_weight, _, power = factors(xp, step, weight, 1.0)
-    price = first_step * first_weight
-    own = power - 1.0  # 1.0 is 2 times a half
-    power = eb - own
-    if isinstance(unit, GroupLinf):
-        strength = times_power(xp, xp.sum(b, axis=1) / price, power)
-    else:
-        assert isinstance(unit, RadialPenalty)
-        first = table_of(unit)[0]
-        if unit.threshold > 0:
-            cut = xp.full_like(step, unit.threshold)
-            total = sum_of_products(xp, ((cut,), (weight, first.a)))
-            e = exponent(xp, total)
-            root = _soft_threshold_root(xp, b, times_power(xp, cut, -e), product(xp, weight, first.a, e=-e))
-            strength = times_power(xp, root / first_step, eb - e - exponent(xp, step))
-        elif first.a > 0:
-            strength = times_power(xp, row_norm(xp, b) / (price * first.a), power)
-        else:
-            strength = xp.full_like(price, 0.0 if first.value > 0 else math.inf)
-        if not convex(table_of(unit)):
-            # From the strength above on the objective climbs first, and then falls at most once before ‖x‖:
-            # its least value is that at 0 or at x.
-            (scaled, ex), (moved, e) = row_products(xp, size), row_products(xp, size, size, d)
-            r, own_r = row_norm(xp, x), row_norm(xp, scaled)
-            safe, own_r = (xp.where(r > 0, v, xp.ones_like(r)) for v in (r, own_r))
-            saved = times_power(xp, 0.5 * xp.sum(moved, axis=1) / own_r / price, e - ex - own)
-            flat = unit._strength_at(xp, safe, saved)
-            strength = xp.maximum(strength, flat)
-    if unit.threshold == 0:
-        strength = xp.where(weight > 0, strength, xp.full_like(strength, math.inf))
-    zero = xp.all(x == 0, axis=1)
-    return xp.where(zero, xp.zeros_like(strength), strength)
+    p = scale(xp, x, d)
+    step_part, weight_part, _, power = factors(xp, step, weight, 1.0)
+    power = p.ed + p.ex - (power - 1.0)  # 1.0 is 2 times a half
 
+    def solve(weights: Array) -> Array:
+        return array_form(unit).solve(xp, x, d, step, weights, unit, Newton(), _RTOL).z
 
-def _soft_threshold_root(xp: Any, b: Array, cut: Array, price: Array) -> Array:
-    """Return the ``s`` with ``‖(b - cut s)₊‖ = price s`` for each row of ``b ≥ 0``.
-
-    The difference of the two sides is convex and decreases: Newton's method climbs from a lower bound.
-    """
-    n = b.shape[1]
-    zero = xp.zeros_like(price)
-    if n == 0:
-        return zero
-    largest = xp.max(b, axis=1)
-    unit, total = xp.where(largest > 0, largest, xp.ones_like(largest)), cut + price
-    b, cut, price = b / unit[:, None], cut / total, price / total
-    s = xp.sqrt(xp.sum(b * b, axis=1)) / (cut * math.sqrt(n) + price)
-    for _ in range(_STEPS):
-        v = b - (cut * s)[:, None]
-        v = xp.where(v > 0, v, xp.zeros_like(v))
-        norm = xp.sqrt(xp.sum(v * v, axis=1))
-        excess = norm - price * s
-        rising = (norm > 0) & (excess > 1e-16 * s)
-        slope = cut * xp.sum(v, axis=1) / xp.where(norm > 0, norm, xp.ones_like(norm)) + price
-        new = xp.where(rising, s + excess / slope, s)
-        if not bool(xp.any(new > s)):
-            break
-        s = new
-    return s * unit / total
+    reach = row_norm(xp, x)
+    group = VanishingRows(
+        p.x, p.d, p.ex, p.ed, reach, step, weight, step_part, step_part * weight_part, power, solve
+    )
+    strength = unit._row_vanishing(xp, group)
+    return xp.where(reach > 0, strength, xp.zeros_like(strength))
 
 
 class Resting(NamedTuple):
@@ -198,10 +134,13 @@ class Resting(NamedTuple):
         Which of them are not zero.
     sizes : ndarray of int, shape (n_groups,)
         Their numbers of elements.
+    uses : float or None
+        How often a call of the network uses an element, where that is known.
     """
 
     alive: npt.NDArray[np.bool_]
     sizes: npt.NDArray[np.int64]
+    uses: float | None = None
 
 
 @dataclass(frozen=True)
@@ -212,10 +151,18 @@ class TargetSparsity:
     are frozen or have no gradient in a step, which stay as they are, and whose groups that are not zero
     cannot vanish in it. So both methods count, and ``proxlab.torch.group_sparsity(optimizer)``.
 
+    A layer is a parameter, or what is penalised jointly. There is one strength for all, but a layer that may
+    not have as many zeros as that makes (``keep_at_least``, ``multiple_of``) has a lower one in that step:
+    the least that makes as many as it may have.
+
+    A target that cannot be reached, since other groups have weight 0, rest in this step, or have to be kept,
+    is no error: what can vanish does, ``history`` has the share that could be as ``reachable``, and a warning
+    says so once the whole target is asked for.
+
     Parameters
     ----------
     target : float
-        The wanted share of groups that are zero, between 0 and 1.
+        The wanted share of what ``budget`` counts in groups that are zero, between 0 and 1.
     method : {"quantile", "multiplicative"}, optional
         How the strength is found. ``"quantile"`` takes the least strength at which the wanted share vanishes
         in the step that is about to be done; it is exact. ``"multiplicative"`` compares the sparsity of the
@@ -223,7 +170,7 @@ class TargetSparsity:
         zero and divides by it while too many are; each change of direction but the first multiplies the rate
         by ``decay`` (Aloradi, Tenbrinck, Habets & Roith 2026).
     weighted : bool, optional
-        Count a group by its number of elements.
+        Count a group by its number of elements: the same as ``budget="parameters"``.
     every : int, optional
         Decide in every so many steps, and keep the strength between.
     ramp : {None, "linear", "cubic"}, optional
@@ -235,6 +182,20 @@ class TargetSparsity:
         The target at the beginning of the ramp.
     rate, decay : float, optional
         Constants of the multiplicative method.
+    per : {"network", "layer"}, optional
+        Whether the target is that of all layers together, with one strength, or of each layer by itself, with
+        a strength of its own; the latter with ``"quantile"`` in every step.
+    budget : {"groups", "parameters", "flops"}, optional
+        What counts: groups, their elements, or the floating-point operations of their elements, for which
+        :func:`proxlab.torch.param_groups` needs example inputs. Both are of the penalised weights alone: with
+        a unit that is gone, :func:`proxlab.torch.compact` also removes what makes it, so that a network loses
+        more than the share.
+    keep_at_least : int, optional
+        How many groups of a layer are kept, all of a layer that has fewer. By default 1 where the method is
+        ``"quantile"`` in every step and the layer has more than one group, and otherwise none.
+    multiple_of : int, optional
+        The number of groups that are left in a layer is a multiple of this, unless all are. The strength is
+        then the largest at which no more than the target is zero; with 1, the least at which it is reached.
 
     References
     ----------
@@ -259,6 +220,10 @@ class TargetSparsity:
     start: float = 0.0
     rate: float = 0.1
     decay: float = 0.95
+    per: str = "network"
+    budget: str = "groups"
+    keep_at_least: int | None = None
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         """Validate the parameters."""
@@ -272,7 +237,21 @@ class TargetSparsity:
             raise ValueError(f'method: must be "quantile" or "multiplicative", got {self.method!r}')
         if not isinstance(self.weighted, bool):
             raise TypeError(f"weighted: must be True or False, got {self.weighted!r}")
+        if self.weighted:
+            if self.budget not in ("groups", "parameters"):
+                raise ValueError(f'weighted: is budget="parameters", got budget {self.budget!r} too')
+            object.__setattr__(self, "budget", "parameters")
         object.__setattr__(self, "every", check_count("every", self.every))
+        for name, options in (("per", ("network", "layer")), ("budget", ("groups", "parameters", "flops"))):
+            if getattr(self, name) not in options:
+                raise ValueError(
+                    f"{name}: must be one of {', '.join(map(repr, options))}, got {getattr(self, name)!r}"
+                )
+        if self.keep_at_least is not None:
+            object.__setattr__(self, "keep_at_least", check_count("keep_at_least", self.keep_at_least, 0))
+        object.__setattr__(self, "multiple_of", check_count("multiple_of", self.multiple_of))
+        if self.per == "layer" and (self.method != "quantile" or self.every > 1):
+            raise ValueError('per: "layer" goes with method="quantile" and every=1')
         if self.ramp not in (None, "linear", "cubic"):
             raise ValueError(f'ramp: must be None, "linear" or "cubic", got {self.ramp!r}')
         if (self.ramp is None) != (self.ramp_steps is None):
@@ -297,9 +276,13 @@ class TargetSparsity:
         return (t - 1) % self.every == 0
 
     @property
-    def needs_problems(self) -> bool:
-        """Whether the decision depends on the prox problems of the step."""
-        return self.method == "quantile"
+    def constrained(self) -> bool:
+        """Whether layers may have strengths of their own in every step."""
+        return self.per == "layer" or bool(self.keep_at_least) or self.multiple_of > 1
+
+    def needs_problems(self, t: int) -> bool:
+        """Return whether the strengths of step ``t`` depend on its prox problems."""
+        return self.constrained or (self.method == "quantile" and self.due(t))
 
     def init(self, lam0: float) -> dict[str, float]:
         """Return the state before the first step, as numbers.
@@ -320,8 +303,8 @@ class TargetSparsity:
         problems: Sequence[ProxProblem],
         resting: Sequence[Resting],
         sparsity: Callable[[], float],
-    ) -> tuple[float, dict[str, float]]:
-        """Decide on the strength of step ``t``; returns it, and the state with the gap that it was based on.
+    ) -> tuple[float, dict[str, Any]]:
+        """Decide on the strength of step ``t``; returns it, and the state with what it was based on.
 
         Parameters
         ----------
@@ -330,27 +313,41 @@ class TargetSparsity:
         t : int
             The count of this step, from 1.
         problems : sequence of ProxProblem
-            The prox problems of this step, with the penalties as they were given; for ``"quantile"``.
+            The prox problems of this step, with the penalties as they were given, where the step needs them.
         resting : sequence of Resting
-            The groups of the parameters that have a penalty and no problem in this step; for ``"quantile"``.
+            The groups of the parameters that have a penalty and no problem in this step, where it needs them.
         sparsity : callable
             Returns the sparsity of the weights as they are; for ``"multiplicative"``.
 
-        Raises
-        ------
-        ValueError
-            If the share of groups that can vanish in this step is less than the target: the others have
-            weight 0, or rest.
+        Returns
+        -------
+        lam : float
+            The strength.
+        state : dict
+            With the sparsity and its gap to the target; with ``reachable`` where it is out of reach, and with
+            ``strengths``, one for each problem, where they are not all ``lam``.
         """
-        wanted, new = self.at(t), dict(state)
-        if self.needs_problems:
-            if not problems:
-                return new["lam"], new
-            new["lam"], new["sparsity"] = self._quantile(problems, resting, wanted, new["unit"])
-            new["gap"] = wanted - new["sparsity"]
+        new: dict[str, Any] = {k: v for k, v in state.items() if k not in ("reachable", "strengths")}
+        if self.method == "multiplicative" and self.due(t):
+            new["sparsity"] = sparsity()
+            new["gap"] = self.at(t) - new["sparsity"]
+            self._multiply(new, new["gap"])
+        if not self.needs_problems(t) or not problems:
             return new["lam"], new
-        new["sparsity"] = sparsity()
-        new["gap"] = gap = wanted - new["sparsity"]
+        wanted = self.at(t)
+        outcome = self._outcome(self._layers(problems, resting, new["unit"]), wanted, t, new["lam"])
+        new["lam"] = outcome.lam
+        strengths = outcome.strengths[: len(problems)]
+        if any(strength != outcome.lam for strength in strengths):
+            new["strengths"] = strengths
+        if self.method == "quantile":
+            new["sparsity"], new["gap"] = outcome.share, wanted - outcome.share
+            if outcome.reachable < wanted * (1.0 - 1e-12):
+                new["reachable"] = outcome.reachable
+        return new["lam"], new
+
+    def _multiply(self, new: dict[str, Any], gap: float) -> None:
+        """Move the strength against a gap."""
         direction = math.copysign(1.0, gap) if gap else 0.0
         if direction and direction == -new["direction"]:
             new["changes"] += 1.0
@@ -360,49 +357,73 @@ class TargetSparsity:
         factor = 1.0 + new["rate"] * abs(gap)
         lam = new["lam"] * factor if direction > 0 else new["lam"] / factor
         new["lam"] = min(max(lam, _LEAST), _LARGEST)
-        return new["lam"], new
 
-    def _quantile(
-        self, problems: Sequence[ProxProblem], resting: Sequence[Resting], wanted: float, unit: float
-    ) -> tuple[float, float]:
-        """Return the least strength at which the wanted share vanishes, and the share that does."""
-        found, counted, largest = [], [], 1
+    def _layers(
+        self, problems: Sequence[ProxProblem], resting: Sequence[Resting], unit: float
+    ) -> list[Layer]:
+        """Return the groups of all layers, those of the problems first."""
+        found, sizes, uses = [], [], []
         for p in problems:
             vanishing = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
             found.append(vanishing * (unit / p.penalty.strength))
-            sizes = p.penalty.groups.sizes(tuple(p.x.shape))
-            counted.append(self._count(sizes))
-            largest = max(largest, int(sizes.max(initial=0)))
-        for alive, sizes in resting:
-            found.append(np.where(alive, math.inf, 0.0))
-            counted.append(self._count(sizes))
-        strengths, counts = np.concatenate(found), np.concatenate(counted)
-        if wanted <= 0 or counts.sum() == 0:
-            return 0.0, 0.0
-        order = np.argsort(strengths, kind="stable")
-        share = np.cumsum(counts[order]) / counts.sum()
-        # A share such as 0.7 of ten groups is seven groups, whatever its last digit.
-        k = min(int(np.searchsorted(share, wanted * (1.0 - 1e-12))), len(share) - 1)
-        lam = float(strengths[order[k]])
-        if lam == math.inf:
-            finite = float(counts[np.isfinite(strengths)].sum() / counts.sum())
-            raise ValueError(
-                f"target: a share of {wanted:.4g} of the groups cannot vanish, only {finite:.4g}: the other "
-                "groups have weight 0 or a penalty without slope at zero, or are of parameters that are not "
-                "updated in this step"
-            )
+            sizes.append(p.penalty.groups.sizes(tuple(p.x.shape)))
+            uses.append(p.uses)
         # Beyond the rounding of the strengths, so that the prox agrees.
-        lam *= 1.0 + rounding(4.0 * largest + 64.0)
-        return lam, float(counts[strengths <= lam].sum() / counts.sum())
+        unsure = rounding(4.0 * max([1, *(int(n.max(initial=0)) for n in sizes)]) + 64.0)
+        for r in resting:
+            found.append(np.where(r.alive, math.inf, 0.0))
+            sizes.append(r.sizes)
+            uses.append(r.uses)
+        return [
+            Layer(strengths, self._count(n, use), self._least(len(n)), self.multiple_of, unsure)
+            for strengths, n, use in zip(found, sizes, uses, strict=True)
+        ]
 
-    def _count(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _outcome(self, layers: Sequence[Layer], wanted: float, t: int, lam: float) -> Outcome:
+        if self.method != "quantile" or not self.due(t):
+            return for_strength(layers, lam)
+        if wanted <= 0:
+            return for_strength(layers, 0.0)
+        strict = self.multiple_of > 1
+        if self.per == "layer":
+            return for_each(layers, wanted, strict)
+        return for_total(layers, wanted, strict) or for_strength(layers, lam)
+
+    def _least(self, groups: int) -> int:
+        """Return how many groups of a layer are kept."""
+        if self.keep_at_least is not None:
+            return min(self.keep_at_least, groups)
+        return int(groups > 1 and self.method == "quantile" and self.every == 1)
+
+    def ends(self, t: int) -> bool:
+        """Return whether step ``t`` asks for the whole target."""
+        return self.ramp_steps is None or t >= self.ramp_steps
+
+    def share(self, groups: Sequence[Resting]) -> float:
+        """Return the share of groups that are zero, as the target counts them."""
+        zero = total = 0.0
+        for r in groups:
+            counts = self._count(r.sizes, r.uses)
+            zero, total = zero + float(counts[~r.alive].sum()), total + float(counts.sum())
+        return zero / total if total else 0.0
+
+    def _count(self, sizes: npt.NDArray[np.int64], uses: float | None) -> npt.NDArray[np.float64]:
         """Return what each group counts."""
-        return sizes.astype(np.float64) if self.weighted else np.ones(len(sizes))
+        if self.budget == "groups":
+            return np.ones(len(sizes))
+        if self.budget == "parameters":
+            return sizes.astype(np.float64)
+        if uses is None:
+            raise ValueError(
+                'budget: "flops" needs to know how often a call of the network uses each weight; make the '
+                "param groups by proxlab.torch.param_groups(model, penalty, example_inputs=…)"
+            )
+        return sizes.astype(np.float64) * uses
 
 
-def check_count(name: str, value: object) -> int:
-    """Return a whole number of at least 1, or raise an error that names it."""
-    number = check_number(name, value, 1.0)
+def check_count(name: str, value: object, least: float = 1.0) -> int:
+    """Return a whole number, of at least 1 by default, or raise an error that names it."""
+    number = check_number(name, value, least)
     if number % 1:
         raise ValueError(f"{name}: must be a whole number, got {value!r}")
     return int(number)
@@ -424,8 +445,23 @@ def driven(penalty: Penalty, state: Mapping[str, float]) -> Penalty:
 
 def record(state: Mapping[str, float]) -> dict[str, float]:
     """Return what a history says of the driven strength."""
-    names = {"lam": "lam", "sparsity": "sparsity", "gap": "sparsity_gap"}
+    names = {"lam": "lam", "sparsity": "sparsity", "gap": "sparsity_gap", "reachable": "reachable"}
     return {new: state[name] for name, new in names.items() if name in state}
+
+
+def warn_of(state: Mapping[str, float], target: float) -> bool:
+    """Warn where a target is out of reach; returns whether it is."""
+    reachable = state.get("reachable", math.inf)
+    if reachable >= target:
+        return False
+    warnings.warn(
+        f"target: a sparsity of {target:.4g} cannot be reached, only {reachable:.4g}: the other groups have "
+        "weight 0 or a penalty without slope at zero, are of parameters that rest, or are kept "
+        "(keep_at_least, multiple_of)",
+        UserWarning,
+        stacklevel=2,
+    )
+    return True
 
 
 def living_groups(groups: Groups, w: Array) -> npt.NDArray[np.bool_]:

@@ -11,15 +11,18 @@ import inspect
 import math
 import reprlib
 from abc import ABCMeta
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.bounds import rounding
 from proxlab.groups import Array, Groups, Layout, check_plain
-from proxlab.penalties.tables import Piece, Table, check_pieces, convex, exactly_convex, flat_after, joined
+from proxlab.penalties.equations import GroupEquation, Radial
+from proxlab.penalties.tables import Piece, Table, check_pieces, convex, flat_after, form, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
 from proxlab.untraced import untraced
 
@@ -30,7 +33,6 @@ __all__ = [
     "check_number",
     "flat_after",
     "joined",
-    "known_convex",
     "radial_slopes",
     "radial_value",
     "table_of",
@@ -152,6 +154,21 @@ class Penalty:
         raise NotImplementedError
 
     @property
+    def _knots(self) -> tuple[float, ...]:
+        """The positive radii at which the slope may jump."""
+        return ()
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every element is a group, whatever the shape."""
+        return not type(self).__dataclass_fields__["groups"].init
+
+    @property
+    def equation(self) -> GroupEquation:
+        """The equation of a group's radius, by which solvers, certificates and derivatives are looked up."""
+        raise TypeError(f"penalty: {type(self).__name__} is neither radial nor GroupLinf: it has no equation")
+
+    @property
     def strength(self) -> float:
         """The factor λ of the penalty; for several parts the sum of theirs."""
         for name in self._factors:
@@ -186,6 +203,14 @@ class Penalty:
             if here == 0:
                 raise ValueError(f"strength: {self._factors} must not all be 0 to be scaled, got {self!r}")
             changes = {name: strength * (getattr(self, name) / here) for name in self._factors}
+        return replace(self, **changes)
+
+    def _on_rows(self) -> Self:
+        """Return the same penalty with a group per row, all of weight 1; of single elements, as it is."""
+        fields = type(self).__dataclass_fields__
+        changes: dict[str, Any] = {"groups": Groups.over(-1)} if fields["groups"].init else {}
+        if fields["weights"].init:
+            changes["weights"] = None
         return replace(self, **changes)
 
     @property
@@ -327,6 +352,62 @@ class Penalty:
         """Return the distances of rows, where gradient and distance are in units of ``2^-e``."""
         raise NotImplementedError
 
+    def _row_subgradient(self, xp: Any, z: Array, weight: Array) -> Array:
+        """Return a subgradient of each row; 0 where it is zero."""
+        raise NotImplementedError
+
+    @property
+    def _has_conjugate(self) -> bool:
+        """Whether :meth:`_row_conjugate` is known."""
+        return False
+
+    def _row_conjugate(self, xp: Any, s: Array, weight: Array) -> Array:
+        """Return an upper bound of the conjugate ``h*`` at each row of ``s``, itself known to a few units."""
+        raise NotImplementedError
+
+    def _check_vanishing(self) -> None:
+        """Raise an error unless it is known from which strength on a group vanishes."""
+
+    def _row_vanishing(self, xp: Any, group: VanishingRows) -> Array:
+        """Return the strength from which on each row vanishes, of the penalty whose strength is 1."""
+        raise NotImplementedError
+
+
+class VanishingRows(NamedTuple):
+    """Rows that are to vanish, in units in which no product leaves the range.
+
+    Attributes
+    ----------
+    x, d : array of shape (rows, n)
+        Point and metric in units of ``2^ex`` and ``2^ed``.
+    ex, ed : array of shape (rows,)
+    reach, step, weight : array
+        ``‖x‖``, the step and the weight of the group, in the caller's units.
+    step_part, price, power : array
+        The step and ``step·weight`` in units of their own; what is divided by that product, in units of
+        ``2^(ex + ed)``, is in the caller's times ``2^power``.
+    solve : callable
+        Returns the prox of the rows, in the caller's units, under other weights of the groups.
+    """
+
+    x: Array
+    d: Array
+    ex: Array
+    ed: Array
+    reach: Array
+    step: Array
+    weight: Array
+    step_part: Array
+    price: Array
+    power: Array
+    solve: Callable[[Array], Array]
+
+    @property
+    def b(self) -> Array:
+        """``|D x|``, in units of ``2^(ex + ed)``."""
+        size: Array = abs(self.x * self.d)
+        return size
+
 
 def _largest(xp: Any, rows: Array) -> Array:
     return xp.max(xp.abs(rows), axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
@@ -408,13 +489,6 @@ def table_of(penalty: RadialPenalty) -> Table:
     return check_pieces(penalty.pieces)
 
 
-def known_convex(penalty: Penalty) -> bool:
-    """Return whether convexity is proved, from the pieces where there are some, and not only declared."""
-    if isinstance(penalty, RadialPenalty):
-        return exactly_convex(table_of(penalty))
-    return penalty.is_convex
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RadialPenalty(Penalty, metaclass=_CheckedPieces):
     """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` with a piecewise-affine slope (docs: the mathematics, §3)."""
@@ -423,6 +497,16 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
     def pieces(self) -> tuple[Piece, ...]:
         """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
         raise NotImplementedError(f"pieces: {type(self).__name__} must say what they are")
+
+    def _exact_pieces(self, number: Callable[[float], Any]) -> list[tuple[Any, ...]]:
+        """Return the pieces as rows of numbers of another kind, computed in it from the parameters.
+
+        Parameters
+        ----------
+        number : callable
+            Makes such a number of a float, exactly.
+        """
+        return [tuple(number(v) for v in piece) for piece in self.pieces]
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Return the strength at which ``p(r)`` is ``share·r``, for penalties that are not convex.
@@ -444,6 +528,15 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
     def is_convex(self) -> bool:
         """Whether the penalty is a convex function: no jump, and a slope that never decreases."""
         return convex(table_of(self))
+
+    @property
+    def _knots(self) -> tuple[float, ...]:
+        return tuple(piece.start for piece in self.pieces[1:])
+
+    @property
+    def equation(self) -> Radial:
+        """The secular equation, with the pieces of the slope."""
+        return Radial(table_of(self))
 
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
         value = radial_value(xp, table_of(self), row_norm(xp, z), weight)
@@ -480,3 +573,101 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
         if self.nonnegative:
             return down
         return xp.where(grad > threshold, grad - threshold, down)
+
+    def _row_subgradient(self, xp: Any, z: Array, weight: Array) -> Array:
+        r = row_norm(xp, z)
+        slope, _ = radial_slopes(xp, table_of(self), r, weight)
+        unit = z / xp.where(r > 0, r, xp.ones_like(r))[:, None]
+        return slope[:, None] * unit + self.threshold * xp.sign(z)
+
+    @property
+    def _has_conjugate(self) -> bool:
+        return len(table_of(self)) == 1 and self.equation.proved_convex
+
+    def _row_conjugate(self, xp: Any, s: Array, weight: Array) -> Array:
+        # h = t‖z‖₁ + w (λr + ½κr²), perhaps on z ≥ 0:  h* = (‖v‖ - wλ)₊² / 2wκ,  v = (|s| - t)₊ or (s - t)₊.
+        n, (piece,) = s.shape[1], table_of(self)
+        v = (s if self.nonnegative else xp.abs(s)) * (1.0 + rounding(8)) - self.threshold
+        v = xp.where(v > 0, v, xp.zeros_like(v))
+        norm = xp.sqrt(xp.sum(v * v, axis=1)) * (1.0 + rounding(n + 8))
+        if n:  # squares may vanish
+            norm = xp.maximum(norm, xp.max(v, axis=1))
+        excess = norm - weight * piece.a * (1.0 - rounding(4))
+        curvature = -2.0 * piece.c * weight
+        divisor = xp.where(curvature > 0, curvature, xp.ones_like(curvature))
+        finite = excess**2 / divisor * (1.0 + rounding(12)) + 2.0**-1020
+        infinite = xp.full_like(excess, math.inf)
+        return xp.where(excess > 0, xp.where(curvature > 0, finite, infinite), xp.zeros_like(excess))
+
+    def _check_vanishing(self) -> None:
+        name, table, double = type(self).__name__, table_of(self), self.with_strength(2.0)
+        factors = (
+            (table[0].a, table_of(double)[0].a),
+            (self.threshold, double.threshold),
+        )
+        if not all(math.isclose(b, 2.0 * a, rel_tol=1e-12) for a, b in factors):
+            raise ValueError(
+                f"penalty: the strength of {name} must be a factor of the slope of its pieces at zero, and "
+                f"of its threshold; at the strengths 1 and 2 they are {factors}"
+            )
+        if not convex(table) and (self.threshold > 0 or not form(table).has_kernels):
+            raise ValueError(
+                f"penalty: from which strength on a group vanishes is not known for the pieces of {name}: "
+                "they must be convex, or have no threshold and a concave slope up to a flat end, or a jump "
+                'and then nothing; use method="multiplicative"'
+            )
+
+    def _row_vanishing(self, xp: Any, group: VanishingRows) -> Array:
+        first, weight, price = table_of(self)[0], group.weight, group.price
+        if self.threshold > 0:
+            cut = xp.full_like(weight, self.threshold)
+            total = sum_of_products(xp, ((cut,), (weight, first.a)))
+            e = exponent(xp, total)
+            root = _soft_threshold_root(
+                xp, group.b, times_power(xp, cut, -e), product(xp, weight, first.a, e=-e)
+            )
+            return times_power(xp, root / group.step_part, group.ed + group.ex - e - exponent(xp, group.step))
+        if first.a > 0:
+            strength = times_power(xp, row_norm(xp, group.b) / (price * first.a), group.power)
+        else:
+            strength = xp.full_like(price, 0.0 if first.value > 0 else math.inf)
+        if not convex(table_of(self)):
+            # From the strength above on the objective climbs first, and then falls at most once before ‖x‖:
+            # its least value is that at 0 or at x.
+            r, own = group.reach, row_norm(xp, group.x)
+            safe, own = (xp.where(r > 0, v, xp.ones_like(r)) for v in (r, own))
+            energy = 0.5 * xp.sum(xp.abs(group.x) * group.b, axis=1)
+            saved = times_power(xp, energy / own / price, group.power)
+            strength = xp.maximum(strength, self._strength_at(xp, safe, saved))
+        return xp.where(weight > 0, strength, xp.full_like(strength, math.inf))
+
+
+# Newton's method needs fewer than ten steps on anything but made-up data.
+_STEPS = 200
+
+
+def _soft_threshold_root(xp: Any, b: Array, cut: Array, price: Array) -> Array:
+    """Return the ``s`` with ``‖(b - cut s)₊‖ = price s`` for each row of ``b ≥ 0``.
+
+    The difference of the two sides is convex and decreases: Newton's method climbs from a lower bound.
+    """
+    n = b.shape[1]
+    zero = xp.zeros_like(price)
+    if n == 0:
+        return zero
+    largest = xp.max(b, axis=1)
+    unit, total = xp.where(largest > 0, largest, xp.ones_like(largest)), cut + price
+    b, cut, price = b / unit[:, None], cut / total, price / total
+    s = xp.sqrt(xp.sum(b * b, axis=1)) / (cut * math.sqrt(n) + price)
+    for _ in range(_STEPS):
+        v = b - (cut * s)[:, None]
+        v = xp.where(v > 0, v, xp.zeros_like(v))
+        norm = xp.sqrt(xp.sum(v * v, axis=1))
+        excess = norm - price * s
+        rising = (norm > 0) & (excess > 1e-16 * s)
+        slope = cut * xp.sum(v, axis=1) / xp.where(norm > 0, norm, xp.ones_like(norm)) + price
+        new = xp.where(rising, s + excess / slope, s)
+        if not bool(xp.any(new > s)):
+            break
+        s = new
+    return s * unit / total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ class GroupCapped(RadialPenalty):
     def pieces(self) -> tuple[Piece, ...]:
         """``p'(r) = λ``, then 0."""
         return (Piece(0.0, 0.0, self.lam, 0.0), Piece(self.theta, self.lam * self.theta, 0.0, 0.0))
+
+    def _exact_pieces(self, number: Callable[[float], Any]) -> list[tuple[Any, ...]]:
+        none, lam, theta = number(0.0), number(self.lam), number(self.theta)
+        return [(none, none, lam, none), (theta, lam * theta, none, none)]
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Divide ``share·r`` by ``min(r, θ)``."""

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from proxlab.bounds import rounding
 from proxlab.groups import Array
-from proxlab.penalties.base import Penalty, check_number, row_norm
-from proxlab.powers import product
+from proxlab.penalties.base import Penalty, VanishingRows, check_number, row_norm
+from proxlab.penalties.equations import Clipped
+from proxlab.powers import product, times_power
 
 __all__ = ["GroupLinf"]
 
@@ -18,8 +20,8 @@ class GroupLinf(Penalty):
     """The ℓ1/ℓ∞ norm, ``h(z) = Σ_g λ w_g ‖z_g‖_∞``.
 
     The prox clips: ``z_i = sign(x_i) min(|x_i|, t)`` where ``Σ_i d_i (|x_i| - t)₊ = ηλw_g``, a convex,
-    decreasing,
-    piecewise-linear equation in ``t`` (docs: the mathematics, §7). The *radius* of a group is its ``t``.
+    decreasing, piecewise-linear equation in ``t`` (docs: the mathematics, §7). The *radius* of a group is
+    its ``t``.
 
     Parameters
     ----------
@@ -43,12 +45,17 @@ class GroupLinf(Penalty):
         """Always true: a norm."""
         return True
 
+    @property
+    def equation(self) -> Clipped:
+        """The equation of the level at which all elements are clipped."""
+        return Clipped(self.lam)
+
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
         return product(xp, weight, self.lam, _row_max(xp, xp.abs(z)))
 
     def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array, e: Array) -> Array:
         # ∂‖z‖_∞ at z ≠ 0: convex weights on the elements of largest magnitude, with their signs; at 0 the ℓ1
-        # ball. # Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
+        # ball. Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
         strength = product(xp, weight, self.lam, e=e)
         size = xp.abs(z)
         top = _row_max(xp, size)[:, None]
@@ -61,6 +68,25 @@ class GroupLinf(Penalty):
         used = xp.where(face & (used > 0), used, xp.zeros_like(used))
         residual = xp.where(face, wanted - used, grad)
         return row_norm(xp, residual)
+
+    def _row_subgradient(self, xp: Any, z: Array, weight: Array) -> Array:
+        size = xp.abs(z)
+        face = xp.astype((size == _row_max(xp, size)[:, None]) & (size > 0), xp.float64)
+        share = face / xp.clip(xp.sum(face, axis=1, keepdims=True), min=1.0)
+        return (self.lam * weight)[:, None] * share * xp.sign(z)
+
+    @property
+    def _has_conjugate(self) -> bool:
+        return True
+
+    def _row_conjugate(self, xp: Any, s: Array, weight: Array) -> Array:
+        n = s.shape[1]
+        excess = xp.sum(xp.abs(s), axis=1) * (1.0 + rounding(n + 8)) - weight * self.lam * (1.0 - rounding(4))
+        return xp.where(excess > 0, xp.full_like(excess, math.inf), xp.zeros_like(excess))
+
+    def _row_vanishing(self, xp: Any, group: VanishingRows) -> Array:
+        strength = times_power(xp, xp.sum(group.b, axis=1) / group.price, group.power)
+        return xp.where(group.weight > 0, strength, xp.full_like(strength, math.inf))
 
 
 def _row_max(xp: Any, rows: Array) -> Array:

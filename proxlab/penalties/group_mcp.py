@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,11 @@ class GroupMCP(RadialPenalty):
         """``p'(r) = λ - r/γ``, then 0."""
         steep = Piece(0.0, 0.0, self.lam, 1.0 / self.gamma)
         return joined(steep, flat_after(steep, self.gamma * self.lam, 0.5 * self.gamma * self.lam * self.lam))
+
+    def _exact_pieces(self, number: Callable[[float], Any]) -> list[tuple[Any, ...]]:
+        none, lam, gamma = number(0.0), number(self.lam), number(self.gamma)
+        flat = (gamma * lam, gamma * lam * lam / 2, none, none)
+        return [(none, none, lam, 1 / gamma), flat]
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Solve ``λ - r/2γ``, or ``γλ²/2r`` where ``r`` lies beyond ``γλ``, for λ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,11 @@ class GroupSCAD(RadialPenalty):
         steep = Piece(lam, lam * lam, lam * (a / (a - 1.0)), 1.0 / (a - 1.0))
         flat = flat_after(steep, a * lam, 0.5 * (a + 1.0) * lam * lam)
         return joined(Piece(0.0, 0.0, lam, 0.0), steep, flat)
+
+    def _exact_pieces(self, number: Callable[[float], Any]) -> list[tuple[Any, ...]]:
+        none, lam, a = number(0.0), number(self.lam), number(self.a)
+        middle = (lam, lam * lam, a * lam / (a - 1), 1 / (a - 1))
+        return [(none, none, lam, none), middle, (a * lam, lam * lam * (a + 1) / 2, none, none)]
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Solve each of the three pieces for λ."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from proxlab.study.cluster import ClusterError as ClusterError
     from proxlab.study.compare import Comparison as Comparison
     from proxlab.study.compare import compare as compare
-    from proxlab.study.converge import Convergence as Convergence
     from proxlab.study.converge import converge as converge
+    from proxlab.study.convergence import Convergence as Convergence
     from proxlab.study.draw import draw as draw
     from proxlab.study.folder import Folder as Folder
     from proxlab.study.folder import FolderError as FolderError
@@ -49,7 +49,7 @@ _PUBLIC = {
     "Certified": "blocks",
     "ClusterError": "cluster",
     "Comparison": "compare",
-    "Convergence": "converge",
+    "Convergence": "convergence",
     "Errors": "truth",
     "Folder": "folder",
     "FolderError": "folder",

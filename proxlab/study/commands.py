@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -37,38 +41,138 @@ app = typer.Typer(
 )
 
 _NAMED = "file.py:name or module:name"
-ProblemsArgument = Annotated[
-    list[Path],
-    typer.Argument(help="Files and folders of problems, as study.capture writes them."),
-]
 SolverOption = Annotated[
     list[str] | None,
     typer.Option(
         "--solver",
         "-s",
+        metavar="NAME",
         help=f"A root finder, or {_NAMED} of a function like proxlab.prox. Repeat it.",
     ),
 ]
-PenaltyOption = Annotated[
-    str | None,
-    typer.Option("--penalty", help="In place of the one stored: 'GroupLasso(0.01)' or file.py:name."),
-]
-DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="Round the problems first: float32,float64.")
-]
-SeedOption = Annotated[str, typer.Option("--seed", help="Seeds, such as 0,1,2.")]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster", help="A Dask scheduler, tcp://host:8786, instead of processes of this machine."
-    ),
-]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes of this machine.")]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Keep results there, go on from what is there, and write a page."),
-]
-ExitZeroOption = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")]
+SeedOption = Annotated[str, typer.Option("--seed", metavar="0,1,…", help="Seeds.")]
+
+
+def _running(*names: str, **more: Any) -> Any:
+    """An option of where and how a study runs."""
+    return typer.Option(*names, rich_help_panel="Running", **more)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What validate and compare work on."""
+
+    problems: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders of problems, as study.capture writes them.", metavar="FILE"),
+    ]
+    solver: SolverOption = None
+    penalty: Annotated[
+        str | None,
+        typer.Option(
+            "--penalty",
+            metavar="PENALTY",
+            help="In place of the one stored: 'GroupLasso(0.01)', or file.py:name of a penalty or its class.",
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="TYPE,…", help="Round the problems first: float32,float64."),
+    ] = None
+    seed: SeedOption = "0"
+
+    def given(self) -> dict[str, Any]:
+        """Return the arguments of both functions."""
+        return {
+            "problems": _problems(self.problems, self.penalty),
+            "solvers": {text: _solver(text) for text in self.solver} if self.solver else None,
+            "dtypes": None if self.dtype is None else [word.strip() for word in self.dtype.split(",")],
+            "seeds": _seeds(self.seed),
+        }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Where and how a study runs, and what becomes of its results."""
+
+    out: Annotated[
+        Path | None,
+        _running(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Keep results there, go on from what is there, and write a page.",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, _running("--workers", min=1, metavar="N", help="Processes of this machine.")
+    ] = None
+    cluster: Annotated[
+        str | None,
+        _running("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786, instead of them."),
+    ] = None
+    exit_zero: Annotated[bool, _running("--exit-zero", help="Exit with 0 whatever was found.")] = False
+
+    def given(self, study: str) -> dict[str, Any]:
+        """Return the arguments of every study."""
+        folder = None if self.out is None else self.out / study
+        return {"folder": folder, "cluster": self.cluster, "workers": self.workers}
+
+    def finish(self, found: Any) -> None:
+        """Print what was found and the page, and end with the status that says so."""
+        print(found)
+        if self.out is not None:
+            print(report(self.out))
+        if not (self.exit_zero or found.ok):
+            raise typer.Exit(1)
+
+
+def _options(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the fields of a dataclass as parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        one.name: inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if one.default is MISSING else one.default,
+            annotation=hints[one.name],
+        )
+        for one in fields(kind)
+    }
+
+
+def _study(name: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a command of a function that returns what it found.
+
+    Its options are its arguments, where those of a dataclass stand for the fields of that; one is `_Run`.
+    """
+
+    def command(function: Callable[..., Any]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        shared: dict[str, type] = {}
+        parameters: dict[str, inspect.Parameter] = {}
+        for key, parameter in inspect.signature(function).parameters.items():
+            if is_dataclass(hints[key]):
+                shared[key] = hints[key]
+                parameters |= _options(hints[key])
+            else:
+                keyword = inspect.Parameter.KEYWORD_ONLY
+                parameters[key] = parameter.replace(kind=keyword, annotation=hints[key])
+
+        def run(**words: Any) -> None:
+            with _one_sentence():
+                held = {
+                    key: kind(**{one.name: words.pop(one.name) for one in fields(kind)})
+                    for key, kind in shared.items()
+                }
+                held["run"].finish(function(**words, **held))
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
+        return app.command(name)(run)
+
+    return command
 
 
 def _version(value: bool) -> None:
@@ -90,104 +194,88 @@ def main(
       proxlab validate captured.npz --solver mine.py:prox --bound mine.py:bound -o out/
       proxlab compare captured.npz --solver mine.py:prox --solver Brent -o out/
       proxlab converge mine.py:loss --penalty 'GroupLasso(0.01)' --schedule constant:0.1 -o out/
+      proxlab report out/
 
     What is computed is kept in the folder: stop at any time, and the same command goes on from there.
     """
 
 
-@app.command("validate")
+@_study("validate")
 def _validate(
-    problems: ProblemsArgument,
-    solver: SolverOption = None,
+    data: _Data,
+    run: _Run,
     bound: Annotated[
         list[str] | None,
         typer.Option(
-            "--bound", "-b", help=f"{_NAMED} of a function, or a certificate's: {', '.join(ERRORS)}."
+            "--bound",
+            "-b",
+            metavar="NAME",
+            help=f"{_NAMED} of a function, or a certificate's: {', '.join(ERRORS)}.",
         ),
     ] = None,
-    penalty: PenaltyOption = None,
-    digits: Annotated[int, typer.Option("--digits", help="Digits of the truth.")] = 50,
-    dtype: DtypeOption = None,
-    seed: SeedOption = "0",
-    cluster: ClusterOption = None,
-    workers: WorkersOption = None,
-    out: OutOption = None,
-    exit_zero: ExitZeroOption = False,
-) -> None:
-    """Is a bound ever below the true error? Truths are exact to 50 digits, in ball arithmetic.
+    digits: Annotated[int, typer.Option("--digits", metavar="N", help="Digits of the truth.")] = 50,
+) -> Any:
+    """Is a bound ever below the true error?
 
-    Without --bound, the bounds of proxlab's certificate are judged; without --solver, results of Newton.
+    The truth is known to 50 digits, in ball arithmetic. Without --bound, the bounds of proxlab's
+    certificate are judged; without --solver, results of Newton.
     """
-    with _one_sentence():
-        found = validate(
-            _problems(problems, penalty),
-            _solvers(solver),
-            _bounds(bound),
-            digits=digits,
-            dtypes=_words(dtype),
-            seeds=_seeds(seed),
-            folder=None if out is None else out / "validate",
-            cluster=cluster,
-            workers=workers,
-        )
-        _finish(found, out, exit_zero)
+    return validate(**data.given(), bounds=_bounds(bound), digits=digits, **run.given("validate"))
 
 
-@app.command("compare")
+@_study("compare")
 def _compare(
-    problems: ProblemsArgument,
-    solver: SolverOption = None,
+    data: _Data,
+    run: _Run,
     tolerance: Annotated[
-        str | None, typer.Option("--tolerance", help="Relative tolerances of root finders: 1e-2,1e-8.")
+        str | None,
+        typer.Option("--tolerance", metavar="1e-2,…", help="Relative tolerances that root finders run at."),
     ] = None,
-    penalty: PenaltyOption = None,
     digits: Annotated[
         int | None,
-        typer.Option("--digits", help="Measure true errors, to so many digits; else a proved bound of them."),
+        typer.Option(
+            "--digits", metavar="N", help="Measure true errors, to so many digits; else proved bounds."
+        ),
     ] = None,
-    dtype: DtypeOption = None,
-    seed: SeedOption = "0",
-    cluster: ClusterOption = None,
-    workers: WorkersOption = None,
-    out: OutOption = None,
-    exit_zero: ExitZeroOption = False,
-) -> None:
-    """What do solvers cost, and how close do they come? Errors are absolute, not against the best found."""
-    with _one_sentence():
-        found = compare(
-            _problems(problems, penalty),
-            _solvers(solver),
-            _numbers(tolerance, "--tolerance"),
-            digits,
-            dtypes=_words(dtype),
-            seeds=_seeds(seed),
-            folder=None if out is None else out / "compare",
-            cluster=cluster,
-            workers=workers,
-        )
-        _finish(found, out, exit_zero)
+) -> Any:
+    """What do solvers cost, and how close do they come?
+
+    Errors are absolute: a proved distance to the exact prox or the true one, not that to the best that
+    was found. Without --solver, Newton.
+    """
+    limits = _numbers(tolerance, "--tolerance")
+    return compare(**data.given(), tolerances=limits, digits=digits, **run.given("compare"))
 
 
-@app.command("converge")
+@_study("converge")
 def _converge(
+    run: _Run,
     loss: Annotated[
         str,
-        typer.Argument(help=f"{_NAMED} of an object with value_and_grad(w, batch=None), or of its class."),
+        typer.Argument(
+            help=f"{_NAMED} of an object with value_and_grad(w, batch=None), or of its class.", metavar="LOSS"
+        ),
     ],
-    penalty: Annotated[str, typer.Option("--penalty", help="'GroupLasso(0.01)' or file.py:name.")],
+    penalty: Annotated[
+        str, typer.Option("--penalty", metavar="PENALTY", help="'GroupLasso(0.01)' or file.py:name.")
+    ],
     start: Annotated[
         str | None,
         typer.Option(
-            "--start", help=f"{_NAMED} of the first weights; by default the attribute or name w0 there."
+            "--start",
+            metavar="NAME",
+            help=f"{_NAMED} of the first weights; by default the attribute or name w0 there.",
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="An optimizer of proxlab.optim, or file.py:name.")
+        str,
+        typer.Option("--method", metavar="METHOD", help="An optimizer of proxlab.optim, or file.py:name."),
     ] = "ProxAdam(lr=0.01)",
     schedule: Annotated[
         list[str] | None,
         typer.Option(
             "--schedule",
+            metavar="NAME",
             help=f"Tolerances: {', '.join(schedules.NAMES)}, with parameters as in constant:0.1. Repeat it.",
         ),
     ] = None,
@@ -196,64 +284,76 @@ def _converge(
         typer.Option(
             "--solver",
             "-s",
+            metavar="NAME",
             help=f"{', '.join(INNER)}, a root finder, or {_NAMED}. Repeat it.",
         ),
     ] = None,
+    decrease: Annotated[
+        bool, typer.Option("--decrease", help="Prove the decrease of each prox's objective too.")
+    ] = False,
     seed: SeedOption = "0,1,2,3,4",
-    iterations: Annotated[int, typer.Option("--iterations", "-n", min=1, help="Steps of each run.")] = 300,
+    iterations: Annotated[
+        int, typer.Option("--iterations", "-n", min=1, metavar="N", help="Steps of each run.")
+    ] = 300,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Samples of each gradient; all by default.")
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Samples of each gradient; all by default."),
     ] = None,
-    cluster: ClusterOption = None,
-    workers: WorkersOption = None,
-    out: OutOption = None,
-    exit_zero: ExitZeroOption = False,
-) -> None:
-    """How exact must each step be? Runs on your loss, with tolerances that each step provably meets."""
-    with _one_sentence():
-        objective = usercode.load(loss)
-        if isinstance(objective, type):
-            objective = objective()
-        found = converge(
-            objective,
-            _penalty(penalty),
-            _start(start, loss, objective),
-            method=_optimizer(method),
-            schedules=schedule or ["square-summable", "constant:0.1"],
-            solver={text: text if text in INNER else _solver(text) for text in solver} if solver else None,
-            seeds=_seeds(seed),
-            iterations=iterations,
-            batch_size=batch_size,
-            folder=None if out is None else out / "converge",
-            cluster=cluster,
-            workers=workers,
-        )
-        _finish(found, out, exit_zero)
+) -> Any:
+    """How exact must each step be for training to converge?
+
+    Runs on your loss, beside exact ones, with tolerances that each step provably meets.
+    """
+    objective = usercode.load(loss)
+    if isinstance(objective, type):
+        objective = objective()
+    return converge(
+        objective,
+        _penalty(penalty),
+        _start(start, loss, objective),
+        method=_optimizer(method),
+        schedules=schedule or ["square-summable", "constant:0.1"],
+        solver={text: text if text in INNER else _solver(text) for text in solver} if solver else None,
+        seeds=_seeds(seed),
+        iterations=iterations,
+        batch_size=batch_size,
+        decrease=decrease,
+        **run.given("converge"),
+    )
 
 
 @app.command("report")
 def _report(
-    folder: Annotated[Path, typer.Argument(help="The folder given as -o to other commands.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder given as -o to other commands.", metavar="FOLDER")
+    ],
 ) -> None:
-    """Write index.html, tables/*.csv and figures/* of what a folder holds; computes nothing."""
+    """Write the page of a folder: index.html, tables/*.csv and figures/*.
+
+    It computes nothing, and can be written while a study runs or after one was stopped.
+    """
     with _one_sentence():
         print(report(folder))
 
 
 def _problems(paths: Sequence[Path], penalty: str | None) -> tuple[Problem, ...]:
-    found = tuple(problem for path in paths for problem in load(path))
+    found = load(*paths, penalty=None if penalty is None else _penalty_or_class(penalty))
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no problems")
-    if penalty is None:
-        return found
-    other = _penalty(penalty)
-    return tuple(replace(problem, penalty=other) for problem in found)
+    return found
+
+
+def _penalty_or_class(text: str) -> Penalty | type[Penalty]:
+    found = usercode.load(text) if _is_named(text) else expressions.read(text, "penalty")
+    if not isinstance(found, Penalty) and not (isinstance(found, type) and issubclass(found, Penalty)):
+        raise ValueError(f"--penalty: {text} must be a penalty, it is a {type(found).__name__}")
+    return found
 
 
 def _penalty(text: str) -> Penalty:
-    found = usercode.load(text) if _is_named(text) else expressions.read(text, "penalty")
-    if not isinstance(found, Penalty):
-        raise ValueError(f"--penalty: {text} must be a penalty, it is a {type(found).__name__}")
+    found = _penalty_or_class(text)
+    if isinstance(found, type):
+        raise ValueError(f"--penalty: {text} is a class: name a penalty, such as {text} with its parameters")
     return found
 
 
@@ -262,11 +362,9 @@ def _is_named(text: str) -> bool:
     return ":" in text and "(" not in text
 
 
-def _solvers(texts: Sequence[str] | None) -> dict[str, Any] | None:
-    return {text: _solver(text) for text in texts} if texts else None
-
-
 def _solver(text: str) -> Any:
+    if text.endswith(".py"):
+        raise ValueError(f"--solver: which function of {text}? Say {text}:name")
     if not _is_named(text):
         return expressions.read(text, "root finder")
     found = usercode.load(text)
@@ -309,10 +407,6 @@ def _bounds(texts: Sequence[str] | None) -> dict[str, Any] | None:
     return {text: text if text in ERRORS else _function(text, "--bound") for text in texts}
 
 
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",")]
-
-
 def _seeds(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
@@ -327,15 +421,6 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"{option}: must be numbers such as 1e-2,1e-8, got {text!r}") from None
-
-
-def _finish(found: Any, out: Path | None, exit_zero: bool) -> None:
-    """Print what was found and the page, and end with the status that says so."""
-    print(found)
-    if out is not None:
-        print(report(out))
-    if not (exit_zero or found.ok):
-        raise typer.Exit(1)
 
 
 @contextmanager
@@ -357,8 +442,13 @@ def _one_sentence() -> Iterator[None]:
             text, status = str(error), 1
         except (FolderError, ClusterError, TypeError, ValueError) as error:
             text = str(error)
+        except BrokenPipeError:
+            # Who read the output has seen enough. What is left of it goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(128 + signal.SIGPIPE) from None
         except OSError as error:
-            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+            reason = (error.strerror or str(error)).lower()
+            text = reason if error.filename is None else f"{error.filename}: {reason}"
         except KeyboardInterrupt:
             text, status = (
                 "Interrupted. With -o, the same command goes on from what is there.",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from proxlab.certificate import certify
-from proxlab.rootfinders import RootFinder
 from proxlab.study import solvers as user
-from proxlab.study.folder import Folder, Result, StoredStudy, unit_name
+from proxlab.study.folder import Result
 from proxlab.study.problems import Problem
 from proxlab.study.profiles import (
     counted,
@@ -23,27 +21,30 @@ from proxlab.study.profiles import (
     page_table,
     performance_profile,
     performance_ratios,
+    text_failures,
+    text_table,
 )
-from proxlab.study.references import Case, Running, cases, references, truth_of
+from proxlab.study.references import Case, Running, attempts, cases, check_seeds, references, truth_of
+from proxlab.study.results import Results, Tables
 from proxlab.study.run import Unit
 from proxlab.study.solvers import Solver
 from proxlab.study.style import label_ends
 from proxlab.study.truth import check_digits
 
-__all__ = ["Comparison", "compare", "read_comparison"]
+__all__ = ["Comparison", "compare"]
 
 Array = npt.NDArray[Any]
 
-NAME = "compare"
 #: A group counts as solved in a profile up to this error over ``‖x_g‖``.
 SOLVED = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-6}
-_KEYS = ["problem", "solver", "tolerance", "dtype", "seed"]
+_KEYS = ("problem", "solver", "tolerance", "dtype", "seed")
+_COLUMNS = ("group", "size", "error", "kind", "scale", "evaluations", "seconds", "zero", "failed")
 #: What the error axis of a figure says, by the kind of error.
 AXES = {"certified": "certified distance to the prox", "truth": "distance to the prox"}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison(Results):
     """Solvers beside one another.
 
     The error is absolute: an upper bound of the distance to the exact prox that is certified for any
@@ -66,12 +67,36 @@ class Comparison:
         Digits of the truth.
     """
 
+    study: ClassVar[str] = "compare"
+
     frame: pd.DataFrame
     failures: pd.DataFrame
     kind: str
     digits: int | None
-    _results: Mapping[str, Result] = field(repr=False)
-    _settings: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, results: Mapping[str, Result], settings: Mapping[str, Any]) -> Self:
+        """Make the tables of what units found."""
+        kind = "certified" if settings["digits"] is None else "truth"
+        tables, parts, failures = Tables(_KEYS), [], []
+        for result in results.values():
+            about = tables.about(result)
+            about["tolerance"] = np.nan if about["tolerance"] is None else about["tolerance"]
+            if reason := result.values["reason"]:
+                failures.append({**about, "groups": result.values["failed"], "reason": reason})
+            if result.arrays:
+                part = pd.DataFrame(result.arrays).assign(
+                    seconds=result.values["seconds"], kind=kind, **about
+                )
+                parts.append(part.assign(group=np.arange(len(part))))
+        return cls(
+            frame=tables.frame(parts, _COLUMNS),
+            failures=tables.failures(failures, ["groups", "reason"]),
+            kind=kind,
+            digits=settings["digits"],
+            _results=results,
+            _settings=settings,
+        )
 
     @property
     def ok(self) -> bool:
@@ -103,15 +128,10 @@ class Comparison:
             f"{counted(self.frame['solver'].nunique(), 'solver')} on {counted(groups, 'group')}; the error "
             f"is absolute: the distance to the exact prox over ‖x‖, {how}."
         ]
-        if not self.failures.empty:
-            lines.append(f"{counted(len(self.failures), 'failure')}:\n{self.failures.to_string(index=False)}")
+        lines += text_failures(self.failures)
         if not self.frame.empty:
-            lines.append(self.table.to_string(index=False, float_format="{:.3g}".format))
+            lines.append(text_table(self.table))
         return "\n".join(lines)
-
-    def summary(self) -> None:
-        """Print what matters first."""
-        print(self)
 
     def _repr_html_(self) -> str:
         return page_table(str(self).split("\n")[0], {"failures": self.failures, "solvers": self.table})
@@ -211,16 +231,6 @@ class Comparison:
         label_ends(ax)
         return ax
 
-    def save(self, folder: str | Path) -> None:
-        """Write the results to a folder, which ``proxlab.study.report`` makes a page of.
-
-        Parameters
-        ----------
-        folder : str or path
-            Made if it is not there.
-        """
-        Folder(Path(folder), NAME, self._settings).save(self._results)
-
 
 def compare(
     problems: Problem | Iterable[Problem],
@@ -279,30 +289,18 @@ def compare(
     >>> bool((c.frame["error"] < 1e-14).all()), len(c.failures)
     (True, 0)
     """
-    chosen = user.check_solvers(solvers)
+    chosen, drawn = user.check_solvers(solvers), check_seeds(seeds)
     digits = None if digits is None else check_digits(digits)
     limits = _check_tolerances(tolerances)
     given, running = cases(problems, dtypes), Running(folder, cluster, workers, progress)
     truths = references(given, digits, running) if digits is not None else {}
     units = []
-    for case in given:
-        truth = {} if case.problem is None else truths.get(case.problem.digest, {})
-        for name, solver in chosen.items():
-            for rtol in limits if isinstance(solver, RootFinder) else [None]:
-                for seed in seeds:
-                    about = {"problem": case.label, "solver": name, "tolerance": rtol}
-                    about |= {"dtype": case.dtype, "seed": int(seed)}
-                    key = unit_name(case.label, name, tolerance=rtol, dtype=case.dtype, seed=seed)
-                    arguments = {
-                        "about": about,
-                        "case": case,
-                        "solver": solver,
-                        "digits": digits,
-                        "truth": truth,
-                    }
-                    units.append(Unit(key, _measure, arguments))
+    for name, arguments in attempts(given, chosen, drawn, limits):
+        problem = arguments["case"].problem
+        truth = {} if problem is None else truths.get(problem.digest, {})
+        units.append(Unit(name, _measure, arguments | {"digits": digits, "truth": truth}))
     settings = {"digits": digits, "solvers": list(chosen), "tolerances": limits}
-    return _assemble(running.units(units, NAME, settings), settings)
+    return Comparison.of(running.units(units, Comparison.study, settings), settings)
 
 
 def _check_tolerances(tolerances: Iterable[float] | None) -> list[float | None]:
@@ -322,18 +320,13 @@ def _measure(
     if problem is None:
         return Result({**about, "reason": case.reason, "failed": 0})
     outcome = user.attempt(solver, problem, rtol=about["tolerance"], seed=about["seed"])
-    reason = outcome.reason
-    failed = outcome.failed
+    reason, failed = outcome.reason, outcome.failed
     if digits is not None:
         error = truth_of(problem, digits, truth).errors(outcome.z).distance
+    elif isinstance(found := user.certificate_of(outcome.z, problem), str):
+        error, reason = np.full(problem.n_groups, np.inf), reason or found
     else:
-        try:
-            z = outcome.z.astype(problem.x.dtype)
-            found = certify(problem.penalty, z, problem.x, problem.step, metric=problem.metric)
-            error = np.asarray(found.distance, dtype=np.float64)
-        except (TypeError, ValueError, ArithmeticError) as refused:
-            error = np.full(problem.n_groups, np.inf)
-            reason = reason or f"cannot be certified: {type(refused).__name__}: {refused}"
+        error = np.asarray(found.distance, dtype=np.float64)
     indptr, indices = problem.penalty.groups.indices(problem.x.shape)
     alive = np.bincount(
         np.repeat(np.arange(problem.n_groups), np.diff(indptr)),
@@ -350,35 +343,3 @@ def _measure(
     }
     seconds = outcome.seconds / max(1, problem.n_groups)
     return Result({**about, "reason": reason, "failed": int(failed.sum()), "seconds": seconds}, arrays)
-
-
-_COLUMNS = ["group", "size", "error", "kind", "scale", "evaluations", "seconds", "zero", "failed"]
-
-
-def _assemble(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Comparison:
-    """Make tables of what the units found."""
-    kind = "certified" if settings["digits"] is None else "truth"
-    frames, failures = [], []
-    for result in results.values():
-        about = {key: result.values[key] for key in _KEYS}
-        about["tolerance"] = np.nan if about["tolerance"] is None else about["tolerance"]
-        if result.values["reason"]:
-            failures.append({**about, "groups": result.values["failed"], "reason": result.values["reason"]})
-        if result.arrays:
-            part = pd.DataFrame(result.arrays)
-            part["group"] = np.arange(len(part))
-            frames.append(part.assign(seconds=result.values["seconds"], kind=kind, **about))
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_KEYS, *_COLUMNS])
-    return Comparison(
-        frame=frame[[*_KEYS, *_COLUMNS]],
-        failures=pd.DataFrame(failures, columns=[*_KEYS, "groups", "reason"]),
-        kind=kind,
-        digits=settings["digits"],
-        _results=results,
-        _settings=settings,
-    )
-
-
-def read_comparison(stored: StoredStudy) -> Comparison:
-    """Return the comparison of a folder, as far as its units are there."""
-    return _assemble({unit.name: unit.result for unit in stored.units}, stored.settings)

@@ -147,6 +147,6 @@ def _class(stored: Mapping[str, Any]) -> type[Penalty]:
         return found
     where = "" if module is None else f" of {stored.get('file') or module}"
     raise ValueError(
-        f"penalty: the file names the class {name}{where}, which is not known here: pass penalty=, the class "
-        "or a penalty, or import its module first"
+        f"penalty: the file names the class {name}{where}, which is not known here: pass penalty= "
+        "(--penalty), the class or a penalty, or import its module first"
     )

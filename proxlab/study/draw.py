@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.groups import Groups
-from proxlab.penalties import Penalty, RadialPenalty
+from proxlab.penalties import Penalty
 from proxlab.prox import prox
 
 __all__ = ["draw"]
@@ -61,7 +59,7 @@ def draw(penalty: Penalty, axes: Any = None, *, step: float = 1.0, radius: float
     places = np.asarray(axes, dtype=object).reshape(-1)
     if len(places) != 3:
         raise ValueError(f"axes: must be three, got {len(places)}")
-    h = _bare(penalty)
+    h = penalty._on_rows()
     end = _reach(h, step) if radius is None else float(radius)
     r = np.linspace(0.0, end, _POINTS)
     rows = r[:, None] * np.array([0.6, 0.8])
@@ -85,18 +83,9 @@ def draw(penalty: Penalty, axes: Any = None, *, step: float = 1.0, radius: float
     return places
 
 
-def _bare(penalty: Penalty) -> Penalty:
-    """The penalty with a group per row."""
-    fields = type(penalty).__dataclass_fields__
-    changes: dict[str, Any] = {"groups": Groups.over(-1)} if fields["groups"].init else {}
-    if fields["weights"].init:
-        changes["weights"] = None
-    return replace(penalty, **changes)
-
-
 def _reach(h: Penalty, step: float) -> float:
     """A radius beyond the last knot, and beyond where the prox leaves zero."""
-    knot = max((p.start for p in h.pieces), default=0.0) if isinstance(h, RadialPenalty) else 0.0
+    knot = max(h._knots, default=0.0)
     z = np.geomspace(1e-6, 1e6, 121)[:, None] * np.array([0.6, 0.8])
     alive = np.linalg.norm(prox(h, z, step, backend="array_api"), axis=1) > 0
     start = float(np.linalg.norm(z[int(np.argmax(alive))])) if alive.any() else 1.0
@@ -105,11 +94,7 @@ def _reach(h: Penalty, step: float) -> float:
 
 def _slope(h: Penalty, r: Array, value: Array) -> tuple[Array, Array]:
     """The slope of the value along a ray: of the pieces, where there are some."""
-    if isinstance(h, RadialPenalty) and h.threshold == 0:
-        xs, ys = [], []
-        for piece, end in zip(h.pieces, [*(p.start for p in h.pieces[1:]), r[-1]], strict=True):
-            part = np.array([piece.start, max(min(end, r[-1]), piece.start)])
-            xs += [*part, np.nan]
-            ys += [*(piece.a - piece.c * part), np.nan]
-        return np.array(xs), np.array(ys)
+    lines = h.equation.slope_lines(float(r[-1])) if h.threshold == 0 else None
+    if lines is not None:
+        return lines
     return (r[1:] + r[:-1])[1:] / 2, (np.diff(value) / np.diff(r))[1:]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from flint import arb
 
-from proxlab.penalties import GroupCapped, GroupLinf, GroupMCP, GroupSCAD, Penalty, RadialPenalty
+from proxlab.penalties import Penalty
+from proxlab.penalties.equations import Clipped, GroupEquation, Radial
 from proxlab.study.balls import Ball, UndecidedError, clip, compare, norm, precision, root, squares
 
 __all__ = ["Errors", "ExactGroup", "ExactPenalty", "Piece", "Solved", "exact_penalty", "solve_group"]
@@ -98,50 +99,33 @@ def exact_penalty(penalty: Penalty) -> ExactPenalty:
     TypeError
         If the penalty has neither pieces nor a closed form here.
     """
-    if isinstance(penalty, GroupLinf):
-        return ExactPenalty((_piece(0.0, 0.0, penalty.lam, 0.0),), arb(0), penalty.nonnegative, largest=True)
-    if not isinstance(penalty, RadialPenalty):
+    equation = penalty.equation
+    if type(equation) not in _EQUATIONS:
         raise TypeError(
             f"penalty: the truth is known of radial penalties by their pieces and of GroupLinf, not of "
             f"{type(penalty).__name__}"
         )
-    # A subclass may have other pieces.
-    table = _EXACT.get(type(penalty), _of_pieces)(penalty)
+    return _EQUATIONS[type(equation)](penalty)
+
+
+def _number(v: float) -> Ball:
+    return arb(float(v))
+
+
+def _radial(penalty: Any) -> ExactPenalty:
+    # Where the pieces of the class are rounded, its parameters are the penalty.
+    table = [Piece(*row) for row in penalty._exact_pieces(_number)]
     ends = [piece.start for piece in table[1:]]
     kept = [p for p, end in zip(table, [*ends, arb("inf")], strict=True) if p.start != end]
-    return ExactPenalty(tuple(kept), arb(float(penalty.threshold)), bool(penalty.nonnegative))
+    return ExactPenalty(tuple(kept), _number(penalty.threshold), bool(penalty.nonnegative))
 
 
-def _piece(start: Any, value: Any, slope: Any, curvature: Any) -> Piece:
-    return Piece(*(v if isinstance(v, arb) else arb(float(v)) for v in (start, value, slope, curvature)))
+def _clipped(penalty: Any) -> ExactPenalty:
+    piece = Piece(arb(0), arb(0), _number(penalty.equation.lam), arb(0))
+    return ExactPenalty((piece,), arb(0), penalty.nonnegative, largest=True)
 
 
-def _of_pieces(penalty: Any) -> list[Piece]:
-    return [_piece(*row) for row in penalty.pieces]
-
-
-def _mcp(penalty: Any) -> list[Piece]:
-    lam, gamma = arb(penalty.lam), arb(penalty.gamma)
-    return [_piece(0, 0, lam, 1 / gamma), _piece(gamma * lam, gamma * lam * lam / 2, 0, 0)]
-
-
-def _scad(penalty: Any) -> list[Piece]:
-    lam, a = arb(penalty.lam), arb(penalty.a)
-    middle = _piece(lam, lam * lam, a * lam / (a - 1), 1 / (a - 1))
-    return [_piece(0, 0, lam, 0), middle, _piece(a * lam, lam * lam * (a + 1) / 2, 0, 0)]
-
-
-def _capped(penalty: Any) -> list[Piece]:
-    lam, theta = arb(penalty.lam), arb(penalty.theta)
-    return [_piece(0, 0, lam, 0), _piece(theta, lam * theta, 0, 0)]
-
-
-# Where the pieces of the class are rounded, its parameters are the penalty.
-_EXACT: dict[type[Penalty], Callable[[Any], list[Piece]]] = {
-    GroupMCP: _mcp,
-    GroupSCAD: _scad,
-    GroupCapped: _capped,
-}
+_EQUATIONS: dict[type[GroupEquation], Callable[[Any], ExactPenalty]] = {Radial: _radial, Clipped: _clipped}
 
 
 class Solved(NamedTuple):

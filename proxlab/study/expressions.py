@@ -10,6 +10,8 @@ from proxlab.groups import Groups
 
 __all__ = ["read"]
 
+# Classes in these modules are bases.
+_ABSTRACT = (penalties.Penalty.__module__, rootfinders.RootFinder.__module__)
 _GROUPS = ("over", "csr", "labels", "conv")
 
 
@@ -18,7 +20,10 @@ def _classes(module: Any, base: type) -> dict[str, type]:
     return {
         name: cls
         for name, cls in named.items()
-        if isinstance(cls, type) and issubclass(cls, base) and cls not in (base, penalties.RadialPenalty)
+        if isinstance(cls, type)
+        and issubclass(cls, base)
+        and cls.__module__ not in _ABSTRACT
+        and cls is not base
     }
 
 

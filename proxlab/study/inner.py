@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.inexactness import Stationarity
+from proxlab.inexactness import Stationarity, decreases
+from proxlab.optim.optimizers import squared_distance
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, solve
@@ -36,38 +38,75 @@ class Inner:
         The candidate that is used.
     evaluations : float
         Passes over the array that it took; NaN where the solver does not tell.
+    certificates : int
+        Certificates that were asked for.
     bound : float
         The proved bound of ``dist(0, ∂Q(z))``.
     proved : bool
         Whether that is within the tolerance; true of exact solves.
+    decreased : bool
+        Whether ``Q(z) ≤ Q(w)`` is proved, for the last iterate ``w``.
     """
 
     z: Array
     evaluations: float
+    certificates: int
     bound: float
     proved: bool
+    decreased: bool
 
 
-def solve_inner(solver: InnerSolver, problem: ProxProblem, eps: float, rng: np.random.Generator) -> Inner:
-    """Solve a prox until ``dist(0, ∂Q(z)) ≤ eps`` is proved; to rounding where eps is 0.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a prox: ``dist(0, ∂Q(z)) ≤ eps``, to rounding where eps is 0, and the decrease."""
+
+    eps: float
+    decrease: bool = False
+
+    def met(self, found: Inner) -> bool:
+        """Whether it is proved of a candidate."""
+        return found.proved and (found.decreased or not self.decrease)
+
+
+def _due(checks: int) -> int:
+    """Return the candidate that is certified after so many certificates, which cost a pass or two each.
+
+    Each of the first is, then they come at growing distances: `MAX_CHECKS` reach `MAX_CANDIDATES`.
+    """
+    return max(checks + 1, math.ceil(1.2**checks))
+
+
+def residual(problem: ProxProblem, z: Any) -> float:
+    """Return ``dist(0, ∂Q(z))`` but for rounding."""
+    z = np.asarray(z, dtype=np.float64)
+    pull = (1.0 if problem.metric is None else problem.metric) * (z - problem.x) / problem.step
+    try:
+        return math.sqrt(squared_distance(problem.penalty, pull, z))
+    except OverflowError:
+        return math.inf
+
+
+def solve_inner(solver: InnerSolver, problem: ProxProblem, asked: Asked, rng: np.random.Generator) -> Inner:
+    """Solve a prox until a certificate proves what is asked.
 
     Parameters
     ----------
     solver : RootFinder or callable
     problem : ProxProblem
-    eps : float
+    asked : Asked
     rng : numpy.random.Generator
         For solvers that draw.
 
     Returns
     -------
     Inner
+        The first candidate of which it is proved, else the last one.
     """
     if isinstance(solver, RootFinder):
-        return _by_radius(solver, problem, eps)
-    if eps == 0.0 and solver is not proximal_gradient:
-        return _by_radius(Newton(), problem, 0.0)
-    given: dict[str, Any] = {"start": problem.previous, "tolerance": eps, "rng": rng}
+        return _by_radius(solver, problem, asked)
+    if asked.eps == 0.0 and solver is not proximal_gradient:
+        return _by_radius(Newton(), problem, asked)
+    given: dict[str, Any] = {"start": problem.previous, "tolerance": asked.eps, "rng": rng}
     parameters = inspect.signature(solver).parameters
     taken = {name: value for name, value in given.items() if name in parameters}
     answer = solver(problem.penalty, problem.x, problem.step, metric=problem.metric, **taken)
@@ -75,45 +114,43 @@ def solve_inner(solver: InnerSolver, problem: ProxProblem, eps: float, rng: np.r
     checks = 0
     z: Array | None = None
     last: Inner | None = None
-    for used, candidate in enumerate(candidates, start=1):
-        z, evaluations = candidate if isinstance(candidate, tuple) else (candidate, float("nan"))
-        z = np.asarray(z)
+    evaluations = math.nan
+    for used, candidate in enumerate(islice(candidates, MAX_CANDIDATES), start=1):
+        z, told = candidate if isinstance(candidate, tuple) else (candidate, math.nan)
+        z, evaluations = np.asarray(z), float(told)
         if z.shape != np.shape(problem.x):
             raise ValueError(f"the inner solver must give arrays of shape {problem.x.shape}, got {z.shape}")
         if not np.isfinite(z).all():
             raise ValueError("the inner solver gave a candidate that is not finite")
-        # Certificates cost more than candidates: they come at growing distances.
-        if eps > 0.0 and used > 2 ** (checks / 2):
-            last = _prove(problem, z, float(evaluations), eps)
+        if asked.eps > 0.0 and used >= _due(checks):
             checks += 1
-            if last.proved or checks == MAX_CHECKS:
+            last = _prove(problem, z, evaluations, asked.eps, checks)
+            if asked.met(last) or checks == MAX_CHECKS:
                 return last
-        if used == MAX_CANDIDATES:
-            break
     if z is None:
         raise ValueError("the inner solver gave no candidate")
     if last is None or last.z is not z:
-        last = _prove(problem, z, float(evaluations), eps)
+        last = _prove(problem, z, evaluations, asked.eps, checks + 1)
     return last
 
 
-def _prove(problem: ProxProblem, z: Array, evaluations: float, eps: float) -> Inner:
+def _prove(problem: ProxProblem, z: Array, evaluations: float, eps: float, checks: int) -> Inner:
     certificate = problem.certify(z)
     proved = eps == 0.0 or Stationarity(eps).holds(certificate)
-    return Inner(z, evaluations, certificate.total.stationarity, proved)
+    decreased = decreases(certificate, problem.previous)
+    return Inner(z, evaluations, checks, certificate.total.stationarity, proved, decreased)
 
 
-def _by_radius(finder: RootFinder, problem: ProxProblem, eps: float) -> Inner:
-    """A root finder that is allowed more iterations until the tolerance is proved."""
-    depth = 1
-    while True:
-        stop = finder if eps == 0.0 else replace(finder, max_iterations=min(depth, finder.max_iterations))
-        solution = problem.solve(stop)
+def _by_radius(finder: RootFinder, problem: ProxProblem, asked: Asked) -> Inner:
+    """A root finder that is allowed one more iteration until it is proved."""
+    for checks in range(MAX_CHECKS):
+        depth = finder.max_iterations if asked.eps == 0.0 else min(_due(checks), finder.max_iterations)
+        solution = problem.solve(replace(finder, max_iterations=depth))
         passes = _passes(solution, problem.penalty, problem.x)
-        found = _prove(problem, np.asarray(solution.z), passes, eps)
-        if found.proved or stop.max_iterations == finder.max_iterations:
-            return found
-        depth *= 2
+        found = _prove(problem, np.asarray(solution.z), passes, asked.eps, checks + 1)
+        if asked.met(found) or solution.ok or depth == finder.max_iterations:
+            break
+    return found
 
 
 def _passes(solution: Solution, penalty: Penalty, x: Array) -> float:
@@ -123,7 +160,12 @@ def _passes(solution: Solution, penalty: Penalty, x: Array) -> float:
 
 
 def proximal_gradient(
-    penalty: Any, x: Array, step: float, metric: Array | None = None, start: Array | None = None
+    penalty: Any,
+    x: Array,
+    step: float,
+    metric: Array | None = None,
+    start: Array | None = None,
+    tolerance: float = 0.0,
 ) -> Iterator[tuple[Array, float]]:
     """Proximal gradient steps in the least metric that is equal within groups, from the last iterate on.
 
@@ -135,6 +177,8 @@ def proximal_gradient(
         As `proxlab.prox` takes them.
     start : ndarray, optional
         Where to begin.
+    tolerance : float
+        What ``dist(0, ∂Q(z))`` may be; 0 is down to rounding.
 
     Yields
     ------
@@ -142,18 +186,26 @@ def proximal_gradient(
         And the passes over the array so far.
     """
     d = np.broadcast_to(np.asarray(1.0 if metric is None else metric, dtype=np.float64), x.shape)
-    largest = np.array(d)
+    largest = d.copy()
     indptr, indices = penalty.groups.indices(x.shape)
-    for a, b in pairwise(indptr):
-        largest.reshape(-1)[indices[a:b]] = d.reshape(-1)[indices[a:b]].max(initial=0.0)
+    sizes = np.diff(indptr)
+    if len(indices):
+        most = np.maximum.reduceat(d.reshape(-1)[indices], indptr[:-1][sizes > 0])
+        largest.reshape(-1)[indices] = np.repeat(most, sizes[sizes > 0])
     z = np.asarray(x if start is None else start, dtype=np.float64)
-    passes = 0
-    while True:
-        last, passes = z, passes + 1
+    # Below this, only rounding is left.
+    least = float(max(1e-13 * np.linalg.norm(d * (x - z)), 1e-15 * np.linalg.norm(largest * x))) / step
+    yield z.astype(x.dtype), 0.0
+    for passes in range(1, MAX_CANDIDATES):
+        last = z
         z = prox(penalty, z - d / largest * (z - x), step, metric=largest)
-        yield z.astype(x.dtype), float(passes)
-        if np.linalg.norm(z - last) <= 1e-15 * np.linalg.norm(z):
+        # (max d − d)(last − z)/η is a subgradient of Q at z.
+        left = float(np.linalg.norm((largest - d) * (last - z))) / step
+        if left <= max(tolerance, least):
+            yield z.astype(x.dtype), float(passes)
+        if left <= least:
             return
+    yield z.astype(x.dtype), float(MAX_CANDIDATES)
 
 
 def adversary(

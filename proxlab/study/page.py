@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from proxlab.study.folder import StoredStudy, write_atomically
 
 #: Whether a finding is as hoped.
 Verdict = Literal["good", "bad", "neutral"]
+#: Words of a table up to this length are never broken: its columns are wide enough.
+_UNBROKEN = 24
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,12 @@ def _cell(value: object, pattern: str | None) -> str:
     return str(value)
 
 
+def _breakable(text: str) -> Markup:
+    """A text that may also be broken after hyphens and underscores, and within what is no word."""
+    places = rf"[_-](?=\S)|[^\s_-]{{{_UNBROKEN}}}(?=[^\s_-])"
+    return Markup("<wbr>").join(re.sub(places, "\\g<0>\0", text).split("\0"))
+
+
 def _render_table(study: str, table: Table, folder: Path) -> dict[str, Any]:
     csv = table.frame.to_csv(index=False, lineterminator="\n")
     file = f"tables/{study}-{table.name}.csv"
@@ -218,11 +227,12 @@ def _render_table(study: str, table: Table, folder: Path) -> dict[str, Any]:
     rows = [
         [
             {
-                "text": _cell(value, formats.get(column)),
+                "text": text if numeric[column] else _breakable(text),
                 "number": numeric[column],
                 "bad": column in bad and bool(bad[column](value)),
             }
             for column, value in zip(shown.columns, row, strict=True)
+            for text in [_cell(value, formats.get(column))]
         ]
         for row in shown.astype(object).itertuples(index=False)
     ]
@@ -231,7 +241,9 @@ def _render_table(study: str, table: Table, folder: Path) -> dict[str, Any]:
         "title": table.title,
         "anchor": f"{study}-{table.name}",
         "table": table,
-        "columns": [(column, numeric[key]) for column, key in zip(columns, shown.columns, strict=True)],
+        "columns": [
+            (_breakable(column), numeric[key]) for column, key in zip(columns, shown.columns, strict=True)
+        ],
         "rows": rows,
         "hidden": 0 if table.is_zero else len(table.frame) - len(shown),
         "downloads": [("CSV", _data(csv.encode(), "text/csv"), file)],

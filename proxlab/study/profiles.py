@@ -12,7 +12,15 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["counted", "log_axes", "page_table", "performance_profile", "performance_ratios"]
+__all__ = [
+    "counted",
+    "log_axes",
+    "page_table",
+    "performance_profile",
+    "performance_ratios",
+    "text_failures",
+    "text_table",
+]
 
 Array = npt.NDArray[Any]
 
@@ -71,6 +79,22 @@ def log_axes(ax: Any) -> Any:
 def counted(n: int, noun: str) -> str:
     """Return a number with its noun."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def text_table(table: pd.DataFrame) -> str:
+    """Return a table as text, without columns that have nothing to say."""
+    shown = table.dropna(axis=1, how="all")
+    return str(shown.to_string(index=False, na_rep="–", float_format="{:.3g}".format))
+
+
+def text_failures(failures: pd.DataFrame) -> list[str]:
+    """Return lines on failures: a row for each solver and reason; none where there are no failures."""
+    if failures.empty:
+        return []
+    keys = [name for name in ("solver", "bound", "reason") if name in failures and failures[name].any()]
+    groups = failures.groupby(keys, sort=False)
+    table = groups.agg(problems=("problem", "nunique"), groups=("groups", "sum")).reset_index()
+    return [f"{counted(len(failures), 'failure')}:", text_table(table)]
 
 
 def page_table(first: str, tables: Mapping[str, pd.DataFrame]) -> str:

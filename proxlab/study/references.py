@@ -1,8 +1,8 @@
-"""What validate and compare share: problems in several dtypes, and their truth computed in units, once."""
+"""What validate and compare share: solvers on problems in several dtypes, and the truth of these, once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.rootfinders import RootFinder
 from proxlab.study.folder import Folder, Result, unit_name
 from proxlab.study.problems import Problem
 from proxlab.study.run import Unit, run_units
+from proxlab.study.solvers import Solver
 from proxlab.study.truth import Rows, Truth, assemble, from_arrays, remember, to_arrays
 
-__all__ = ["Case", "Running", "cases", "references", "truth_of"]
+__all__ = ["Case", "Running", "attempts", "cases", "check_seeds", "references", "truth_of"]
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +85,40 @@ def cases(problems: Problem | Iterable[Problem], dtypes: Iterable[Any] | None) -
             except ValueError as error:
                 found.append(Case(label, name, None, f"does not fit into {name}: {error}"))
     return found
+
+
+def check_seeds(seeds: Iterable[int]) -> list[int]:
+    """Return seeds, or raise an error."""
+    found = [int(seed) for seed in seeds]
+    if not found:
+        raise ValueError("seeds: must hold at least one seed")
+    if len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):
+        raise ValueError(f"seeds: must be different integers from 0 to 2**32 - 1, got {found}")
+    return found
+
+
+def attempts(
+    given: list[Case],
+    solvers: Mapping[str, Solver],
+    seeds: list[int],
+    tolerances: Iterable[float | None] = (None,),
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every solver on every problem with every seed; root finders at every tolerance.
+
+    Yields
+    ------
+    unit : tuple of str and dict
+        The name of the unit, and its arguments: what it says of itself, the case and the solver.
+    """
+    for case in given:
+        for name, solver in solvers.items():
+            for rtol in tolerances if isinstance(solver, RootFinder) else (None,):
+                for seed in seeds:
+                    about = {"problem": case.label, "solver": name, "tolerance": rtol}
+                    about |= {"dtype": case.dtype, "seed": seed}
+                    shown = {} if rtol is None else {"tolerance": rtol}
+                    key = unit_name(case.label, name, **shown, dtype=case.dtype, seed=seed)
+                    yield key, {"about": about, "case": case, "solver": solver}
 
 
 def _solve(problem: Problem, digits: int, begin: int, end: int) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +29,8 @@ from proxlab.study.digest import digest, is_installed, source_digest
 from proxlab.study.environment import usable_cores, version
 from proxlab.study.folder import Folder, Result, check_names
 
-#: Seconds of work in this process before workers are started, which takes seconds itself.
-_SMALL = 3.0
+#: Seconds of work that are left to this process: to start workers takes seconds itself.
+_SMALL = 5.0
 
 
 class UnitsFailedError(RuntimeError):
@@ -187,11 +188,13 @@ def _compute(pending: dict[str, Unit], cluster: str | None, workers: int | None)
     """Outcomes of units as they finish, and the seconds that each took."""
     left = dict(pending)
     if cluster is None:
-        deadline = time.perf_counter() + _SMALL
         alone = workers == 1 or (workers is None and usable_cores() == 1)
-        while left and (alone or len(left) == 1 or (workers is None and time.perf_counter() < deadline)):
+        taken: list[float] = []
+        while left and (alone or len(left) == 1 or (workers is None and _is_small(taken, len(left)))):
             name = next(iter(left))
-            yield name, *_here(left.pop(name))
+            outcome, seconds = _here(left.pop(name))
+            taken.append(seconds)
+            yield name, outcome, seconds
         if not left:
             return
     opened = (
@@ -206,6 +209,16 @@ def _compute(pending: dict[str, Unit], cluster: str | None, workers: int | None)
                 yield finished.name, finished.error, 0.0
             else:
                 yield finished.name, *finished.value
+
+
+def _is_small(taken: Sequence[float], left: int) -> bool:
+    """Whether the units that are left take no longer than workers need to start, from what others took.
+
+    The first unit may have compiled kernels, so that a second one is needed to tell.
+    """
+    if len(taken) < 2:
+        return sum(taken) < 2 * _SMALL
+    return statistics.median(taken[1:]) * left < _SMALL
 
 
 def _here(unit: Unit) -> tuple[Result | Exception, float]:
@@ -319,7 +332,6 @@ def _there(
 def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error; yields the function that advances it by one."""
     console = Console(stderr=True)
-    started = time.perf_counter()
     bars = Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -333,6 +345,3 @@ def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[]
     with bars:
         task = bars.add_task(label, total=total, completed=done)
         yield lambda: bars.advance(task)
-    if shown and not console.is_terminal and total > done:
-        taken = time.perf_counter() - started
-        console.print(f"{label}: {total - done} of {total} computed in {taken:.1f} s", highlight=False)

@@ -17,12 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.certificate import Certificate, certify
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.study.exact import Errors
 from proxlab.study.problems import Problem
 
-__all__ = ["Bound", "Outcome", "Solver", "attempt", "check_bounds", "check_solvers", "evaluate"]
+__all__ = [
+    "Bound",
+    "Outcome",
+    "Solver",
+    "attempt",
+    "certificate_of",
+    "check_bounds",
+    "check_solvers",
+    "evaluate",
+]
 
 Array = npt.NDArray[Any]
 Solver = Callable[..., Any] | RootFinder
@@ -78,9 +88,10 @@ def check_solvers(solvers: object) -> dict[str, Solver]:
         if not isinstance(name, str) or not name:
             raise TypeError(f"solvers: names must be text, got {name!r}")
         if isinstance(solver, type) or not (isinstance(solver, RootFinder) or callable(solver)):
+            given = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
             raise TypeError(
                 f"solvers: {name!r} must be a root finder or a function with the arguments of proxlab.prox, "
-                f"got {solver!r}"
+                f"got {given}"
             )
     return dict(solvers)
 
@@ -223,6 +234,15 @@ def evaluate(bound: Callable[..., Any], z: Array, problem: Problem) -> tuple[Arr
         reason = str(error) if isinstance(error, _RefusedError) else f"raised {type(error).__name__}: {error}"
         return np.full(n, np.nan), reason[:500]
     return values, "returned NaN" if np.isnan(values).any() else ""
+
+
+def certificate_of(z: Array, problem: Problem) -> Certificate | str:
+    """Return proxlab's certificate of a candidate, or why there is none."""
+    candidate = z.astype(problem.x.dtype)
+    try:
+        return certify(problem.penalty, candidate, problem.x, problem.step, metric=problem.metric)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        return f"cannot be certified: {type(error).__name__}: {error}"
 
 
 @contextmanager

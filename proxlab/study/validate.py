@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from proxlab.certificate import Certificate, certify
+from proxlab.certificate import Certificate
 from proxlab.study import solvers as user
-from proxlab.study.folder import Folder, Result, StoredStudy, unit_name
+from proxlab.study.folder import Result
 from proxlab.study.problems import Problem
-from proxlab.study.profiles import counted, log_axes, page_table
-from proxlab.study.references import Case, Running, cases, references, truth_of
+from proxlab.study.profiles import counted, log_axes, page_table, text_failures, text_table
+from proxlab.study.references import Case, Running, attempts, cases, check_seeds, references, truth_of
+from proxlab.study.results import Results, Tables
 from proxlab.study.run import Unit
 from proxlab.study.solvers import Bound, Solver
 from proxlab.study.truth import ERRORS, check_digits
 
-__all__ = ["Validation", "read_validation", "validate"]
+__all__ = ["Validation", "validate"]
 
 Array = npt.NDArray[Any]
 
-NAME = "validate"
 #: A bound is judged for tightness where the error exceeds this many units of rounding of the problem.
 UNITS = 100
-_KEYS = ["problem", "solver", "dtype", "seed"]
+_KEYS = ("problem", "solver", "dtype", "seed")
+_COLUMNS = ("group", "size", "bound", "error", "value", "true", "scale", "violated", "zero", "decided")
 
 
-@dataclass(frozen=True, eq=False)
-class Validation:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Validation(Results):
     """Bounds beside true errors.
 
     Attributes
@@ -54,13 +55,47 @@ class Validation:
         Digits of the truth.
     """
 
+    study: ClassVar[str] = "validate"
+
     frame: pd.DataFrame
     violations: pd.DataFrame
     tightness: pd.DataFrame
     failures: pd.DataFrame
     digits: int
-    _results: Mapping[str, Result] = field(repr=False)
-    _settings: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, results: Mapping[str, Result], settings: Mapping[str, Any]) -> Self:
+        """Make the tables of what units found."""
+        tables, parts, failures = Tables(_KEYS), [], []
+        for result in results.values():
+            about, a = tables.about(result), result.arrays
+            for bound, (groups, reason) in result.values["reasons"].items():
+                failures.append({**about, "bound": bound, "groups": groups, "reason": reason})
+            for bound, error in result.values.get("bounds", []):
+                value, true = a[f"bound {bound}"], a[f"true {error}"]
+                columns = {
+                    "group": np.arange(len(true)),
+                    "size": a["size"],
+                    "bound": bound,
+                    "error": error,
+                    "value": value,
+                    "true": true,
+                    "scale": a[f"scale {error}"],
+                    "violated": value < true,
+                    "zero": a["zero"],
+                    "decided": a["decided"],
+                }
+                parts.append(pd.DataFrame(columns)[~a["failed"]].assign(**about))
+        frame = _rated(tables.frame(parts, _COLUMNS))
+        return cls(
+            frame=frame,
+            violations=frame[frame["violated"].astype(bool)].reset_index(drop=True),
+            tightness=_tightness(frame),
+            failures=tables.failures(failures, ["bound", "groups", "reason"]),
+            digits=int(settings["digits"]),
+            _results=results,
+            _settings=settings,
+        )
 
     @property
     def ok(self) -> bool:
@@ -82,16 +117,10 @@ class Validation:
                 f"The worst: {worst['bound']} of {worst['solver']} on group {worst['group']} of "
                 f"{worst['problem']} is {worst['value']:.6g}, the true {worst['error']} {worst['true']:.6g}."
             )
-        if not self.failures.empty:
-            lines.append(f"{counted(len(self.failures), 'failure')}:\n{self.failures.to_string(index=False)}")
+        lines += text_failures(self.failures)
         if not self.tightness.empty:
-            table = self.tightness.to_string(index=False, float_format="{:.3g}".format)
-            lines.append(f"Bound over true error:\n{table}")
+            lines += ["Bound over true error:", text_table(self.tightness)]
         return "\n".join(lines)
-
-    def summary(self) -> None:
-        """Print what matters first."""
-        print(self)
 
     def _repr_html_(self) -> str:
         first = str(self).split("\n")[0]
@@ -135,16 +164,6 @@ class Validation:
             ax.legend(fontsize="small")
         ax.set(xlabel=f"true error over the scale of the problem ({self.digits} digits)", ylabel="bound")
         return ax
-
-    def save(self, folder: str | Path) -> None:
-        """Write the results to a folder, which ``proxlab.study.report`` makes a page of.
-
-        Parameters
-        ----------
-        folder : str or path
-            Made if it is not there.
-        """
-        Folder(Path(folder), NAME, self._settings).save(self._results)
 
 
 def validate(
@@ -208,28 +227,17 @@ def validate(
     >>> v.violations["group"].tolist() == [g for g in range(8) if np.linalg.norm(problem.x[g]) > 0.501]
     True
     """
-    digits = check_digits(digits)
+    digits, drawn = check_digits(digits), check_seeds(seeds)
     chosen, claimed = user.check_solvers(solvers), user.check_bounds(bounds)
     given, running = cases(problems, dtypes), Running(folder, cluster, workers, progress)
     truths = references(given, digits, running)
     units = []
-    for case in given:
-        for name, solver in chosen.items():
-            for seed in seeds:
-                about = {"problem": case.label, "solver": name, "dtype": case.dtype, "seed": int(seed)}
-                arguments = {
-                    "about": about,
-                    "case": case,
-                    "solver": solver,
-                    "bounds": claimed,
-                    "digits": digits,
-                }
-                arguments["truth"] = {} if case.problem is None else truths[case.problem.digest]
-                units.append(
-                    Unit(unit_name(case.label, name, dtype=case.dtype, seed=seed), _judge, arguments)
-                )
+    for name, arguments in attempts(given, chosen, drawn):
+        problem = arguments["case"].problem
+        truth = {} if problem is None else truths[problem.digest]
+        units.append(Unit(name, _judge, arguments | {"bounds": claimed, "digits": digits, "truth": truth}))
     settings = {"digits": digits, "bounds": [[b.name, b.error] for b in claimed], "solvers": list(chosen)}
-    return _assemble(running.units(units, NAME, settings), settings)
+    return Validation.of(running.units(units, Validation.study, settings), settings)
 
 
 def _judge(
@@ -258,7 +266,7 @@ def _judge(
     }
     arrays |= {f"true {name}": getattr(errors, name) for name in ERRORS}
     arrays |= {f"scale {name}": a for name, a in problem.scales().items()}
-    certificate = _certificate(problem, outcome.z)
+    certificate = user.certificate_of(outcome.z, problem)
     if isinstance(certificate, Certificate):
         arrays["decided"] = true.decided & np.asarray(certificate.decided)
     for bound in bounds:
@@ -275,58 +283,16 @@ def _judge(
     return Result({**about, "bounds": kinds, "reasons": reasons}, arrays)
 
 
-def _certificate(problem: Problem, z: Array) -> Certificate | str:
-    """Return proxlab's certificate, or why there is none."""
-    try:
-        return certify(
-            problem.penalty, z.astype(problem.x.dtype), problem.x, problem.step, metric=problem.metric
-        )
-    except (TypeError, ValueError, ArithmeticError) as error:
-        return f"raised {type(error).__name__}: {error}"
-
-
-_COLUMNS = ["group", "size", "bound", "error", "value", "true", "scale", "violated", "zero", "decided"]
-
-
-def _assemble(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Validation:
-    """Make tables of what the units found."""
-    frames, failures = [], []
-    for result in results.values():
-        about = {key: result.values[key] for key in _KEYS}
-        for bound, (groups, reason) in result.values["reasons"].items():
-            failures.append({**about, "bound": bound, "groups": groups, "reason": reason})
-        a = result.arrays
-        for bound, error in result.values.get("bounds", []):
-            value, true, good = a[f"bound {bound}"], a[f"true {error}"], ~a["failed"]
-            columns = {
-                "group": np.arange(len(true)),
-                "size": a["size"],
-                "bound": bound,
-                "error": error,
-                "value": value,
-                "true": true,
-                "scale": a[f"scale {error}"],
-                "violated": value < true,
-                "zero": a["zero"],
-                "decided": a["decided"],
-            }
-            frames.append(pd.DataFrame(columns)[good].assign(**about))
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_KEYS, *_COLUMNS])
+def _rated(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the ratios of bounds and errors, and whether they say something."""
+    value, true, scale = (frame[name].astype(float) for name in ("value", "true", "scale"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        frame["ratio"] = frame["value"].astype(float) / frame["true"].astype(float)
+        ratio = value / true
     roundoff = frame["dtype"].map({t: float(np.finfo(t).eps) / 2 for t in ("float16", "float32", "float64")})
-    judged = frame["true"].astype(float) > UNITS * roundoff.astype(float) * frame["scale"].astype(float)
-    frame["judged"] = judged.astype(bool)
-    frame = frame[[*_KEYS, *_COLUMNS[:-2], "ratio", "judged", *_COLUMNS[-2:]]]
-    return Validation(
-        frame=frame,
-        violations=frame[frame["violated"].astype(bool)].reset_index(drop=True),
-        tightness=_tightness(frame),
-        failures=pd.DataFrame(failures, columns=[*_KEYS, "bound", "groups", "reason"]),
-        digits=int(settings["digits"]),
-        _results=results,
-        _settings=settings,
-    )
+    judged = (true > UNITS * roundoff.astype(float) * scale).astype(bool)
+    return frame.assign(ratio=ratio, judged=judged)[
+        [*_KEYS, *_COLUMNS[:-2], "ratio", "judged", *_COLUMNS[-2:]]
+    ]
 
 
 def _tightness(frame: pd.DataFrame) -> pd.DataFrame:
@@ -340,8 +306,3 @@ def _tightness(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {"median": ratio.median(), "p99": p99, "max": ratio.max()})
     columns = ["solver", "bound", "bounds", "judged", "violations", "undecided", "median", "p99", "max"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def read_validation(stored: StoredStudy) -> Validation:
-    """Return the validation of a folder, as far as its units are there."""
-    return _assemble({unit.name: unit.result for unit in stored.units}, stored.settings)

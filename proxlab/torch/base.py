@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -24,8 +24,19 @@ from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
-from proxlab.torch.problems import Block, Problem, check_group, check_kind, name_parameter, on_host, wide
-from proxlab.torch.sparsity import group_sparsity, living
+from proxlab.torch.problems import (
+    Block,
+    Problem,
+    check_group,
+    check_kind,
+    name_parameter,
+    on_host,
+    uses_of,
+    wide,
+)
+from proxlab.torch.ranks import Ranks
+from proxlab.torch.shards import aligned, is_distributed, like, local, local_part
+from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
@@ -139,6 +150,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         group.update({name: noted[name] for name in NOTED} | {"strength": None})
         try:
             check_group(group, f"param group {number}", self.rule.convex)
+            self._check_ranks(group)
             with _naming(number):
                 self._check_whole(whole)
                 self._check_settings(group)
@@ -148,6 +160,19 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._vanishing.open(self.param_groups[0]["steps"])
+
+    def _check_ranks(self, group: Mapping[str, Any]) -> None:
+        """Raise an error for what takes all groups of parameters of which only parts lie here."""
+        if not any(is_distributed(p) for p in group["params"]):
+            return
+        wanted = {
+            "sparsity": self._strength,
+            "inexactness": self._tolerance,
+            "certify_every": self.certify_every,
+        }
+        for name, value in wanted.items():
+            if value is not None:
+                raise ValueError(f"{name}: must be None for parameters that are distributed over processes")
 
     def _check_whole(self, given: Mapping[str, Any]) -> None:
         """Raise an error if a param group has an argument of its own that holds for the whole optimizer."""
@@ -303,7 +328,8 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._strength.read(self.param_groups)
         if self._tolerance is not None:
             self._tolerance.iterations = self.param_groups[0]["iterations"]
-        blocks = self._checked_blocks()
+        ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
+        blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks)
         if self._asks_for_state(blocks):
             self._make_state(blocks)
             return loss
@@ -326,10 +352,10 @@ class ProxOptimizer(torch.optim.Optimizer):
         target = None if self._strength is None or count < 1 else self._strength.target
         drive = target is not None and target.due(count)
         # The points of all proxes may decide on the strength of this step.
-        late = drive and target is not None and target.needs_problems
+        late = target is not None and target.needs_problems(count)
         lam = self._lam
         if drive and not late:
-            record |= self._drive([], count)
+            record |= self._drive([], count)[0]
         if late or self._lam != lam:
             blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
         fused: list[Block] = []
@@ -347,9 +373,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         problems: Iterable[Problem] = (self._problem(block) for block in others)
         if late:
             problems = list(problems)
-            record |= self._drive(problems, count)
-            if self._lam == lam:
-                problems = [replace(p, block=replace(p.block, follows=False)) for p in problems]
+            told, own = self._drive(problems, count)
+            record |= told if drive else {}
+            follows = self._lam != lam
+            problems, watched = (
+                [
+                    replace(
+                        p,
+                        block=replace(p.block, follows=p.block.follows and follows, own=own.get(p.block.key)),
+                    )
+                    for p in some
+                ]
+                for some in (problems, watched)
+            )
         if due:
             record |= self._certified(list(problems), steps)
         else:
@@ -380,7 +416,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             bool(blocks)
             and not any(self.state.values())
             and all(block.rests for block in blocks)
-            and all(p.grad is None or not p.grad.any() for block in blocks for p in block.params)
+            and all(p.grad is None or not local(p.grad).any() for block in blocks for p in block.params)
         )
 
     def _make_state(self, blocks: list[Block]) -> None:
@@ -390,20 +426,33 @@ class ProxOptimizer(torch.optim.Optimizer):
             for p in block.params:
                 self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
-    def _drive(self, problems: list[Problem], count: int) -> dict[str, float]:
-        """Decide on the strength of all penalties; returns what the history says of it."""
+    def _drive(
+        self, problems: list[Problem], count: int
+    ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
+        """Decide on the strength of all penalties.
+
+        Returns what the history says of it, and the penalties of the blocks whose strength is their own.
+        """
         assert self._strength is not None
-        asked, moving = [], set()
+        asked = {}
         for p in problems:
             given = self._strength.given[p.block.number]
             if p.is_open and given is not None:
-                asked.append(p.asked()._replace(penalty=given))
-                moving.add((p.block.number, p.block.index))
-        resting = self._resting(moving) if asked else []
-        return self._strength.update(self.param_groups, count, asked, resting, self._sparsity)
+                asked[p.block.key] = p.asked()._replace(penalty=given)
+        resting = self._resting(asked) if asked else []
+        told, strengths = self._strength.update(
+            self.param_groups, count, list(asked.values()), resting, self._sparsity
+        )
+        if strengths is None:
+            return told, {}
+        unit = self.param_groups[0]["sparsity"]["unit"]
+        return told, {
+            key: p.penalty.with_strength(p.penalty.strength * (lam / unit))
+            for (key, p), lam in zip(asked.items(), strengths, strict=True)
+        }
 
-    def _resting(self, moving: set[tuple[int, int | None]]) -> list[Resting]:
-        """Return the penalised groups of all blocks but those that move, which are given by their places."""
+    def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
+        """Return the penalised groups of all blocks but those that move, which are given by their keys."""
         found = []
         for number, group in enumerate(self.param_groups):
             params, penalty, joint = group["params"], group["penalty"], group.get("joint")
@@ -411,17 +460,18 @@ class ProxOptimizer(torch.optim.Optimizer):
                 continue
             if joint is not None:
                 if (number, None) not in moving:
-                    found.append(living(params, list(joint)))
+                    found.append(living(params, list(joint))._replace(uses=uses_of(group, None)))
             else:
                 found += [
-                    living([p], [penalty.groups]) for k, p in enumerate(params) if (number, k) not in moving
+                    living([p], [penalty.groups])._replace(uses=uses_of(group, k))
+                    for k, p in enumerate(params)
+                    if (number, k) not in moving
                 ]
         return found
 
     def _sparsity(self) -> float:
         assert self._strength is not None
-        total = group_sparsity(self).total
-        return total.weighted if self._strength.target.weighted else total.sparsity
+        return self._strength.target.share(self._resting(()))
 
     def _blocks(self) -> Iterator[Block]:
         """Go through the parameters that have a gradient."""
@@ -447,9 +497,47 @@ class ProxOptimizer(torch.optim.Optimizer):
         states = [[self.state.get(p, {}) for p in block.params] for block in blocks]
         slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
         for block, own, names in zip(blocks, states, slots, strict=True):
-            check_tensors(block, own, names)
+            check_tensors(block, own, names, self.rule.averages)
         check_apart(blocks, states, slots)
         return blocks
+
+    def _agreed_blocks(self, ranks: Ranks) -> list[Block]:
+        """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
+        blocks: list[Block] = []
+        failure: Exception | None = None
+        fares = 0
+        try:
+            blocks = self._checked_blocks()
+            fares = next((1 + self._place(p) for block in blocks for p in block.params if _is_spoilt(p)), 0)
+        except (TypeError, ValueError, RuntimeError) as error:
+            failure, fares = error, -1
+        does = "; ".join(f"{block.where}: {block.group['penalty']!r}" for block in blocks)
+        failed, others = ranks.compare(fares, does)
+        if failure is not None:
+            raise failure
+        for rank, state in failed.items():
+            if state < 0:
+                raise RuntimeError(f"rank {rank}: its step failed, so that no rank takes it; see its error")
+            group, k = self._at(state - 1)
+            where = f"param group {group}, {name_parameter(self.param_groups[group], k)}"
+            raise ValueError(f"rank {rank}: {where}: its gradient must be finite")
+        if others:
+            raise ValueError(
+                f"ranks {others}: the parameters with gradients and their penalties must be the same on all"
+            )
+        return blocks
+
+    def _place(self, p: Tensor) -> int:
+        """Return which parameter of all param groups one is."""
+        return next(k for k, q in enumerate(q for g in self.param_groups for q in g["params"]) if q is p)
+
+    def _at(self, place: int) -> tuple[int, int]:
+        """Return the param group of a parameter by its place among all, and its place there."""
+        for number, group in enumerate(self.param_groups):
+            if place < len(group["params"]):
+                return number, place
+            place -= len(group["params"])
+        raise IndexError(place)
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
@@ -459,11 +547,11 @@ class ProxOptimizer(torch.optim.Optimizer):
             block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
         )
         for p, v in zip(block.params, block.split(joined), strict=True):
-            self.state[p]["dual"] = torch.empty_like(wide(p)).copy_(v)
+            self.state[p]["dual"] = like(torch.empty_like(wide(p)).copy_(v), p)
 
     def _propose(self, p: Tensor, block: Block) -> Proposal:
         w, state = wide(p), self.state.get(p, {})
-        grad = torch.zeros_like(w) if p.grad is None else wide(p.grad)
+        grad = torch.zeros_like(w) if p.grad is None else wide(aligned(p.grad, p))
         slots = tuple(self._slots(p, w, block.settings).values())
         t, carry = _count(state), float(state.get("weight_sum", 0.0))
         return self.rule.propose(block.settings, w, grad, slots, t, carry)
@@ -472,7 +560,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Return the arrays of state of a parameter, new ones where there are none yet."""
         state = self.state.get(p, {})
         return {
-            slot.name: state[slot.name] if slot.name in state else _start(slot, w, settings)
+            slot.name: local(state[slot.name]) if slot.name in state else _start(slot, w, settings)
             for slot in self.rule.select(settings).slots
         }
 
@@ -492,15 +580,15 @@ class ProxOptimizer(torch.optim.Optimizer):
 
         (p,) = block.params
         assert p.grad is not None
-        w, state = p.detach(), self.state.get(p, {})
+        w, state = local(p).detach(), self.state.get(p, {})
         slots = self._slots(p, w, block.settings)
         if p in self._lent:
             slots = {name: a.clone() for name, a in slots.items()}
-        arrays = tuple(a.numpy() for a in slots.values())
+        g, arrays = aligned(p.grad, p).detach(), tuple(a.numpy() for a in slots.values())
         t, carry, finder = _count(state), float(state.get("weight_sum", 0.0)), self._finder()
         try:
             carry = fused_cpu.step(
-                self.rule, block.settings, block.penalty, w.numpy(), p.grad.numpy(), arrays, t, carry, finder
+                self.rule, block.settings, block.penalty, w.numpy(), g.numpy(), arrays, t, carry, finder
             )
         except ValueError as error:
             raise ValueError(f"{block.where}: {error}") from error
@@ -516,11 +604,11 @@ class ProxOptimizer(torch.optim.Optimizer):
         assert p.grad is not None
         state = self.state.get(p, {}).values()
         tensors = (p, p.grad, *(a for a in state if isinstance(a, Tensor)))
-        if not all(a.is_contiguous() for a in tensors):
+        if not all(local(a).is_contiguous() for a in tensors):
             return "is not contiguous, or its gradient or state is not"
         from proxlab.optim import fused_cpu
 
-        if not fused_cpu.applies(block.penalty, p.detach().numpy()):
+        if not fused_cpu.applies(block.penalty, local(p).detach().numpy()):
             if not compiles():
                 return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
             return f"has a penalty without a compiled pass, {block.penalty!r}"
@@ -551,7 +639,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         for p, proposal, new in zip(block.params, problem.proposals, block.split(z), strict=True):
             if not block.rests:
-                p.copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
+                local(p).copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
             t = _count(self.state.get(p, {}))
             self._save(p, dict(zip(names, proposal.slots, strict=True)), t, proposal.carry)
 
@@ -561,8 +649,13 @@ class ProxOptimizer(torch.optim.Optimizer):
         state["step"] = torch.tensor(float(t))
         if self.rule.averages:
             state["weight_sum"] = torch.tensor(carry, dtype=torch.float64)
-        state.update(slots)
+        state.update({name: like(a, p) for name, a in slots.items()})
         self._lent.discard(p)
+
+
+def _is_spoilt(p: Tensor) -> bool:
+    """Return whether the gradient of what of a parameter lies here is not finite."""
+    return p.grad is not None and not bool(torch.isfinite(aligned(p.grad, p)).all())
 
 
 def _count(state: Mapping[str, Any]) -> int:
@@ -582,7 +675,7 @@ def _copied(saved: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:
         elif name == "weight_sum":
             new[name] = torch.tensor(float(value), dtype=torch.float64)
         else:
-            new[name] = torch.empty_like(wide(p)).copy_(value)
+            new[name] = like(torch.empty_like(wide(p)).copy_(local_part(value, p)), p)
     return new
 
 

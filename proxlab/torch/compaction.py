@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from proxlab.torch.calls import Call, copied, evaluated
 from proxlab.torch.channels import Channels, Cut, computed_zeros, cut, is_same, zeros
 from proxlab.torch.heads import stand_in
 from proxlab.torch.report import CompactReport, Kept, Removed
@@ -40,8 +39,6 @@ _COMPUTED = (
 )
 #: What rounding may change in the model's own precision, whatever it does to the given model.
 _UNSTABLE = 1e-3
-#: Where modules hold their parameters and submodules.
-_REGISTERED = {"_parameters", "_modules"}
 
 
 def compact(
@@ -105,25 +102,25 @@ def compact(
     for name, t in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
             raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
-    call = _Call(example_inputs)
+    call = Call(example_inputs)
     named = [] if attention is None else list(attention)
     for layers in named:
         if not isinstance(layers, Attention):
             raise TypeError(f"attention: must hold proxlab.torch.Attention, got {layers!r}")
         layers.layers(model)
     device = _device(model)
-    given = _evaluated(model)
+    given = evaluated(model)
     if not call.once(given):
         raise ValueError("model: must return floating-point tensors, alone or in sequences and mappings")
     # Labels are computed on the host.
-    host, near = (given, call) if device is None else (_copied(given).cpu(), call.cpu())
+    host, near = (given, call) if device is None else (copied(given).cpu(), call.cpu())
     wide = _widened(host, near)
     exact = near if wide is host else near.to(torch.float64)
     own = _Own(model, device, given, call, [t.to(device or "cpu") for t in exact.all(wide)])
     result = _Work(wide, exact, own).compact()
     small = result.small
     own.restore(small)
-    pair = (given, _evaluated(small))
+    pair = (given, evaluated(small))
     difference = own.gap(pair[1])
     computed = [Kept(path, what, count, _COMPUTED) for path, what, count in computed_zeros(model)]
     order = {name: k for k, (name, _) in enumerate(model.named_modules())}
@@ -144,67 +141,6 @@ def compact(
     return small, report
 
 
-class _Call:
-    """How to call the model: on the example inputs, and on random inputs of the same kind."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __init__(self, inputs: Any) -> None:
-        if isinstance(inputs, Tensor):
-            inputs = (inputs,)
-        if isinstance(inputs, Mapping):
-            self.args, self.kwargs = (), dict(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, str) and len(inputs):
-            self.args, self.kwargs = tuple(inputs), {}
-        else:
-            raise TypeError(
-                "example_inputs: must be a tensor, or a sequence or mapping of arguments, got "
-                f"{type(inputs).__name__}"
-            )
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> _Call:
-        new = copy.copy(self)
-        new.args, new.kwargs = tree_map(
-            lambda a: change(a) if isinstance(a, Tensor) else a, (self.args, self.kwargs)
-        )
-        return new
-
-    def to(self, dtype: torch.dtype) -> _Call:
-        """The same with floating-point inputs of another dtype."""
-        return self._mapped(lambda a: a.to(dtype) if a.is_floating_point() else a)
-
-    def cpu(self) -> _Call:
-        """The same with inputs on the host."""
-        return self._mapped(Tensor.cpu)
-
-    def tensors(self) -> list[Tensor]:
-        """The tensors among the inputs."""
-        return [t for t in tree_leaves((self.args, self.kwargs)) if isinstance(t, Tensor)]
-
-    def random(self, seed: int) -> _Call:
-        """Random inputs: normal with the examples' mean and deviation; integers and flags are permuted."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(a: Tensor) -> Tensor:
-            if a.is_floating_point() and bool(a.isfinite().all()):
-                spread = a.double().std(correction=0).item() if a.numel() else 0.0
-                noise = torch.randn(a.shape, generator=generator, dtype=torch.float64)
-                return (a.double().mean().item() + (spread or 1.0) * noise).to(a)
-            order = torch.randperm(a.numel(), generator=generator)
-            return a.reshape(-1)[order.to(a.device)].reshape(a.shape)
-
-        return self._mapped(draw)
-
-    def once(self, model: nn.Module) -> list[Tensor]:
-        """Call the model on the example inputs; returns its outputs."""
-        return _outputs(model(*self.args, **self.kwargs))
-
-    def all(self, model: nn.Module) -> list[Tensor]:
-        """Call the model on the example inputs and on random ones; returns all outputs."""
-        return [t for call in (self, self.random(0), self.random(1)) for t in call.once(model)]
-
-
 class _Own:
     """The given model in its own precision and on its own device, which small ones are compared with."""
 
@@ -213,7 +149,7 @@ class _Own:
         model: nn.Module,
         device: torch.device | None,
         given: nn.Module,
-        call: _Call,
+        call: Call,
         exact: list[Tensor],
     ) -> None:
         self.model, self.device, self.call = model, device, call
@@ -235,7 +171,7 @@ class _Own:
 
     def differs(self, small: nn.Module) -> str | None:
         """Return how the outputs of a model differ by more than rounding, if they do."""
-        small = _copied(small)
+        small = copied(small)
         self.restore(small)
         gap = self.gap(small.eval())
         if gap <= self.allowed:
@@ -259,7 +195,7 @@ class _Result:
 class _Work:
     """Compacts copies of a model, leaving out what turns out to change it."""
 
-    def __init__(self, model: nn.Module, call: _Call, own: _Own) -> None:
+    def __init__(self, model: nn.Module, call: Call, own: _Own) -> None:
         self.model, self.call, self.own = model, call, own
         self.notes: list[str] = []
         self.modes = [False, True]
@@ -304,7 +240,7 @@ class _Work:
         self.model = given
         replaced = []
         for path in wanted:
-            model = _copied(self.model)
+            model = copied(self.model)
             stand_in(model, path)
             if self._differs(model) is None:
                 self.model = model
@@ -318,17 +254,17 @@ class _Work:
             for call in (self.call, self.call.random(0), self.call.random(1)):
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)
-                    trace.run(_copied(model).train(training), call.once, call.tensors())
+                    trace.run(copied(model).train(training), call.once, call.tensors())
         return Channels.of(trace, model)
 
     def _settled(self, channels: Channels, closed: set[int]) -> nn.Module:
-        model = _copied(self.model)
+        model = copied(self.model)
         channels.settle(model, lambda root: root not in closed)
         return model
 
     def _attention(self, channels: Channels) -> list[str]:
         """Paths of PyTorch's own attention that has heads which can be removed."""
-        gone = channels.settle(_copied(self.model), lambda root: True)
+        gone = channels.settle(copied(self.model), lambda root: True)
         found = []
         for head in channels.heads:
             module = self.model.get_submodule(head.path)
@@ -349,7 +285,7 @@ class _Work:
             if not isinstance(made, str):
                 return *made, refused
             # What stays of a layer so that it keeps a channel is another when others are refused.
-            gone = channels.settle(_copied(self.model), lambda root: root not in refused)
+            gone = channels.settle(copied(self.model), lambda root: root not in refused)
             if not gone:
                 return made
             self._refuse(channels, gone, made, refused)
@@ -383,15 +319,15 @@ class _Work:
         Channels in ``closed`` stay as they are; of the others those ``among`` some are cut.
         """
         self.attempts += 1
-        big = _copied(self.model)
+        big = copied(self.model)
         gone = channels.settle(big, lambda root: root not in closed)
         gone = gone if among is None else gone & among
-        small = _copied(big)
+        small = copied(big)
         try:
             made = cut(small, channels, gone)
             for training in self.modes:
                 found = is_same(
-                    _copied(big).train(training), _copied(small).train(training),
+                    copied(big).train(training), copied(small).train(training),
                     self.call.once, self.call.tensors(), channels, gone, made,
                 )  # fmt: skip
                 if found is not None:
@@ -415,7 +351,7 @@ class _Work:
 
     def _whole(self, why: str) -> _Result:
         """The network as it is, with what is zero in it."""
-        small = _copied(self.model)
+        small = copied(self.model)
         whole: dict[str, Origin | None] = {name: Origin(name, {}) for name, _ in small.named_parameters()}
         kept = [Kept(path, what, count, why) for path, what, count in zeros(small)]
         notes = (*self.notes, f"nothing was removed, since {why}")
@@ -445,9 +381,9 @@ def _origins(given: nn.Module, replaced: list[str], small: nn.Module, made: Cut)
     return found
 
 
-def _trained(model: nn.Module, call: _Call) -> list[Tensor]:
+def _trained(model: nn.Module, call: Call) -> list[Tensor]:
     """Outputs in training mode, without dropout, on copies."""
-    model = _copied(model).train()
+    model = copied(model).train()
     with torch.random.fork_rng(devices=[]), without_dropout(model), torch.no_grad():
         torch.manual_seed(0)
         return call.all(model)
@@ -464,37 +400,8 @@ def _device(model: nn.Module) -> torch.device | None:
     return None if len(devices) != 1 or devices == {torch.device("cpu")} else devices.pop()
 
 
-def _outputs(result: Any) -> list[Tensor]:
-    """All floating-point tensors in what a model returns."""
-    if isinstance(result, Tensor):
-        return [result] if result.is_floating_point() else []
-    if isinstance(result, Mapping):
-        return [t for value in result.values() for t in _outputs(value)]
-    if isinstance(result, Sequence) and not isinstance(result, str):
-        return [t for value in result for t in _outputs(value)]
-    return []
-
-
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy. What a model has computed and holds, as a masked weight, comes without its graph."""
-    memo: dict[int, Any] = {}
-    for m in model.modules():
-        for t in tree_leaves([value for key, value in vars(m).items() if key not in _REGISTERED]):
-            if isinstance(t, Tensor) and not t.is_leaf:
-                memo[id(t)] = t.detach().clone()
-    return copy.deepcopy(model, memo)
-
-
-def _evaluated(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without compiled calls."""
-    model = _copied(model).eval()
-    for m in model.modules():
-        m._compiled_call_impl = None
-    return model
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
@@ -503,11 +410,11 @@ def _dtype(model: nn.Module) -> torch.dtype | None:
     return types.pop() if len(types) == 1 else None
 
 
-def _widened(model: nn.Module, call: _Call) -> nn.Module:
+def _widened(model: nn.Module, call: Call) -> nn.Module:
     """A copy in float64, or the model itself where it has several dtypes or does not run in float64."""
     if _dtype(model) is None:
         return model
-    wide = _copied(model).double()
+    wide = copied(model).double()
     try:
         call.to(torch.float64).once(wide)
     except RuntimeError:
@@ -561,13 +468,13 @@ def _size(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _flops(model: nn.Module, call: _Call) -> int:
+def _flops(model: nn.Module, call: Call) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call.once(model)
     return int(counter.get_total_flops())
 
 
-def _latency(models: Sequence[nn.Module], call: _Call) -> tuple[float, ...]:
+def _latency(models: Sequence[nn.Module], call: Call) -> tuple[float, ...]:
     """Median times, the models in turn."""
     times: list[list[float]] = [[] for _ in models]
     wait = _synchronise(models[0])

@@ -13,7 +13,9 @@ from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
+from proxlab.torch.division import described
 from proxlab.torch.problems import Block, Problem, check_group, name_parameter, wide
+from proxlab.torch.shards import like, local
 from proxlab.untraced import untraced
 
 __all__ = ["ProxWrapper"]
@@ -119,11 +121,9 @@ class ProxWrapper(torch.optim.Optimizer):
         lines = []
         for number, group in enumerate(self.penalised):
             count = len(group["params"])
-            penalty = group["penalty"]
-            strength = ", ".join(f"{name}={getattr(penalty, name):g}" for name in penalty._factors)
             metric = self._metrics.get(number, "that its first step will tell")
             lines.append(
-                f"{type(penalty).__name__}({strength}) on {count} {'joint ' if 'joint' in group else ''}"
+                f"{described(group['penalty'])} on {count} {'joint ' if 'joint' in group else ''}"
                 f"parameter{'s' if count > 1 else ''} in the metric {metric}"
             )
         return f"ProxWrapper({type(self.optimizer).__name__}, {'; '.join(lines)})"
@@ -169,7 +169,8 @@ class ProxWrapper(torch.optim.Optimizer):
         """
         for number, group in enumerate(self.penalised):
             for block in self._blocks(number, group, everything=True):
-                self._frozen.update(zip(block.params, dead(block), strict=True))
+                masks = zip(block.params, dead(block), strict=True)
+                self._frozen.update((p, like(mask, p)) for p, mask in masks)
 
     @untraced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -200,7 +201,7 @@ class ProxWrapper(torch.optim.Optimizer):
     def _hold(self, block: Block) -> None:
         """Keep frozen weights at zero. The mask joins the state once there is one, which optimizers start."""
         for p in block.params:
-            p.masked_fill_(self._frozen[p], 0.0)
+            local(p).masked_fill_(local(self._frozen[p]), 0.0)
             self.state[p]["frozen"] = self._frozen[p]
 
     def _blocks(self, number: int, group: dict[str, Any], everything: bool = False) -> list[Block]:
@@ -234,7 +235,7 @@ class ProxWrapper(torch.optim.Optimizer):
                 watch.see(count, {block.name: asked})
             z = problem.tensor(asked.prox(self.root_finder))
             for p, new in zip(block.params, block.split(z), strict=True):
-                p.copy_(new)
+                local(p).copy_(new)
 
 
 def _penalised(groups: Iterable[Any], known: set[int]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from proxlab.groups import Groups as Division
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.sparsity import TargetSparsity
 from proxlab.penalties import base
-from proxlab.torch.memory import check_number
+from proxlab.torch.memory import check_number, check_whole
 from proxlab.torch.problems import name_parameter
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
@@ -28,7 +28,7 @@ from proxlab.torch.wrappers import canonical
 __all__ = ["LOCAL", "adapted", "check_entry", "check_noted"]
 
 #: Keys of a param group that say what is in it, not how it is stepped: those of the optimizer stay.
-LOCAL = ("penalty", "joint", "names", "param_names", "places")
+LOCAL = ("penalty", "joint", "names", "param_names", "places", "uses")
 # Keys of the param groups of PyTorch's optimizers that say how to compute, not what.
 _FLAGS = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
 
@@ -143,6 +143,7 @@ def check_entry(
         raise ValueError(
             f"{at}: the state has no {missing[0]!r}, which {rule.name} keeps; it is of another optimizer"
         )
+    check_whole(entry, sorted(needed), rule.averages, at)
     p = group["params"][index]
     for name in sorted(needed):
         value = entry[name] if entry else p

@@ -7,7 +7,7 @@ come from anywhere, and ``p.data = …`` changes a parameter under it, so every 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
+from proxlab.torch.shards import local
 
-__all__ = ["check_apart", "check_number", "check_tensors"]
+__all__ = ["check_apart", "check_number", "check_tensors", "check_whole"]
 
 # Numbers of a state, and whether they count.
 _NUMBERS = {"step": True, "weight_sum": False}
@@ -24,7 +25,32 @@ _NUMBERS = {"step": True, "weight_sum": False}
 _WORK: Any = 100_000
 
 
-def check_tensors(block: Block, states: Sequence[Mapping[str, Any]], slots: Sequence[str]) -> None:
+def check_whole(state: Mapping[str, Any], slots: Collection[str], averages: bool, at: str) -> None:
+    """Raise an error if the state of a parameter lacks a part, which would start anew without a word.
+
+    Parameters
+    ----------
+    state : mapping
+        The state; a part that is None is none.
+    slots : collection of str
+        The arrays of state that the method needs.
+    averages : bool
+        Whether it keeps a sum of weights.
+    at : str
+        How an error names the place.
+    """
+    held = {name for name, value in state.items() if value is not None}
+    # Dual variables are there before the first step. PyTorch's SGD keeps no count, and starts a buffer anew.
+    if held <= {"dual"} or set(slots) <= {"momentum_buffer"}:
+        return
+    for name in (*slots, "step", *(["weight_sum"] if averages else [])):
+        if name not in held:
+            raise ValueError(f"{at}: its state has no {name!r}, but {', '.join(map(repr, sorted(held)))}")
+
+
+def check_tensors(
+    block: Block, states: Sequence[Mapping[str, Any]], slots: Sequence[str], averages: bool
+) -> None:
     """Raise an error if a gradient or a state does not belong to its parameter; it names the place.
 
     Parameters
@@ -34,18 +60,22 @@ def check_tensors(block: Block, states: Sequence[Mapping[str, Any]], slots: Sequ
         The state of each parameter of the block.
     slots : sequence of str
         The arrays of state that the step uses.
+    averages : bool
+        Whether it uses a sum of weights.
     """
     for k, (p, state) in enumerate(zip(block.params, states, strict=True)):
-        dtype = _wide_dtype(p)
-        if not p.is_contiguous() and _overlaps_itself(p):
+        dtype, here = _wide_dtype(p), local(p)
+        check_whole(state, slots, averages, _where(block, k))
+        if not here.is_contiguous() and _overlaps_itself(here):
             raise ValueError(
-                f"{_where(block, k)}: must have memory for each of its elements, got strides {p.stride()}"
+                f"{_where(block, k)}: must have memory for each of its elements, got strides {here.stride()}"
             )
         if p.grad is not None:
             _check(p.grad, p, dtype, block, k, "its gradient", half=True)
         for name in slots:
             if name in state:
                 _check(state[name], p, dtype, block, k, f"its state {name!r}", half=False)
+                _check(local(state[name]), here, dtype, block, k, f"its state {name!r}", half=False)
         for name, whole in _NUMBERS.items():
             if name in state:
                 check_number(state[name], whole, f"{_where(block, k)}: its state {name!r}")
@@ -68,7 +98,7 @@ def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, 
     spans: list[_Span] = []
     for block, own, names in zip(blocks, states, slots, strict=True):
         for k, (p, state) in enumerate(zip(block.params, own, strict=True)):
-            if not on_host(p) or p.numel() == 0:
+            if not on_host(p) or local(p).numel() == 0:
                 continue
             spans.append(_span(p, block, k, "", True))
             if p.grad is not None:
@@ -106,6 +136,7 @@ def _start(span: _Span) -> int:
 
 
 def _span(a: Tensor, block: Block, k: int, role: str, written: bool) -> _Span:
+    a = local(a)
     start = a.data_ptr()
     size: int = a.nbytes
     if not a.is_contiguous():

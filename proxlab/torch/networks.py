@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -11,15 +11,19 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from proxlab.groups import Groups
-from proxlab.penalties import L1, Penalty
+from proxlab.penalties import Penalty
+from proxlab.torch.division import ParamGroups
 from proxlab.torch.structures import (
     Attention,
     check_ffn,
     conv_norm_pairs,
     find_attention,
     find_ffn,
+    find_fused,
     is_conv1d,
 )
+from proxlab.torch.text import listed
+from proxlab.torch.traced import Run
 from proxlab.torch.wrappers import canonical, check_model, check_parameter, weight_of
 
 __all__ = ["param_groups"]
@@ -41,7 +45,9 @@ def param_groups(
     attention: Literal["heads"] | Sequence[Attention] | None = None,
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: str | Iterable[str] = (),
-) -> list[dict[str, Any]]:
+    only: str | Iterable[str] | None = None,
+    example_inputs: Any = None,
+) -> ParamGroups:
     """Divide the parameters of a network into param groups with structured penalties.
 
     The defaults are the groups of Deleu & Bengio (2021) for VGG, ResNet and BERT: convolutions by input
@@ -77,14 +83,25 @@ def param_groups(
     exclude : str or iterable of str, optional
         Paths of modules or parameters that are not penalised, with the wildcards of :mod:`fnmatch`, without
         what wrappers such as ``torch.compile`` put into paths.
+    only : str or iterable of str, optional
+        Paths of modules or parameters, as in ``exclude``: the param groups are those of these alone, with the
+        names that they have in the model. So a layer joins an optimizer later, by ``add_param_group``.
+    example_inputs : Tensor, sequence or mapping, optional
+        Arguments of a call, as for :func:`compact`. With them the network is run once and followed: where
+        several columns of a linear layer read one channel, as behind a flattened convolution, they are one
+        group; heads of attention are found however it is written, also in a projection that queries, keys and
+        values share; and ``budget="flops"`` of :class:`~proxlab.optim.TargetSparsity` knows what each weight
+        costs.
 
     Returns
     -------
     list of dict
         For ``params`` of an optimizer of :mod:`proxlab.torch`: each with ``params``, their ``names``, their
-        ``places`` in ``model.parameters()``, the ``penalty`` (None in the last, which holds what is not
-        penalised), and for groups that span several parameters ``joint``, the groups of each. Every parameter
-        of the model occurs once; one that several modules share goes with the first of them.
+        ``places`` in ``model.parameters()``, with ``example_inputs`` their ``uses`` in a call, the
+        ``penalty`` (None in the last, which holds what is not penalised), and for groups that span several
+        parameters ``joint``, the groups of each. Every parameter of the model occurs once; one that several
+        modules share goes with the first of them. It prints as a table, with the reason for what stays free
+        (``free``, a dict by name).
 
     Raises
     ------
@@ -121,7 +138,8 @@ def param_groups(
         "attention": attention, "ffn": ffn,
     }  # fmt: skip
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    groups = divide(model, penalty, exclude=exclude, **options)
+    chosen = [only] if isinstance(only, str) else None if only is None else list(only)
+    groups = divide(model, penalty, exclude=exclude, only=chosen, example_inputs=example_inputs, **options)
     if not any(group["penalty"] is not None for group in groups):
         wanted = [
             f"{_KINDS[name]} ({name}={value!r})" for name, value in options.items() if value is not None
@@ -129,6 +147,7 @@ def param_groups(
         raise ValueError(
             f"model: nothing is penalised; looked for {', '.join(wanted) or 'nothing'}"
             + (f" outside of exclude={exclude!r}" if exclude else "")
+            + ("" if chosen is None else f" in only={chosen!r}")
             + ". Name other layers by attention= or ffn=, or write param groups by hand"
         )
     return groups
@@ -157,9 +176,12 @@ def divide(
     attention: Literal["heads"] | Sequence[Attention] | None = None,
     ffn: Literal["neurons"] | Sequence[tuple[str, ...]] | None = None,
     exclude: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+    only: Sequence[str] | None = None,
+    example_inputs: Any = None,
+) -> ParamGroups:
     """Divide as :func:`param_groups` does; that nothing is penalised is no error."""
-    model = check_model(model)
+    outer = model
+    model = check_model(outer)
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty, for example GroupLasso(0.1), got {penalty!r}")
     if penalty.weights is not None and not isinstance(penalty.weights, str):
@@ -172,9 +194,12 @@ def divide(
     ):
         if value is not None and value not in options:
             raise ValueError(f"{name}: must be one of {', '.join(map(repr, options))} or None, got {value!r}")
-    builder = _Builder(model, penalty, exclude)
+    # What a wrapper puts before all paths.
+    prefix = next(path for path, module in outer.named_modules() if module is model)
+    builder = _Builder(model, penalty, exclude, only, canonical(prefix))
+    run = None if example_inputs is None else Run(model, example_inputs)
     if attention is not None:
-        for parts in _heads(model, attention):
+        for parts in _heads(model, attention, run):
             builder.joint("attention", parts)
     if ffn is not None:
         for paths in _blocks(model, ffn):
@@ -197,18 +222,34 @@ def divide(
         kind = _kind(module)
         seen.add(kind)
         for name, groups in _layer_groups(module, conv, linear, embedding, lstm):
-            builder.add(f"{path}.{name}" if path else name, groups)
+            whole = f"{path}.{name}" if path else name
+            if run is not None and kind == "linear" and linear == "input" and name == "weight":
+                groups = run.columns(module, whole) or groups
+            builder.add(whole, groups)
     for kind, value in (("conv", conv), ("linear", linear), ("embedding", embedding), ("lstm", lstm)):
         if value is not None and value != _DEFAULTS.get(kind) and kind not in seen:
             raise ValueError(f"{kind}: the model has no {_KINDS[kind]}, got {value!r}")
-    return builder.finish()
+    found = builder.finish({"conv": conv, "linear": linear, "embedding": embedding, "lstm": lstm})
+    if run is not None:
+        uses = run.uses()
+        for group in found:
+            group["uses"] = [uses.get(name, 0.0) for name in group["names"]]
+    return found
 
 
 class _Builder:
     """Collects param groups so that every parameter occurs once."""
 
-    def __init__(self, model: nn.Module, penalty: Penalty, exclude: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        penalty: Penalty,
+        exclude: Sequence[str],
+        only: Sequence[str] | None,
+        prefix: str,
+    ) -> None:
         self.model = model
+        self.prefix = prefix
         self.penalty = penalty
         self.named = dict(model.named_parameters(remove_duplicate=False))
         for name, p in self.named.items():
@@ -218,12 +259,16 @@ class _Builder:
         for name, p in self.named.items():
             self.first.setdefault(id(p), name)
         self.places = {name: place for place, name in enumerate(self.first.values())}
-        self.excluded = self._excluded(exclude)
+        self.excluded = self._found("exclude", exclude)
+        self.outside: set[str] = set()
+        if only is not None:
+            self.outside = set(self.first.values()) - self._found("only", only)
+            self.excluded |= self.outside
         self.taken: set[str] = set()
         self.groups: dict[Groups, list[str]] = {}
         self.joints: list[Parts] = []
 
-    def _excluded(self, patterns: Sequence[str]) -> set[str]:
+    def _found(self, argument: str, patterns: Sequence[str]) -> set[str]:
         """The parameters that patterns fit, by their own paths and by those of the weights made of them."""
         paths: dict[str, list[str]] = {name: [canonical(name)] for name in self.named}
         for path, module in self.model.named_modules():
@@ -234,10 +279,14 @@ class _Builder:
         found = set()
         for pattern in patterns:
             if not isinstance(pattern, str):
-                raise TypeError(f"exclude: must hold paths of modules or parameters, got {pattern!r}")
-            hits = {name for name, own in paths.items() if any(_is_under(path, pattern) for path in own)}
-            if not hits:
-                raise ValueError(f"exclude: {pattern!r} fits no module or parameter of the model")
+                raise TypeError(f"{argument}: must hold paths of modules or parameters, got {pattern!r}")
+            asked = canonical(pattern)
+            for wanted in (asked, asked.removeprefix(f"{self.prefix}.")):
+                hits = {name for name, own in paths.items() if any(_is_under(path, wanted) for path in own)}
+                if hits:
+                    break
+            else:
+                raise ValueError(f"{argument}: {pattern!r} fits no module or parameter of the model")
             found |= {self.first[id(self.named[name])] for name in hits}
         return found
 
@@ -267,8 +316,11 @@ class _Builder:
 
     def joint(self, argument: str, paths: Parts) -> None:
         """Penalise groups that span several parameters."""
-        if isinstance(self.penalty, L1):
-            raise ValueError(f"{argument}: joint groups need a penalty on groups; L1 is elementwise")
+        if self.penalty.is_elementwise:
+            raise ValueError(
+                f"{argument}: joint groups need a penalty on groups; {type(self.penalty).__name__} is "
+                "elementwise"
+            )
         resolved = ((self._parameter(argument, path), groups) for path, groups in paths)
         parts = [(name, groups) for name, groups in resolved if name is not None]
         own: set[str] = set()
@@ -285,21 +337,44 @@ class _Builder:
             self.taken |= {name for name, _ in kept}
             self.joints.append(kept)
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Return the param groups."""
+    def finish(self, options: Mapping[str, Any]) -> ParamGroups:
+        """Return the param groups; ``options`` are what was asked of the kinds of layers."""
         out = []
         for parts in self.joints:
             group = self._group([name for name, _ in parts], Groups.over(-1))
             out.append(group | {"joint": [groups for _, groups in parts]})
-        if isinstance(self.penalty, L1):
-            names = [name for listed in self.groups.values() for name in listed]
+        if self.penalty.is_elementwise:
+            names = [name for members in self.groups.values() for name in members]
             out += [self._group(names, None) | {"penalty": self.penalty}] if names else []
         else:
             out += [self._group(names, groups) for groups, names in self.groups.items()]
-        free = [name for name in self.first.values() if name not in self.taken]
+        free = [name for name in self.first.values() if name not in self.taken and name not in self.outside]
         if free:
             out.append(self._group(free, None))
-        return out
+        return ParamGroups(out, {name: self._why_free(name, options) for name in free})
+
+    def _why_free(self, name: str, options: Mapping[str, Any]) -> str:
+        """Say why a parameter is not penalised."""
+        if name in self.excluded:
+            return "excluded"
+        p, reasons = self.named[name], {}
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            kind = _kind(module)
+            for weight in _weights(module):
+                names = weight_of(module, weight).names
+                if any(self.named[_join(path, part)] is p for part in names):
+                    reasons[_join(path, weight)] = kind
+        if not reasons:
+            holder, _, own = name.rpartition(".")
+            kind = type(self.model.get_submodule(holder)).__name__
+            return f"{own} of a {kind}"
+        (first, kind), *others = reasons.items()
+        asked = f"{kind}={options[kind]!r}"
+        if not others:
+            return asked
+        return (
+            f"shared by {first} and {listed([other for other, _ in others])}; it goes with the first, {asked}"
+        )
 
     def _group(self, names: list[str], groups: Groups | None) -> dict[str, Any]:
         penalty = None if groups is None else dataclasses.replace(self.penalty, groups=groups)
@@ -347,9 +422,7 @@ def _layer_groups(
         groups = _conv_groups(module, "filter" if conv == "filter+norm" else conv)
         return [(name, groups) for name in names]
     if _kind(module) == "linear" and linear is not None:
-        other: dict[Side, Side] = {"input": "output", "output": "input"}
-        side = other[linear] if is_conv1d(module) else linear
-        return [(name, _matrix_groups(side)) for name in names]
+        return [(name, _matrix_groups(linear, module)) for name in names]
     if _kind(module) == "embedding" and embedding is not None:
         return [(name, Groups.over(-1 if embedding == "input" else 0)) for name in names]
     if isinstance(module, nn.RNNBase) and lstm in ("input", "output"):
@@ -357,8 +430,8 @@ def _layer_groups(
     return []
 
 
-def _matrix_groups(side: Side) -> Groups:
-    return Groups.over(0 if side == "input" else -1)
+def _matrix_groups(side: Side, layer: nn.Module) -> Groups:
+    return Groups.over(0 if (side == "input") != is_conv1d(layer) else -1)
 
 
 def _conv_groups(module: _ConvNd, kind: Literal["filter", "channel", "kernel"]) -> Groups:
@@ -392,8 +465,9 @@ def _units(path: str, module: nn.RNNBase) -> list[Parts]:
     return [[(prefix + name, _unit_rows(name, module)) for name in layer] for layer in module._all_weights]
 
 
-def _heads(model: nn.Module, attention: str | Sequence[Attention]) -> list[Parts]:
+def _heads(model: nn.Module, attention: str | Sequence[Attention], run: Run | None) -> list[Parts]:
     found: list[Parts] = []
+    traced: list[tuple[str, Parts]] = []
     if isinstance(attention, str):
         if attention != "heads":
             raise ValueError(
@@ -403,12 +477,24 @@ def _heads(model: nn.Module, attention: str | Sequence[Attention]) -> list[Parts
             if isinstance(module, nn.MultiheadAttention):
                 found.append(_stacked_heads(path, module))
         attention = find_attention(model)
+        traced = [] if run is None else run.heads()
+        if run is None and (path := find_fused(model)) is not None:
+            raise ValueError(
+                f"attention: {path!r} looks like queries, keys and values in one projection; give "
+                "example_inputs, by which its heads are found, or exclude it by naming others as Attention"
+            )
     for layers in attention:
         if not isinstance(layers, Attention):
             raise TypeError(f"attention: must hold proxlab.torch.Attention, got {layers!r}")
         found.append(_separate_heads(model, layers))
+    # What was found by names is found in the trace again.
+    named = {name for parts in found for name, _ in parts}
+    found += [parts for _, parts in traced if not any(name in named for name, _ in parts)]
     if not found:
-        raise ValueError("attention: the model has no attention layer that is known; name its layers")
+        raise ValueError(
+            "attention: the model has no attention layer that is known; name its layers"
+            + (", or give example_inputs" if run is None else "")
+        )
     return found
 
 
@@ -454,7 +540,8 @@ def _neurons(model: nn.Module, paths: tuple[str, ...]) -> Parts:
     *first, last = paths
     parts: Parts = []
     for path in first:
-        parts.append((f"{path}.weight", Groups.over(-1)))
-        if model.get_submodule(path).bias is not None:
+        layer = model.get_submodule(path)
+        parts.append((f"{path}.weight", _matrix_groups("output", layer)))
+        if layer.bias is not None:
             parts.append((f"{path}.bias", Groups.over(())))
-    return [*parts, (f"{last}.weight", Groups.over(0))]
+    return [*parts, (f"{last}.weight", _matrix_groups("input", model.get_submodule(last)))]

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from proxlab.groups import Array, AxisLayout, Groups
+from proxlab.groups import Array, AxisLayout, Groups, IntArray
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
-from proxlab.torch.wrappers import shard_kind
+from proxlab.torch.shards import is_distributed, local, part_of, shard_kind
 
-__all__ = ["HALF", "Block", "Problem", "check_group", "check_kind", "name_parameter", "on_host", "wide"]
+__all__ = [
+    "HALF",
+    "Block",
+    "Problem",
+    "check_group",
+    "check_kind",
+    "name_parameter",
+    "on_host",
+    "uses_of",
+    "wide",
+]
 
 HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (*HALF, torch.float32, torch.float64)
@@ -39,6 +50,8 @@ class Block:
         Whether it is penalised yet.
     follows : bool
         Whether the weights follow a strength that this step decides on, whatever the learning rate is.
+    own : Penalty, optional
+        What stands for the penalty of the param group in this step: it has a strength of its own.
     """
 
     number: int
@@ -47,6 +60,7 @@ class Block:
     index: int | None
     active: bool = True
     follows: bool = False
+    own: Penalty | None = None
 
     @property
     def params(self) -> list[Tensor]:
@@ -57,13 +71,25 @@ class Block:
     @property
     def penalty(self) -> Penalty | None:
         """The penalty as it is now: its strength may be driven."""
-        penalty: Penalty | None = self.group["penalty"]
-        return penalty if self.active else None
+        penalty: Penalty | None = self.group["penalty"] if self.own is None else self.own
+        if penalty is None or not self.active:
+            return None
+        return _here(penalty, self.params[0], self.group.get("joint"))
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What of the parameters lies in this process, without gradients."""
+        return [local(p).detach() for p in self.params]
 
     @property
     def rests(self) -> bool:
         """Whether a step leaves the weights as they are."""
         return rests(self.settings) and not self.follows
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """What tells it from the other blocks of an optimizer."""
+        return self.number, self.index
 
     @property
     def where(self) -> str:
@@ -85,16 +111,16 @@ class Block:
         """Make one array of an array for each parameter: joint groups side by side, with a group per row."""
         if self.index is not None:
             return arrays[0]
-        layouts = _layouts(self.group["joint"], self.params)
+        layouts = _layouts(self.group["joint"], self.parts)
         return torch.cat([layout.split(a, 0.0)[0] for layout, a in zip(layouts, arrays, strict=True)], dim=1)
 
     def split(self, joined: Tensor) -> list[Tensor]:
         """Undo :meth:`join`."""
         if self.index is not None:
             return [joined]
-        layouts = _layouts(self.group["joint"], self.params)
+        layouts = _layouts(self.group["joint"], self.parts)
         columns = joined.split([layout.group_size for layout in layouts], dim=1)
-        return [layout.join([rows], p) for layout, rows, p in zip(layouts, columns, self.params, strict=True)]
+        return [layout.join([rows], p) for layout, rows, p in zip(layouts, columns, self.parts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +159,8 @@ class Problem:
         assert block.penalty is not None
         last = _numpy(block.join([wide(p) for p in block.params])) if previous else None
         metric = None if self.metric is None else _numpy(self.metric)
-        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last)
+        uses = uses_of(block.group, block.index)
+        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last, uses)
 
     def tensor(self, z: Array) -> Tensor:
         """Return a solution as a tensor."""
@@ -147,14 +174,29 @@ class Problem:
         return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
 
 
+def uses_of(group: Mapping[str, Any], index: int | None) -> float | None:
+    """Return how often a call of the network uses an element of a parameter; of joint groups the mean.
+
+    None where the param group does not say.
+    """
+    uses, params = group.get("uses"), group["params"]
+    if uses is None or len(uses) != len(params):
+        return None
+    if index is not None:
+        return float(uses[index])
+    layouts = _layouts(group["joint"], params)
+    sizes = [layout.group_size for layout in layouts]
+    return sum(n * use for n, use in zip(sizes, uses, strict=True)) / max(1, sum(sizes))
+
+
 def on_host(a: Tensor) -> bool:
     """Return whether NumPy can view a tensor: compiled kernels are for these."""
     return bool(a.device.type == "cpu")
 
 
 def wide(a: Tensor) -> Tensor:
-    """Return a tensor in the precision of state and arithmetic."""
-    a = a.detach()
+    """Return what of a tensor lies in this process, in the precision of state and arithmetic."""
+    a = local(a).detach()
     return a.float() if a.dtype in HALF else a
 
 
@@ -187,8 +229,8 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
     for k, p in enumerate(params):
         if kind := shard_kind(p):
             raise ValueError(
-                f"{where}: {name_parameter(group, k)} is a {kind}, a shard of what is distributed over "
-                "processes; steps of shards are not supported"
+                f"{where}: {name_parameter(group, k)} is a {kind}, a shard of FullyShardedDataParallel, "
+                "which does not say what its groups are; use torch.distributed.fsdp.fully_shard"
             )
         if p.layout is not torch.strided:
             raise ValueError(f"{where}: {name_parameter(group, k)} must be dense, got layout {p.layout}")
@@ -205,7 +247,9 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
         _check_joint(penalty, list(joint), params, where)
     elif penalty is not None:
         for k, p in enumerate(params):
-            _check_fit(penalty, tuple(p.shape), f"{where}: {name_parameter(group, k)}")
+            at = f"{where}: {name_parameter(group, k)}"
+            _check_fit(penalty, tuple(p.shape), at)
+            _check_parts(penalty, [penalty.groups], [p], at)
 
 
 def name_parameter(group: Mapping[str, Any], k: int) -> str:
@@ -250,6 +294,29 @@ def _check_joint(penalty: Penalty | None, joint: list[Groups], params: list[Tens
     if len({p.device for p in params}) > 1 or len({p.dtype for p in params}) > 1:
         raise ValueError(f"{where}: joint: the parameters must be on one device and of one dtype")
     _check_fit(penalty, (counts[0], sum(layout.group_size for layout in layouts)), f"{where}: joint")
+    _check_parts(penalty, joint, params, f"{where}: joint")
+
+
+def _check_parts(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor], where: str) -> None:
+    """Raise an error if groups of distributed parameters do not lie in one process whole."""
+    try:
+        parts = [part_of(g, p) for g, p in zip(groups, params, strict=True)]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if any(part.cut or not _same(part.ids, parts[0].ids) for part in parts):
+        raise ValueError(f"{where}: penalty: its groups lie across processes, which is not supported")
+
+
+def _same(a: IntArray | None, b: IntArray | None) -> bool:
+    return a is b if a is None or b is None else bool(np.array_equal(a, b))
+
+
+def _here(penalty: Penalty, p: Tensor, joint: Sequence[Groups] | None) -> Penalty:
+    """Return the penalty of the groups that lie in this process, as a step solves them."""
+    if not is_distributed(p) or penalty.weights is None or isinstance(penalty.weights, str):
+        return penalty
+    ids = part_of(penalty.groups if joint is None else joint[0], p).ids
+    return penalty if ids is None else replace(penalty, weights=penalty.weights[ids])
 
 
 def _layouts(joint: list[Groups], params: list[Tensor]) -> list[AxisLayout]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from proxlab.torch.sparsity import format_table
+from proxlab.torch.text import format_table
 from proxlab.torch.transfer import Carried, transfer
 
 __all__ = ["CompactReport", "Kept", "Removed"]

@@ -12,7 +12,9 @@ from torch import nn
 from proxlab.groups import Groups
 from proxlab.optim.sparsity import Resting, living_groups
 from proxlab.penalties import GroupLasso, Penalty
+from proxlab.torch import shards
 from proxlab.torch.networks import divide
+from proxlab.torch.text import format_table
 from proxlab.untraced import untraced
 
 __all__ = ["LayerSparsity", "NetworkSparsity", "group_sparsity", "living"]
@@ -134,20 +136,8 @@ def group_sparsity(
     return NetworkSparsity(tuple(rows))
 
 
-def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay out a table as text: the first column to the left, the others to the right."""
-    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    )
-
-
 def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> LayerSparsity:
-    alive, sizes = living(params, groups)
+    alive, sizes, _ = living(params, groups)
     return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))
 
 
@@ -156,7 +146,7 @@ def living(params: Sequence[torch.Tensor], groups: Sequence[Groups]) -> Resting:
     alive: Any = None
     sizes: Any = 0
     for p, part in zip(params, groups, strict=True):
-        found = living_groups(part, p.detach())
+        found = shards.living(part, p) if shards.is_distributed(p) else living_groups(part, p.detach())
         alive = found if alive is None else alive | found
         sizes = sizes + part.sizes(tuple(p.shape))
     return Resting(alive, sizes)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record
+from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record, warn_of
 from proxlab.penalties import Penalty
 
 __all__ = ["DRIVEN", "DrivenStrength"]
@@ -40,6 +40,8 @@ class DrivenStrength:
         self.target = target
         self.given: list[Penalty | None] = []
         self._now: list[Penalty | None] = []
+        # Whether it was said that the target cannot be reached.
+        self._told = False
 
     def read(self, groups: Groups) -> None:
         """Take penalties that were set since the last step as given, and set those that are driven to."""
@@ -70,14 +72,19 @@ class DrivenStrength:
         problems: Sequence[ProxProblem],
         resting: Sequence[Resting],
         sparsity: Callable[[], float],
-    ) -> dict[str, float]:
-        """Decide on the strength of step ``t`` (:meth:`TargetSparsity.update`); returns a record of it."""
+    ) -> tuple[dict[str, float], Sequence[float] | None]:
+        """Decide on the strength of step ``t`` (:meth:`TargetSparsity.update`).
+
+        Returns a record of it, and the strength of each problem where they differ.
+        """
         state = self._state(groups)
         if state is None:
-            return {}
+            return {}, None
         _, new = self.target.update(state, t, problems, resting, sparsity)
         self._write(groups, {name: new[name] for name in DRIVEN})
-        return record(new)
+        if not self._told and self.target.ends(t):
+            self._told = warn_of(new, self.target.target)
+        return record(new), new.get("strengths")
 
     def _state(self, groups: Groups) -> Mapping[str, float] | None:
         state: Mapping[str, float] | None = groups[0].get("sparsity")

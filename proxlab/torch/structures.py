@@ -16,6 +16,7 @@ __all__ = [
     "conv_norm_pairs",
     "find_attention",
     "find_ffn",
+    "find_fused",
     "is_conv1d",
     "match_attention",
 ]
@@ -37,6 +38,8 @@ _SHARED = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_kv_head", "kv
 _SIZES = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_kv", "key_value_proj_dim")
 #: Attributes in which attention modules keep the number of heads.
 HEAD_COUNTS = (*_HEADS, *_SHARED)
+#: Projections that hold queries, keys and values together; how, the name does not say.
+_FUSED = ("qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "to_qkv", "in_proj_qkv")
 _FFN = (
     ("gate_proj", "up_proj", "down_proj"),
     ("w1", "w3", "w2"),
@@ -46,7 +49,15 @@ _FFN = (
     ("lin1", "lin2"),
     ("w1", "w2"),
     ("wi", "wo"),
+    ("c_fc", "c_proj"),
 )
+
+# Modules that compute element by element.
+_ELEMENTWISE = (
+    nn.Identity, nn.Dropout, nn.AlphaDropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU,
+    nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus,
+    nn.Softsign, nn.LogSigmoid,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -205,19 +216,57 @@ def _listed(named: dict[str, int]) -> str:
     return " and ".join(f"{name} = {n}" for name, n in named.items())
 
 
+def find_fused(model: nn.Module) -> str | None:
+    """Find a layer that looks like queries, keys and values in one projection."""
+    for path, module in model.named_modules():
+        sizes = _sizes(module)
+        if path.rpartition(".")[2] in _FUSED and sizes is not None and sizes[1] > sizes[0]:
+            return path
+    return None
+
+
 def find_ffn(model: nn.Module) -> list[tuple[str, ...]]:
     """Find feed-forward blocks: the paths of the layers into the hidden units, last of that out of them."""
     found: list[tuple[str, ...]] = []
-    for path, _ in model.named_modules():
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Sequential):
+            found += [tuple(_join(path, name) for name in pair) for pair in _sequential_ffn(module)]
+            continue
         for names in _FFN:
             paths = tuple(_join(path, name) for name in names)
-            layers = [m for p in paths if isinstance(m := _submodule(model, p), nn.Linear)]
-            if len(layers) == len(paths) and all(
-                m.out_features == layers[-1].in_features for m in layers[:-1]
-            ):
+            sizes = [m for p in paths if (m := _sizes(_submodule(model, p))) is not None]
+            if len(sizes) == len(paths) and all(m[1] == sizes[-1][0] for m in sizes[:-1]):
                 found.append(paths)
                 break
     return found
+
+
+def _sizes(layer: nn.Module | None) -> tuple[int, int] | None:
+    """The inputs and outputs of a linear layer, transposed ones too; None for any other module."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if layer is not None and is_conv1d(layer):
+        weight: Any = layer.weight
+        rows, columns = weight.shape
+        return int(rows), int(columns)
+    return None
+
+
+def _sequential_ffn(module: nn.Sequential) -> list[tuple[str, str]]:
+    """Find the feed-forward block that a Sequential is: two linear layers with activations between them."""
+    names = list(module._modules)
+    layers = [module.get_submodule(name) for name in names]
+    sizes = [(k, size) for k, layer in enumerate(layers) if (size := _sizes(layer)) is not None]
+    if len(sizes) != 2:
+        return []
+    (first, before), (last, after) = sizes
+    others = [*layers[first + 1 : last], *layers[last + 1 :]]
+    before_it = all(isinstance(m, (nn.LayerNorm, nn.RMSNorm, *_ELEMENTWISE)) for m in layers[:first])
+    if last == first + 1 or not before_it or before[1] != after[0]:
+        return []
+    if any(type(m) not in _ELEMENTWISE for m in others):
+        return []
+    return [(names[first], names[last])]
 
 
 def check_ffn(model: nn.Module, blocks: Iterable[Any]) -> list[tuple[str, ...]]:
@@ -226,14 +275,20 @@ def check_ffn(model: nn.Module, blocks: Iterable[Any]) -> list[tuple[str, ...]]:
     for paths in blocks:
         if not isinstance(paths, (tuple, list)) or len(paths) < 2:
             raise TypeError(f"ffn: must list tuples of two or more module paths, got {paths!r}")
-        *first, last = layers = [_linear(model, path, "ffn") for path in paths]
+        layers = [_module_at(model, path, "ffn") for path in paths]
+        sizes = []
+        for path, layer in zip(paths, layers, strict=True):
+            size = _sizes(layer)
+            if size is None:
+                raise ValueError(f"ffn: {path!r} must be a torch.nn.Linear, but is a {type(layer).__name__}")
+            sizes.append(size)
         if len(set(map(id, layers))) < len(layers):
             raise ValueError(f"ffn: must name different layers, got {tuple(paths)!r}")
-        for path, layer in zip(paths[:-1], first, strict=True):
-            if layer.out_features != last.in_features:
+        inputs = sizes[-1][0]
+        for path, (_, outputs) in zip(paths[:-1], sizes[:-1], strict=True):
+            if outputs != inputs:
                 raise ValueError(
-                    f"ffn: {path!r} has {layer.out_features} outputs, but {paths[-1]!r} has "
-                    f"{last.in_features} inputs"
+                    f"ffn: {path!r} has {outputs} outputs, but {paths[-1]!r} has {inputs} inputs"
                 )
         checked.append(tuple(paths))
     return checked

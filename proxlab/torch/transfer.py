@@ -98,13 +98,15 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
     # The copy refers to the small network's parameters wherever the original refers to the large one's.
     new = copy.deepcopy(optimizer, swap)
     for number, (old_group, group) in enumerate(zip(optimizer.param_groups, new.param_groups, strict=True)):
-        params, listed = [], []
-        for p in old_group["params"]:
+        params, listed, used = [], [], []
+        uses = old_group.get("uses") or [0.0] * len(old_group["params"])
+        for p, times in zip(old_group["params"], uses, strict=True):
             for name in found[names[id(p)]]:
                 origin = carried.origins[name]
                 assert origin is not None
                 params.append(after[name])
                 listed.append(name)
+                used.append(times)
                 if p in optimizer.state:
                     new.state[after[name]] = {
                         key: _cut(value, origin, p, after[name]) for key, value in optimizer.state[p].items()
@@ -113,6 +115,8 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
         for key in ("names", "param_names"):
             if key in group:
                 group[key] = listed
+        if "uses" in group:
+            group["uses"] = used
         # They are those in the large network, of which the small one may lack some.
         group.pop("places", None)
         _regroup(old_group, group, carried, f"optimizer: param group {number}")
@@ -236,10 +240,13 @@ def _add_biases(new: torch.optim.Optimizer, carried: Carried, after: Mapping[str
         free = [g for g in new.param_groups if g.get("penalty") is None and g.get("joint") is None]
         group = next((g for g in free if g is home), free[0] if free else None)
         if group is None:
-            options = {k: v for k, v in home.items() if k not in ("params", "names", "param_names", "joint")}
+            local = ("params", "names", "param_names", "uses", "joint")
+            options = {k: v for k, v in home.items() if k not in local}
             new.add_param_group({**options, "params": [after[name]], "penalty": None})
             continue
         group["params"].append(after[name])
         for key in ("names", "param_names"):
             if key in group:
                 group[key].append(name)
+        if "uses" in group:
+            group["uses"].append(0.0)

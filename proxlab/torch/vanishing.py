@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from proxlab.torch.problems import Block, name_parameter
+from proxlab.torch.shards import local
 
 __all__ = ["Vanishing"]
 
@@ -51,7 +52,7 @@ class Vanishing:
             for block in blocks
             if block.penalty is not None and not block.rests
             for k, p in enumerate(block.params)
-            if p.numel() > 0
+            if local(p).numel() > 0
         ]
 
     def compare(self, seen: Sequence[_Seen], step: int, state: Mapping[Tensor, Any]) -> None:
@@ -83,17 +84,17 @@ class Vanishing:
 
 def _stride(p: Tensor) -> int:
     # Odd, so that it does not keep to the same columns.
-    return (p.numel() // SAMPLE) | 1
+    return (local(p).numel() // SAMPLE) | 1
 
 
 def _alive(p: Tensor) -> Tensor:
-    return p.detach().reshape(-1)[:: _stride(p)].count_nonzero()
+    return local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero()
 
 
 def _is_still(p: Tensor, state: Mapping[Tensor, Any]) -> bool:
     """Return whether of more than half of a parameter the metric is still eps, no gradient having come."""
     for name in _SQUARES & set(state.get(p, {})):
-        sample = state[p][name].reshape(-1)[:: _stride(p)]
+        sample = local(state[p][name]).reshape(-1)[:: _stride(p)]
         if 2 * int(sample.count_nonzero()) < sample.numel():
             return True
     return False

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["Weight", "canonical", "check_model", "check_parameter", "shard_kind", "weight_of"]
+from proxlab.torch.shards import shard_kind
+
+__all__ = ["Weight", "canonical", "check_model", "check_parameter", "weight_of"]
 
 #: What ``torch.compile``, checkpointing and sharding put into the paths of modules.
 _PREFIXES = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
@@ -35,7 +38,7 @@ class Weight(NamedTuple):
 
 
 def check_model(model: Any) -> nn.Module:
-    """Return the network inside compiled and data-parallel models.
+    """Return the network inside compiled, data-parallel and averaged models.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def check_model(model: Any) -> nn.Module:
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
         inner: nn.Module = model.module
         return inner
     if isinstance(model, torch.jit.ScriptModule):
@@ -84,25 +87,15 @@ def check_parameter(name: str, p: Tensor) -> None:
     Raises
     ------
     ValueError
-        For lazy parameters that are not initialised, distributed tensors and flattened shards.
+        For lazy parameters that are not initialised, and flattened shards.
     """
     if isinstance(p, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
     if kind := shard_kind(p):
         raise ValueError(
-            f"model: {name!r} is a {kind}, a shard of what is distributed over processes; its groups cannot "
-            "be told from a shard. Groups need whole parameters"
+            f"model: {name!r} is a {kind}, a shard of FullyShardedDataParallel, which does not say what its "
+            "groups are; use torch.distributed.fsdp.fully_shard"
         )
-
-
-def shard_kind(p: Tensor) -> str:
-    """Say what a parameter is that holds a shard of what processes share; "" for any other."""
-    tensors: Any = sys.modules.get("torch.distributed.tensor")
-    if tensors is not None and isinstance(p, tensors.DTensor):
-        return "DTensor"
-    # FSDP marks its flat parameters, and the original ones that are views of a shard of them.
-    flat = type(p).__name__ == "FlatParameter" or getattr(p, "_fsdp_flattened", False)
-    return "flat parameter" if flat else ""
 
 
 def canonical(name: str) -> str:

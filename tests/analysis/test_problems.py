@@ -33,9 +33,9 @@ def test_captures_repeat_and_depend_on_the_seed(sources, name):
     np.testing.assert_array_equal(first[1].x, again[1].x)
     assert not np.array_equal(first[1].x, other[1].x)
     for problem in first:
-        assert problem.d.shape == problem.x.shape
-        assert problem.d.min() > 0.0
-        z = pl.prox(problem.penalty(), problem.x, problem.step, metric=problem.d)
+        assert problem.metric.shape == problem.x.shape
+        assert problem.metric.min() > 0.0
+        z = pl.prox(problem.penalty, problem.x, problem.step, metric=problem.metric)
         assert np.isfinite(z).all()
 
 

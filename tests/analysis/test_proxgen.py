@@ -1,89 +1,79 @@
-"""Every inner solver meets its tolerance and no more; ProxGen with exact steps finds the group lasso."""
+"""ProxGen is what the theorem asks for, and its runs come back from the folder of the study."""
 
 import numpy as np
 import pytest
 
 import proxlab as pl
-from analysis import models, proxgen
-from proxlab import inexactness
+from analysis import convergence, models, proxgen
+from analysis.results import ResultsDir
+from proxlab.study import Folder
 
 
-@pytest.fixture
-def subproblem():
+@pytest.mark.parametrize("kind", ["least-squares", "logistic", "multinomial"])
+def test_losses_have_their_gradient(kind):
     rng = np.random.default_rng(0)
-    h = pl.GroupLasso(0.3, groups=pl.Groups.csr([0, 3, 4, 8]), weights="sqrt_size")
-    x, last = rng.normal(size=(2, 8))
-    x[3] *= 1e-3  # a group that becomes zero
-    return proxgen.Subproblem(h, x, 0.1, np.exp(rng.normal(size=8)), last)
-
-
-def test_residual_is_the_stationarity(subproblem):
-    exact = pl.prox(subproblem.penalty, subproblem.x, subproblem.step, metric=subproblem.metric)
-    assert subproblem.residual(exact) < 1e-12
-    for z in (exact + 0.01, np.zeros(8), subproblem.last, subproblem.x):
-        gradient = subproblem.metric * (z - subproblem.x) / subproblem.step
-        distance = subproblem.penalty.subdiff_distance(gradient, z)
-        assert subproblem.residual(z) == pytest.approx(np.linalg.norm(distance))
-
-
-def test_proximal_gradient_steps_converge_to_the_prox(subproblem):
-    exact = pl.prox(subproblem.penalty, subproblem.x, subproblem.step, metric=subproblem.metric)
-    steps = subproblem.proximal_gradient()
-    for _ in range(400):
-        z, free = next(steps)
-        assert subproblem.residual(z) <= free * (1 + 1e-9) + 1e-12
-    np.testing.assert_allclose(z, exact, atol=1e-13)
-
-
-@pytest.mark.parametrize("solver", proxgen.SOLVERS)
-@pytest.mark.parametrize("eps", [1.0, 1e-3, 1e-8])
-def test_solvers_prove_what_they_return(subproblem, solver, eps):
-    inner = proxgen.SOLVERS[solver]()(subproblem, inexactness.Stationarity(eps))
-    assert inner.proved
-    assert subproblem.residual(inner.z) <= inner.stationarity <= eps
-    if solver == "adversary":
-        assert inner.stationarity > 0.5 * eps
-
-
-def test_looser_tolerances_cost_fewer_passes(subproblem):
-    passes = [
-        proxgen.ProximalGradient()(subproblem, inexactness.Stationarity(eps)).passes
-        for eps in (1.0, 1e-3, 1e-9)
-    ]
-    assert passes == sorted(set(passes))
-
-
-@pytest.mark.parametrize("solver", ["proximal gradient", "newton"])
-def test_exact_steps_find_the_group_lasso(solver):
-    record = proxgen.proxgen("birthwt", "exact", solver, "all", 150, 0)
-    assert record.arrays["stationarity2"][-1] < 1e-12 * record.values["scale"] ** 2
-    assert record.arrays["support"].shape == (150, 8)
-
-
-def test_constant_tolerances_stay_below_their_size_and_above_exact():
-    exact, loose = (
-        proxgen.proxgen("birthwt", schedule, "adversary", "all", 100, 0)
-        for schedule in ("exact", "constant 0.1")
-    )
-    assert loose.arrays["proved"].all()
-    floor = np.median(loose.arrays["stationarity2"][-20:]) / loose.values["scale"] ** 2
-    assert 1e-2 * 0.1**2 < floor < 0.1**2
-    assert np.median(exact.arrays["stationarity2"][-20:]) < 1e-6 * floor
-
-
-def test_runs_repeat():
-    first, second = (proxgen.proxgen("digits", "adaptive", "bisection", "growing", 4, 3) for _ in range(2))
-    np.testing.assert_array_equal(first.arrays["stationarity2"], second.arrays["stationarity2"])
-
-
-def test_batches_draw_distinct_rows():
-    rng = np.random.default_rng(0)
-    growing = list(proxgen._batches("growing", 40, 60, rng))
-    assert [len(rows) for rows in growing[:3]] == [17, 18, 19]
-    assert all(len(np.unique(rows)) == len(rows) <= 40 for rows in growing)
-    assert list(proxgen._batches("all", 40, 3, rng)) == [None] * 3
+    classes = (4,) if kind == "multinomial" else ()
+    target = np.eye(4)[rng.integers(4, size=30)] if classes else rng.integers(2, size=30).astype(float)
+    loss = models.Linear(kind, rng.normal(size=(30, 3)), target)
+    w, v = rng.normal(size=(2, *loss.shape))
+    for batch in (None, rng.choice(30, size=7, replace=False)):
+        ahead, behind = (loss.value_and_grad(w + s * 1e-6 * v, batch)[0] for s in (1, -1))
+        slope = float(np.vdot(loss.value_and_grad(w, batch)[1], v))
+        assert (ahead - behind) / 2e-6 == pytest.approx(slope, rel=1e-6)
 
 
 def test_steps_obey_the_theorem():
-    setting = proxgen._setting("birthwt", 0)
-    assert setting.step * 3.0 * models.birthwt_linear().lipschitz == pytest.approx(setting.floor)
+    given = proxgen.setting("birthwt", 0)
+    assert given.method.lr * 3.0 * given.loss.lipschitz == pytest.approx(given.method.eps)
+    assert given.method.betas[0] == 0.0  # no momentum
+    metric = np.sqrt(given.loss.value_and_grad(given.start)[1] ** 2) + given.method.eps
+    assert metric.min() >= given.method.eps  # P ⪰ δI
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Newton and the adversary on the small problem, and batches, stored and read back."""
+    folder = Folder(tmp_path_factory.mktemp("results") / "convergence")
+    cases = [("birthwt", solver, ["constant:0.1"], "all", 150, 1) for solver in ("newton", "adversary")]
+    cases.append(("digits", "adversary", [], "growing", 4, 2))
+    with folder.lock():
+        for problem, solver, schedules, batch, iterations, draws in cases:
+            given = {"problem": problem, "solver": solver, "schedules": schedules, "batch": batch}
+            given |= {"iterations": iterations, "draws": draws, "seed": 0}
+            folder.store(f"{problem}-{solver}-{batch}", proxgen.proxgen(**given), parameters=given)
+        folder.write_index([f"{case[0]}-{case[1]}-{case[3]}" for case in cases], complete=True)
+    return convergence.Runs(ResultsDir(folder.path.parent).read("convergence"))
+
+
+def test_exact_steps_find_the_group_lasso(runs):
+    exact = runs.one("birthwt", "newton", "exact")
+    assert len(exact) == 150
+    assert exact["square"].iloc[-1] < 1e-12
+    assert exact["proved"].all()
+    assert exact["support"].iloc[-1] < 8
+
+
+def test_constant_tolerances_stay_below_their_size_and_above_exact(runs):
+    (floor,) = convergence._floors(runs).to_dict("records")  # Newton is so exact that it has none to show
+    assert floor["inner solver"] == "adversary"
+    assert floor["at its floor"]
+    assert 1e-2 * floor["ε"] ** 2 < floor["dist² at the end"] < floor["ε"] ** 2
+
+
+def test_the_adversary_alone_is_not_held_to_the_decrease(runs):
+    summary = convergence._summary(runs).set_index(["inner solver", "schedule"])
+    assert (summary["tolerance unproved"] == 0).all()
+    assert summary.loc[("newton", "constant:0.1"), "decrease unproved"] == 0
+    assert summary.loc[("adversary", "constant:0.1"), "decrease unproved"] > 0
+
+
+def test_batches_differ_from_run_to_run(runs):
+    squares = [run["square"].to_numpy() for key, run in runs._runs.items() if key[2] == "growing"]
+    assert len(squares) == 2
+    assert not np.array_equal(*squares)
+    assert runs.mean("growing", "exact") == pytest.approx((squares[0] + squares[1]) / 2)
+
+
+def test_every_schedule_and_solver_of_the_study_has_a_name_that_the_page_draws():
+    assert set(convergence.LOOKS) == set(proxgen.SCHEDULES)
+    assert isinstance(proxgen.SOLVERS["bisection"], pl.Bisection)

@@ -13,7 +13,16 @@ import pytest
 from analysis import report
 from analysis.results import MissingResultsError, Profile, ResultsDir
 from proxlab.study import Folder, Result, Unit, style
-from proxlab.study.page import Finding, Plot, Section, Table, Text, read_part, write_page
+from proxlab.study.page import (
+    Finding,
+    Plot,
+    Section,
+    Table,
+    Text,
+    _breakable,
+    read_part,
+    write_page,
+)
 
 FRAME = pd.DataFrame({"solver": ["a", "b"], "error": [1.25e-9, np.nan], "count": [0, 3]})
 
@@ -161,3 +170,18 @@ def test_a_page_of_nothing_is_refused(tmp_path):
     with pytest.raises(MissingResultsError, match="run python -m analysis all"):
         report.build(ResultsDir(tmp_path))
     assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("metric_distance, p99", "metric_<wbr>distance, p99"),
+        ("digits-mlp", "digits-<wbr>mlp"),
+        ("strength λ of a group, multinomial", "strength λ of a group, multinomial"),
+        ("certificates", "certificates"),
+        ("<b>", "&lt;b&gt;"),
+        ("x" * 30, "x" * 24 + "<wbr>" + "x" * 6),
+    ],
+)
+def test_words_of_a_table_are_broken_only_where_they_may(text, shown):
+    assert str(_breakable(text)) == shown

@@ -220,7 +220,7 @@ def test_penalties_keep_their_proportion_and_sizes_count():
     first = ProxProblem(pl.GroupLasso(0.3), rng.normal(size=(20, 6)), None, 0.5)
     second = ProxProblem(ragged, rng.normal(size=24), rng.lognormal(size=24), 0.5)
     for weighted in (False, True):
-        target = TargetSparsity(0.6, weighted=weighted)
+        target = TargetSparsity(0.6, weighted=weighted, keep_at_least=0)
         lam, state = target.update(target.init(0.3), 1, [first, second], [], None)
         zero = []
         for problem, share in ((first, 1.0), (second, 3.0)):
@@ -244,12 +244,16 @@ def test_float32_points_and_equal_groups():
     assert state["sparsity"] == 0.5
 
 
-def test_what_cannot_vanish_is_an_error():
+def test_what_cannot_vanish_is_said():
     penalty = pl.GroupLasso(1.0, weights=[1.0, 0.0, 0.0, 0.0])
     problem = ProxProblem(penalty, np.ones((4, 2)), None, 1.0)
     target = TargetSparsity(0.5)
-    with pytest.raises(ValueError, match=r"target: a share of 0.5 .* cannot vanish, only 0.25"):
-        target.update(target.init(1.0), 1, [problem], [], None)
+    lam, state = target.update(target.init(1.0), 1, [problem], [], None)
+    assert (state["sparsity"], state["gap"], state["reachable"]) == (0.25, 0.25, 0.25)
+    assert zero_groups(penalty.with_strength(lam), problem).sum() == 1
+    problem = problem._replace(penalty=pl.GroupLasso(1.0, weights=[0.0] * 4))
+    lam, state = target.update(target.init(0.3), 1, [problem], [], None)
+    assert (lam, state["sparsity"], state["reachable"]) == (0.3, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -262,8 +266,8 @@ def test_groups_that_rest_count_as_they_are(weighted):
     lam, state = target.update(target.init(1.0), 1, [problem], [resting], None)
     assert zero_groups(pl.GroupLasso(lam), problem).sum() == 3
     assert state["sparsity"] == pytest.approx(4 / 7)
-    with pytest.raises(ValueError, match=r"only 0\.7143: .* not updated in this step"):
-        TargetSparsity(0.8).update(target.init(1.0), 1, [problem], [resting], None)
+    _, state = TargetSparsity(0.8, keep_at_least=0).update(target.init(1.0), 1, [problem], [resting], None)
+    assert state["sparsity"] == state["reachable"] == pytest.approx(5 / 7)
 
 
 def test_nothing_is_decided_without_a_prox():

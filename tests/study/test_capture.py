@@ -100,9 +100,14 @@ def test_wrong_arguments_are_errors(arguments, match, tmp_path):
 class TestNetworks:
     """The optimizers of proxlab.torch, by the parameters' names."""
 
+    @pytest.fixture(autouse=True)
+    def _torch(self):
+        pytest.importorskip("torch")
+
     @staticmethod
     def run(build, path, dtype=None, steps=4, **options):
-        torch = pytest.importorskip("torch")
+        import torch
+
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         model = model.to(dtype or torch.float32)

@@ -45,6 +45,28 @@ strong = pl.GroupLasso(10.0)
 number = 3
 """
 
+BERHU = """
+from dataclasses import dataclass
+import numpy as np
+from proxlab import study
+from proxlab.penalties.base import Piece, RadialPenalty
+
+@dataclass(frozen=True, eq=False)
+class GroupBerHu(RadialPenalty):
+    lam: float
+    delta: float
+
+    @property
+    def pieces(self):
+        kink = Piece(start=self.delta, value=self.lam * self.delta, a=0.0, c=-self.lam / self.delta)
+        return (Piece(start=0.0, value=0.0, a=self.lam, c=0.0), kink)
+
+h = GroupBerHu(1.0, 2.0)
+
+def write():
+    study.save("own.npz", [study.Problem("own", np.arange(6.0).reshape(2, 3), 1.0, None, h)])
+"""
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -106,7 +128,7 @@ def test_solvers_are_compared_and_failures_counted(here):
     assert (table["groups"] == 16).all()
     status, text = invoke(*common, "--solver", "mine.py:raises")
     assert status == 1
-    assert "RuntimeError: not today" in text
+    assert "RuntimeError: not today 1 32" in text  # one problem; 8 groups, two dtypes and seeds
     assert "not today" in (here / "out" / "index.html").read_text()
 
 
@@ -126,11 +148,27 @@ def test_a_penalty_takes_the_place_of_the_stored_one(here):
         assert stored.units[0].arrays["zero"].all()
 
 
+def test_an_own_penalty_is_found_by_its_class_or_its_name(here):
+    (here / "berhu.py").write_text(BERHU)
+    writer = "import berhu; berhu.write()"
+    subprocess.run([sys.executable, "-c", writer], check=True)
+    run = ("compare", "own.npz", "--solver", "Newton")
+    for penalty in ("berhu.py:GroupBerHu", "berhu.py:h"):
+        assert invoke(*run, "--penalty", penalty)[0] == 0
+    status, text = invoke(*run)
+    assert (status, "names the class GroupBerHu" in text, "--penalty" in text) == (2, True, True)
+    status, text = invoke("converge", "mine.py:loss", "--penalty", "berhu.py:GroupBerHu")
+    assert (status, "is a class" in text) == (2, True)
+
+
 def test_converge_runs_and_report_rebuilds_the_page(here):
     run = ("converge", "mine.py:loss", "--penalty", "GroupLasso(0.1)", "--schedule", "constant:0.1")
     status, text = invoke(*run, "--seed", "0,1", "--iterations", "20", "--solver", "adversary", "-o", "out")
     assert status == 0, text
     assert "4 runs of 20 iterations with ProxAdam; 0 stopped" in text
+    assert not study.Folder(here / "out" / "converge").read().settings["decrease"]
+    assert invoke(*run, "--seed", "0", "--iterations", "3", "--decrease", "-o", "out")[0] == 0
+    assert study.Folder(here / "out" / "converge").read().settings["decrease"]
     page = here / "out" / "index.html"
     page.unlink()
     assert invoke("report", "out") == (0, "out/index.html")
@@ -147,11 +185,13 @@ def test_converge_runs_and_report_rebuilds_the_page(here):
         (("compare", "captured.npz", "--solver", "other.py:prox"), "other.py cannot be read"),
         (("compare", "captured.npz", "--solver", "no_such_module:prox"), "no_such_module cannot be imported"),
         (("compare", "captured.npz", "--solver", "Brant"), "'Brant' is no root finder"),
+        (("compare", "captured.npz", "--solver", "mine.py"), "which function of mine.py? Say mine.py:name"),
+        (("compare", "captured.npz", "--solver", "mine.py:loss"), "got the class loss"),
         (("compare", "captured.npz", "--dtype", "float31"), "float31"),
         (("compare", "captured.npz", "--seed", "x"), "--seed: must be integers"),
         (("compare", "captured.npz", "--penalty", "mine.py:number"), "must be a penalty, it is a int"),
         (("compare", "captured.npz", "--cluster", "nowhere"), "no Dask scheduler answers at 'nowhere'"),
-        (("compare",), "Missing argument 'problems"),
+        (("compare",), "Missing argument 'FILE"),
         (("compare", "captured.npz", "--nonsense"), "No such option"),
         (("validate", "captured.npz", "--bound", "distence"), "must be file.py:name"),
         (("converge", "mine.py:loss", "--penalty", "GroupLasso(-1)"), "is no penalty"),
@@ -199,6 +239,13 @@ def test_expressions_make_what_they_say_and_run_nothing(text, kind, made):
             expressions.read(text, kind)
     else:
         assert repr(expressions.read(text, kind)) == repr(made)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_a_reader_that_goes_away_is_no_error(here):
+    command = f"{sys.executable} -u -m proxlab compare captured.npz | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

@@ -1,8 +1,10 @@
 """Convergence with inexact steps: known rates and floors, proved tolerances, failures with reasons."""
 
 import math
+import sys
 
 import matplotlib as mpl
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab import study
-from proxlab.study.converge import fit_rate
+from proxlab.optim.problem import ProxProblem
+from proxlab.study import inner
+from proxlab.study.convergence import fit_rate
 
 mpl.use("agg")
 
@@ -84,7 +88,12 @@ def test_what_is_recorded_is_proved_and_true(solver):
     assert (asked["bound"] <= asked["tolerance"]).all()
     exact = frame[frame["schedule"] == "exact"]
     assert (exact["bound"] < 1e-6 * asked["tolerance"].iloc[0]).all()
-    assert (frame["evaluations"] > 0).all()
+    # Proximal gradient begins at the last iterate, which may do.
+    assert (frame["evaluations"] >= (0 if solver == "proximal gradient" else 0.1)).all()
+    assert (frame["certificates"] >= 1).all()
+    runs = frame.groupby("schedule")["stationarity"]
+    mean = runs.transform(lambda s: (s**2).cumsum() / np.arange(1, len(s) + 1))
+    assert frame["mean"].to_numpy() == pytest.approx(mean.to_numpy())
     assert (frame.groupby("schedule")["seconds"].diff().dropna() >= 0).all()
     assert frame["support"].between(0, 3).all()
     assert (frame["objective"] > 0).all()
@@ -101,6 +110,39 @@ def test_exact_runs_are_those_of_the_optimizer():
         assert row["stationarity"] == pytest.approx(
             float(np.linalg.norm(PENALTY.subdiff_distance(gradient, w))), rel=1e-9, abs=1e-14
         )
+
+
+def objective(problem, z):
+    """Q(z) to 40 digits."""
+    with mpmath.workdps(40):
+        z, x, d = (np.vectorize(mpmath.mpf, otypes=[object])(a) for a in (z, problem.x, problem.metric))
+        norms = [mpmath.sqrt(sum(row**2)) for row in z]
+        return PENALTY.lam * sum(norms) + (d * (z - x) ** 2).sum() / (2 * mpmath.mpf(problem.step))
+
+
+@pytest.mark.parametrize("solver", ["adversary", "proximal gradient", pl.Bisection()])
+@pytest.mark.parametrize("decrease", [False, True])
+def test_a_decrease_that_is_recorded_is_one(solver, decrease, monkeypatch):
+    seen, plain = [], inner.solve_inner
+
+    def watched(solver, problem, asked, rng):
+        found = plain(solver, problem, asked, rng)
+        seen.append((asked, found, objective(problem, found.z) <= objective(problem, problem.previous)))
+        return found
+
+    # The package's attribute of this name is the function.
+    monkeypatch.setattr(sys.modules["proxlab.study.converge"], "solve_inner", watched)
+    r = run(schedules=["constant:0.3"], solver=solver, seeds=[0], iterations=40, decrease=decrease)
+    assert all(asked.decrease == decrease for asked, *_ in seen if asked.eps > 0)
+    assert all(true for _, found, true in seen if found.decreased)
+    assert r.frame["decreased"].tolist() == [found.decreased for _, found, _ in seen]
+    rates = r.rates().set_index("schedule")
+    unproved = int((~r.frame[r.frame["schedule"] != "exact"]["decreased"]).sum())
+    assert rates.loc["constant:0.3", "decrease unproved"] == unproved
+    if solver == "adversary":
+        # It goes too far where nothing holds it.
+        assert (unproved > 0) == (not decrease)
+        assert all(true for _, _, true in seen) == decrease
 
 
 def test_an_own_solver_is_stopped_by_the_certificate():
@@ -177,6 +219,46 @@ def test_batches_and_seeds_draw(tmp_path):
     assert again.frame.equals(r.frame)  # with the seconds of the first run: nothing was computed
 
 
+def test_batches_may_grow():
+    sizes = []
+
+    class Counts(Squares):
+        def value_and_grad(self, w, batch=None):
+            if batch is not None:
+                assert len(set(batch)) == len(batch)
+                sizes.append(len(batch))
+            return super().value_and_grad(w, batch)
+
+    run(Counts(), schedules=[], batch_size=lambda t: 2 * t, seeds=[0], iterations=4)
+    assert sizes == [2, 4, 6, 8]
+    r = run(schedules=[], batch_size=lambda t: 30 + t, seeds=[0], iterations=12)
+    assert r.failures["reason"].tolist() == [
+        "ValueError: batch_size: must be from 1 to loss.n_samples, got 41"
+    ]
+    assert len(r.frame) == 10
+
+
+def test_proximal_gradient_converges_to_the_prox_of_ragged_groups():
+    rng = np.random.default_rng(0)
+    h = pl.GroupLasso(0.3, groups=pl.Groups.csr([0, 3, 3, 4, 8]), weights="sqrt_size")
+    x, start = rng.normal(size=(2, 9))
+    x[3] *= 1e-3  # a group that becomes zero; the last element is in none
+    d = np.exp(rng.normal(size=9))
+    problem = ProxProblem(h, x, d, 0.1, previous=start)
+    exact = pl.prox(h, x, 0.1, metric=d)
+    assert inner.residual(problem, exact) < 1e-12
+    *_, (z, passes) = inner.proximal_gradient(h, x, 0.1, metric=d, start=start)
+    np.testing.assert_allclose(z, exact, atol=1e-13)
+    counts = []
+    for eps in (1.0, 1e-3, 1e-9):
+        found = inner.solve_inner(inner.proximal_gradient, problem, inner.Asked(eps), rng)
+        assert found.proved
+        assert inner.residual(problem, found.z) <= found.bound <= eps
+        counts.append(found.evaluations)
+    assert counts == sorted(set(counts))
+    assert counts[-1] < passes
+
+
 @pytest.mark.parametrize("x", ["iterations", "evaluations", "seconds"])
 def test_figures_are_drawn_into_the_axes_that_are_given(adversarial, x):
     ax = mpl.figure.Figure().subplots()
@@ -217,7 +299,10 @@ def test_a_saved_run_is_a_page(adversarial, tmp_path):
         ({"solver": "guess"}, r"solver: must be a root finder"),
         ({"seeds": []}, r"seeds: must hold at least one"),
         ({"iterations": 0}, r"iterations: must be"),
+        ({"seeds": [1, 1]}, r"seeds: must be different integers from 0"),
         ({"batch_size": 41}, r"batch_size: must be from 1 to loss.n_samples"),
+        ({"batch_size": 2.5}, r"batch_size: must be an integer, or a function"),
+        ({"batch_size": lambda t: 0}, r"batch_size: must be from 1 to loss.n_samples, got 0"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

@@ -136,7 +136,9 @@ def test_a_penalty_of_ones_own(path, monkeypatch):
     module = types.ModuleType("mine")
     monkeypatch.setattr(Own, "__module__", "mine")
     study.save(path, given)
-    with pytest.raises(ValueError, match=r"the class Own of mine, which is not known here: pass penalty="):
+    with pytest.raises(
+        ValueError, match=r"the class Own of mine, which is not known here: pass penalty= \(--penalty\)"
+    ):
         study.load(path)
     (found,) = study.load(path, penalty=Own)
     same(given, found)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxlab.study import ClusterError, Folder, Result, Unit, UnitsFailedError, run_units
+from proxlab.study import ClusterError, Folder, Result, Unit, UnitsFailedError, run, run_units
 from tests.study import units
 
 pytest.importorskip("distributed")
@@ -222,3 +222,25 @@ def test_a_function_that_returns_something_else_is_named():
 def test_workers_must_be_positive():
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         run_units([Unit("u", Result, {})], workers=0)
+
+
+@pytest.mark.parametrize(
+    ("taken", "left", "small"),
+    [
+        ([], 10_000, True),  # nothing is known yet
+        ([4.0], 10_000, True),  # the first one may have compiled
+        ([60.0], 2, False),
+        ([4.0, 0.01], 100, True),
+        ([4.0, 0.01], 10_000, False),
+        ([4.0, 0.01, 9.0, 0.01], 100, True),  # one that was disturbed
+    ],
+)
+def test_work_that_takes_less_than_workers_need_to_start_is_small(taken, left, small):
+    assert run._is_small(taken, left) == small
+
+
+def test_small_work_starts_no_workers(monkeypatch):
+    monkeypatch.setattr(run, "usable_cores", lambda: 2)
+    monkeypatch.setattr(run.Cluster, "start", lambda workers: pytest.fail("workers were started"))
+    found = run_units([Unit(f"p{k}", units.process, {"number": k}) for k in range(30)])
+    assert {result.values["pid"] for result in found.values()} == {os.getpid()}

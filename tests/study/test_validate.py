@@ -319,18 +319,29 @@ def test_the_profile_is_dolan_and_mores():
 
 
 def test_results_come_back_from_their_folder(tmp_path):
-    from proxlab.study.compare import read_comparison
-    from proxlab.study.validate import read_validation
-
     v = validate(MIXED, {"rough": rough, "raises": raises}, folder=tmp_path / "v")
     c = compare(MIXED, {"rough": rough, "raises": raises}, digits=30, folder=tmp_path / "c")
-    again = read_validation(study.Folder(tmp_path / "v").read())
+    again = study.Validation.read(tmp_path / "v")
     pd.testing.assert_frame_equal(v.frame, again.frame)
     pd.testing.assert_frame_equal(v.failures, again.failures)
-    found = read_comparison(study.Folder(tmp_path / "c").read())
+    found = study.Comparison.read(tmp_path / "c")
     pd.testing.assert_frame_equal(c.frame, found.frame)
     c.save(tmp_path / "saved")
-    pd.testing.assert_frame_equal(c.frame, read_comparison(study.Folder(tmp_path / "saved").read()).frame)
+    pd.testing.assert_frame_equal(c.frame, study.Comparison.read(tmp_path / "saved").frame)
+    with pytest.raises(study.FolderError, match="holds the study 'compare', not 'validate'"):
+        study.Validation.read(tmp_path / "c")
+    with pytest.raises(study.MissingResultsError):
+        study.Comparison.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("verb", [validate, compare])
+def test_seeds_may_come_from_an_iterator_and_are_checked(verb):
+    two = [problem(3, 2, name="a"), problem(3, 2, name="b")]
+    found = verb(two, {"rough": rough}, seeds=iter([0, 1]))
+    assert found.frame.groupby("problem")["seed"].nunique().tolist() == [2, 2]
+    for seeds in ([], [0, 0], [-1]):
+        with pytest.raises(ValueError, match="seeds: must"):
+            verb(two, {"rough": rough}, seeds=seeds)
 
 
 def test_the_truth_is_computed_once_for_the_same_content(monkeypatch, tmp_path):

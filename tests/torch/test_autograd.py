@@ -79,6 +79,27 @@ def test_transforms_of_first_order_work():
     assert torch.allclose(found[1], d.grad)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own decompositions
+def test_jacobians_by_batches_of_cotangents():
+    h = pl.GroupLasso(0.4)
+    x, d, _ = tensors(5, (3, 2))
+    step = torch.tensor(0.7, dtype=torch.float64)
+    arguments = (x.detach(), d.detach(), step)
+
+    def prox(a, b, s):
+        return pl.prox(h, a, s, metric=b)
+
+    found = torch.func.jacrev(prox, argnums=(0, 1, 2), chunk_size=4)(*arguments)
+    for got, wanted in zip(found, torch.autograd.functional.jacobian(prox, arguments), strict=True):
+        assert torch.allclose(got, wanted)
+    # Numbers are differentiated by nobody.
+    assert torch.func.jacrev(lambda a: prox(a, 1.0, 0.7))(x.detach()).shape == (3, 2, 3, 2)
+    with pytest.raises(NotImplementedError, match=r"^prox: its second derivatives are not known"):
+        torch.func.jacrev(torch.func.jacrev(lambda a: prox(a, d.detach(), step).sum()))(x.detach())
+    with pytest.raises(NotImplementedError, match=r"^prox: .*batch of gradients.*jacrev"):
+        torch.autograd.functional.jacobian(prox, arguments, vectorize=True)
+
+
 def test_overwritten_data_are_noticed():
     h = pl.GroupLasso(0.3)
     for write in (

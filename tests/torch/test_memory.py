@@ -108,6 +108,15 @@ def fault_number(optimizer, p, other, pick, guard):
     return f"its state '{key}' must be a"
 
 
+def fault_missing(optimizer, p, other, pick, guard):
+    if "momentum_buffer" in optimizer.state[p]:  # PyTorch's SGD makes a new one
+        return fault_number(optimizer, p, other, pick, guard)
+    names = sorted(optimizer.state[p])
+    name = names[pick % len(names)]
+    del optimizer.state[p][name]
+    return f"its state has no '{name}', but '"
+
+
 def fault_sparse(optimizer, p, other, pick, guard):
     p.grad = None
     p.grad = torch.eye(4).to_sparse()

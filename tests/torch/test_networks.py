@@ -11,6 +11,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab.torch.networks import param_groups  # noqa: E402
+from proxlab.torch.optimizers import ProxAdamW  # noqa: E402
 from proxlab.torch.structures import Attention, conv_norm_pairs, find_attention, find_ffn  # noqa: E402
 from tests.torch import models  # noqa: E402
 
@@ -368,3 +369,46 @@ def test_attention_that_does_not_say_its_heads():
         fields = {"query": "a", "key": "b", "value": "c", "output": "d", "heads": 2} | options
         with pytest.raises(error, match=next(iter(options))):
             Attention(**fields)
+
+
+class Tied(nn.Module):
+    """A language model whose last layer has the weights of its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.hidden, self.norm = nn.Embedding(6, 4), nn.Linear(4, 4), nn.LayerNorm(4)
+        self.logits = nn.Linear(4, 6)
+        self.logits.weight = self.tokens.weight
+
+
+def test_what_stays_free_and_why():
+    groups = param_groups(Tied(), LASSO, exclude="logits.bias")
+    assert groups.free == {
+        "tokens.weight": "shared by tokens.weight and logits.weight; it goes with the first, embedding=None",
+        "hidden.bias": "bias of a Linear",
+        "norm.weight": "weight of a LayerNorm",
+        "norm.bias": "bias of a LayerNorm",
+        "logits.bias": "excluded",
+    }
+    assert set(groups.free) == set(groups[-1]["names"])
+    for said in (*groups.free, *groups.free.values(), "hidden.weight", "GroupLasso(lam="):
+        assert said in repr(groups)
+    assert "tokens.weight" not in param_groups(Tied(), LASSO, embedding="output").free
+    joint = param_groups(nn.TransformerEncoderLayer(8, 2, 16), LASSO, ffn="neurons")
+    assert "16 joint groups  linear1.weight, linear1.bias, linear2.weight" in repr(joint)
+
+
+def test_param_groups_of_one_layer_join_an_optimizer_later():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    optimizer = ProxAdamW(param_groups(model, LASSO, only="0"))
+    for group in param_groups(model, LASSO, only=["2"]):
+        optimizer.add_param_group(group)
+    whole = param_groups(model, LASSO)
+    listed = [set(group["names"]) for group in optimizer.param_groups]
+    assert listed == [{"0.weight"}, {"0.bias"}, {"2.weight"}, {"2.bias"}]
+    places = {n: k for g in (*optimizer.param_groups,) for n, k in zip(g["names"], g["places"], strict=True)}
+    assert places == {n: k for g in whole for n, k in zip(g["names"], g["places"], strict=True)}
+    with pytest.raises(ValueError, match="only: '7' fits no module or parameter"):
+        param_groups(model, LASSO, only="7")
+    with pytest.raises(ValueError, match=r"model: nothing is penalised.*only=\['0.bias'\]"):
+        param_groups(model, LASSO, only="0.bias")

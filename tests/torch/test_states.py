@@ -207,6 +207,12 @@ def of(make, *shapes, **options):
     return stepped(make(params, **options), *params)
 
 
+def without(name):
+    saved = copy.deepcopy(of(pt.ProxAdamW, (4, 4), (3,)))
+    del saved["state"][1][name]
+    return saved
+
+
 REFUSED = {
     "smaller": (lambda: of(pt.ProxAdamW, (2, 2), (3,)), r"'exp_avg' must have its shape, got \(2, 2\)"),
     "other order": (lambda: of(pt.ProxAdamW, (3,), (4, 4)), r"must have its shape, got \(3,\)"),
@@ -217,6 +223,8 @@ REFUSED = {
     ),
     "adagrad": (lambda: of(torch.optim.Adagrad, (4, 4), (3,)), "has 'sum', which ProxAdamW does not keep"),
     "ramda": (lambda: of(pt.RAMDA, (4, 4), (3,)), "which ProxAdamW does not keep; it is of another"),
+    "no moment": (lambda: without("exp_avg"), r"param group 0, parameter 1 .* has no 'exp_avg'"),
+    "no count": (lambda: without("step"), r"param group 0, parameter 1 .* has no 'step', but 'exp_avg'"),
     "no eps": (
         lambda: of(torch.optim.AdamW, (4, 4), (3,), eps=0.0),
         "param group 0: eps: must be finite and > 0",
@@ -421,5 +429,7 @@ def test_convolutions_behind_a_norm_that_starts_at_zero(conv, fused):
 def test_a_shard_is_refused_by_name():
     p = nn.Parameter(torch.randn(8))
     p._fsdp_flattened = True
-    with pytest.raises(ValueError, match=r"param group 0: parameter 0 .* is a flat parameter, a shard"):
+    with pytest.raises(
+        ValueError, match=r"param group 0: parameter 0 .* is a flat parameter, a shard of Fully"
+    ):
         pt.ProxAdamW([p])

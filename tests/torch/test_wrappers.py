@@ -44,7 +44,9 @@ def one_process():
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["compiled", "data parallel", "inner", "distributed", "checkpointed"])
+@pytest.mark.parametrize(
+    "kind", ["compiled", "data parallel", "inner", "distributed", "checkpointed", "averaged"]
+)
 def test_wrapped_networks(kind, request):
     plain = models.vgg()
     model = copy.deepcopy(plain)
@@ -52,6 +54,8 @@ def test_wrapped_networks(kind, request):
         model = torch.compile(model, backend="eager")
     elif kind == "data parallel":
         model = nn.DataParallel(model)
+    elif kind == "averaged":
+        model = torch.optim.swa_utils.AveragedModel(torch.compile(model, backend="eager"))
     elif kind == "inner":
         model[4] = torch.compile(model[4], backend="eager")
     elif kind == "distributed":
@@ -65,6 +69,11 @@ def test_wrapped_networks(kind, request):
         assert outline(param_groups(model, LASSO, **options)) == outline(
             param_groups(plain, LASSO, **options)
         )
+    # The path as the wrapped model spells it.
+    name = next(name for name, _ in model.named_parameters() if name.endswith("weight") and "4." in name)
+    assert outline(param_groups(model, LASSO, exclude=name)) == outline(
+        param_groups(plain, LASSO, exclude="4.weight")
+    )
     assert {id(p) for g in param_groups(model, LASSO) for p in g["params"]} == set(
         map(id, model.parameters())
     )
@@ -82,14 +91,6 @@ def test_scripted_and_sharded_networks_are_refused(one_process):
     ):
         with pytest.raises(ValueError, match="model: '0' is compiled by TorchScript"):
             function(scripted)
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    mesh = init_device_mesh("cpu", (1,))
-    model = nn.Sequential(nn.Linear(3, 4))
-    model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [Shard(0)]))
-    with pytest.raises(ValueError, match=r"model: '0\.weight' is a DTensor"):
-        param_groups(model, LASSO)
 
 
 ZERO = {

@@ -16,19 +16,25 @@ from proxlab.backends import kernels
 from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
 from proxlab.backends.disk_cache import without_cache
+from proxlab.equations import EQUATIONS
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 
-#: What the loops and the driver mean by a name, for the ℓ∞ norm and for radial penalties.
-_CLIPPED = {
-    "solve_group": "solve_linf",
-    "sum_secular": "sum_clipped",
-    "residual": "residual_clipped",
-    "enclose_at": "enclose_clipped",
-    "largest": "largest_point",
-    "write": "write_clipped",
+#: What the loops and the driver mean by a name, for each equation that they know.
+_EQUATIONS = {
+    "radial": {
+        "solve_group": "solve_radial",
+        "sums_at": "radial_sums",
+        "largest": "largest_metric",
+        "write": "write_shrunk",
+    },
+    "clipped": {
+        "solve_group": "solve_linf",
+        "sums_at": "clipped_sums",
+        "largest": "largest_point",
+        "write": "write_clipped",
+    },
 }
-_RADIAL = {"solve_group": "solve_radial", "largest": "largest_metric", "write": "write_shrunk"}
 _TEAM = ("lane", "width", "first", "stride", "combine", "greatest", "precise")
 
 
@@ -50,8 +56,7 @@ class Variant:
         first search in single precision, an explained result.
     count : int
         Pieces of the penalty's slope.
-    linf : bool
-        For the ℓ∞ norm instead of a radial penalty.
+    equation : {"radial", "clipped"}
     finder : type of RootFinder or None
     tile : tuple of (int, str, str)
         Elements of a tile and its dtypes.
@@ -68,7 +73,7 @@ class Variant:
     narrow: bool = False
     explain: bool = False
     count: int = 1
-    linf: bool = False
+    equation: str = "radial"
     finder: Any = None
     tile: tuple[int, str, str] = (1, "float32", "float32")
 
@@ -76,7 +81,7 @@ class Variant:
         """Return the constants that the source calls by name."""
         names = ("dense", "shrinks", "rescales", "narrow", "explain", "count", "width", "warps")
         values: dict[str, Any] = {name.upper(): getattr(self, name) for name in names}
-        values |= {"RAGGED": self.index == "gathered", "SMOOTH": not self.linf, "TILE": self.tile[0]}
+        values |= {"RAGGED": self.index == "gathered", "TILE": self.tile[0]}
         values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
         values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
         return values
@@ -85,7 +90,7 @@ class Variant:
         """Return what the source means by the names that a target sets."""
         chosen = {name: f"{name}_{self.team}" for name in _TEAM}
         chosen["index"] = f"index_{self.index}"
-        return chosen | (_CLIPPED if self.linf else _RADIAL)
+        return chosen | _EQUATIONS[self.equation]
 
 
 # A team's loops replace those of one thread, of the same name.
@@ -112,6 +117,7 @@ def linked(
     """
     names: dict[str, Any] = dict(_FUNCTIONS)
     names |= {name: _FUNCTIONS[target] for name, target in (variant.aliases() | replaced).items()}
+    names |= EQUATIONS[variant.equation].names()
     names |= {"float64": np.float64, **variant.constants()}
     names |= {name: Given(value, f"operation {name}") for name, value in operations.items()}
     if variant.finder is not None:

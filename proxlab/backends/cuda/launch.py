@@ -18,8 +18,9 @@ import array_api_compat
 from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Place, arrange, plan
+from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.groups import Array, IndexLayout
-from proxlab.rootfinders import RootFinder, Status
+from proxlab.rootfinders import Status
 
 __all__ = ["Device", "check_device", "solve"]
 
@@ -109,25 +110,19 @@ class Device:
         return self._cuda.as_cuda_array(a, sync=False) if array_api_compat.is_array_api_obj(a) else a
 
 
-def solve(
-    p: Problem, finder: RootFinder, rtol: float, out: Array | None, explain: bool, check: bool
-) -> tuple[Array, ...]:
-    """Solve a validated problem of arrays on a GPU: ``z`` and, to explain it, what a ``RowSolution`` holds.
+def solve(p: Problem, options: Options) -> Solved:
+    """Solve a validated problem of arrays on a GPU.
 
-    Parameters
-    ----------
-    p, finder, rtol, out, explain
-        As in the other backends.
-    check : bool
-        Whether to wait for the result and raise an error if input was invalid.
+    With ``check``, wait for the result and raise an error if input was invalid.
     """
+    out = options.out
     metric = _detached(p.metric)
     if _dense(p) and dtype_name(metric.dtype) not in ("float32", "float64"):
         metric = p.xp.astype(metric, p.xp.float32)
     p = replace(p, x=_detached(p.x), metric=metric, step=_detached(p.step))
     with Device(p.x) as here:
-        z, *rest = _solve(p, finder, rtol, _detached(out), explain, check, here)
-    return z if out is None else out, *rest
+        solved = _solve(p, options._replace(out=_detached(out)), here)
+    return solved if out is None else solved._replace(z=out)
 
 
 def _detached(a: Any) -> Any:
@@ -135,9 +130,8 @@ def _detached(a: Any) -> Any:
     return a.detach() if array_api_compat.is_torch_array(a) else a
 
 
-def _solve(
-    p: Problem, finder: RootFinder, rtol: float, out: Array | None, explain: bool, check: bool, here: Any
-) -> tuple[Array, ...]:
+def _solve(p: Problem, options: Options, here: Any) -> Solved:
+    out, check = options.out, bool(options.check)
     xp, layout, count = p.xp, p.layout, p.layout.n_groups
     device = array_api_compat.device(p.x)
     overlap = out is not None and _overlap(out, p.x)
@@ -146,10 +140,11 @@ def _solve(
     ):
         # Nothing may be overwritten before it is known to be valid; kernels do not see elements of no group.
         check_values(p)
-    results: tuple[Array, ...] = ()
-    if explain:
-        results = tuple(xp.zeros((count,), dtype=xp.float64, device=device) for _ in range(3))
-        results += tuple(xp.zeros((count,), dtype=xp.int64, device=device) for _ in range(3))
+    results = None
+    if options.explain:
+        numbers = (xp.zeros((count,), dtype=xp.float64, device=device) for _ in range(3))
+        counts = (xp.zeros((count,), dtype=xp.int64, device=device) for _ in range(3))
+        results = GroupResults(*numbers, *counts)
     size_d = p.metric.dtype.itemsize if _dense(p) else 0
     how, shape = arrange(layout, p.x.dtype.itemsize, size_d)
     x = p.x
@@ -168,23 +163,20 @@ def _solve(
     if x.shape[0]:
         place = Place(xp, device, here.number, here.stream, here.processors)
         bad = xp.zeros((1,), dtype=xp.int32, device=device)
-        here.run(plan(p, finder, rtol, how, shape, x, d, z, bad, results, place))
+        here.run(plan(p, options, how, shape, x, d, z, bad, results, place))
         if check and int(bad[0]):
             check_values(p)
-            raise ValueError(
-                "x, metric: the elements of a group must not spread over more than some 240 decades in the "
-                'metric, where x is not zero, for kernels on a GPU; use backend="array_api"'
-            )
-    elif explain:
-        results[3][...] = int(Status.ZERO)
+            raise AssertionError("a kernel found an invalid value that the check did not")
+    elif results is not None:
+        results.status[...] = int(Status.ZERO)
     if direct:
-        return out, *results
+        return Solved(out, results)
     if how == "transposed":
         z = layout.join([xp.reshape(z, (count, -1))], p.x)
     z = xp.reshape(z, tuple(p.x.shape))
     if out is not None:
         out[...] = z
-    return z, *results
+    return Solved(z, results)
 
 
 def _dense(p: Problem) -> bool:

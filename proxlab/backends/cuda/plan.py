@@ -14,10 +14,9 @@ import numpy as np
 from proxlab.arguments import Problem, dtype_name
 from proxlab.backends.cuda.build import Variant
 from proxlab.backends.numba_cpu import canonical_shape
+from proxlab.backends.records import GroupResults, Options
 from proxlab.groups import Array, IndexLayout, Layout
-from proxlab.penalties import GroupLinf, RadialPenalty
-from proxlab.penalties.base import table_of
-from proxlab.rootfinders import Newton, RootFinder
+from proxlab.rootfinders import Newton
 
 __all__ = ["MAX_BLOCKS", "Launch", "Place", "arrange", "plan"]
 
@@ -118,39 +117,33 @@ def team(n: int, count: int, processors: int) -> tuple[str, int]:
 
 
 def plan(
-    p: Problem, finder: RootFinder, rtol: float, how: str, shape: Shape, x: Array, d: Array, z: Array,
-    bad: Array, results: tuple[Array, ...], place: Place,
+    p: Problem, options: Options, how: str, shape: Shape, x: Array, d: Array, z: Array, bad: Array,
+    results: GroupResults | None, place: Place,
 ) -> list[Launch]:  # fmt: skip
     """Choose the launches that solve a problem, in order.
 
     Parameters
     ----------
     p : Problem
-    finder : RootFinder
-    rtol : float
+    options : Options
     how, shape : str, tuple of int
         From :func:`arrange`.
     x, d, z : array
         Flat: the point, the metric (``x`` again where that is a number) and the result, which may be ``x``.
     bad : array of one int32
         Becomes 1 where input is invalid.
-    results : tuple of six arrays, or ()
-        Where to put radius, lower, upper (float64), status, iterations, evaluations (int64).
+    results : GroupResults or None
+        Where to put what is known of the groups, if that was asked for.
     place : Place
     """
-    penalty, layout = p.penalty, p.layout
+    penalty, layout, equation = p.penalty, p.layout, p.penalty.equation
+    finder, pieces, radial = options.finder, equation.rows, equation.kernel == "radial"
     dense = p.metric is not None and not isinstance(p.metric, float)
     metric = 1.0 if p.metric is None or dense else p.metric
     many_steps = not isinstance(p.step, float)
     steps, step = (p.step, 1.0) if many_steps else (z, p.step)
     count, size = layout.n_groups, x.shape[0]
-    if isinstance(penalty, GroupLinf):
-        pieces, linf = np.array([[0.0, 0.0, penalty.lam, 0.0]]), True
-    else:
-        assert isinstance(penalty, RadialPenalty)
-        pieces, linf = np.array(table_of(penalty)), False
-    flat = not linf and len(pieces) == 1 and not pieces[0, 1:].any()
-    if flat and how == "contiguous" and count == size and not results:
+    if equation.flat and how == "contiguous" and count == size and results is None:
         variant = Variant("shrink_elements", dense=dense, width=1, count=0)
         blocks = min(-(-size // 256), ELEMENT_BLOCKS)
         limits = (float(penalty.threshold), penalty.nonnegative)
@@ -161,17 +154,17 @@ def plan(
     weight = 1.0 if many_weights or not len(weights) else float(weights[0])
     common = (
         metric, steps, step, many_steps, _upload(weights.tobytes(), place) if many_weights else z, weight,
-        many_weights, float(penalty.threshold), penalty.nonnegative, tuple(pieces.ravel().tolist()), rtol,
-        float(finder.atol), finder.max_iterations,
+        many_weights, float(penalty.threshold), penalty.nonnegative, tuple(pieces.ravel().tolist()),
+        options.rtol, float(finder.atol), finder.max_iterations,
     )  # fmt: skip
-    written = results or (z,) * 6
+    written = (z,) * 6 if results is None else results
     dtypes = (dtype_name(x.dtype), dtype_name(d.dtype))
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     rescales = shrinks or "float64" in dtypes
     base = Variant(
         dense=dense, shrinks=shrinks, rescales=rescales,
-        narrow=not (rescales or linf) and type(finder) is Newton, explain=bool(results), count=len(pieces),
-        linf=linf, finder=type(finder),
+        narrow=radial and not rescales and type(finder) is Newton, explain=results is not None,
+        count=len(pieces), equation=equation.kernel, finder=type(finder),
     )  # fmt: skip
 
     n = shape[1] * shape[3]

@@ -27,6 +27,7 @@ import numpy as np
 from proxlab.arguments import Problem, problem
 from proxlab.backends.cuda.build import device_source, linked
 from proxlab.backends.cuda.plan import Launch, Place, arrange, plan
+from proxlab.backends.records import GroupResults, Options
 from proxlab.groups import Groups
 from proxlab.penalties import L1, GroupLasso, GroupLinf, GroupSCAD, Penalty, SparseGroupLasso
 from proxlab.rootfinders import Brent, Newton, RootFinder
@@ -69,13 +70,13 @@ class Family:
         how, shape = arrange(p.layout, x.itemsize, x.itemsize if self.dense else 0)
         flat = x.reshape(-1)
         count = p.layout.n_groups
-        results: tuple[Any, ...] = ()
+        results = None
         if self.explain:
-            results = (np.empty(count),) * 3 + (np.empty(count, np.int64),) * 3
+            results = GroupResults(*(np.empty(count),) * 3, *(np.empty(count, np.int64),) * 3)
         bad = np.zeros(1, np.int32)
         return plan(
-            p, self.finder, 2.0**-30, how, shape, flat, flat if d is None else d.reshape(-1), flat, bad,
-            results, _place(p),
+            p, Options(self.finder, 2.0**-30), how, shape, flat, flat if d is None else d.reshape(-1), flat,
+            bad, results, _place(p),
         )[-1]  # fmt: skip
 
 
@@ -306,15 +307,23 @@ def operations(family: Family, n: int = 512) -> dict[str, float]:
     d = np.exp(rng.normal(size=(1, n))).astype(family.dtype)
     if not family.dense:
         d[:] = 1.0
-    order = 1 if isinstance(family.penalty, GroupLinf) else 2
-    step = 0.5 * float(np.linalg.norm((d * x)[0], order))
+    alone = family.penalty._on_rows()
+    step = 0.5 * float(np.linalg.norm((d * x)[0], {"radial": 2, "clipped": 1}[alone.equation.kernel]))
     # Groups that are rows, whatever they are in the family: the arithmetic is the same.
-    alone = replace(family.penalty, groups=Groups.over(-1)) if not isinstance(family.penalty, L1) else L1(1.0)
     p = problem(alone, x, step, d if family.dense else None, "numba")
     how, shape = arrange(p.layout, x.itemsize, d.itemsize if family.dense else 0)
     flat = _Numbers(x[0])
     ready = plan(
-        p, family.finder, 2.0**-30, how, shape, x[0], d[0], x[0], np.zeros(1, np.int32), (), _place(p)
+        p,
+        Options(family.finder, 2.0**-30),
+        how,
+        shape,
+        x[0],
+        d[0],
+        x[0],
+        np.zeros(1, np.int32),
+        None,
+        _place(p),
     )[-1]
     one, zero = types.SimpleNamespace(x=1), types.SimpleNamespace(x=0)
     cuda = types.SimpleNamespace(

@@ -1,0 +1,97 @@
+"""The processes that share the parameters of an optimizer: what they decide together."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from proxlab.torch.shards import is_distributed
+
+__all__ = ["Ranks"]
+
+
+class Ranks:
+    """The processes over which distributed parameters are cut, or copied.
+
+    Parameters
+    ----------
+    p : DTensor
+        One of the parameters.
+
+    Attributes
+    ----------
+    count, rank : int
+        How many there are, and which of them this one is.
+    """
+
+    def __init__(self, p: Any) -> None:
+        mesh = p.device_mesh
+        self._device = p.device
+        self.count: int = mesh.size()
+        self._members = _members(mesh)
+        self.rank = self._members.index(distributed.get_rank())
+        # The default group has all processes; those of a part of them are reached axis by axis.
+        everyone = self.count == distributed.get_world_size()
+        axes = [axis for axis in range(mesh.ndim) if mesh.size(axis) > 1]
+        self._groups: list[Any] = [None] if everyone else [mesh.get_group(axis) for axis in axes]
+
+    @classmethod
+    def of(cls, params: Iterable[Any]) -> Ranks | None:
+        """Return the processes of all parameters that are distributed; None where there are none.
+
+        Raises
+        ------
+        ValueError
+            If two parameters lie on different processes.
+        """
+        found: Ranks | None = None
+        for p in params:
+            if not is_distributed(p):
+                continue
+            members = _members(p.device_mesh)
+            if found is None:
+                found = cls(p)
+            elif members != found._members:
+                raise ValueError(
+                    "params: distributed parameters must lie on the same processes, got meshes of "
+                    f"{found._members} and {members}"
+                )
+        return found
+
+    def add(self, numbers: Tensor) -> Tensor:
+        """Add up an array of every process, in place."""
+        for group in self._groups:
+            distributed.all_reduce(numbers, group=group)
+        return numbers
+
+    def compare(self, fares: int, does: str) -> tuple[dict[int, int], list[int]]:
+        """Tell the others how this process fares and what it is about to do.
+
+        Parameters
+        ----------
+        fares : int
+            0 if well.
+        does : str
+            What every process has to say alike.
+
+        Returns
+        -------
+        dict
+            How processes fare that do not fare well.
+        list of int
+            The processes that say other things than the first that fares well.
+        """
+        said = torch.zeros((2, self.count), dtype=torch.float64, device=self._device)
+        said[0, self.rank], said[1, self.rank] = fares, zlib.crc32(does.encode())
+        states, words = (column.tolist() for column in self.add(said).cpu())
+        failed = {k: int(state) for k, state in enumerate(states) if state}
+        well = [k for k in range(self.count) if k not in failed]
+        return failed, [k for k in well if words[k] != words[well[0]]]
+
+
+def _members(mesh: Any) -> list[int]:
+    return sorted(int(k) for k in mesh.mesh.flatten().tolist())

@@ -1,0 +1,179 @@
+"""What of a distributed parameter lies in this process, and which groups its elements are of.
+
+A :class:`torch.distributed.tensor.DTensor` has the shape of the whole parameter and, in each process, the
+memory of a part of it. Update rules are elementwise, so they run on the parts; a group that lies in one part
+whole is solved there.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, distributed
+
+from proxlab.groups import AxisLayout, Groups, IntArray, Layout
+
+__all__ = ["Part", "aligned", "is_distributed", "like", "local", "local_part", "part_of", "shard_kind"]
+
+
+def _tensors() -> Any:
+    # Nobody has made a distributed tensor before this is imported.
+    return sys.modules.get("torch.distributed.tensor")
+
+
+def is_distributed(a: Tensor) -> bool:
+    """Return whether a tensor is a DTensor."""
+    tensors = _tensors()
+    return tensors is not None and isinstance(a, tensors.DTensor)
+
+
+def shard_kind(p: Tensor) -> str:
+    """Say what a parameter is that holds a flat shard, whose groups nothing tells; "" for any other."""
+    # FSDP1 marks its flat parameters, and the original ones that are views of a shard of them.
+    flat = type(p).__name__ == "FlatParameter" or getattr(p, "_fsdp_flattened", False)
+    return "flat parameter" if flat else ""
+
+
+def local(a: Any) -> Tensor:
+    """Return what of a tensor lies in this process: the memory of a DTensor's part, or the tensor itself."""
+    found: Tensor = a.detach().to_local() if is_distributed(a) else a
+    return found
+
+
+def like(a: Tensor, p: Any) -> Tensor:
+    """Return an array of the shape of a parameter's part as a tensor of the parameter's kind."""
+    if not is_distributed(p):
+        return a
+    made: Tensor = _tensors().DTensor.from_local(
+        a, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+    return made
+
+
+def aligned(a: Any, p: Any) -> Tensor:
+    """Return what of a gradient belongs to the part of its parameter; it may have to be summed first."""
+    if is_distributed(a) and is_distributed(p) and a.placements != p.placements:
+        a = a.redistribute(p.device_mesh, p.placements)
+    return local(a)
+
+
+def local_part(a: Tensor, p: Tensor) -> Tensor:
+    """Return what of an array of the whole parameter's shape, distributed or not, belongs to its part."""
+    if is_distributed(a) or not is_distributed(p):
+        return aligned(a, p)
+    offsets, sizes = _chunk(p)
+    return a[tuple(slice(o, o + n) for o, n in zip(offsets, sizes, strict=True))]
+
+
+def _chunk(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return offsets and sizes of the part of a DTensor that lies here."""
+    chunks = p.__create_chunk_list__()
+    if len(chunks) > 1:
+        raise ValueError(f"a part of several pieces, by the placements {p.placements}, is not supported")
+    sizes = tuple(int(n) for n in p.to_local().shape)
+    if not chunks or 0 in sizes:
+        return (0,) * len(sizes), sizes
+    return tuple(int(n) for n in chunks[0].offsets), sizes
+
+
+def mesh_axes(p: Any) -> dict[int, int]:
+    """Return the axes of a DTensor's mesh along which it is cut, and which axis of the tensor each cuts."""
+    if any(placement.is_partial() for placement in p.placements):
+        raise ValueError(f"must not be a sum over processes, got the placements {p.placements}")
+    # Shards that are strided, as sharding what is sharded makes them, are no Shard in all versions.
+    return {
+        axis: int(placement.dim) % p.ndim
+        for axis, placement in enumerate(p.placements)
+        if hasattr(placement, "dim") and p.device_mesh.size(axis) > 1
+    }
+
+
+class Part(NamedTuple):
+    """The groups of the part of a parameter that lies in this process.
+
+    Attributes
+    ----------
+    layout : Layout
+        The groups that the part has elements of, bound to its shape.
+    ids : array of int64 or None
+        Which groups of the whole parameter they are; None for all, in order.
+    n_groups : int
+        Number of groups of the whole parameter.
+    size : int
+        Elements of a group of the whole parameter; of the largest, if they differ.
+    cut : bool
+        Whether groups lie across processes; every process of the mesh says the same.
+    """
+
+    layout: Layout
+    ids: IntArray | None
+    n_groups: int
+    size: int
+    cut: bool
+
+
+def part_of(groups: Groups, p: Tensor) -> Part:
+    """Find the groups of what of a parameter lies here.
+
+    Raises
+    ------
+    ValueError
+        For groups by labels or indices of a parameter that is cut, and for placements that are not
+        supported.
+    """
+    whole = groups.layout(tuple(p.shape))
+    if not is_distributed(p) or not (axes := set(mesh_axes(p).values())):
+        size = whole.group_size if isinstance(whole, AxisLayout) else int(whole.sizes().max(initial=0))
+        return Part(whole, None, whole.n_groups, size, False)
+    if not isinstance(whole, AxisLayout):
+        raise ValueError(
+            "groups by labels or indices of a parameter that is cut over processes are not supported; use "
+            "groups by axes"
+        )
+    offsets, sizes = _chunk(p)
+    n_groups, size = whole.n_groups, whole.group_size
+    if whole.shape == tuple(p.shape):
+        ranges = [np.arange(offsets[a], offsets[a] + sizes[a]) for a in whole.kept]
+        ids = _ravel(ranges, [whole.shape[a] for a in whole.kept])
+        layout = AxisLayout(sizes, whole.reduced, whole.kept)
+        return Part(layout, ids, n_groups, size, bool(axes & set(whole.reduced)))
+    # Groups of another view of the parameter: element by element.
+    strides = [math.prod(p.shape[k + 1 :]) for k in range(p.ndim)]
+    flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(p.shape), strides)
+    labels = np.zeros_like(flat)
+    for a in whole.kept:
+        stride = math.prod(whole.shape[a + 1 :])
+        labels = labels * whole.shape[a] + flat // stride % whole.shape[a]
+    ids, own = np.unique(labels, return_inverse=True)
+    return Part(Groups.labels(own.reshape(sizes)).layout(sizes), ids, n_groups, size, True)
+
+
+def living(groups: Groups, p: Any) -> npt.NDArray[np.bool_]:
+    """Return which groups of a distributed parameter are not zero: of the whole, the same in each process.
+
+    All processes of the parameter's mesh must call it.
+    """
+    part, here = part_of(groups, p), local(p).detach()
+    alive = torch.zeros(part.n_groups, dtype=torch.float32, device=here.device)
+    rows = part.layout.split(here, 0.0)
+    if rows and here.numel():
+        found = part.layout.join_groups([(row != 0).any(dim=1) for row in rows]).float()
+        ids = slice(None) if part.ids is None else torch.from_numpy(part.ids).to(here.device)
+        alive[ids] = found
+    for axis in mesh_axes(p):
+        distributed.all_reduce(alive, distributed.ReduceOp.MAX, group=p.device_mesh.get_group(axis))
+    return np.asarray((alive > 0).cpu())
+
+
+def _ravel(ranges: list[IntArray], shape: list[int], strides: list[int] | None = None) -> IntArray:
+    """Return the flat index of every combination of the ranges, in C order."""
+    strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))] if strides is None else strides
+    found: IntArray = np.zeros(1, np.int64)
+    for values, stride in zip(ranges, strides, strict=True):
+        found = (found[:, None] + values[None, :] * stride).reshape(-1)
+    return found

@@ -1,0 +1,265 @@
+"""What several processes do together, each as a scenario that they all run, with the asserts inside."""
+
+import os
+import random
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, nn
+
+import proxlab as pl
+from proxlab import torch as pt
+from proxlab.torch.shards import local, part_of
+from tests.torch.methods import ONE_EACH
+
+TIMEOUT = 240
+
+
+def run(world, scenarios, folder):
+    """Run scenarios in ``world`` processes; returns for each the tracebacks of those in which it failed."""
+    context = torch.multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work, args=(rank, world, tuple(scenarios), str(folder)))
+        for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(TIMEOUT)
+    hung = [worker for worker in workers if worker.is_alive()]
+    for worker in hung:
+        worker.kill()
+    failures = {name: [] for name in scenarios}
+    for name in scenarios:
+        for rank in range(world):
+            file = Path(folder, f"{name}-{world}-{rank}.txt")
+            text = file.read_text() if file.exists() else "did not end"
+            if text:
+                failures[name].append(f"rank {rank}: {text}")
+    return failures
+
+
+def work(rank, world, scenarios, folder):
+    """Be one of the processes."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    pl.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world))
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store-{world}", rank=rank, world_size=world
+    )
+    for name in scenarios:
+        try:
+            globals()[name](rank, world, Path(folder))
+            text = ""
+        except BaseException:
+            text = traceback.format_exc()
+        Path(folder, f"{name}-{world}-{rank}.txt").write_text(text)
+        if text:
+            # The others may wait for this one.
+            os._exit(1)
+    distributed.destroy_process_group()
+
+
+def network(seed=0):
+    """Odd sizes, so that shards are uneven and some are empty."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3))
+
+
+def sharded(model):
+    """Shard each layer and what is left, as the documentation of PyTorch does."""
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer)
+    return fully_shard(model)
+
+
+def train(model, optimizer, steps, seed=1, width=5):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = torch.randn(16, width, generator=generator)
+        optimizer.zero_grad()
+        ((model(x) - x[:, :3]) ** 2).mean().backward()
+        optimizer.step()
+
+
+def whole(p):
+    """Return a parameter as one process would have it."""
+    p = p.detach()
+    return p.full_tensor() if hasattr(p, "full_tensor") else p
+
+
+def assert_equal(model, one, units=16):
+    """Equal up to the order of sums, with the same zeros."""
+    for p, q in zip(model.parameters(), one.parameters(), strict=True):
+        p, q = whole(p), q.detach()
+        torch.testing.assert_close(p, q, rtol=units * 2.0**-23, atol=units * 2.0**-23 * float(q.abs().max()))
+        assert torch.equal(p == 0, q == 0)
+
+
+def rows(model, strength=1e-2, kind=pl.GroupLasso):
+    """Param groups with a group for each row of the weights."""
+    weights, biases = (
+        [m.weight for m in model if hasattr(m, "weight")],
+        [m.bias for m in model if hasattr(m, "bias")],
+    )
+    return [
+        {"params": weights, "penalty": kind(strength, groups=pl.Groups.over(-1))},
+        {"params": biases, "penalty": None},
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------
+
+
+def places(rank, world, folder):
+    """Draw tensors, placements and groups; which element is of which group is known from its flat index."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    draw = random.Random(world)
+    meshes = [init_device_mesh("cpu", (world,)), init_device_mesh("cpu", (world // 2, 2))]
+    for _ in range(40):
+        shape = tuple(draw.randint(1, 6) for _ in range(draw.randint(1, 4)))
+        size, axes = int(np.prod(shape)), list(range(len(shape)))
+        mesh = draw.choice(meshes)
+        cuts = [Replicate(), *(Shard(a) for a in axes)]
+        flat = torch.arange(size, dtype=torch.float32).reshape(shape)
+        p = distribute_tensor(flat, mesh, [draw.choice(cuts) for _ in range(mesh.ndim)])
+        if draw.random() < 0.3:
+            rows = draw.choice([n for n in range(1, size + 1) if size % n == 0])
+            groups = pl.Groups.over(draw.choice([0, 1]), shape=(rows, -1))
+        else:
+            groups = pl.Groups.over(tuple(a for a in axes if draw.random() < 0.5))
+        indptr, indices = groups.indices(shape)
+        sizes = np.diff(indptr)
+        group_of = np.empty(size, np.int64)
+        group_of[indices] = np.repeat(np.arange(len(sizes)), sizes)
+
+        part, here = part_of(groups, p), local(p)
+        assert (part.n_groups, part.size) == (len(sizes), sizes.max())
+        ids = torch.as_tensor(np.arange(len(sizes)) if part.ids is None else part.ids)
+        found = np.zeros(len(sizes))
+        if here.numel():
+            matrices = zip(part.layout.split(here, -1.0), part.layout.split_groups(ids), strict=True)
+            for row, k in ((r, k) for rows, own in matrices for r, k in zip(rows, own, strict=True)):
+                inside = row[row >= 0].numpy().astype(int)
+                assert (group_of[inside] == int(k)).all()
+                found[int(k)] += len(inside)
+        assert found.sum() == here.numel()
+        assert part.cut or set(found) <= {0.0, float(part.size)}
+
+
+def methods(rank, world, folder):
+    """All optimizers take the steps that they take in one process."""
+    for name, method in ONE_EACH.items():
+        one, model = network(), sharded(network())
+        first, second = method(rows(one)), method(rows(model))
+        train(one, first, 8)
+        train(model, second, 8)
+        assert_equal(model, one)
+        assert pt.group_sparsity(second) == pt.group_sparsity(first), name
+        for p, state in second.state.items():
+            for key, value in state.items():
+                if key not in ("step", "weight_sum"):
+                    assert value.placements == p.placements, (name, key)
+
+
+def weights(rank, world, folder):
+    """Weights of groups go with the groups."""
+
+    def groups(model):
+        w = np.linspace(0.5, 3.0, 9)
+        penalty = pl.GroupMCP(2e-2, 30.0, groups=pl.Groups.over(-1), weights=w)
+        rest = [p for p in model.parameters() if p is not model[2].weight]
+        return [{"params": [model[2].weight], "penalty": penalty}, {"params": rest, "penalty": None}]
+
+    one, model = network(), sharded(network())
+    train(one, pt.ProxAdamW(groups(one), lr=1e-2), 8)
+    train(model, pt.ProxAdamW(groups(model), lr=1e-2), 8)
+    assert_equal(model, one)
+
+
+def failures(rank, world, folder):
+    """What is wrong in one process is an error in all, and nothing has changed."""
+    model = sharded(network())
+    optimizer = pt.ProxAdamW(rows(model), lr=1e-2)
+    train(model, optimizer, 2)
+    before = [whole(p).clone() for p in model.parameters()]
+    if rank == world - 1:
+        local(model[2].bias.grad)[...] = float("nan")
+    if rank == 0:
+        local(model[0].weight.grad)[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"rank 0: param group 0, parameter 0 .* must be finite"):
+        optimizer.step()
+    train(model, optimizer, 1)
+    before = [whole(p).clone() for p in model.parameters()]
+    if rank == 1:
+        optimizer.param_groups[0]["penalty"] = None
+    with pytest.raises(ValueError, match="penalties must be the same"):
+        optimizer.step()
+    assert all(torch.equal(whole(p), q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def refused(rank, world, folder):
+    """What is not supported is an error in every process, which names it."""
+    model = sharded(network())
+    for options, told in (
+        ({"sparsity": pl.optim.TargetSparsity(0.5)}, "sparsity: "),
+        ({"certify_every": 1}, "certify_every: "),
+    ):
+        with pytest.raises(ValueError, match=told):
+            pt.ProxAdamW(rows(model), lr=1e-2, **options)
+    labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
+    with pytest.raises(ValueError, match="groups by labels"):
+        pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)
+
+
+def save(rank, world, folder):
+    """Save a checkpoint after a few steps, which any number of processes continues."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model = sharded(network())
+    optimizer = pt.ProxAdamW(rows(model), lr=1e-2)
+    train(model, optimizer, 4)
+    weights, state = get_state_dict(model, optimizer)
+    checkpoint.save({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
+
+
+def load(rank, world, folder):
+    """Continue it on other numbers of processes."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model = sharded(network(seed=5))
+    optimizer = pt.ProxAdamW(rows(model), lr=1e-2)
+    weights, state = get_state_dict(model, optimizer)
+    checkpoint.load({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
+    train(model, optimizer, 4, seed=2)
+    one = network()
+    first = pt.ProxAdamW(rows(one), lr=1e-2)
+    train(one, first, 4)
+    saved = first.state_dict()
+    train(one, first, 4, seed=2)
+    assert_equal(model, one)
+    # The state of one process, too.
+    again = sharded(network(seed=5))
+    again.load_state_dict(model.state_dict())
+    optimizer = pt.ProxAdamW(rows(again), lr=1e-2)
+    optimizer.load_state_dict(saved)
+    one = network()
+    first = pt.ProxAdamW(rows(one), lr=1e-2)
+    one.load_state_dict({k: whole(v) for k, v in again.state_dict().items()})
+    first.load_state_dict(saved)
+    train(again, optimizer, 4, seed=3)
+    train(one, first, 4, seed=3)
+    assert_equal(again, one)
