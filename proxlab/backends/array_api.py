@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
-
-import array_api_compat
+from typing import Any, NamedTuple
 
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import over_arrays
+from proxlab.backends.members import MOST, Members, Rows, added
 from proxlab.bounds import UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, Task, clipped, radial
@@ -31,10 +30,7 @@ from proxlab.powers import (
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.search import RIVAL_RTOL, noise
 
-__all__ = ["RowSolution", "linf_rows", "radial_rows", "shrink"]
-
-#: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
-MOST = 2.0**900
+__all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 
 
 @dataclass
@@ -71,7 +67,12 @@ def row_max(xp: Any, rows: Array) -> Array:
 
 def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖² - (strength·Π factors)²`` per row, to about twice the working precision."""
-    h, e = _sum(*square(*two_product(x, d)))
+    return margin_of(added(*square(*two_product(x, d))), strength, factors)
+
+
+def margin_of(square_of_b: tuple[Array, Array], strength: Array, factors: tuple[Array, ...]) -> Array:
+    """Return ``‖D x‖² - (strength·Π factors)²`` from its first part, as a double-double."""
+    h, e = square_of_b
     ph, pl = square(*_product(strength, factors))
     s, t = two_sum(h, -ph)
     return s + (t + (e - pl))
@@ -79,23 +80,10 @@ def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Arr
 
 def linf_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖₁ - strength·Π factors`` per row, to about twice the working precision."""
-    h, e = _sum(*two_product(xp.abs(x), d))
+    h, e = added(*two_product(xp.abs(x), d))
     ph, pl = _product(strength, factors)
     s, t = two_sum(h, -ph)
     return s + (t + (e - pl))
-
-
-def _sum(h: Array, e: Array) -> tuple[Array, Array]:
-    """Add the double-doubles of each row, in pairs."""
-    xp = array_api_compat.array_namespace(h)
-    while h.shape[1] > 1:
-        if h.shape[1] % 2:
-            zero = xp.zeros_like(h[:, :1])
-            h, e = xp.concat([h, zero], axis=1), xp.concat([e, zero], axis=1)
-        half = h.shape[1] // 2
-        s, t = two_sum(h[:, :half], h[:, half:])
-        h, e = two_sum(s, t + e[:, :half] + e[:, half:])
-    return h[:, 0], e[:, 0]
 
 
 def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -110,18 +98,7 @@ def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]
 # Radial penalties.
 
 
-@dataclass
-class Scaled:
-    """One row's problem in units in which ``max|x|`` and ``max|b|`` are about 1: ``2^ex`` and ``2^ed``."""
-
-    x: Array
-    d: Array
-    b: Array
-    ex: Array
-    ed: Array
-
-
-def scale(xp: Any, x: Array, d: Array) -> Scaled:
+def scale(xp: Any, x: Array, d: Array) -> Rows:
     """Scale rows by powers of two.
 
     The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
@@ -133,7 +110,7 @@ def scale(xp: Any, x: Array, d: Array) -> Scaled:
     ed = xp.where(xp.isfinite(eb), eb - ex, exponent(xp, row_max(xp, d)))
     x = times_power(xp, x, -ex)
     d = xp.minimum(times_power(xp, d, -ed), xp.full_like(d, MOST))
-    return Scaled(x, d, x * d, ex, ed)
+    return Rows(xp, x, d, x * d, ex, ed)
 
 
 def radial_rows(
@@ -157,28 +134,68 @@ def radial_rows(
     rtol : float
         Relative tolerance of the radius.
     """
-    n = x.shape[1]
-    zero = xp.sum(x, axis=1) * 0.0 if n == 0 else xp.zeros_like(step)
     count = xp.zeros_like(xp.astype(step, xp.int64))
-    if n == 0:
+    if x.shape[1] == 0:
+        zero = xp.zeros_like(step)
         return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
+    rows = scale(xp, x, d)
+    found = choose(xp, rows, step, weight, pieces, finder, rtol)
+    z = shrunk(xp, x, rows.d, found.radius, found.tau)
+    return found.solution(xp, z, rows.ex)
+
+
+class Choice(NamedTuple):
+    """The radius of every group, in the units of its members, and the slope there; else as a solution."""
+
+    radius: Array
+    tau: Array
+    lower: Array
+    upper: Array
+    status: Array
+    iterations: Array
+    evaluations: Array
+
+    def solution(self, xp: Any, z: Array, ex: Array) -> RowSolution:
+        """Return the solution ``z`` with its radii in the units of the data."""
+        radius, lower, upper = (
+            times_power(xp, self.radius, ex), downwards(xp, self.lower, ex), upwards(xp, self.upper, ex),
+        )  # fmt: skip
+        return RowSolution(z, radius, lower, upper, self.status, self.iterations, self.evaluations)
+
+
+def shrunk(xp: Any, x: Array, d: Array, radius: Array, tau: Array) -> Array:
+    """Return ``z = x d r / (d r + tau)``: of ``x`` as given, whatever the unit of the rest."""
+    fraction = over_arrays(radial.shrunk_fraction, xp)
+    positive = radius > 0
+    share = fraction(d, xp.where(positive, radius, xp.ones_like(radius))[:, None], tau[:, None])
+    z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
+    return xp.where((positive & (tau == 0))[:, None], x, z)
+
+
+def choose(
+    xp: Any,
+    p: Members,
+    step: Array,
+    weight: Array,
+    pieces: tuple[Piece, ...],
+    finder: RootFinder,
+    rtol: float,
+) -> Choice:
+    """Choose the radius of every group: of all minimisers the global one; as :func:`radial_rows`."""
+    n = p.size
+    zero, count = xp.zeros_like(step), xp.zeros_like(xp.astype(step, xp.int64))
     terms, residual = over_arrays(radial.terms, xp), over_arrays(radial.residual, xp)
-    fraction, rise = over_arrays(radial.shrunk_fraction, xp), over_arrays(radial.rise, xp)
-    roundings = over_arrays(radial.roundings, xp)
-    p = scale(xp, x, d)
+    rise, roundings = over_arrays(radial.rise, xp), over_arrays(radial.roundings, xp)
 
     def scaled(value: float, powers_of_x: float) -> Array:
         """Return a coefficient in scaled units; at the cap the group is zero, or the piece out of reach."""
         return coefficient(xp, step, weight, value, -(p.ed + powers_of_x * p.ex), MOST)
 
-    bb = xp.sum(p.b * p.b, axis=1)
-    bbd = xp.sum(p.b * p.b * p.d, axis=1)
-    xx = xp.sum(p.x * p.x, axis=1)
+    bb, bbd, xx, xb, dmax = p.begin()
     norm, reach = xp.sqrt(bb), xp.sqrt(xx)
     nonzero = bb > 0
     ones = xp.ones_like(zero)
     safe_bb, safe_norm = xp.where(nonzero, bb, ones), xp.where(nonzero, norm, ones)
-    dmax = row_max(xp, p.d)
 
     # The zero test: F'(0+) >= 0.
     first = pieces[0]
@@ -193,7 +210,7 @@ def radial_rows(
         if xp.any(near):
             s, w, a, e = factors(xp, step, weight, first.a)
             w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
-            margin = zero_margin(xp, p.x, p.d, xp.full_like(step, a), (s, w))
+            margin = margin_of(p.exact_square(), xp.full_like(step, a), (s, w))
             margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * bb, margin, zero)
             f0 = xp.where(near, -margin / (safe_norm * (safe_norm + tau0)), f0)
             trust = xp.where(near, 4.0 * rounding(n + 24.0) + zero, trust)
@@ -208,7 +225,7 @@ def radial_rows(
     # radii of those that were not chosen may be.
     settled, least, most = converged, xp.full_like(zero, math.inf), zero
     found = zero_stable
-    objective = xp.where(zero_stable, 0.5 * xp.sum(p.x * p.b, axis=1), xp.full_like(zero, math.inf))
+    objective = xp.where(zero_stable, 0.5 * xb, xp.full_like(zero, math.inf))
     tie = xp.zeros_like(found)
     previous_low = xp.zeros_like(found)  # the piece before ended with f < 0
     starts = [times_power(xp, zero + piece.start, -p.ex) for piece in pieces]
@@ -238,7 +255,7 @@ def radial_rows(
 
             def sums(r: Array, a: Array = slope_a, c: Array = curve) -> Sums:
                 tau = xp.maximum(a - c * r, zero)
-                s, s1, s2 = (xp.sum(t, axis=1) for t in terms(p.b, p.d, r[:, None], tau[:, None], c[:, None]))
+                s, s1, s2 = p.sum(lambda _, d, b, r, t, c: terms(b, d, r, t, c), r, tau, c)
                 return Sums(xp.where(s > 0, s, ones), s1, s2)
 
             if k == 0:
@@ -282,13 +299,13 @@ def radial_rows(
             most = xp.where(root.unknown, xp.maximum(most, limit), most)
             previous_low = on & (f_at < 0) & ~exists
         # Compare with the best so far.
-        weighted = p.d * r[:, None]
-        w = p.x / (weighted + tau[:, None] + xp.where(r > 0, zero, ones)[:, None])
-        moved = 0.5 * xp.sum(p.d * (w * tau[:, None]) ** 2, axis=1)
-        kept = xp.sqrt(xp.sum((w * weighted) ** 2, axis=1))
-        value = height + rise(kept, rho, end, slope_a, curve) + moved
-        value = xp.where(exists, value, xp.full_like(zero, math.inf))
         both = exists & found
+        value = zero
+        # The last one is compared only where there are others.
+        if k + 1 < len(pieces) or bool(xp.any(both)):
+            moved, kept = p.sum(_moved, r, tau, xp.where(r > 0, zero, ones))
+            value = height + rise(xp.sqrt(kept), rho, end, slope_a, curve) + 0.5 * moved
+        value = xp.where(exists, value, xp.full_like(zero, math.inf))
         margin = 8.0 * UNIT * xp.where(both, value + objective, zero)
         same = both & (xp.abs(xp.where(both, value - objective, ones)) <= margin)
         wins = exists & (~found | ((value < objective) & ~same))
@@ -310,16 +327,14 @@ def radial_rows(
     status = xp.where(converged & settled, status, count + int(Status.MAX_ITERATIONS))
     lower = xp.where(tie | ~settled, xp.minimum(lower, least), lower)
     upper = xp.where(tie | ~settled, xp.maximum(upper, most), upper)
-    positive = best_r > 0
-    share = fraction(p.d, xp.where(positive, best_r, ones)[:, None], best_tau[:, None])
-    z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
-    z = xp.where((positive & (best_tau == 0))[:, None], x, z)
-    radius, lower, upper = (
-        times_power(xp, best_r, p.ex),
-        downwards(xp, lower, p.ex),
-        upwards(xp, upper, p.ex),
-    )
-    return RowSolution(z, radius, lower, upper, status, iterations, evaluations)
+    return Choice(best_r, best_tau, lower, upper, status, iterations, evaluations)
+
+
+def _moved(x: Array, d: Array, _: Array, r: Array, tau: Array, none: Array) -> tuple[Array, Array]:
+    """Terms of ``‖z - x‖²_D`` and ``‖z‖²`` at the point of a radius; ``none`` is 1 where that is 0."""
+    weighted = d * r
+    w = x / (weighted + tau + none)
+    return d * (w * tau) ** 2, (w * weighted) ** 2
 
 
 # ----------------------------------------------------------------------------------------------------

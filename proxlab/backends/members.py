@@ -1,0 +1,179 @@
+"""The elements of groups over arrays: what is summed over a group, and what a group's numbers give each.
+
+An equation's terms are functions ``f(x, d, b, *values)`` of elements, in which ``b = d x``, and of numbers of
+their group. :class:`Rows` has a group per row of a matrix. :class:`Parts` has some elements of each group, as
+matrices, and the rest is elsewhere: sums are completed by whoever has the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import array_api_compat
+
+from proxlab.double_double import square, two_product, two_sum
+from proxlab.groups import Array
+from proxlab.powers import times_power
+
+__all__ = ["Members", "Part", "Parts", "Rows"]
+
+#: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
+MOST = 2.0**900
+
+Terms = Callable[..., tuple[Array, ...]]
+
+
+class Members(Protocol):
+    """The elements of groups, in units of ``2^ex`` for ``x`` and ``2^ed`` for ``d`` of each group."""
+
+    @property
+    def size(self) -> int:
+        """Elements of a group."""
+
+    @property
+    def ex(self) -> Array:
+        """The units of ``x``."""
+
+    @property
+    def ed(self) -> Array:
+        """The units of ``d``."""
+
+    def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
+        """Add up the terms of each group, at the numbers of each group."""
+
+    def begin(self) -> tuple[Array, Array, Array, Array, Array]:
+        """Return ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ x b`` and an upper bound of the metric of each group."""
+
+    def exact_square(self) -> tuple[Array, Array]:
+        """Return ``‖b‖²`` as a double-double."""
+
+
+@dataclass
+class Rows:
+    """Groups as rows of matrices."""
+
+    xp: Any
+    x: Array
+    d: Array
+    b: Array
+    ex: Array
+    ed: Array
+
+    @property
+    def size(self) -> int:
+        """Elements of a group."""
+        return int(self.x.shape[1])
+
+    def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
+        """Add up the terms of each group, at the numbers of each group."""
+        spread = (v[:, None] for v in values)
+        return tuple(self.xp.sum(t, axis=1) for t in terms(self.x, self.d, self.b, *spread))
+
+    def begin(self) -> tuple[Array, Array, Array, Array, Array]:
+        """Return the sums of :func:`first_terms`, and the largest element of the metric of each group."""
+        bb, bbd, xx, xb = self.sum(first_terms)
+        return bb, bbd, xx, xb, self.xp.max(self.d, axis=1)
+
+    def exact_square(self) -> tuple[Array, Array]:
+        """Return ``‖b‖²`` as a double-double."""
+        return added(*square(*two_product(self.x, self.d)))
+
+
+class Part(NamedTuple):
+    """Some elements of groups.
+
+    Attributes
+    ----------
+    x, d : array of shape (rows, n), float64
+        The elements of a group per row; the rows are of different groups.
+    ids : array of int64, shape (rows,)
+        The groups.
+    """
+
+    x: Array
+    d: Array
+    ids: Array
+
+
+class Parts:
+    """Groups of which some elements are here.
+
+    Parameters
+    ----------
+    xp : module
+    parts : sequence of Part
+    ex, ed : array of shape (n_groups,)
+        The units.
+    size : int
+        Elements of the largest group, those that are not here too.
+    add, gather : callable
+        ``add(a)`` completes an array of sums, whose last axis are the groups; ``gather(a)`` returns such an
+        array of everyone, along a new first axis.
+    """
+
+    def __init__(
+        self, xp: Any, parts: Sequence[Part], ex: Array, ed: Array, size: int,
+        add: Callable[[Array], Array], gather: Callable[[Array], Array],
+    ) -> None:  # fmt: skip
+        self.xp, self.size, self.ex, self.ed = xp, size, ex, ed
+        self._add, self._gather = add, gather
+        self._parts = []
+        for part in (p for p in parts if p.x.shape[1]):
+            x = times_power(xp, part.x, -xp.take(ex, part.ids, axis=0)[:, None])
+            d = times_power(xp, part.d, -xp.take(ed, part.ids, axis=0)[:, None])
+            d = xp.minimum(d, xp.full_like(d, MOST))
+            self._parts.append((x, d, x * d, part.ids))
+
+    def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
+        """Add up the terms of each group, at the numbers of each group."""
+        # Without elements here, a matrix without any says how many terms there are.
+        total = self._zeros(len(terms(*(self._zeros(0),) * 3, *(self._zeros(0) for _ in values))))
+        for x, d, b, ids in self._parts:
+            spread = (v[ids][:, None] for v in values)
+            for row, t in zip(total, terms(x, d, b, *spread), strict=True):
+                row[ids] += self.xp.sum(t, axis=1)
+        return tuple(self._add(total))
+
+    def begin(self) -> tuple[Array, Array, Array, Array, Array]:
+        """Return the sums of :func:`first_terms`, and as a bound of the metric its 2-norm."""
+        bb, bbd, xx, xb, dd = self.sum(lambda x, d, b: (*first_terms(x, d, b), d * d))
+        return bb, bbd, xx, xb, self.xp.sqrt(dd)
+
+    def exact_square(self) -> tuple[Array, Array]:
+        """Return ``‖b‖²`` as a double-double."""
+        high, low = self._zeros(2)
+        for x, d, _, ids in self._parts:
+            h, e = added(*square(*two_product(x, d)))
+            s, t = two_sum(high[ids], h)
+            high[ids], low[ids] = two_sum(s, t + low[ids] + e)
+        total, rest = self._zeros(2)
+        for h, e in self._gather(self.xp.stack([high, low])):
+            s, t = two_sum(total, h)
+            total, rest = two_sum(s, t + rest + e)
+        return total, rest
+
+    def _zeros(self, rows: int) -> Array:
+        return self.xp.zeros(
+            (rows, *self.ex.shape), dtype=self.ex.dtype, device=array_api_compat.device(self.ex)
+        )
+
+
+def first_terms(x: Array, d: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²`` and ``Σ x b``."""
+    bb = b * b
+    return bb, bb * d, x * x, x * b
+
+
+def added(h: Array, e: Array) -> tuple[Array, Array]:
+    """Add the double-doubles of each row, in pairs."""
+    xp = array_api_compat.array_namespace(h)
+    while h.shape[1] > 1:
+        if h.shape[1] % 2:
+            zero = xp.zeros_like(h[:, :1])
+            h, e = xp.concat([h, zero], axis=1), xp.concat([e, zero], axis=1)
+        half = h.shape[1] // 2
+        s, t = two_sum(h[:, :half], h[:, half:])
+        h, e = two_sum(s, t + e[:, :half] + e[:, half:])
+    return h[:, 0], e[:, 0]
