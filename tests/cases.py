@@ -41,7 +41,8 @@ class Case:
         The radius amplifies a relative error by its condition, which is ``‖x‖/‖z‖`` near the zero threshold.
         """
         z = np.array([abs(oracle.to_float(v)) for v in self.answer.candidates[which]])
-        bound = (1 + self.answer.conditions[which]) * z
+        # Of what is zero nothing is off, though the condition there may be beyond all numbers.
+        bound = np.where(z > 0, 1 + self.answer.conditions[which], 0.0) * z
         if self.name in ("L1", "SparseGroupLasso"):
             bound = bound + np.abs(self.x)
         if self.name == "GroupLinf":

@@ -11,38 +11,36 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
-#: What is mutated, and the tests that should notice.
-SUITES = {
-    "tests/test_exact.py tests/test_ties.py tests/test_rootfinders.py tests/test_prox.py": [
-        "proxlab/search.py",
-        "proxlab/equations",
-        "proxlab/double_double.py",
-        "proxlab/powers.py",
-        "proxlab/rootfinders",
-        "proxlab/backends/kernels.py",
-        "proxlab/backends/column_kernels.py",
-        "proxlab/backends/array_api.py",
-    ],
-    "tests/test_certificate.py tests/test_extremes.py tests/test_mutants.py": [
-        "proxlab/bounds.py",
-        "proxlab/certificate.py",
-        "proxlab/backends/numba_certify.py",
-        "proxlab/backends/array_certify.py",
-    ],
-    "tests/test_inexactness.py": ["proxlab/inexactness.py"],
-    "tests/test_penalties.py tests/test_extremes.py tests/optim/test_sparsity.py": ["proxlab/penalties"],
-    "tests/optim/test_rules.py tests/optim/test_fused_cpu.py tests/optim/test_optimizers.py": [
-        "proxlab/optim/rules.py"
-    ],
-}
+#: What is mutated, and the tests that should notice, those first that find most.
+SUITES = [
+    (
+        ["search.py", "equations", "bounds.py", "double_double.py", "powers.py"],
+        "exact ties rootfinders tables certificate extremes",
+    ),
+    (["backends/kernels.py"], "exact ties kernels rootfinders prox extremes"),
+    (["backends/column_kernels.py"], "kernels prox ties exact"),
+    (["backends/array_api.py"], "exact ties rootfinders prox extremes"),
+    (["backends/array_tables.py"], "tables check"),
+    (["backends/decimal_rows.py"], "extremes"),
+    (["backends/numba_certify.py"], "certificate kernels extremes"),
+    (["backends/array_certify.py"], "certificate extremes tables"),
+    (["backends/table_certify.py", "certificate.py"], "certificate tables extremes mutants"),
+    (["rootfinders"], "rootfinders exact"),
+    (["inexactness.py"], "inexactness"),
+    (["penalties"], "penalties prox extremes optim/sparsity"),
+    (["derivative.py", "backends/array_derivative.py"], "derivative"),
+    (["optim/rules.py"], "optim/rules optim/fused_cpu optim/optimizers"),
+]
 CONFIG = """
 [cosmic-ray]
 module-path = {modules}
@@ -70,14 +68,21 @@ def sampled(session: Path, sample: int, rng: random.Random) -> None:
     from cosmic_ray.work_db import use_db
     from cosmic_ray.work_item import WorkerOutcome, WorkResult
 
+    def place(item: Any) -> tuple[Any, ...]:
+        (one,) = item.mutations
+        return str(one.module_path), one.start_pos, one.operator_name, one.occurrence
+
     with use_db(str(session)) as db:
-        jobs = sorted(item.job_id for item in db.pending_work_items)
+        jobs = [item.job_id for item in sorted(db.pending_work_items, key=place)]
         for job in rng.sample(jobs, max(len(jobs) - sample, 0)):
             db.set_result(job, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
 
 
 def survivors(session: Path) -> tuple[int, list[str]]:
-    """Return how many mutants were tried, and the changes of those that no test noticed."""
+    """Return how many mutants were tried, and the changes of those that no test noticed.
+
+    Those after which the tests do not end count as noticed.
+    """
     from cosmic_ray.work_db import use_db
     from cosmic_ray.work_item import TestOutcome, WorkerOutcome
 
@@ -86,13 +91,18 @@ def survivors(session: Path) -> tuple[int, list[str]]:
     return len(results), [r.diff or "" for r in results if r.test_outcome == TestOutcome.SURVIVED]
 
 
-def run(tests: str, modules: list[str], options: argparse.Namespace, copy: Path, left: float) -> int:
-    """Try a sample of the mutants of some modules; returns how many survived."""
+def run(modules: list[str], tests: str, options: argparse.Namespace, copy: Path, left: float) -> None:
+    """Try a sample of the mutants of some modules, and print which survived."""
     name = modules[0].replace("/", "_")
     config, session = copy / f"{name}.toml", copy / f"{name}.sqlite"
-    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {tests}"
-    config.write_text(CONFIG.format(modules=json.dumps(modules), timeout=600.0, command=json.dumps(command)))
-    environment = os.environ | {"PYTHONPATH": str(copy), "PROXLAB_NUM_THREADS": "1"}
+    files = " ".join(re.sub(r"(\w+)$", r"test_\1.py", f"tests/{test}") for test in tests.split())
+    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {files}"
+    paths = json.dumps([f"proxlab/{module}" for module in modules])
+    config.write_text(CONFIG.format(modules=paths, timeout=600.0, command=json.dumps(command)))
+    # What is not changed is compiled once.
+    environment = os.environ | {
+        "PYTHONPATH": str(copy), "PROXLAB_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(copy / "cache")
+    }  # fmt: skip
 
     def tool(*words: str, seconds: float | None = None) -> None:
         subprocess.run(
@@ -100,6 +110,8 @@ def run(tests: str, modules: list[str], options: argparse.Namespace, copy: Path,
             cwd=copy, env=environment, timeout=seconds, check=True,
         )  # fmt: skip
 
+    # Without a change they pass, or what follows means nothing.
+    tool("baseline", config.name)
     tool("init", config.name, session.name)
     sampled(session, options.sample, random.Random(options.seed))
     try:
@@ -110,7 +122,6 @@ def run(tests: str, modules: list[str], options: argparse.Namespace, copy: Path,
     print(f"{', '.join(modules)}: {tried} mutants, {len(alive)} survived", flush=True)
     for change in alive:
         print(change, flush=True)
-    return len(alive)
 
 
 def main() -> None:
@@ -125,10 +136,10 @@ def main() -> None:
                 shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, copy / part)
-        for tests, modules in SUITES.items():
+        for modules, tests in SUITES:
             chosen = [m for m in modules if options.only in m]
             if chosen and time.monotonic() < end:
-                run(tests, chosen, options, copy, end - time.monotonic())
+                run(chosen, tests, options, copy, end - time.monotonic())
 
 
 if __name__ == "__main__":
