@@ -9,11 +9,10 @@ import numpy as np
 from proxlab import autograd
 from proxlab.arguments import problem
 from proxlab.autograd import detached
-from proxlab.backends.array_api import scale
 from proxlab.derivative import summed_to
 from proxlab.groups import Array
 from proxlab.penalties import Penalty
-from proxlab.powers import exponent, times_power
+from proxlab.powers import exponent, row_products, times_power
 from proxlab.prox import prox
 from proxlab.untraced import untraced
 
@@ -71,10 +70,10 @@ def _envelope(penalty: Penalty, x: Array, step: Any, metric: Any, backend: str |
     parts = []
     with np.errstate(all="ignore"):
         for r, d, s in zip(rows, p.layout.split(p.full_metric(), 1.0), steps, strict=True):
-            # (1/2η)‖z - x‖²_D in units of the group.
-            q, es = scale(xp, r, d), exponent(xp, s)
-            square = xp.sum(q.x * q.b, axis=1) / times_power(xp, s, -es)
-            parts.append(times_power(xp, 0.5 * square, xp.clip(q.ed + 2.0 * q.ex - es, -5000.0, 5000.0)))
+            # (1/2η)‖z - x‖²_D, of which no part need be in range.
+            (squares, e), es = row_products(xp, xp.abs(r), xp.abs(r), d), exponent(xp, s)
+            half = 0.5 * xp.sum(squares, axis=1) / times_power(xp, s, -es)
+            parts.append(times_power(xp, half, xp.clip(e - es, -5000.0, 5000.0)))
         values = penalty._values(z) + p.layout.join_groups(parts)
     if bool(xp.any(xp.isinf(values))):
         raise OverflowError("x: the envelope there is beyond the range of float64")

@@ -18,6 +18,7 @@ __all__ = [
     "factors",
     "product",
     "quotient",
+    "row_products",
     "sum_of_products",
     "times_power",
     "upwards",
@@ -85,6 +86,21 @@ def sum_of_products(xp: Any, terms: Sequence[tuple[Array | float, ...]], e: Any 
     for part, power in zip(parts, powers, strict=True):
         total = total + times_power(xp, part, xp.clip(power - top, -2000.0, 0.0))
     return times_power(xp, total, xp.clip(top + e, -5000.0, 5000.0))
+
+
+def row_products(xp: Any, *factors_: Array) -> tuple[Array, Array]:
+    """Return the products of matrices of numbers ``>= 0`` as ``v 2^e``, an ``e`` per row.
+
+    In each row the largest is about 1, whatever its parts.
+    """
+    mantissa, power = xp.ones_like(factors_[0]), xp.zeros_like(factors_[0])
+    for factor in factors_:
+        own = exponent(xp, factor)
+        mantissa, power = mantissa * times_power(xp, factor, -own), power + own
+    power = xp.where(mantissa > 0, power, xp.full_like(power, -1e5))
+    top = xp.max(power, axis=1) if power.shape[1] else xp.sum(power, axis=1)
+    top = xp.clip(top, -5000.0, 5000.0)
+    return times_power(xp, mantissa, xp.clip(power - top[:, None], -2000.0, 0.0)), top
 
 
 def coefficient(xp: Any, step: Array, weight: Array, value: float, e: Array, most: float) -> Array:

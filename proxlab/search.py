@@ -127,9 +127,13 @@ def begin(task: Task, r: Array, sums: Sums, spent: Array) -> Search:
     """
     f, slope, bend = residual(sums.s, sums.s1, sums.s2)
     ahead = r > task.at
-    over = ahead & (f >= 0)
+    if SMOOTH or NEEDS_BRACKET:
+        over, left = ahead & (f >= 0), task.at
+    else:
+        # Next to a kink it may be far above zero where it should not be yet.
+        over, left = f >= 0, where(ahead, task.at, task.floor)
     nan = filled(f, NAN)
-    lo, f_lo = where(over, task.at, r), where(over, nan, f)
+    lo, f_lo = where(over, left, r), where(over, nan, f)
     hi, f_hi = where(over, r, task.far), where(over, f, nan)
     sure_lo = where(ahead & (f < -2.0 * task.delta), r, task.floor)
     sure_hi = where(over & (f > 2.0 * task.delta), r, task.far)
@@ -209,6 +213,9 @@ def ask(search: Search, task: Task) -> Search:
         # The far end may be nearer than where the search would go.
         beyond = where((f < 0) & (hi == task.far), hi, middle)
         new = where(new > hi, beyond, where(new >= lo, new, middle))
+        if not SMOOTH:
+            # Next to a kink a step may be next to nothing, and the root far away.
+            new = where(f < 0, fmax(new, fmin(r * (1.0 + RESOLVED), hi)), new)
     memory = (m0 * 1.0, m1 * 1.0, m2 * 1.0, m3 * 1.0, m4 * 1.0)  # numbers, whatever the root finder returns
     return Search(
         new, f, slope, search.bend, lo, search.f_lo, hi, search.f_hi, search.fall, search.sure_lo,
@@ -262,8 +269,11 @@ def standing(
     else:
         rising = where(slope > 0, slope, filled(f, 1.0))
         step = f / rising
-        stop = (fabs(f) <= task.noise) | (fabs(step) <= RESOLVED * r)
+        stop, resolved = fabs(f) <= task.noise, fabs(step) <= RESOLVED * r
+        if not SMOOTH:
+            stop = stop | (resolved & (f >= 0)) | (hi - lo <= 2.0 * RESOLVED * r)
         if SMOOTH:
+            stop = stop | resolved
             _, error = final_step(r, f, rising, bend, pace(r, task))
             stop = stop | (error <= tolerance(task, r))
         code = where(stop, filled(iterations, DONE), filled(iterations, OPEN))

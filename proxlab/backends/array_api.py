@@ -32,10 +32,19 @@ from proxlab.search import RIVAL_RTOL, noise
 
 __all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 
+#: Exponents of the metric, in units of the group, between which every element counts as it should.
+APART_LOW, APART_HIGH = -900.0, 800.0
+#: The exponent of a product ``d r`` at a root that loses nothing is greater.
+FAINT = -900.0
+#: The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
+START_LOW = -400.0
+
 
 @dataclass
 class RowSolution:
-    """The solution of every row; see :class:`proxlab.prox.Solution`."""
+    """The solution of every row; see :class:`proxlab.prox.Solution`. Rows ``apart`` have none, since they
+    spread too far.
+    """
 
     z: Array
     radius: Array
@@ -44,6 +53,7 @@ class RowSolution:
     status: Array
     iterations: Array
     evaluations: Array
+    apart: Array
 
 
 def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegative: bool) -> Array:
@@ -98,19 +108,40 @@ def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]
 # Radial penalties.
 
 
-def scale(xp: Any, x: Array, d: Array) -> Rows:
+@dataclass
+class Scaled(Rows):
+    """Rows in units in which ``max|x|`` and ``max|b|`` are about 1: ``2^ex`` and ``2^ed``.
+
+    ``apart`` tells where elements are lost that may count; ``low`` is the exponent of the least metric of an
+    element that is not zero.
+    """
+
+    apart: Array
+    low: Array
+
+    def faint(self, xp: Any, r: Array, tau: Array) -> Array:
+        """Return where some ``d r`` may be lost at a root."""
+        return (r > 0) & (tau > 0) & (exponent(xp, r) + self.low < FAINT)
+
+
+def scale(xp: Any, x: Array, d: Array, least: float = APART_LOW, most: float = APART_HIGH) -> Scaled:
     """Scale rows by powers of two.
 
     The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
+    Those that meet one count as they should while their exponent is between ``least`` and ``most``.
     """
-    size = xp.abs(x)
+    size, own = xp.abs(x), exponent(xp, d)
     ex = exponent(xp, row_max(xp, size))
-    products = xp.where(size > 0, exponent(xp, size) + exponent(xp, d), xp.full_like(size, -math.inf))
+    products = xp.where(size > 0, exponent(xp, size) + own, xp.full_like(size, -math.inf))
     eb = row_max(xp, products)
     ed = xp.where(xp.isfinite(eb), eb - ex, exponent(xp, row_max(xp, d)))
+    off = xp.where(size > 0, own - ed[:, None], xp.zeros_like(own))
+    apart = xp.any((off <= least) | (off >= most), axis=1)
     x = times_power(xp, x, -ex)
-    d = xp.minimum(times_power(xp, d, -ed), xp.full_like(d, MOST))
-    return Rows(xp, x, d, x * d, ex, ed)
+    # Where the point is zero the metric does not matter, and may be beyond all bounds.
+    d = xp.where(size > 0, xp.minimum(times_power(xp, d, -ed), xp.full_like(d, MOST)), xp.ones_like(d))
+    low = xp.where(size > 0, own - ed[:, None], xp.full_like(own, math.inf))
+    return Scaled(xp, x, d, x * d, ex, ed, apart, -row_max(xp, -low))
 
 
 def radial_rows(
@@ -137,11 +168,15 @@ def radial_rows(
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if x.shape[1] == 0:
         zero = xp.zeros_like(step)
-        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
+        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
     rows = scale(xp, x, d)
     found = choose(xp, rows, step, weight, pieces, finder, rtol)
     z = shrunk(xp, x, rows.d, found.radius, found.tau)
-    return found.solution(xp, z, rows.ex)
+    solution = found.solution(xp, z, rows.ex)
+    solution.apart = rows.apart | rows.faint(xp, found.radius, found.tau)
+    for piece in pieces[1:]:
+        solution.apart = solution.apart | (math.frexp(piece.start)[1] - 1.0 - rows.ex < START_LOW)
+    return solution
 
 
 class Choice(NamedTuple):
@@ -160,7 +195,9 @@ class Choice(NamedTuple):
         radius, lower, upper = (
             times_power(xp, self.radius, ex), downwards(xp, self.lower, ex), upwards(xp, self.upper, ex),
         )  # fmt: skip
-        return RowSolution(z, radius, lower, upper, self.status, self.iterations, self.evaluations)
+        return RowSolution(
+            z, radius, lower, upper, self.status, self.iterations, self.evaluations, self.status < 0
+        )
 
 
 def shrunk(xp: Any, x: Array, d: Array, radius: Array, tau: Array) -> Array:
@@ -352,7 +389,7 @@ def linf_rows(
     count = xp.zeros_like(xp.astype(step, xp.int64))
     zero, ones = xp.zeros_like(step), xp.ones_like(step)
     if n == 0:
-        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count)
+        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
     p = scale(xp, x, d)
     size = xp.abs(p.x)
     top = row_max(xp, size)
@@ -380,7 +417,8 @@ def linf_rows(
     search = ~is_zero & ~free
     slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
     at = xp.where(search, over / safe_tau / xp.where(slope0 > 0, slope0, ones), zero)
-    floor = at * (1.0 - xp.where(near, 4.0, 2.0 / xp.maximum(xp.abs(over) / tau, zero + UNIT)) * delta)
+    trust = xp.maximum(2.0 / xp.maximum(xp.abs(over) / safe_tau, zero + UNIT), zero + 2.0)
+    floor = at * (1.0 - xp.where(near, zero + 4.0, trust) * delta)
     task = Task(
         tau, zero, xp.maximum(floor, zero), xp.minimum(at, top), top, zero > 0, rtol,
         times_power(xp, finder.atol + zero, -p.ex), ones, float(n), noise(n), delta, zero, zero,
@@ -388,7 +426,7 @@ def linf_rows(
     )  # fmt: skip
     root = find_root(xp, finder, CLIPPED, sums, task, search)
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
-    lower = xp.where(search, root.lower, xp.where(tau > 0, t * (1.0 - 8.0 * UNIT), t))
+    lower = xp.where(search, root.lower, xp.where((weight > 0) & (lam > 0), t * (1.0 - 8.0 * UNIT), t))
     upper = xp.where(search, root.upper, t)
     radius = times_power(xp, t, p.ex)
     z = xp.where(free[:, None], x, xp.sign(x) * xp.minimum(xp.abs(x), radius[:, None]))
@@ -396,4 +434,5 @@ def linf_rows(
     status = xp.where(free & ~is_zero, count + int(Status.UNSHRUNK), status)
     status = xp.where(root.converged, status, count + int(Status.MAX_ITERATIONS))
     lower, upper = downwards(xp, lower, p.ex), upwards(xp, upper, p.ex)
-    return RowSolution(z, radius, lower, upper, status, root.iterations, root.evaluations)
+    apart = p.apart | (search & ~xp.isfinite(slope0))
+    return RowSolution(z, radius, lower, upper, status, root.iterations, root.evaluations, apart)

@@ -75,6 +75,12 @@ def norm_above(xp: Any, v: Array) -> Array:
     return outwards(xp, root, e, sum_height(v.shape[1]) + 8)
 
 
+def metric_norm(xp: Any, v: Array, d: Array) -> Array:
+    """Return an upper bound of the norm of each row of ``v >= 0`` in the metric, underflow included."""
+    weighted = v * (xp.sqrt(d + constant_where(xp, d < 2.0**-800, 2.0**-800)) * (1.0 + rounding(2)))
+    return norm_above(xp, xp.where(v > 0, xp.maximum(weighted, xp.full_like(v, 2.0**-1000)), v))
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Data in scaled units.
 
@@ -86,7 +92,8 @@ class Data:
 
     ``z - x`` lies within ``z_error`` of the exact one. ``size`` lies within ``error`` of the exact size,
     which lies in ``[size_low, size_high]``. ``ex`` and ``ed`` are the binary exponents of the units of ``x``
-    and ``d``; ``ed`` is even.
+    and ``d``; ``ed`` is even. Where the rows are not ``sound``, ``d`` or the direction of ``z`` is not what
+    it was.
     """
 
     x: Array
@@ -102,6 +109,7 @@ class Data:
     ed: Array
     step: Array
     weight: Array
+    sound: Array
 
     def coefficient(
         self, xp: Any, value: float, power_d: int, power_x: int, *, weighted: bool = True
@@ -168,12 +176,19 @@ def prepare(
         error = error + constant_where(xp, lost, 2.0**-1000)
         low = xp.where(lost, none, low)
         high = high + constant_where(xp, lost & possible, 2.0**-1000)
-    first = exponent(xp, row_max(xp, d))
-    d = times_power(xp, d, -first)
-    second = exponent(xp, row_max(xp, high * d))
-    second = second + xp.remainder(first + second, xp.full_like(first, 2.0))
-    d = times_power(xp, d, -second)
-    return Data(x, z, z_error, d, sign, size, error, low, high, ex, first + second, step, weight)
+    own, live = exponent(xp, d), (high > 0) | (z != 0)
+    products = xp.where(high > 0, exponent(xp, high) + own, xp.full_like(own, -math.inf))
+    ed = row_max(xp, products)
+    ed = xp.where(xp.isfinite(ed), ed, row_max(xp, own))
+    ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
+    # Where nothing is, the metric does not matter, and may be beyond all bounds.
+    d = xp.where(live, times_power(xp, d, -ed[:, None]), xp.ones_like(d))
+    sound = xp.all((d > 2.0**-900) & (d <= SPREAD), axis=1)
+    # Nor is the direction of the candidate known where it was lost.
+    several = xp.sum(xp.astype(z != 0, xp.int64), axis=1) > 1
+    sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < 2.0**-900))
+    d = xp.minimum(d, xp.full_like(d, 2.0**900))
+    return Data(x, z, z_error, d, sign, size, error, low, high, ex, ed, step, weight, sound)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -411,7 +426,10 @@ def radial_bounds(
     zero = xp.zeros_like(step)
     yes, no = zero == 0, zero > 0
     trivial = row_max(xp, p.size_high) == 0
-    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    known = p.sound & xp.all(xp.isfinite(p.z), axis=1)
+    for piece, q in zip(pieces, table, strict=True):
+        if q.start > 0:  # a piece that begins where nothing is resolved
+            known = known & (piece.start > 2.0**-800)
     usable = known & (yes if penalty.equation.compiled else no)
     if any(q.c > 0 for q in table):  # tau may vanish: no element of the metric may
         usable = usable & (-row_max(xp, -p.d) > 2.0**-700)
@@ -475,10 +493,9 @@ def radial_bounds(
     # From the box to the bounds.
     off = corner(xp, p, box_low, box_high)
     d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
-    root = xp.sqrt(d_high) * (1.0 + rounding(2))
     far = xp.full_like(zero, math.inf)
     distance = norm_above(xp, off)
-    metric_distance = xp.where(known, norm_above(xp, off * root), far)
+    metric_distance = xp.where(known, metric_norm(xp, off, p.d), far)
     residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner.margin_high, d_high)
     stationarity = finite_or_inf(xp, stationarity)
     gap = gap_above(xp, p, pieces, table, inner, lower, upper, distance, metric_distance)
@@ -672,7 +689,7 @@ def stationarity_above(
     r = xp.where(positive, norm_z, zero + 1.0)
     cut = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)[:, None]
     pull = d * (p.z - p.x)
-    lost = constant_where(xp, pull != 0, 2.0**-800) + d * p.z_error
+    lost = constant_where(xp, (p.z != p.x) | (p.z_error > 0), 2.0**-800) + d * p.z_error
     # Elements at zero: the elementwise part absorbs what it can.
     push = -pull if penalty.nonnegative else xp.abs(pull)
     off = push * (1.0 + rounding(6)) - cut * (1.0 - rounding(6))
@@ -855,7 +872,7 @@ def linf_bounds(
     noise = rounding(height + 16)
     size = p.size_high
     top = row_max(xp, size)
-    usable = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    usable = p.sound & xp.all(xp.isfinite(p.z), axis=1)
     total = row_sum(xp, p.d * size)
     tiny = n * 2.0**-700
     is_zero = (top == 0) | (usable & (total * (1.0 + noise) + tiny <= strength * (1.0 - rounding(6))))
@@ -898,7 +915,7 @@ def linf_bounds(
     off = corner(xp, p, low, high)
     d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
     distance = norm_above(xp, off)
-    metric_distance = xp.where(usable, norm_above(xp, off * xp.sqrt(d_high) * (1.0 + rounding(3))), far)
+    metric_distance = xp.where(usable, metric_norm(xp, off, p.d), far)
     residual = linf_residual(xp, p, d_high, strength)
     stationarity = xp.where(usable, finite_or_inf(xp, norm_above(xp, residual)), far)
     # λ‖z‖_∞ - ⟨v, z⟩ for the subgradient v = D(x - z*)/η at z*, plus ‖z - z*‖²_D/2η.
@@ -937,7 +954,7 @@ def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
     n = p.x.shape[1]
     none = xp.zeros_like(p.x)
     pull = d * (p.z - p.x)
-    lost = constant_where(xp, pull != 0, 2.0**-800) + d * p.z_error
+    lost = constant_where(xp, (p.z != p.x) | (p.z_error > 0), 2.0**-800) + d * p.z_error
     size = xp.abs(p.z)
     top = row_max(xp, size)
     face = size == top[:, None]

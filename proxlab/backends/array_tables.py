@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.backends.array_api import RowSolution, row_max, zero_margin
+from proxlab.backends.array_api import RowSolution, row_max, scale, zero_margin
 from proxlab.backends.array_certify import (
     Data,
     Slopes,
@@ -43,6 +43,8 @@ __all__ = ["heights", "table_rows"]
 MAX_SEEK = 60
 #: Metrics beyond this, in the scale of the problem, do not shrink their elements.
 SPREAD = 2.0**500
+#: Exponents of the metric, in units of the group, between which every element counts as it should.
+APART = -400.0, 400.0
 
 
 @dataclass
@@ -287,7 +289,11 @@ def table_rows(
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if n == 0:
         none = xp.zeros_like(step)
-        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count)
+        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, count > 0)
+    units = scale(xp, x, d, *APART)
+    # The metric of an element that is zero does not matter, and may be beyond all bounds.
+    unit = times_power(xp, xp.ones_like(step), xp.clip(units.ed, -1000.0, 1000.0))
+    d = xp.where(x == 0, unit[:, None], d)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, False)
     rows, pieces = Rows(xp, p), scaled_pieces(xp, p, table)
     starts = heights(xp, p, table, pieces)
@@ -406,7 +412,7 @@ def table_rows(
     upper = xp.where(free & nonzero, whole_high, xp.where(unsolved, most, best.upper))
     r = xp.where(free & nonzero, reach, r)
     r, lower, upper = (times_power(xp, v, p.ex) for v in (r, lower, upper))
-    return RowSolution(z, r, lower, upper, status, iterations, evaluations)
+    return RowSolution(z, r, lower, upper, status, iterations, evaluations, units.apart)
 
 
 def _slope_at_zero(rows: Rows, q: Slopes) -> Array:

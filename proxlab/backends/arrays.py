@@ -144,6 +144,11 @@ def _solve(p: Problem, options: Options) -> tuple[Array, GroupResults]:
     ]
     z = layout.join([part.z for part in parts], x)
     groups = [layout.join_groups([getattr(part, name) for part in parts]) for name in GroupResults._fields]
+    apart = layout.join_groups([part.apart for part in parts])
+    if bool(xp.any(apart)):
+        from proxlab.backends import decimal_rows
+
+        z, *groups = decimal_rows.replaced(p, apart, (z, *groups))
     return z, GroupResults(*groups)
 
 

@@ -38,14 +38,23 @@ from proxlab.search import (
 )
 
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
-BAD = len(Status)  # a group with invalid input
+BAD, APART = len(Status), len(Status) + 1  # a group with invalid input; one that spreads too far
 # An offset of a plain integer type: a literal would make the compiler specialise once more.
 FIRST: Any = np.int64(0)
 # Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 # In this range a product of two numbers has lost nothing, nor will its quotient by a third; coefficients of
-# an equation of scale 1 beyond the cap mean what the cap does; so do metrics.
+# an equation of scale 1 beyond the cap mean what the cap does; so do metrics, where the element is zero.
 PRODUCT_LOW, PRODUCT_HIGH, CAP, METRIC_CAP = 1e-290, 1e290, 1e270, 2.0**900
+# Exponents of the metric, in units of the group, between which every element counts as it should.
+APART_LOW, APART_HIGH = -900, 800
+# The exponent of a product d r at a root that loses nothing is greater. Whatever it is, it loses nothing that
+# counts if r tau is no less than this share of ‖x‖.
+FAINT, TOGETHER = -900, 1e-200
+# The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
+START_LOW = -400
+# Slopes of the equation at zero that are in range are less.
+STEEPEST = 1e250
 INF = np.inf
 NAN = np.nan
 TINIEST = 2.0**-1074
@@ -152,7 +161,7 @@ def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> Any:
     moved, kept = 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
-        y = di * r
+        y = fmin(di * r, 1e300)
         w = np.float64(x[i]) / (y + tau)
         v, z = w * tau, w * y
         moved += di * (v * v)
@@ -470,19 +479,44 @@ def quotient(first: float, second: float, d: float) -> float:
 
 
 def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
-    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1; returns their exponents.
+    """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1.
 
     The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
+
+    Returns
+    -------
+    ex, ed, least, apart
+        The exponents of the units and, in them, of the least metric of an element that is not zero; and
+        whether elements are lost that may count.
     """
     ex, eb = exponent(largest(x, o, n)), -5000
     for i in range(n):
         if x[o + i] != 0.0:
             eb = max(eb, exponent(np.float64(x[o + i])) + exponent(np.float64(d[o + i])))
     ed = eb - ex if eb > -5000 else exponent(largest(d, o, n))
+    least, most = 5000, -5000
     for i in range(n):
+        if x[o + i] != 0.0:
+            off = exponent(np.float64(d[o + i])) - ed
+            least, most = min(least, off), max(most, off)
         xs[i] = math.ldexp(np.float64(x[o + i]), -ex)
         ds[i] = scaled_metric(np.float64(d[o + i]), ed)
-    return ex, ed
+    return ex, ed, least, least <= APART_LOW or most >= APART_HIGH
+
+
+def is_faint(r: float, tau: float, least: int) -> bool:
+    """Return whether at a root some ``d r`` may be lost, for ``d`` of no less than about ``2^least``."""
+    return r > 0.0 and tau > 0.0 and exponent(r) + least < FAINT
+
+
+def underflows(step: float, weight: float, pieces: Any, reach: float) -> bool:
+    """Return whether a value, slope or curvature is too small to be exact, as it is given, or a start."""
+    eta, found = step * weight, False
+    for k in range(pieces.shape[0]):
+        found |= k > 0 and exponent(pieces[k, 0]) < exponent(reach) + START_LOW
+        for j in range(1, 4):
+            found |= pieces[k, j] != 0.0 and fabs(eta * pieces[k, j]) < PRODUCT_LOW
+    return found and weight > 0.0
 
 
 def scaled_metric(d: float, ed: int) -> float:
@@ -556,18 +590,28 @@ def solve_one(
     in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
     if bad or not (in_range or is_valid(x, d, o, n)):
         return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0, 0
+    r, tau, low, high, code, its, evs = 0.0, 0.0, 0.0, 0.0, APART, 0, 0
+    # The slope of the equation at zero is in range too.
+    in_range = in_range and bbd < STEEPEST * bb * sqrt(bb)
+    if not RESCALES or (in_range and not underflows(step, weight, pieces, sqrt(xx))):
+        r, tau, low, high, code, its, evs = solve_group(
+            x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
+        )
+        if RESCALES and r > 0.0 and tau > 0.0 and tau * r < TOGETHER * sqrt(xx):
+            code = APART
     if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
-        if not in_range:
-            ex, ed = rescale(x, d, o, n, xw, dw)
-            bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
-            r, tau, low, high, code, its, evs = solve_group(
-                xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
-                explain,
-            )  # fmt: skip
+        if code == APART:
+            ex, ed, least, apart = rescale(x, d, o, n, xw, dw)
+            for k in range(1, pieces.shape[0]):
+                apart |= exponent(pieces[k, 0]) - ex < START_LOW
+            if not apart:
+                bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
+                r, tau, low, high, code, its, evs = solve_group(
+                    xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
+                    explain,
+                )  # fmt: skip
+                code = APART if is_faint(r, tau, least) else code
             return r, tau, low, high, code, its, evs, True, ex, ed
-    r, tau, low, high, code, its, evs = solve_group(
-        x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
-    )
     return r, tau, low, high, code, its, evs, False, 0, 0
 
 
@@ -586,11 +630,12 @@ def upwards(v: float, e: int) -> float:
 def solve_rows(
     x: Any, d: Any, z: Any, n: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
     rtol: float, atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any,
-    status: Any, iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    status: Any, iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
     """Solve the contiguous groups ``begin … finish - 1`` of ``n`` elements, one after the other.
 
-    ``xw, dw`` are scratch for a group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    Those that spread too far are marked in ``apart`` and left alone. ``xw, dw`` are scratch for a group,
+    ``xv, dv`` the same memory. Returns the first invalid group, or -1.
     """
     for g in range(begin, finish):
         o = g * n
@@ -600,6 +645,9 @@ def solve_rows(
         )  # fmt: skip
         if code == BAD:
             return g
+        if code == APART:
+            apart[g] = True
+            continue
         if scaled:
             # Of x itself: scaling may have lost elements far below the largest.
             write_group(x, o, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
@@ -615,13 +663,14 @@ def solve_gathered(
     x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
     finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float,
     atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any,
-    iterations: Any, evaluations: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
 
     ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not
-    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. ``xw, dw`` are scratch for the
-    largest group, ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. Groups that spread too far are
+    marked in ``apart`` and left alone. ``xw, dw`` are scratch for the largest group, ``xv, dv`` the same
+    memory. Returns the first invalid group, or -1.
     """
     shrinks = threshold > 0.0 or nonnegative
     n = shape[1] * shape[3]
@@ -648,6 +697,9 @@ def solve_gathered(
             )
             if code == BAD:
                 return g
+            if code == APART:
+                apart[g] = True
+                continue
             if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
                 if scaled:
                     # The point itself once more: scaling may have lost elements far below the largest.
@@ -726,12 +778,14 @@ def solve_linf(
     if top == 0.0:
         return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
     if strength < NEGLIGIBLE:
-        low = top if strength == 0.0 else top * (1.0 - 8.0 * UNIT)
+        low = top if weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - 8.0 * UNIT)
         return top, 0.0, low, top, UNSHRUNK, 0, 0
     start = sums_at(x, d, o, n, 0.0, strength, 0.0)
+    if not start.s1 < INF:
+        return 0.0, 1.0, 0.0, 0.0, APART, 0, 0
     over = start.s - 1.0
     delta = rounding(n + ROUNDINGS)
-    trust = 2.0 * delta / fabs(over) if over != 0.0 else 1.0
+    trust = 2.0 * delta * fmax(1.0, 1.0 / fabs(over)) if over != 0.0 else 1.0
     if fabs(over) <= 4.0 * delta and strength > 1e-100:
         over = linf_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex)) / strength
         over = over if fabs(over) > (n + 16.0) * MARGIN_UNIT else 0.0

@@ -136,9 +136,10 @@ def sum_moved(x: Any, d: Any, r: float, tau: float) -> Any:
     s0, s1 = 0.0, 0.0
     for i in range(len(x)):
         xi, di = np.float64(x[i]), np.float64(d[i])
-        w = xi / (di * r + tau)
+        y = fmin(di * r, 1e300)  # of an element that is zero, or next to nothing
+        w = xi / (y + tau)
         moved = w * tau
-        kept = w * (di * r)
+        kept = w * y
         s0 += di * (moved * moved)
         s1 += kept * kept
     return s0, s1

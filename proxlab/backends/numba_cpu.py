@@ -301,6 +301,7 @@ def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int
         if len(indices) != xf.size:
             check_values(p)
             zf[...] = xf
+    apart = np.zeros(count, np.bool_)
     geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     chosen, total = NO_INDEX, count
@@ -333,17 +334,17 @@ def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int
         found: int
         if direct:
             found = kernel(
-                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, *scratch
+                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, apart, *scratch
             )
         else:
             found = kernel(
                 read_x, read_d, zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
-                penalty.threshold, penalty.nonnegative, *limits, *results, *scratch,
+                penalty.threshold, penalty.nonnegative, *limits, *results, apart, *scratch,
             )  # fmt: skip
         return found
 
     try:
-        return threads.run(task, total, longest * total)
+        bad = threads.run(task, total, longest * total)
     except (NumbaError, UnsupportedBytecodeError) as error:
         if not known:
             raise
@@ -352,6 +353,15 @@ def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int
             "it with the operations of proxlab.scalar, import and define what it uses outside of it, and let "
             'it return six numbers, or use backend="array_api"'
         ) from error
+    if bad < 0 and apart.any():
+        from proxlab.backends import decimal_rows
+
+        for group, where, found in decimal_rows.solve_groups(p, np.flatnonzero(apart)):
+            zf[where] = found.z
+            if explain:
+                for array, value in zip(results, found[1:], strict=True):
+                    array[group] = value
+    return bad
 
 
 def _reason(propose: Callable[..., Any], error: Exception) -> str:

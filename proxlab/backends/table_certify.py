@@ -17,7 +17,6 @@ from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.array_certify import (
     FLOOR,
     MAX_EVALUATIONS,
-    SPREAD,
     Data,
     Equation,
     Slopes,
@@ -26,6 +25,7 @@ from proxlab.backends.array_certify import (
     corner,
     extra_gap,
     finite_or_inf,
+    metric_norm,
     no_elements,
     norm_above,
     outwards,
@@ -318,7 +318,7 @@ def table_bounds(
     reach = norm_above(xp, p.size_high)
     reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
     trivial, free = row_max(xp, p.size_high) == 0, weight == 0
-    known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
+    known = p.sound & xp.all(xp.isfinite(p.z), axis=1)
     usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free
     largest = q.spare
     for piece, s, height in zip(table, q.pieces, q.heights, strict=True):
@@ -338,14 +338,13 @@ def table_bounds(
     count, settled = zero, q.no
     distance, metric_distance, floor = zero, zero, far
     low, high, lower, upper = p.size_high, none, reach, zero
-    root = xp.sqrt(p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)) * (1.0 + rounding(2))
     for box in boxes:
         alive = box.possible & ~(box.least > price * (1.0 + rounding(4)))
         count = count + xp.astype(alive, xp.float64)
         settled = settled | (alive & ((row_max(xp, box.low) > 0) | (box.upper == 0) | trivial))
         off = corner(xp, p, box.low, box.high)
         distance = xp.where(alive, xp.maximum(distance, norm_above(xp, off)), distance)
-        weighted = norm_above(xp, off * root)
+        weighted = metric_norm(xp, off, p.d)
         metric_distance = xp.where(alive, xp.maximum(metric_distance, weighted), metric_distance)
         floor = xp.where(alive, xp.minimum(floor, box.least), floor)
         low = xp.where(alive[:, None], xp.minimum(low, box.low), low)
@@ -358,12 +357,12 @@ def table_bounds(
     lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
     off = corner(xp, p, low, high)
     distance = xp.where(lost, norm_above(xp, off), distance)
-    metric_distance = xp.where(lost, xp.where(known, norm_above(xp, off * root), far), metric_distance)
+    metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
     width = norm_above(xp, xp.maximum(high - low, none))
     decided = settled & ((count == 1) | (width <= rounding(8 * sum_height(n) + 400) * reach))
 
     # What the candidate costs, and what anything costs at least.
-    apart = norm_above(xp, corner(xp, p, p.size_low, p.size_high) * root)
+    apart = metric_norm(xp, corner(xp, p, p.size_low, p.size_high), p.d)
     cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
     gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + 2.0**-880
     gap = xp.where(distance == 0, zero, gap)  # the minimiser itself

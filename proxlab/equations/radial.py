@@ -82,8 +82,8 @@ def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:
 
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:
-    """Return ``z_i / x_i = d_i r / (d_i r + tau)``."""
-    y = d * r
+    """Return ``z_i / x_i = d_i r / (d_i r + tau)``; where an element is zero, its ``d_i r`` may be any."""
+    y = fmin(d * r, d * 0.0 + 1e300)
     return y / (y + tau)
 
 

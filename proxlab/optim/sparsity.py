@@ -27,7 +27,7 @@ from proxlab.optim.budget import Layer, Outcome, for_each, for_strength, for_tot
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import VanishingRows, check_number, row_norm
-from proxlab.powers import factors
+from proxlab.powers import factors, row_products, times_power
 from proxlab.rootfinders import Newton
 from proxlab.untraced import untraced
 
@@ -110,7 +110,10 @@ def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: 
     if unit.nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
     # In units of the group: no product leaves the range.
-    p = scale(xp, x, d)
+    p, size = scale(xp, x, d), xp.abs(x)
+    (b, eb), (squares, es) = row_products(xp, size, d), row_products(xp, size, size, d)
+    b = times_power(xp, b, eb - p.ex - p.ed)
+    energy, lift = 0.5 * xp.sum(squares, axis=1), es - 2.0 * p.ex - p.ed
     step_part, weight_part, _, power = factors(xp, step, weight, 1.0)
     power = p.ed + p.ex - (power - 1.0)  # 1.0 is 2 times a half
 
@@ -119,7 +122,19 @@ def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: 
 
     reach = row_norm(xp, x)
     group = VanishingRows(
-        p.x, p.d, p.ex, p.ed, reach, step, weight, step_part, step_part * weight_part, power, solve
+        p.x,
+        b,
+        energy,
+        lift,
+        p.ex,
+        p.ed,
+        reach,
+        step,
+        weight,
+        step_part,
+        step_part * weight_part,
+        power,
+        solve,
     )
     strength = unit._row_vanishing(xp, group)
     return xp.where(reach > 0, strength, xp.zeros_like(strength))

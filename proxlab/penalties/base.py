@@ -378,8 +378,10 @@ class VanishingRows(NamedTuple):
 
     Attributes
     ----------
-    x, d : array of shape (rows, n)
-        Point and metric in units of ``2^ex`` and ``2^ed``.
+    x, b : array of shape (rows, n)
+        The point in units of ``2^ex``, and ``|D x|`` in units of ``2^(ex + ed)``, whatever they spread over.
+    energy, lift : array
+        ``‖x‖²_D/2`` in units of ``2^(2 ex + ed + lift)``.
     ex, ed : array of shape (rows,)
     reach, step, weight : array
         ``‖x‖``, the step and the weight of the group, in the caller's units.
@@ -391,7 +393,9 @@ class VanishingRows(NamedTuple):
     """
 
     x: Array
-    d: Array
+    b: Array
+    energy: Array
+    lift: Array
     ex: Array
     ed: Array
     reach: Array
@@ -401,12 +405,6 @@ class VanishingRows(NamedTuple):
     price: Array
     power: Array
     solve: Callable[[Array], Array]
-
-    @property
-    def b(self) -> Array:
-        """``|D x|``, in units of ``2^(ex + ed)``."""
-        size: Array = abs(self.x * self.d)
-        return size
 
 
 def _largest(xp: Any, rows: Array) -> Array:
@@ -636,8 +634,7 @@ class RadialPenalty(Penalty, metaclass=_CheckedPieces):
             # its least value is that at 0 or at x.
             r, own = group.reach, row_norm(xp, group.x)
             safe, own = (xp.where(r > 0, v, xp.ones_like(r)) for v in (r, own))
-            energy = 0.5 * xp.sum(xp.abs(group.x) * group.b, axis=1)
-            saved = times_power(xp, energy / own / price, group.power)
+            saved = times_power(xp, group.energy / own / price, group.power + group.lift)
             strength = xp.maximum(strength, self._strength_at(xp, safe, saved))
         return xp.where(weight > 0, strength, xp.full_like(strength, math.inf))
 

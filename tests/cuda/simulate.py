@@ -193,10 +193,16 @@ def memory() -> Iterator[tuple[str, dict[str, Any]]]:
 def invalid() -> Iterator[tuple[str, dict[str, Any]]]:
     """Invalid input is found, named where that is asked for, and contained in its group where it is not."""
     for n in (1, 7, 17):
-        for what, value in (("x", np.nan), ("x", np.inf), ("metric", 0.0), ("metric", np.nan)):
+        spreads = [("x, metric", 1e300)] if n > 1 else []
+        for what, value in (
+            ("x", np.nan), ("x", np.inf), ("metric", 0.0), ("metric", np.nan), *spreads
+        ):  # fmt: skip
             for axis in (1, 0):
                 x, d = data((3, n))
                 (x if what == "x" else d)[1, n // 2] = value
+                if what == "x, metric":
+                    x[:, n // 2], d[1] = x[:, n // 2] * 1e-200, 1e-100
+                    d[1, n // 2] = value
                 penalty = pl.GroupLasso(0.8, groups=pl.Groups.over(axis))
                 message = ""
                 device = SimulatedDevice(5)

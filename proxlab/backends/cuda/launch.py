@@ -166,7 +166,10 @@ def _solve(p: Problem, options: Options, here: Any) -> Solved:
         here.run(plan(p, options, how, shape, x, d, z, bad, results, place))
         if check and int(bad[0]):
             check_values(p)
-            raise AssertionError("a kernel found an invalid value that the check did not")
+            raise ValueError(
+                "x, metric: the elements of a group must not spread over more than some 240 decades in the "
+                'metric, where x is not zero, for kernels on a GPU; use backend="array_api"'
+            )
     elif results is not None:
         results.status[...] = int(Status.ZERO)
     if direct:

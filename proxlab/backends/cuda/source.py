@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 
 from proxlab.backends.kernels import (
+    APART,
+    APART_HIGH,
+    APART_LOW,
     CONVERGED,
     INF,
     MAX_ITERATIONS,
@@ -27,18 +30,23 @@ from proxlab.backends.kernels import (
     NAN,
     SAFE_HIGH,
     SAFE_LOW,
+    START_LOW,
+    STEEPEST,
+    TOGETHER,
     UNSHRUNK,
     downwards,
     exponent,
+    is_faint,
     locate,
     narrow_fraction,
     precise_strength,
+    underflows,
     upwards,
 )
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import Sums
 from proxlab.equations.radial import shrunk_fraction, terms
-from proxlab.scalar import fabs, fmax, fmin
+from proxlab.scalar import fabs, fmax, fmin, sqrt
 
 # Set by the build.
 cuda: Any = None
@@ -487,21 +495,29 @@ def any_shrunk(x: Any, d: Any, o: Any, n: int) -> bool:
 
 
 def units(x: Any, d: Any, o: Any, n: int) -> Any:
-    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the exponents of ``x`` and ``d``."""
-    mx, md, mb = 0.0, 0.0, -5000.0
+    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the exponents of ``x`` and ``d``.
+
+    The last result is the exponent of the least metric of an element that is not zero; -10000 where elements
+    are lost that may count.
+    """
+    mx, md, mb, low, high = 0.0, 0.0, -5000.0, 5000.0, -5000.0
     for i in range(lane(), n, width()):
         xi, di = load(x, d, o, i)
         mx = fmax(mx, fabs(xi))
         md = fmax(md, di)
         if xi != 0.0:
-            mb = fmax(mb, float64(exponent(xi) + exponent(di)))
+            e = float64(exponent(di))
+            mb, low, high = fmax(mb, float64(exponent(xi)) + e), fmin(low, e), fmax(high, e)
     ex, eb = exponent(greatest(mx, o)), int(greatest(mb, o))
     ed = eb - ex if eb > -5000 else exponent(greatest(md, o))
+    least, most = int(-greatest(-low, o)) - ed, int(greatest(high, o)) - ed
+    if eb > -5000 and (least <= APART_LOW or most >= APART_HIGH):
+        least = -10000
     # Each a number, though their product need not be one, nor the inverse of the least.
     per_x = math.ldexp(1.0, -ex // 2), math.ldexp(1.0, -ex - (-ex // 2))
     per_d = math.ldexp(1.0, -ed // 2), math.ldexp(1.0, -ed - (-ed // 2))
     o = o[:PER_X] + (per_x[0], per_x[1], per_d[0], per_d[1], METRIC_CAP)  # noqa: RUF005 (compiled)
-    return o, ex, ed
+    return o, ex, ed, least
 
 
 def solve_one(
@@ -509,20 +525,34 @@ def solve_one(
     atol: float, max_iterations: int, bad: Any, radius: Any, lower: Any, upper: Any, status: Any,
     iterations: Any, evaluations: Any,
 ) -> None:  # fmt: skip
-    """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``."""
+    """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``.
+
+    The same where it spreads further than these kernels follow.
+    """
     bb, bbd, xx = sum_start(x, d, o, n)
-    ex, ed = 0, 0
-    if RESCALES:  # noqa: SIM102 (a constant)
-        if (
-            not (SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH)
-            and bb == bb
-        ):
-            o, ex, ed = units(x, d, o, n)
+    ex, ed, least, scaled = 0, 0, 0, False
+    if RESCALES:
+        safe = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
+        safe = safe and bbd < STEEPEST * bb * sqrt(bb) and not underflows(step, weight, pieces, sqrt(xx))
+        if bb == bb and not safe:
+            scaled = True
+            o, ex, ed, least = units(x, d, o, n)
             bb, bbd, xx = sum_start(x, d, o, n)
+            for k in range(1, COUNT):
+                if exponent(pieces[k, 0]) - ex < START_LOW:
+                    least = -10000
+            bb = bb if least > -10000 else NAN
+    r, tau, low, high, code, its, evs = 0.0, 0.0, 0.0, 0.0, APART, 0, 0
     if bb == bb and 0.0 < step < INF:
         r, tau, low, high, code, its, evs = solve_group(
             x, d, o, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations, EXPLAIN
         )
+        if RESCALES and r > 0.0 and tau > 0.0:
+            unit = ex
+            if not scaled and tau * r < TOGETHER * sqrt(xx):
+                _, unit, _, least = units(x, d, o, n)
+            code = APART if is_faint(math.ldexp(r, ex - unit), tau, least) else code
+    if code != APART:
         if EXPLAIN and SHRINKS:  # noqa: SIM102
             if code == UNSHRUNK and any_shrunk(x, d, o, n):
                 code = CONVERGED
