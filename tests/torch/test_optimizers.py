@@ -176,6 +176,8 @@ SCHEDULERS = {
 }
 
 
+# SequentialLR of PyTorch 2.8 warns of itself.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")
 @every
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 def test_schedulers_are_followed(name, schedule):
