@@ -705,7 +705,9 @@ def stationarity_above(
         error = error + (rounding(3 * height + 56) * (xp.abs(q.alpha) + xp.abs(q.shift) * r) / r)[
             :, None
         ] * xp.abs(p.z)
-        elements = xp.where(p.z == 0, off, xp.abs(signed) + error) + lost
+        # What underflows of the slope may count where the metric is small.
+        faint = constant_where(xp, (p.z != 0) & (slope != 0)[:, None], 2.0**-1070)
+        elements = xp.where(p.z == 0, off, xp.abs(signed) + error) + lost + faint
         worse = norm_above(xp, elements)
         residual = xp.where((here & (worse >= norm))[:, None], elements, residual)
         norm = xp.where(here, xp.maximum(norm, worse), norm)
