@@ -12,7 +12,7 @@ import math
 
 from proxlab.groups import Array
 
-__all__ = ["fabs", "filled", "fmax", "fmin", "midpoint", "sqrt", "where"]
+__all__ = ["fabs", "filled", "fmax", "fmin", "midpoint", "no", "sqrt", "where"]
 
 
 def where(condition: Array, yes: Array, no: Array) -> Array:
@@ -23,6 +23,11 @@ def where(condition: Array, yes: Array, no: Array) -> Array:
 def filled(like: Array, number: float) -> Array:
     """Return a number: of arrays, one that holds it throughout and is otherwise like ``like``."""
     return number
+
+
+def no(condition: Array) -> Array:
+    """Return whether a condition does not hold."""
+    return not condition
 
 
 def fmin(a: Array, b: Array) -> Array:

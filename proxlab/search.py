@@ -32,8 +32,6 @@ NAN = float("nan")
 #: Where a search stands: it asks for the sums at ``r``, between the ends of the bracket or to find one; it is
 #: as exact as was asked for; there is no root; it has spent its iterations; it has, and found no bracket.
 OPEN, SEEKING, DONE, NONE, SPENT, UNKNOWN = range(6)
-#: Relative tolerance of a root that will be compared with other minimisers.
-RIVAL_RTOL = 1e-8
 #: Steps below this share of the radius are rounding; the ends of an enclosure are off by that much at most.
 RESOLVED, OUTWARDS = 4.0 * UNIT, 32.0 * UNIT
 
@@ -290,7 +288,8 @@ def final_step(r: Array, f: Array, slope: Array, bend: Array, m: Array) -> tuple
     is of the order of ``(q/h + m)·bend``, so that the error is of the order of ``q h (q + m h)``, while
     ``m h`` is small. A bend out of range is not used.
     """
-    h = fabs(f) / slope
+    step = f / slope
+    h = fabs(step)
     q = bend * h / slope
     k = m * h
     usable = (bend < 1e300) & (k <= 0.25)
@@ -321,7 +320,7 @@ def finish(search: Search, task: Task, explain: bool) -> Root:
     known = (lower <= root) & (root <= upper) & (search.code != UNKNOWN)
     return Root(
         (search.code != NONE) & (search.code != UNKNOWN),
-        where(known, root, task.at),
+        where(known, root, task.floor),
         where(known, lower, task.floor),
         where(known, upper, task.far),
         done & known,

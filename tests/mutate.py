@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 #: What is mutated, and the tests that should notice, those first that find most.
 SUITES = [
     (
-        ["search.py", "equations", "bounds.py", "double_double.py", "powers.py"],
+        ["search.py", "choose.py", "equations", "bounds.py", "double_double.py", "powers.py"],
         "exact ties rootfinders tables certificate extremes",
     ),
     (["backends/kernels.py"], "exact ties kernels rootfinders prox extremes"),

@@ -26,6 +26,7 @@ ORDER = [
     "autograd",
     "equations",
     "search",
+    "choose",
     "backends",
     "derivative",
     "lazily",

@@ -10,12 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from proxlab import choose as shared
 from proxlab.backends.array_search import find_root
-from proxlab.backends.build import over_arrays
+from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.members import MOST, Members, Rows, added
-from proxlab.bounds import UNIT, rounding
-from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
-from proxlab.equations import CLIPPED, RADIAL, Sums, Task, clipped, radial
+from proxlab.bounds import UNIT
+from proxlab.choose import Group, Limits, Part
+from proxlab.double_double import square, two_product, two_sum
+from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
 from proxlab.groups import Array
 from proxlab.penalties.base import Piece
 from proxlab.powers import (
@@ -28,7 +30,7 @@ from proxlab.powers import (
     upwards,
 )
 from proxlab.rootfinders import RootFinder, Status
-from proxlab.search import RIVAL_RTOL, noise
+from proxlab.search import noise
 
 __all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 
@@ -219,152 +221,70 @@ def choose(
     rtol: float,
 ) -> Choice:
     """Choose the radius of every group: of all minimisers the global one; as :func:`radial_rows`."""
-    n = p.size
     zero, count = xp.zeros_like(step), xp.zeros_like(xp.astype(step, xp.int64))
-    terms, residual = over_arrays(radial.terms, xp), over_arrays(radial.residual, xp)
-    rise, roundings = over_arrays(radial.rise, xp), over_arrays(radial.roundings, xp)
+    ones, n = xp.ones_like(zero), p.size
+    on, equation = module_over_arrays(shared, xp), module_over_arrays(radial, xp)
 
     def scaled(value: float, powers_of_x: float) -> Array:
         """Return a coefficient in scaled units; at the cap the group is zero, or the piece out of reach."""
         return coefficient(xp, step, weight, value, -(p.ed + powers_of_x * p.ex), MOST)
 
     bb, bbd, xx, xb, dmax = p.begin()
-    norm, reach = xp.sqrt(bb), xp.sqrt(xx)
     nonzero = bb > 0
-    ones = xp.ones_like(zero)
-    safe_bb, safe_norm = xp.where(nonzero, bb, ones), xp.where(nonzero, norm, ones)
-
-    # The zero test: F'(0+) >= 0.
-    first = pieces[0]
-    tau0 = scaled(first.a, 1.0)
-    f0 = (tau0 - safe_norm) / safe_norm
-    # Relative error of the zero of the tangent at zero.
-    trust = 2.0 * rounding(n + 24.0) / xp.maximum(xp.abs(f0), xp.full_like(f0, UNIT))
-    if first.value > 0:
+    bb = xp.where(nonzero, bb, ones)
+    norm, reach = xp.sqrt(bb), xp.sqrt(xx)
+    strength = scaled(pieces[0].a, 1.0)
+    f0, trust = on.residual_at_zero(strength, norm, n)
+    near = nonzero & on.is_close(f0, strength, n)
+    if pieces[0].value > 0:
         f0 = ones
-    else:
-        near = nonzero & (xp.abs(f0) <= 4.0 * rounding(n + 24.0)) & (tau0 > 1e-100)
-        if xp.any(near):
-            s, w, a, e = factors(xp, step, weight, first.a)
-            w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
-            margin = margin_of(p.exact_square(), xp.full_like(step, a), (s, w))
-            margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * bb, margin, zero)
-            f0 = xp.where(near, -margin / (safe_norm * (safe_norm + tau0)), f0)
-            trust = xp.where(near, 4.0 * rounding(n + 24.0) + zero, trust)
-    zero_stable = (f0 >= 0) | ~nonzero
-
-    best_r, best_tau = zero, tau0
-    lower, upper = zero, zero
-    status = count + int(Status.ZERO)
-    iterations, evaluations = count, count
-    converged = xp.ones_like(zero_stable)
-    # Whether the choice does not hang on a root that was not found well enough; else, or in a tie, where the
-    # radii of those that were not chosen may be.
-    settled, least, most = converged, xp.full_like(zero, math.inf), zero
-    found = zero_stable
-    objective = xp.where(zero_stable, 0.5 * xb, xp.full_like(zero, math.inf))
-    tie = xp.zeros_like(found)
-    previous_low = xp.zeros_like(found)  # the piece before ended with f < 0
+    elif xp.any(near):
+        s, w, a, e = factors(xp, step, weight, pieces[0].a)
+        w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
+        margin = margin_of(p.exact_square(), xp.full_like(step, a), (s, w))
+        sharp, sharp_trust = on.sharpened(margin, strength, bb, norm, n)
+        f0, trust = xp.where(near, sharp, f0), xp.where(near, sharp_trust, trust)
+    group = Group(float(n), noise(n), norm, reach, xp.where(nonzero, f0, ones), trust)
+    limits = Limits(rtol, times_power(xp, finder.atol + zero, -p.ex), finder.max_iterations, True)
+    best = on.at_zero(group, 0.5 * xb, count)
+    part, below = best.part, nonzero & ~nonzero
     starts = [times_power(xp, zero + piece.start, -p.ex) for piece in pieces]
     ends = [*starts[1:], xp.full_like(zero, math.inf)]
-    # p where the piece begins; where that is no number, what the pieces before add up to.
-    height = scaled(first.value, 2.0)
-    slope_a = curve = zero
-
+    iterations = evaluations = count
     for k, piece in enumerate(pieces):
-        rho, end = starts[k], ends[k]
-        if k > 0:
-            height = height + rise(rho, starts[k - 1], rho, slope_a, curve)
-            if 1e-290 < piece.value < 1e290:
-                height = scaled(piece.value, 2.0)
-        on = nonzero & (rho <= reach)
-        here = end > reach  # the group's own radius lies on this piece
-        slope_a, curve = scaled(piece.a, 1.0), scaled(piece.c, 0.0)
+        # p where the piece begins; where that is no number, what the pieces before add up to.
+        height = part.height + equation.rise(starts[k], part.start, starts[k], part.a, part.c)
+        if k == 0 or 1e-290 < piece.value < 1e290:
+            height = scaled(piece.value, 2.0)
+        part = Part(starts[k], ends[k], scaled(piece.a, 1.0), scaled(piece.c, 0.0), height)
+        within = nonzero & (part.start <= reach)
         if piece.a == 0.0 and piece.c == 0.0:
-            exists, r, tau = on & here, reach, zero
-            low, high, ok = reach * (1.0 - 4e-16 * n), reach * (1.0 + 4e-16 * n), xp.ones_like(on)
-            kind = int(Status.UNSHRUNK)
-            previous_low = xp.ones_like(found)
+            candidate, below = on.whole(group, part), xp.ones_like(below)
         else:
 
-            def tau_at(r: Array, a: Array = slope_a, c: Array = curve) -> Array:
-                return xp.maximum(a - c * r, zero)
-
-            def sums(r: Array, a: Array = slope_a, c: Array = curve) -> Sums:
+            def sums(r: Array, a: Array = part.a, c: Array = part.c) -> Sums:
                 tau = xp.maximum(a - c * r, zero)
-                s, s1, s2 = p.sum(lambda _, d, b, r, t, c: terms(b, d, r, t, c), r, tau, c)
+                s, s1, s2 = p.sum(lambda _, d, b, r, t, c: equation.terms(b, d, r, t, c), r, tau, c)
                 return Sums(xp.where(s > 0, s, ones), s1, s2)
 
-            if k == 0:
-                f_at = f0
-                slope0 = (bbd - curve * bb) / (safe_bb * safe_norm)
-                tangent = -f0 / xp.where(slope0 > 0, slope0, ones)
-                rising = slope0 > 0
-                at = xp.where(f0 < 0, tangent, zero)
-            else:
-                at = rho + zero
-                f_at, s_at, _ = residual(*sums(at))
-                evaluations = evaluations + xp.astype(on, xp.int64)
-                rising = s_at > 0
-                at = xp.where(rising & (f_at < 0), rho - f_at / xp.where(rising, s_at, ones), at)
-            knot = on & (f_at >= 0) & previous_low if k > 0 else xp.zeros_like(on)
-            sure = here & (tau_at(reach) >= 0)
-            limit = xp.minimum(end, reach) * (1.0 + (n + 8.0) * UNIT)
-            search = on & (f_at < 0) & rising & ((at <= limit) | sure)
-            # Where candidates will be compared, the root must be good enough to compare.
-            contested = found | ~here
-            cap = xp.where(contested, zero + RIVAL_RTOL, zero + 1.0)
-            absolute = times_power(xp, finder.atol + zero, -p.ex)
-            floor = rho + zero
-            if k == 0:
-                floor = xp.where(f0 < 0, xp.minimum(tangent * xp.maximum(1.0 - trust, zero), limit), zero)
-            task = Task(
-                slope_a, curve, floor, xp.minimum(at, limit), limit, ~sure, rtol, absolute, cap, float(n),
-                noise(n), rounding(n + roundings(curve, 0)), dmax, dmax, finder.max_iterations,
-            )  # fmt: skip
-            root = find_root(xp, finder, RADIAL, sums, task, search)
+            f, slope = group.f0, (bbd - part.c * bb) / (bb * norm)
+            if k > 0:
+                f, slope, _ = equation.residual(*sums(part.start))
+                evaluations = evaluations + xp.astype(within, xp.int64)
+            todo = on.plan(best, group, part, f, slope, k == 0, below, limits, dmax)
+            root = find_root(xp, finder, RADIAL, sums, todo.task, within & todo.search)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
-            exists = root.exists | knot
-            r = xp.where(knot, rho + zero, root.r)
-            tau = tau_at(r)
-            low = xp.where(knot, r * (1.0 - 8.0 * UNIT), root.lower)
-            high = xp.where(knot, r * (1.0 + 8.0 * UNIT), root.upper)
-            ok = root.converged | knot
-            kind = int(Status.CONVERGED)
-            settled = settled & ~root.unknown
-            least = xp.where(root.unknown, xp.minimum(least, floor), least)
-            most = xp.where(root.unknown, xp.maximum(most, limit), most)
-            previous_low = on & (f_at < 0) & ~exists
-        # Compare with the best so far.
-        both = exists & found
+            candidate, below = on.met(todo.knot, root, part), (f < 0) & ~root.exists
+        candidate = candidate._replace(exists=candidate.exists & within)
         value = zero
         # The last one is compared only where there are others.
-        if k + 1 < len(pieces) or bool(xp.any(both)):
-            moved, kept = p.sum(_moved, r, tau, xp.where(r > 0, zero, ones))
-            value = height + rise(xp.sqrt(kept), rho, end, slope_a, curve) + 0.5 * moved
-        value = xp.where(exists, value, xp.full_like(zero, math.inf))
-        margin = 8.0 * UNIT * xp.where(both, value + objective, zero)
-        same = both & (xp.abs(xp.where(both, value - objective, ones)) <= margin)
-        wins = exists & (~found | ((value < objective) & ~same))
-        tie = (tie & ~wins) | same
-        # The loser's objective is an upper bound of that at its exact root.
-        unsure = both & ~xp.where(wins, converged, ok)
-        settled = settled & ~unsure
-        least = xp.where(same | unsure, xp.minimum(least, xp.minimum(low, lower)), least)
-        most = xp.where(same | unsure, xp.maximum(most, xp.maximum(high, upper)), most)
-        best_r, best_tau = xp.where(wins, r, best_r), xp.where(wins, tau, best_tau)
-        lower, upper = xp.where(wins, low, lower), xp.where(wins, high, upper)
-        objective = xp.where(wins, value, objective)
-        status = xp.where(wins, count + kind, status)
-        converged = xp.where(wins, ok, converged)
-        found = found | exists
-    unshrunk = (status == int(Status.UNSHRUNK)) | ((status == int(Status.CONVERGED)) & (best_tau == 0))
-    status = xp.where(unshrunk, count + int(Status.UNSHRUNK), status)
-    status = xp.where(tie, count + int(Status.TIE), status)
-    status = xp.where(converged & settled, status, count + int(Status.MAX_ITERATIONS))
-    lower = xp.where(tie | ~settled, xp.minimum(lower, least), lower)
-    upper = xp.where(tie | ~settled, xp.maximum(upper, most), upper)
-    return Choice(best_r, best_tau, lower, upper, status, iterations, evaluations)
+        if k + 1 < len(pieces) or bool(xp.any(candidate.exists & best.found)):
+            r, none = candidate.r, xp.where(candidate.r > 0, zero, ones)
+            moved, kept = p.sum(_moved, r, candidate.tau, none)
+            value = height + equation.rise(xp.sqrt(kept), part.start, part.end, part.a, part.c) + 0.5 * moved
+        best = on.offer(best, candidate, part, best.objective, value)
+    answer = on.settle(best)
+    return Choice(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
 
 
 def _moved(x: Array, d: Array, _: Array, r: Array, tau: Array, none: Array) -> tuple[Array, Array]:
@@ -390,13 +310,12 @@ def linf_rows(
     zero, ones = xp.zeros_like(step), xp.ones_like(step)
     if n == 0:
         return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
-    p = scale(xp, x, d)
+    on, p = module_over_arrays(shared, xp), scale(xp, x, d)
     size = xp.abs(p.x)
     top = row_max(xp, size)
     tau = coefficient(xp, step, weight, lam, -(p.ed + p.ex), MOST)
     free = tau < clipped.NEGLIGIBLE
     safe_tau = xp.where(free, ones, tau)
-    total = xp.sum(xp.abs(p.b), axis=1)
 
     def sums(t: Array) -> Sums:
         over = size > t[:, None]
@@ -404,27 +323,20 @@ def linf_rows(
         s = xp.sum(xp.where(over, p.d * (size - t[:, None]), none), axis=1) / safe_tau
         return Sums(s, xp.sum(xp.where(over, p.d, none), axis=1) / safe_tau, zero)
 
-    delta = rounding(n + clipped.ROUNDINGS)
-    over = total - tau
-    near = (xp.abs(over) <= 4.0 * delta * total) & (tau > 1e-100)
+    start = sums(zero)
+    over, trust = on.clipped_at_zero(start.s, n)
+    near = on.is_close(over, tau, n)
     if xp.any(near):
         s, w, fraction, e = factors(xp, step, weight, lam)
         w = times_power(xp, w, xp.where(near, e - p.ed - p.ex, zero))
         margin = linf_margin(xp, p.x, p.d, xp.full_like(step, fraction), (s, w))
-        margin = xp.where(xp.abs(margin) > (n + 16.0) * MARGIN_UNIT * total, margin, zero)
-        over = xp.where(near, margin, over)
+        sharp, sharp_trust = on.clipped_sharpened(margin, safe_tau, n)
+        over, trust = xp.where(near, sharp, over), xp.where(near, sharp_trust, trust)
     is_zero = (over <= 0) | (top == 0)
     search = ~is_zero & ~free
-    slope0 = xp.sum(p.d * xp.astype(size > 0, p.d.dtype), axis=1) / safe_tau
-    at = xp.where(search, over / safe_tau / xp.where(slope0 > 0, slope0, ones), zero)
-    trust = xp.maximum(2.0 / xp.maximum(xp.abs(over) / safe_tau, zero + UNIT), zero + 2.0)
-    floor = at * (1.0 - xp.where(near, zero + 4.0, trust) * delta)
-    task = Task(
-        tau, zero, xp.maximum(floor, zero), xp.minimum(at, top), top, zero > 0, rtol,
-        times_power(xp, finder.atol + zero, -p.ex), ones, float(n), noise(n), delta, zero, zero,
-        finder.max_iterations,
-    )  # fmt: skip
-    root = find_root(xp, finder, CLIPPED, sums, task, search)
+    limits = Limits(rtol, times_power(xp, finder.atol + zero, -p.ex), finder.max_iterations, True)
+    group = Group(float(n), noise(n), top, top, xp.where(search, -over, zero), trust)
+    root = find_root(xp, finder, CLIPPED, sums, on.clipped_task(group, start.s1, tau, limits), search)
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
     lower = xp.where(search, root.lower, xp.where((weight > 0) & (lam > 0), t * (1.0 - 8.0 * UNIT), t))
     upper = xp.where(search, root.upper, t)
@@ -434,5 +346,5 @@ def linf_rows(
     status = xp.where(free & ~is_zero, count + int(Status.UNSHRUNK), status)
     status = xp.where(root.converged, status, count + int(Status.MAX_ITERATIONS))
     lower, upper = downwards(xp, lower, p.ex), upwards(xp, upper, p.ex)
-    apart = p.apart | (search & ~xp.isfinite(slope0))
+    apart = p.apart | (search & ~xp.isfinite(start.s1))
     return RowSolution(z, radius, lower, upper, status, root.iterations, root.evaluations, apart)

@@ -28,6 +28,7 @@ from proxlab.backends.array_certify import (
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import over_arrays
 from proxlab.bounds import UNIT, bracket, rounding, steepest
+from proxlab.choose import RIVAL_RTOL
 from proxlab.double_double import MARGIN_UNIT
 from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.groups import Array
@@ -35,7 +36,7 @@ from proxlab.penalties.tables import Table
 from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.scalar import filled, fmax, fmin, sqrt, where
-from proxlab.search import RIVAL_RTOL, Root, noise
+from proxlab.search import Root, noise
 
 __all__ = ["heights", "table_rows"]
 

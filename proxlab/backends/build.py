@@ -24,7 +24,7 @@ import numpy as np
 
 from proxlab import scalar
 
-__all__ = ["Given", "Target", "functions_of", "over_arrays", "state"]
+__all__ = ["Given", "Target", "functions_of", "module_over_arrays", "over_arrays", "state"]
 
 #: Modules that every target knows.
 LIBRARIES = (math, np)
@@ -324,6 +324,13 @@ def over_arrays(
     return _over_arrays(function, xp, given, (state(function), *users))
 
 
+@lru_cache(maxsize=64)
+def module_over_arrays(module: types.ModuleType, xp: Any) -> Any:
+    """Return the functions of a module of the package with the operations of an array namespace."""
+    functions = functions_of(module)
+    return types.SimpleNamespace(**{name: over_arrays(f, xp) for name, f in functions.items()})
+
+
 #: What an array namespace calls differently than math, NumPy or Python do.
 _RENAMED = {"fabs": "abs", "absolute": "abs", "power": "pow", "fmin": "minimum", "fmax": "maximum"}
 _RENAMED |= {"min": "minimum", "max": "maximum"}
@@ -335,7 +342,7 @@ def _over_arrays(
 ) -> Callable[..., Any]:
     operations = {
         scalar.where: xp.where, scalar.sqrt: xp.sqrt, scalar.fabs: xp.abs, scalar.fmin: xp.minimum,
-        scalar.fmax: xp.maximum, scalar.filled: xp.full_like,
+        scalar.fmax: xp.maximum, scalar.filled: xp.full_like, scalar.no: xp.logical_not,
     }  # fmt: skip
 
     def native(value: Any) -> Any:

@@ -340,7 +340,8 @@ def solve_columns(
                 error0, low, high = (0.25 * rows + run + 32.0) * 2.0**-23, 1e-30, 1e30
                 if pass_start(x, d, base, rows, stride, groups, run, early):
                     return block
-                acc[: 4 * PITCH] = early[: 4 * PITCH]
+                for j in range(4 * PITCH):
+                    acc[j] = early[j]
             elif pass_start(x, d, base, rows, stride, groups, run, acc):
                 return block
             doubt = 4.0 * error0

@@ -15,16 +15,44 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.bounds import UNIT, rounding
-from proxlab.double_double import MARGIN_UNIT, square, two_product, two_sum
+from proxlab.backends.kernel_records import (
+    Data,
+    Elements,
+    Found,
+    Layout,
+    Scale,
+    Scratch,
+    Shrink,
+    Start,
+    Steps,
+)
+from proxlab.backends.records import GroupResults
+from proxlab.bounds import UNIT
+from proxlab.choose import (
+    Group,
+    Limits,
+    Part,
+    at_zero,
+    clipped_at_zero,
+    clipped_sharpened,
+    clipped_task,
+    is_close,
+    met,
+    offer,
+    plan,
+    residual_at_zero,
+    settle,
+    sharpened,
+    whole,
+)
+from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import Sums, Task
-from proxlab.equations.clipped import NEGLIGIBLE, ROUNDINGS
-from proxlab.equations.radial import BEYOND, pace, residual, rise, roundings, shrunk_fraction, terms
+from proxlab.equations.clipped import NEGLIGIBLE
+from proxlab.equations.radial import BEYOND, pace, residual, rise, shrunk_fraction, terms
 from proxlab.rootfinders import Newton, Status
 from proxlab.scalar import fabs, fmax, fmin, sqrt
 from proxlab.search import (
     OPEN,
-    RIVAL_RTOL,
     SEEKING,
     Root,
     advance,
@@ -59,8 +87,6 @@ INF = np.inf
 NAN = np.nan
 TINIEST = 2.0**-1074
 
-# Set by the target: the equation's sums at a radius.
-sums_at: Any = None
 # Set by the target, beside what the search leaves to it: whether sums may leave float64's range.
 NEEDS_BRACKET = Newton.needs_bracket
 RESCALES = True
@@ -70,8 +96,6 @@ NARROW = False
 CHUNK = 4096
 NARROW_PASSES = 4
 NARROW_ERROR = 2.0**-6
-# Set by the target: how one group is solved (a radial penalty, or the ℓ∞ norm).
-solve_group: Any = None
 # Set by the target: the kernel that Python calls, and views of arrays that do not count references.
 kernel: Any = None
 borrowed: Any = None
@@ -82,9 +106,10 @@ def call_borrowed(*arguments: Any) -> Any:
     return kernel(*borrowed(arguments))
 
 
-def sum_start(x: Any, d: Any, o: int, n: int) -> Any:
+def sum_start(e: Elements) -> Start:
     """Sum what the zero test and the tangent at zero need: ``b²``, ``b² d``, ``x²``; find invalid metrics."""
-    x, d = x[o : o + n], d[o : o + n]
+    n = e.n
+    x, d = e.x[e.o : e.o + n], e.d[e.o : e.o + n]
     bb, bbd, xx, bad = 0.0, 0.0, 0.0, 0
     for i in range(n):
         di, xi = np.float64(d[i]), np.float64(x[i])
@@ -94,12 +119,13 @@ def sum_start(x: Any, d: Any, o: int, n: int) -> Any:
         bbd += s * di
         xx += xi * xi
         bad |= not (di > 0.0)
-    return bb, bbd, xx, bad
+    return Start(bb, bbd, xx, bad)
 
 
-def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: float) -> Sums:
+def sum_secular(e: Elements, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
-    x, d = x[o : o + n], d[o : o + n]
+    n = e.n
+    x, d = e.x[e.o : e.o + n], e.d[e.o : e.o + n]
     s, s1, s2 = 0.0, 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
@@ -110,14 +136,15 @@ def sum_secular(x: Any, d: Any, o: int, n: int, r: float, tau: float, shift: flo
     return Sums(s, s1, s2)
 
 
-def radial_sums(x: Any, d: Any, o: int, n: int, r: float, a: float, c: float) -> Sums:
+def radial_sums(e: Elements, r: float, a: float, c: float) -> Sums:
     """Return the secular sums at one radius, on the piece with slope ``a - c r``."""
-    return sum_secular(x, d, o, n, r, fmax(a - c * r, 0.0), c)
+    return sum_secular(e, r, fmax(a - c * r, 0.0), c)
 
 
-def sum_ratio(x: Any, d: Any, o: int, n: int, ratio: float, unit: float) -> Any:
+def sum_ratio(e: Elements, ratio: float, unit: float) -> Any:
     """Sum ``u²``, ``u² e``, ``u² e²`` in single precision: ``u = x unit e``, with ``e`` of the ratio."""
-    x, d = x[o : o + n], d[o : o + n]
+    n = e.n
+    x, d = e.x[e.o : e.o + n], e.d[e.o : e.o + n]
     one, rho, scale = np.float32(1.0), np.float32(ratio), np.float32(unit)
     v, ve, vee = 0.0, 0.0, 0.0
     for first in range(0, n, CHUNK):
@@ -155,9 +182,10 @@ def narrow_fraction(y: float) -> float:
     return y * (w * (2.0 - (y + 1.0) * w))
 
 
-def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> Any:
+def sum_moved(e: Elements, r: float, tau: float) -> Any:
     """Sum ``d (x - z)²`` and ``z²`` at the point ``z = x d r/(d r + tau)``; ``d x²`` and 0 for ``r = 0``."""
-    x, d = x[o : o + n], d[o : o + n]
+    n = e.n
+    x, d = e.x[e.o : e.o + n], e.d[e.o : e.o + n]
     moved, kept = 0.0, 0.0
     for i in range(n):
         di = np.float64(d[i])
@@ -167,6 +195,16 @@ def sum_moved(x: Any, d: Any, o: int, n: int, r: float, tau: float) -> Any:
         moved += di * (v * v)
         kept += z * z
     return moved, kept
+
+
+def largest_metric(e: Elements) -> float:
+    """Return the largest element of the metric."""
+    return largest(e.d, e.o, e.n)
+
+
+def largest_point(e: Elements) -> float:
+    """Return the largest magnitude of the point."""
+    return largest(e.x, e.o, e.n)
 
 
 def largest(d: Any, o: int, n: int) -> float:
@@ -179,19 +217,18 @@ def largest(d: Any, o: int, n: int) -> float:
     return m
 
 
-def is_valid(x: Any, d: Any, o: int, n: int) -> bool:
+def is_valid(e: Elements) -> bool:
     """Check every element: finite ``x``, finite ``d > 0``."""
-    for i in range(o, o + n):  # noqa: SIM110 (compiled)
-        if not (d[i] > 0.0 and d[i] < INF and fabs(x[i]) < INF):
+    for i in range(e.o, e.o + e.n):  # noqa: SIM110 (compiled)
+        if not (e.d[i] > 0.0 and e.d[i] < INF and fabs(e.x[i]) < INF):
             return False
     return True
 
 
-def write_group(
-    x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
-) -> None:
+def write_group(e: Elements, z: Any, zo: int, r: float, tau: float, unit: float) -> None:
     """Write ``z = x d r / (d r + tau)``: of ``x`` as given, whatever the unit of ``r``, ``d`` and ``tau``."""
-    x, d, z = x[xo : xo + n], d[do : do + n], z[zo : zo + n]
+    n = e.n
+    x, d, z = e.x[e.o : e.o + n], e.d[e.o : e.o + n], z[zo : zo + n]
     if r == 0.0:
         for i in range(n):
             z[i] = 0.0
@@ -214,39 +251,39 @@ def precise_product(x: float, d: float) -> Any:
     return two_product(x, d)
 
 
-def precise_strength(strength: float, weight: float, step: float, e: int) -> Any:
-    """Return ``strength·weight·step·2^e`` as a double-double, where that is within the range of its parts."""
+def precise_strength(strength: float, scale: Scale) -> Any:
+    """Return a strength in the group's units as a double-double, where its parts can hold it."""
     f, i = math.frexp(strength)
-    g, j = math.frexp(weight)
-    h, k = math.frexp(step)
+    g, j = math.frexp(scale.weight)
+    h, k = math.frexp(scale.step)
     p, low = two_product(f, g)
     q, rest = two_product(p, h)
-    shift = min(max(i + j + k + e, -2000), 2000)
+    shift = min(max(i + j + k - scale.ed - scale.ex, -2000), 2000)
     return math.ldexp(q, shift), math.ldexp(rest + low * h, shift)
 
 
-def zero_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float, e: int) -> float:
-    """Return ``‖D x‖² - (strength·weight·step·2^e)²`` to about twice the working precision."""
+def zero_margin(e: Elements, strength: float, scale: Scale) -> float:
+    """Return ``‖D x‖² - strength²`` to about twice the working precision, in the group's units."""
     high, low = 0.0, 0.0
-    for i in range(o, o + n):
-        p, q = precise_product(np.float64(x[i]), np.float64(d[i]))
+    for i in range(e.o, e.o + e.n):
+        p, q = precise_product(np.float64(e.x[i]), np.float64(e.d[i]))
         p, q = square(p, q)
         s, t = two_sum(high, p)
         high, low = two_sum(s, t + low + q)
-    ph, pl = precise_strength(strength, weight, step, e)
+    ph, pl = precise_strength(strength, scale)
     ph, pl = square(ph, pl)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
 
-def linf_margin(x: Any, d: Any, o: int, n: int, strength: float, weight: float, step: float, e: int) -> float:
-    """Return ``‖D x‖₁ - strength·weight·step·2^e`` to about twice the working precision."""
+def linf_margin(e: Elements, strength: float, scale: Scale) -> float:
+    """Return ``‖D x‖₁ - strength`` to about twice the working precision, in the group's units."""
     high, low = 0.0, 0.0
-    for i in range(o, o + n):
-        p, q = precise_product(fabs(np.float64(x[i])), np.float64(d[i]))
+    for i in range(e.o, e.o + e.n):
+        p, q = precise_product(fabs(np.float64(e.x[i])), np.float64(e.d[i]))
         s, t = two_sum(high, p)
         high, low = two_sum(s, t + low + q)
-    ph, pl = precise_strength(strength, weight, step, e)
+    ph, pl = precise_strength(strength, scale)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
@@ -258,7 +295,7 @@ def third_order(r: float, f: float, slope: float, final: float) -> float:
     return final if low < final < high else r - step
 
 
-def approach(x: Any, d: Any, o: int, n: int, reach: float, task: Task) -> Any:
+def approach(e: Elements, reach: float, task: Task) -> Any:
     """Go towards the root in single precision; returns where, and how many passes it took.
 
     ``reach`` is ``‖x‖``. Nothing is proved here, and where anything is out of range the root is left to the
@@ -271,7 +308,7 @@ def approach(x: Any, d: Any, o: int, n: int, reach: float, task: Task) -> Any:
         ratio = r / tau
         if not (1e-30 < reach < 1e30 and 1e-30 < ratio < 1e30 and tau > 0.0):
             return task.at, passes
-        v, ve, vee = sum_ratio(x, d, o, n, ratio, unit)
+        v, ve, vee = sum_ratio(e, ratio, unit)
         scale = reach * reach
         s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
         if not (s > 0.0 and s1 > 0.0 and s2 < INF):
@@ -286,168 +323,99 @@ def approach(x: Any, d: Any, o: int, n: int, reach: float, task: Task) -> Any:
     return r, min(NARROW_PASSES, task.most - 1)
 
 
-def find_root(x: Any, d: Any, o: int, n: int, reach: float, task: Task, explain: bool) -> Root:
+def find_root(e: Elements, reach: float, task: Task, explain: bool) -> Root:
     """Find the up-crossing of ``f`` in one group; ``reach`` is ``‖x‖``."""
     r, spent = task.at, 0
     if NARROW:
-        r, spent = approach(x, d, o, n, reach, task)
-    sums = sums_at(x, d, o, n, r, task.a, task.c)
+        r, spent = approach(e, reach, task)
+    sums = sums_at(e, r, task.a, task.c)
     if NARROW:
         f, slope, _ = residual(sums.s, sums.s1, sums.s2)
         if r > task.at and not (f >= 0.0 or slope > 0.0):
             # Beyond the maximum of f.
             r = task.at
-            sums = sums_at(x, d, o, n, r, task.a, task.c)
+            sums = sums_at(e, r, task.a, task.c)
             spent += 1
     known = begin(task, r, sums, spent)
     if NEEDS_BRACKET:
-        known = bracketed(known, sums_at(x, d, o, n, task.far, task.a, task.c), task)
+        known = bracketed(known, sums_at(e, task.far, task.a, task.c), task)
         while known.code == SEEKING:
-            known = seek(known, sums_at(x, d, o, n, known.r, task.a, task.c), task)
+            known = seek(known, sums_at(e, known.r, task.a, task.c), task)
     while known.code == OPEN:
         known = ask(known, task)
-        known = advance(known, sums_at(x, d, o, n, known.r, task.a, task.c), task)
+        known = advance(known, sums_at(e, known.r, task.a, task.c), task)
     return finish(known, task, explain)
 
 
-def solve_radial(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, ex: int,
-    ed: int, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
-) -> Any:  # fmt: skip
-    """Solve one group for a radial penalty; as ``radial_rows`` of the array form.
-
-    Data may be scaled: ``x`` in units of ``2^ex``, ``d`` in units of ``2^ed``.
-
-    Returns
-    -------
-    r, tau, lower, upper, status, iterations, evaluations
-        ``r`` and ``tau`` in scaled units.
-    """
-    iterations, evaluations = 0, 0
-    if bb == 0.0:
-        return 0.0, 1.0, 0.0, 0.0, ZERO, iterations, evaluations
-    norm, reach = sqrt(bb), sqrt(xx)
-    count = pieces.shape[0]
-    delta = rounding(n + 24.0)
-    tau0 = coefficient(step, weight, pieces[0, 2], -(ed + ex))
-    f0 = (tau0 - norm) / norm
-    trust = 2.0 * delta / fabs(f0) if f0 != 0.0 else 1.0  # relative error of the tangent at zero
+def solve_radial(e: Elements, start: Start, scale: Scale, pieces: Any, limits: Limits) -> Found:
+    """Solve one group for a radial penalty, given its sums at zero: the global minimiser."""
+    if start.bb == 0.0:
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+    size, norm, reach = float(e.n), sqrt(start.bb), sqrt(start.xx)
+    strength = coefficient(scale, pieces[0, 2], 1)
+    f0, trust = residual_at_zero(strength, norm, size)
     if pieces[0, 1] > 0.0:
         f0 = 1.0
-    elif fabs(f0) <= 4.0 * delta and tau0 > 1e-100:
-        margin = zero_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex))
-        f0 = -margin / (norm * (norm + tau0)) if fabs(margin) > (n + 16.0) * MARGIN_UNIT * bb else 0.0
-        trust = 4.0 * delta
-
-    found = f0 >= 0.0
-    best_r, best_tau, lower, upper = 0.0, 1.0, 0.0, 0.0
-    status = ZERO
-    objective = NAN  # of the best so far, once it is needed
-    best = 0.0, 0.0, INF, 0.0, 0.0  # p(start), start, end, slope and curvature of the piece of the best
-    converged, tie, previous_low = True, False, False
-    # Whether the choice does not hang on a root that was not found well enough; else, or in a tie, where the
-    # radii of those that were not chosen may be.
-    settled, least, most = True, INF, 0.0
-    # p where the piece begins; where that is no number, what the pieces before add up to.
-    base, a, c = 0.0, 0.0, 0.0
-    if pieces[0, 1] > 0.0:
-        base = coefficient(step, weight, pieces[0, 1], -(ed + 2 * ex))
-    for k in range(count):
-        rho = math.ldexp(pieces[k, 0], -ex)
-        if rho > reach:
+    elif is_close(f0, strength, size):
+        f0, trust = sharpened(zero_margin(e, pieces[0, 2], scale), strength, start.bb, norm, size)
+    group = Group(size, noise(size), norm, reach, f0, trust)
+    choice = at_zero(group, NAN, 0)
+    part = choice.part
+    below, iterations, evaluations = False, 0, 0
+    for k in range(pieces.shape[0]):
+        part = next_part(part, pieces, k, scale)
+        if part.start > reach:
             break
-        if k > 0:
-            before = math.ldexp(pieces[k - 1, 0], -ex)
-            base += rise(rho, before, rho, a, c)
-            if PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH:
-                base = coefficient(step, weight, pieces[k, 1], -(ed + 2 * ex))
-        end = math.ldexp(pieces[k + 1, 0], -ex) if k + 1 < count else INF
-        here = end > reach
-        a = coefficient(step, weight, pieces[k, 2], -(ed + ex))
-        c = coefficient(step, weight, pieces[k, 3], -ed)
-        r, tau, low, high, ok, kind = 0.0, 0.0, 0.0, 0.0, True, UNSHRUNK
+        candidate = whole(group, part)
         if pieces[k, 2] == 0.0 and pieces[k, 3] == 0.0:
-            previous_low = True
-            if not here:
-                continue
-            r, low, high = reach, reach * (1.0 - 8.0 * n * UNIT), reach * (1.0 + 8.0 * n * UNIT)
+            below = True
         else:
-            kind = CONVERGED
-            if k == 0:
-                f_at, slope = f0, (bbd - c * bb) / (bb * norm)
-            else:
-                start = sums_at(x, d, o, n, rho, a, c)
-                f_at, slope, _ = residual(start.s, start.s1, start.s2)
+            f, slope = f0, (start.bbd - part.c * start.bb) / (start.bb * norm)
+            if k > 0:
+                sums = sums_at(e, part.start, part.a, part.c)
+                f, slope, _ = residual(sums.s, sums.s1, sums.s2)
                 evaluations += 1
-            knot = k > 0 and f_at >= 0.0 and previous_low
-            if knot:
-                r, low, high = rho, rho * (1.0 - 8.0 * UNIT), rho * (1.0 + 8.0 * UNIT)
-            elif f_at >= 0.0:
-                previous_low = False
-                continue
-            else:
-                previous_low = True
-                limit = fmin(end, reach) * (1.0 + (n + 8.0) * UNIT)
-                sure = here and a - c * reach >= 0.0
-                if slope <= 0.0:
-                    continue
-                at = rho - f_at / slope
-                floor = rho if k > 0 else fmin(at * fmax(1.0 - trust, 0.0), limit)
-                if at > limit and not sure:
-                    continue
-                # Where candidates will be compared, the root must be good enough to compare.
-                contested = found or not here
-                # Read at r = 0 only.
-                dmax = largest(d, o, n) if explain and at <= 0.0 else BEYOND
-                task = Task(
-                    a, c, floor, fmin(at, limit), limit, not sure, rtol, math.ldexp(atol, -ex),
-                    RIVAL_RTOL if contested else 1.0, float(n), noise(n), rounding(n + roundings(c, 0)),
-                    dmax, dmax, max_iterations,
-                )  # fmt: skip
-                root = find_root(x, d, o, n, reach, task, explain)
-                iterations += root.iterations
-                evaluations += root.evaluations
-                if not root.exists:
-                    if root.unknown:
-                        settled, least, most = False, fmin(least, root.lower), fmax(most, root.upper)
-                    continue
-                r, low, high, ok = root.r, root.lower, root.upper, root.converged
-                previous_low = False
-            tau = fmax(a - c * r, 0.0)
-        if not found:
-            wins = True
-            objective = NAN
+            # Read at r = 0 only.
+            at_zero_too = f < 0.0 and slope > 0.0 and part.start - f / slope <= 0.0
+            dmax = largest_metric(e) if limits.explain and at_zero_too else BEYOND
+            todo = plan(choice, group, part, f, slope, k == 0, below, limits, dmax)
+            root = Root(False, 0.0, 0.0, 0.0, False, False, 0, 0)
+            if todo.search:
+                root = find_root(e, reach, todo.task, limits.explain)
+            iterations += root.iterations
+            evaluations += root.evaluations
+            candidate, below = met(todo.knot, root, part), f < 0.0 and not root.exists
+        if not (candidate.exists or candidate.unknown):
+            continue
+        if not choice.found:
+            choice = offer(choice, candidate, part, NAN, NAN)
         else:
+            objective = choice.objective
             if objective != objective:
-                moved, kept = sum_moved(x, d, o, n, best_r, best_tau)
-                objective = best[0] + rise(sqrt(kept), best[1], best[2], best[3], best[4]) + 0.5 * moved
-            moved, kept = 0.0, xx
-            if tau > 0.0:
-                moved, kept = sum_moved(x, d, o, n, r, tau)
-            value = base + rise(sqrt(kept), rho, end, a, c) + 0.5 * moved
-            same = fabs(value - objective) <= 8.0 * UNIT * (value + objective)
-            wins = value < objective and not same
-            tie = (tie and not wins) or same
-            # The loser's objective is an upper bound of that at its exact root.
-            unsure = not (converged if wins else ok)
-            settled = settled and not unsure
-            if same or unsure:
-                least, most = fmin(least, fmin(low, lower)), fmax(most, fmax(high, upper))
-            if wins:
-                objective = value
-        if wins:
-            best_r, best_tau, lower, upper, status, converged = r, tau, low, high, kind, ok
-            best = base, rho, end, a, c
-            found = True
-    if status == CONVERGED and best_tau == 0.0:
-        status = UNSHRUNK
-    if tie:
-        status = TIE
-    if not (converged and settled):
-        status = MAX_ITERATIONS
-    if tie or not settled:
-        lower, upper = fmin(lower, least), fmax(upper, most)
-    return best_r, best_tau, lower, upper, status, iterations, evaluations
+                objective = objective_at(e, choice.r, choice.tau, choice.part, start.xx)
+            value = objective_at(e, candidate.r, candidate.tau, part, start.xx)
+            choice = offer(choice, candidate, part, objective, value)
+    answer = settle(choice)
+    return Found(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
+
+
+def next_part(before: Part, pieces: Any, k: int, scale: Scale) -> Part:
+    """Return piece ``k`` of the slope in the group's units, after the one before."""
+    start = math.ldexp(pieces[k, 0], -scale.ex)
+    end = math.ldexp(pieces[k + 1, 0], -scale.ex) if k + 1 < pieces.shape[0] else INF
+    # p where the piece begins; where that is no number, what the pieces before add up to.
+    height = before.height + rise(start, before.start, start, before.a, before.c)
+    if (k == 0 and pieces[k, 1] > 0.0) or (k > 0 and PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH):
+        height = coefficient(scale, pieces[k, 1], 2)
+    return Part(start, end, coefficient(scale, pieces[k, 2], 1), coefficient(scale, pieces[k, 3], 0), height)
+
+
+def objective_at(e: Elements, r: float, tau: float, part: Part, xx: float) -> float:
+    """Return ``η p(‖z‖) + ½‖z - x‖²_D`` at the point of the path with radius ``r`` and multiplier ``tau``."""
+    moved, kept = 0.0, xx
+    if tau > 0.0:
+        moved, kept = sum_moved(e, r, tau)
+    return part.height + rise(sqrt(kept), part.start, part.end, part.a, part.c) + 0.5 * moved
 
 
 def exponent(v: float) -> int:
@@ -455,15 +423,19 @@ def exponent(v: float) -> int:
     return math.frexp(v)[1] - 1
 
 
-def coefficient(step: float, weight: float, value: float, e: int) -> float:
-    """Return ``step·weight·value·2^e`` to two roundings, at most the cap; parts of it may leave the range."""
-    p = step * weight
+def coefficient(scale: Scale, value: float, powers: int) -> float:
+    """Return ``step·weight·value`` in units of ``2^(ed + powers·ex)`` to two roundings, at most the cap.
+
+    Parts of it may leave the range.
+    """
+    e = -(scale.ed + powers * scale.ex)
+    p = scale.step * scale.weight
     q = p * value
     if not (e == 0 and PRODUCT_LOW < p < PRODUCT_HIGH and PRODUCT_LOW < fabs(q) < PRODUCT_HIGH):
-        f, i = math.frexp(step)
-        g, j = math.frexp(weight)
+        f, i = math.frexp(scale.step)
+        g, j = math.frexp(scale.weight)
         h, k = math.frexp(value)
-        q = math.ldexp(f * g * h, min(max(i + j + k + e, -2000), 2000))
+        q = math.ldexp(f * g * h, min(max(i + j + k + e, -2000), 900))  # beyond the cap, not of the range
     return fmax(fmin(q, CAP), -CAP)
 
 
@@ -478,7 +450,7 @@ def quotient(first: float, second: float, d: float) -> float:
     return math.ldexp(f * g / h, min(max(i + j - k, -4000), 4000))
 
 
-def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
+def rescale(e: Elements, xs: Any, ds: Any) -> Any:
     """Copy a group in units in which ``max|x|`` and ``max|b|`` are about 1.
 
     The metric's unit is that of the products: elements of it that meet no ``x`` may be beyond all bounds.
@@ -489,11 +461,12 @@ def rescale(x: Any, d: Any, o: int, n: int, xs: Any, ds: Any) -> Any:
         The exponents of the units and, in them, of the least metric of an element that is not zero; and
         whether elements are lost that may count.
     """
-    ex, eb = exponent(largest(x, o, n)), -5000
+    x, d, o, n = e
+    ex, eb = exponent(largest_point(e)), -5000
     for i in range(n):
         if x[o + i] != 0.0:
             eb = max(eb, exponent(np.float64(x[o + i])) + exponent(np.float64(d[o + i])))
-    ed = eb - ex if eb > -5000 else exponent(largest(d, o, n))
+    ed = eb - ex if eb > -5000 else exponent(largest_metric(e))
     least, most = 5000, -5000
     for i in range(n):
         if x[o + i] != 0.0:
@@ -509,14 +482,29 @@ def is_faint(r: float, tau: float, least: int) -> bool:
     return r > 0.0 and tau > 0.0 and exponent(r) + least < FAINT
 
 
+def starts_apart(pieces: Any, ex: int) -> bool:
+    """Return whether a piece begins where squares leave the range, in units of ``2^ex``."""
+    found = False
+    for k in range(1, pieces.shape[0]):
+        found |= exponent(pieces[k, 0]) - ex < START_LOW
+    return found
+
+
 def underflows(step: float, weight: float, pieces: Any, reach: float) -> bool:
     """Return whether a value, slope or curvature is too small to be exact, as it is given, or a start."""
     eta, found = step * weight, False
     for k in range(pieces.shape[0]):
-        found |= k > 0 and exponent(pieces[k, 0]) < exponent(reach) + START_LOW
+        found |= k > 0 and pieces[k, 0] < reach * 2.0**START_LOW
         for j in range(1, 4):
             found |= pieces[k, j] != 0.0 and fabs(eta * pieces[k, j]) < PRODUCT_LOW
     return found and weight > 0.0
+
+
+def is_tame(start: Start, step: float, weight: float, pieces: Any) -> bool:
+    """Return whether sums at zero, the slope of the equation there and its numbers are in range."""
+    safe = is_safe(start.bb) and is_safe(start.bbd) and is_safe(start.xx)
+    steep = start.bbd < STEEPEST * start.bb * sqrt(start.bb)
+    return safe and steep and not underflows(step, weight, pieces, sqrt(start.xx))
 
 
 def scaled_metric(d: float, ed: int) -> float:
@@ -524,34 +512,32 @@ def scaled_metric(d: float, ed: int) -> float:
     return fmin(math.ldexp(d, -ed), METRIC_CAP)
 
 
-def shrink_group(x: Any, d: Any, n: int, step: float, threshold: float, nonnegative: bool) -> bool:
-    """Apply the elementwise part in place: soft threshold, negative elements to zero if asked.
-
-    Returns whether any element changed.
-    """
+def shrink_group(x: Any, d: Any, n: int, step: float, shrink: Shrink) -> bool:
+    """Apply the elementwise part in place; returns whether any element changed."""
     changed = False
     for i in range(n):
         v = x[i]
-        if threshold > 0.0:
-            size = fabs(v) - quotient(step, threshold, d[i])
+        if shrink.threshold > 0.0:
+            size = fabs(v) - quotient(step, shrink.threshold, d[i])
             v = 0.0 if size <= 0.0 else (size if v > 0.0 else -size)
-        v = 0.0 if nonnegative and v < 0.0 else v
+        v = 0.0 if shrink.nonnegative and v < 0.0 else v
         changed |= v != x[i]
         x[i] = v
     return changed
 
 
 def locate(g: int, shape: Any) -> int:
-    """Return where group ``g`` begins; ``shape`` as in :func:`solve_gathered`."""
+    """Return where group ``g`` begins; ``shape`` as in :class:`Layout`."""
     return (g // shape[2]) * shape[1] * shape[2] * shape[3] + (g % shape[2]) * shape[3]
 
 
-def gather(source: Any, scratch: Any, g: int, shape: Any, indptr: Any, indices: Any, n: int) -> None:
+def gather(source: Any, scratch: Any, g: int, layout: Layout, n: int) -> None:
     """Copy a group to ``scratch``: by index where there are offsets, else the segments of a regular group."""
-    if len(indptr):
-        first = indptr[g]
+    shape = layout.shape
+    if len(layout.indptr):
+        first = layout.indptr[g]
         for j in range(n):
-            scratch[j] = source[indices[first + j]]
+            scratch[j] = source[layout.indices[first + j]]
         return
     begin, stride, run = locate(g, shape), shape[2] * shape[3], shape[3]
     for k in range(shape[1]):
@@ -560,12 +546,13 @@ def gather(source: Any, scratch: Any, g: int, shape: Any, indptr: Any, indices: 
             scratch[k * run + j] = segment[j]
 
 
-def scatter(scratch: Any, out: Any, g: int, shape: Any, indptr: Any, indices: Any, n: int) -> None:
+def scatter(scratch: Any, out: Any, g: int, layout: Layout, n: int) -> None:
     """Undo :func:`gather`."""
-    if len(indptr):
-        first = indptr[g]
+    shape = layout.shape
+    if len(layout.indptr):
+        first = layout.indptr[g]
         for j in range(n):
-            out[indices[first + j]] = scratch[j]
+            out[layout.indices[first + j]] = scratch[j]
         return
     begin, stride, run = locate(g, shape), shape[2] * shape[3], shape[3]
     for k in range(shape[1]):
@@ -574,45 +561,50 @@ def scatter(scratch: Any, out: Any, g: int, shape: Any, indptr: Any, indices: An
             segment[j] = scratch[k * run + j]
 
 
-def solve_one(
-    x: Any, d: Any, o: int, n: int, step: float, weight: float, pieces: Any, rtol: float, atol: float,
-    max_iterations: int, explain: bool, xw: Any, dw: Any, xv: Any, dv: Any,
-) -> Any:  # fmt: skip
-    """Solve one group; ``xw, dw`` are scratch and ``xv, dv`` the same memory, read-only.
+def gather_metric(data: Data, scratch: Scratch, g: int, layout: Layout, n: int) -> None:
+    """Copy a group's metric to the scratch."""
+    if data.dense:
+        gather(data.d, scratch.d, g, layout, n)
+    else:
+        for j in range(n):
+            scratch.d[j] = data.d[0]
+
+
+def solve_one(e: Elements, step: float, weight: float, pieces: Any, limits: Limits, scratch: Scratch) -> Any:
+    """Solve one group.
 
     Returns
     -------
-    r, tau, lower, upper, status, iterations, evaluations, scaled, ex, ed
-        Where ``scaled``, ``r`` and ``tau`` and the bracket hold for the scratch: for ``x`` in units of
-        ``2^ex`` and ``d`` in units of ``2^ed``.
+    found, scaled, ex, ed
+        Where ``scaled``, the scratch holds the group with ``x`` in units of ``2^ex`` and ``d`` in units of
+        ``2^ed``, and those are the units of what is found.
     """
-    bb, bbd, xx, bad = sum_start(x, d, o, n)
-    in_range = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
-    if bad or not (in_range or is_valid(x, d, o, n)):
-        return 0.0, 0.0, 0.0, 0.0, BAD, 0, 0, False, 0, 0
-    r, tau, low, high, code, its, evs = 0.0, 0.0, 0.0, 0.0, APART, 0, 0
-    # The slope of the equation at zero is in range too.
-    in_range = in_range and bbd < STEEPEST * bb * sqrt(bb)
-    if not RESCALES or (in_range and not underflows(step, weight, pieces, sqrt(xx))):
-        r, tau, low, high, code, its, evs = solve_group(
-            x, d, o, n, bb, bbd, xx, step, weight, 0, 0, pieces, rtol, atol, max_iterations, explain
-        )
-        if RESCALES and r > 0.0 and tau > 0.0 and tau * r < TOGETHER * sqrt(xx):
-            code = APART
-    if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
-        if code == APART:
-            ex, ed, least, apart = rescale(x, d, o, n, xw, dw)
-            for k in range(1, pieces.shape[0]):
-                apart |= exponent(pieces[k, 0]) - ex < START_LOW
-            if not apart:
-                bb, bbd, xx, bad = sum_start(xv, dv, FIRST, n)
-                r, tau, low, high, code, its, evs = solve_group(
-                    xv, dv, FIRST, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations,
-                    explain,
-                )  # fmt: skip
-                code = APART if is_faint(r, tau, least) else code
-            return r, tau, low, high, code, its, evs, True, ex, ed
-    return r, tau, low, high, code, its, evs, False, 0, 0
+    start = sum_start(e)
+    in_range = is_safe(start.bb) and is_safe(start.bbd) and is_safe(start.xx)
+    if start.bad or not (in_range or is_valid(e)):
+        return Found(0.0, 0.0, 0.0, 0.0, BAD, 0, 0), False, 0, 0
+    found = Found(0.0, 0.0, 0.0, 0.0, APART, 0, 0)
+    if not RESCALES or is_tame(start, step, weight, pieces):
+        found = solve_group(e, start, Scale(step, weight, 0, 0), pieces, limits)
+        lost = found.r > 0.0 and found.tau > 0.0 and found.tau * found.r < TOGETHER * sqrt(start.xx)
+        if not (RESCALES and lost):
+            return found, False, 0, 0
+    ex, ed = 0, 0
+    if RESCALES:  # a constant: the branch is not compiled where it is false
+        ex, ed, least, apart = rescale(e, scratch.x, scratch.d)
+        found = Found(0.0, 0.0, 0.0, 0.0, APART, 0, 0)
+        if not (apart or starts_apart(pieces, ex)):
+            copy = Elements(scratch.read_x, scratch.read_d, FIRST, e.n)
+            own = Limits(limits.rtol, math.ldexp(limits.atol, -ex), limits.most, limits.explain)
+            solved = solve_group(copy, sum_start(copy), Scale(step, weight, ex, ed), pieces, own)
+            if not is_faint(solved.r, solved.tau, least):
+                found = solved
+    return found, True, ex, ed
+
+
+def is_safe(v: float) -> bool:
+    """Return whether a sum of squares has lost nothing to overflow or underflow."""
+    return SAFE_LOW < v < SAFE_HIGH
 
 
 def downwards(v: float, e: int) -> float:
@@ -627,123 +619,112 @@ def upwards(v: float, e: int) -> float:
     return w if math.ldexp(w, -e) >= v else w + TINIEST
 
 
+def explained(out: GroupResults, g: int, s: Found, status: int, ex: int) -> None:
+    """Write what explains the result of group ``g``."""
+    out.radius[g] = math.ldexp(s.r, ex)
+    out.lower[g], out.upper[g] = downwards(s.lower, ex), upwards(s.upper, ex)
+    out.status[g], out.iterations[g], out.evaluations[g] = status, s.iterations, s.evaluations
+
+
 def solve_rows(
-    x: Any, d: Any, z: Any, n: int, begin: int, finish: int, steps: Any, weights: Any, pieces: Any,
-    rtol: float, atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any,
-    status: Any, iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    data: Data, n: int, begin: int, finish: int, steps: Steps, pieces: Any, limits: Limits, out: GroupResults,
+    apart: Any, scratch: Scratch,
 ) -> int:  # fmt: skip
     """Solve the contiguous groups ``begin … finish - 1`` of ``n`` elements, one after the other.
 
-    Those that spread too far are marked in ``apart`` and left alone. ``xw, dw`` are scratch for a group,
-    ``xv, dv`` the same memory. Returns the first invalid group, or -1.
+    Those that spread too far are marked in ``apart`` and left alone. Returns the first invalid group, or -1.
     """
     for g in range(begin, finish):
         o = g * n
-        r, tau, low, high, code, its, evs, scaled, ex, _ = solve_one(
-            x, d, o, n, steps[g if len(steps) > 1 else 0], weights[g if len(weights) > 1 else 0], pieces,
-            rtol, atol, max_iterations, explain, xw, dw, xv, dv,
-        )  # fmt: skip
-        if code == BAD:
+        e = Elements(data.x, data.d, o, n)
+        step, weight = one_of(steps.steps, g), one_of(steps.weights, g)
+        solved, scaled, ex, _ = solve_one(e, step, weight, pieces, limits, scratch)
+        if solved.status == BAD:
             return g
-        if code == APART:
+        if solved.status == APART:
             apart[g] = True
             continue
         if scaled:
             # Of x itself: scaling may have lost elements far below the largest.
-            write_group(x, o, dv, FIRST, z, o, n, r, tau, math.ldexp(1.0, ex))
+            for i in range(n):
+                scratch.x[i] = data.x[o + i]
+            e = Elements(scratch.read_x, scratch.read_d, FIRST, n)
+            write_group(e, data.z, o, solved.r, solved.tau, math.ldexp(1.0, ex))
         else:
-            write_group(x, o, d, o, z, o, n, r, tau, 1.0)
-        if explain:
-            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
-            status[g], iterations[g], evaluations[g] = code, its, evs
+            write_group(e, data.z, o, solved.r, solved.tau, 1.0)
+        if limits.explain:
+            explained(out, g, solved, solved.status, ex)
     return -1
 
 
+def one_of(numbers: Any, g: int) -> float:
+    """Return the number of group ``g``, or the one for all."""
+    return numbers[g if len(numbers) > 1 else 0]
+
+
 def solve_gathered(
-    x: Any, d: Any, z: Any, dense: bool, shape: Any, indptr: Any, indices: Any, chosen: Any, begin: int,
-    finish: int, steps: Any, weights: Any, threshold: float, nonnegative: bool, pieces: Any, rtol: float,
-    atol: float, max_iterations: int, explain: bool, radius: Any, lower: Any, upper: Any, status: Any,
-    iterations: Any, evaluations: Any, apart: Any, xw: Any, dw: Any, xv: Any, dv: Any,
+    data: Data, layout: Layout, begin: int, finish: int, steps: Steps, shrink: Shrink, pieces: Any,
+    limits: Limits, out: GroupResults, apart: Any, scratch: Scratch,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
 
-    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced); ``indptr`` and ``indices``, where not
-    empty, replace it. Without ``dense`` the metric is the one number ``d[0]``. Groups that spread too far are
-    marked in ``apart`` and left alone. ``xw, dw`` are scratch for the largest group, ``xv, dv`` the same
-    memory. Returns the first invalid group, or -1.
+    Groups that spread too far are marked in ``apart`` and left alone. The scratch is that of the largest
+    group. Returns the first invalid group, or -1.
     """
-    shrinks = threshold > 0.0 or nonnegative
-    n = shape[1] * shape[3]
+    shrinks = shrink.threshold > 0.0 or shrink.nonnegative
+    n = layout.shape[1] * layout.shape[3]
     shrunk = False
     for k in range(begin, finish):
-        g = chosen[k] if len(chosen) else k
-        if len(indptr):
-            n = indptr[g + 1] - indptr[g]
-        r, low, high, code, its, evs, ex = 0.0, 0.0, 0.0, ZERO, 0, 0, 0
+        g = layout.chosen[k] if len(layout.chosen) else k
+        if len(layout.indptr):
+            n = layout.indptr[g + 1] - layout.indptr[g]
+        solved, status, ex = Found(0.0, 0.0, 0.0, 0.0, ZERO, 0, 0), ZERO, 0
         if n > 0:
-            step = steps[g if len(steps) > 1 else 0]
-            weight = weights[g if len(weights) > 1 else 0]
-            gather(x, xw, g, shape, indptr, indices, n)
-            if dense:
-                gather(d, dw, g, shape, indptr, indices, n)
-            else:
-                dw[:n] = d[0]
+            step, weight = one_of(steps.steps, g), one_of(steps.weights, g)
+            gather(data.x, scratch.x, g, layout, n)
+            gather_metric(data, scratch, g, layout, n)
+            e = Elements(scratch.read_x, scratch.read_d, FIRST, n)
             if shrinks:
-                if not is_valid(xv, dv, FIRST, n):
+                if not is_valid(e):
                     return g
-                shrunk = shrink_group(xw, dw, n, step, threshold, nonnegative)
-            r, tau, low, high, code, its, evs, scaled, ex, ed = solve_one(
-                xv, dv, FIRST, n, step, weight, pieces, rtol, atol, max_iterations, explain, xw, dw, xv, dv
-            )
-            if code == BAD:
+                shrunk = shrink_group(scratch.x, scratch.d, n, step, shrink)
+            solved, scaled, ex, ed = solve_one(e, step, weight, pieces, limits, scratch)
+            status = solved.status
+            if status == BAD:
                 return g
-            if code == APART:
+            if status == APART:
                 apart[g] = True
                 continue
             if RESCALES:  # noqa: SIM102 (a constant: the branch is not compiled where it is false)
                 if scaled:
                     # The point itself once more: scaling may have lost elements far below the largest.
-                    gather(x, xw, g, shape, indptr, indices, n)
+                    gather(data.x, scratch.x, g, layout, n)
                     if shrinks:
-                        if dense:
-                            gather(d, dw, g, shape, indptr, indices, n)
-                        else:
-                            dw[:n] = d[0]
-                        shrink_group(xw, dw, n, step, threshold, nonnegative)
+                        gather_metric(data, scratch, g, layout, n)
+                        shrink_group(scratch.x, scratch.d, n, step, shrink)
                         for i in range(n):
-                            dw[i] = scaled_metric(dw[i], ed)
-            write_group(xv, FIRST, dv, FIRST, xw, FIRST, n, r, tau, math.ldexp(1.0, ex))
-            scatter(xw, z, g, shape, indptr, indices, n)
-            if shrunk and code == UNSHRUNK:
-                code = CONVERGED
-        if explain:
-            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
-            status[g], iterations[g], evaluations[g] = code, its, evs
+                            scratch.d[i] = scaled_metric(scratch.d[i], ed)
+            write_group(e, scratch.x, FIRST, solved.r, solved.tau, math.ldexp(1.0, ex))
+            scatter(scratch.x, data.z, g, layout, n)
+            if shrunk and status == UNSHRUNK:
+                status = CONVERGED
+        if limits.explain:
+            explained(out, g, solved, status, ex)
     return -1
 
 
-def shrink_all(
-    x: Any,
-    d: Any,
-    z: Any,
-    dense: bool,
-    begin: int,
-    finish: int,
-    steps: Any,
-    threshold: float,
-    nonnegative: bool,
-) -> int:
+def shrink_all(data: Data, begin: int, finish: int, steps: Any, shrink: Shrink) -> int:
     """Apply the elementwise part to ``begin … finish - 1``; returns the first invalid element, or -1."""
     for i in range(begin, finish):
-        v = np.float64(x[i])
-        di = np.float64(d[i if dense else 0])
+        v = np.float64(data.x[i])
+        di = np.float64(data.d[i if data.dense else 0])
         if not (di > 0.0 and di < INF and fabs(v) < INF):
             return i
         size = fabs(v)
-        if threshold > 0.0:
-            size -= quotient(steps[i if len(steps) > 1 else 0], threshold, di)
+        if shrink.threshold > 0.0:
+            size -= quotient(one_of(steps, i), shrink.threshold, di)
         size = 0.0 if size < 0.0 else size
-        z[i] = size if v > 0.0 else (0.0 if nonnegative else 0.0 - size)
+        data.z[i] = size if v > 0.0 else (0.0 if shrink.nonnegative else 0.0 - size)
     return -1
 
 
@@ -751,9 +732,10 @@ def shrink_all(
 # The ℓ∞ norm: the same driver with another equation.
 
 
-def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: float) -> Sums:
+def sum_clipped(e: Elements, t: float, strength: float, _: float) -> Sums:
     """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
-    x, d = x[o : o + n], d[o : o + n]
+    n = e.n
+    x, d = e.x[e.o : e.o + n], e.d[e.o : e.o + n]
     s, s1 = 0.0, 0.0
     for i in range(n):
         over = fabs(np.float64(x[i])) - t
@@ -763,50 +745,42 @@ def sum_clipped(x: Any, d: Any, o: int, n: int, t: float, strength: float, _: fl
     return Sums(s / strength, s1 / strength, 0.0)
 
 
-def clipped_sums(x: Any, d: Any, o: int, n: int, t: float, a: float, _: float) -> Sums:
+def clipped_sums(e: Elements, t: float, a: float, _: float) -> Sums:
     """Return the clipped sums at one radius, in units of the strength ``a``."""
-    return sum_clipped(x, d, o, n, t, a, 0.0)
+    return sum_clipped(e, t, a, 0.0)
 
 
-def solve_linf(
-    x: Any, d: Any, o: int, n: int, bb: float, bbd: float, xx: float, step: float, weight: float, ex: int,
-    ed: int, pieces: Any, rtol: float, atol: float, max_iterations: int, explain: bool,
-) -> Any:  # fmt: skip
-    """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``; returns as ``solve_radial``."""
-    strength = coefficient(step, weight, pieces[0, 2], -(ed + ex))
-    top = largest(x, o, n)
+def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits) -> Found:
+    """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``."""
+    size = float(e.n)
+    strength = coefficient(scale, pieces[0, 2], 1)
+    top = largest_point(e)
     if top == 0.0:
-        return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
     if strength < NEGLIGIBLE:
-        low = top if weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - 8.0 * UNIT)
-        return top, 0.0, low, top, UNSHRUNK, 0, 0
-    start = sums_at(x, d, o, n, 0.0, strength, 0.0)
+        low = top if scale.weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - 8.0 * UNIT)
+        return Found(top, 0.0, low, top, UNSHRUNK, 0, 0)
+    start = sums_at(e, 0.0, strength, 0.0)
     if not start.s1 < INF:
-        return 0.0, 1.0, 0.0, 0.0, APART, 0, 0
-    over = start.s - 1.0
-    delta = rounding(n + ROUNDINGS)
-    trust = 2.0 * delta * fmax(1.0, 1.0 / fabs(over)) if over != 0.0 else 1.0
-    if fabs(over) <= 4.0 * delta and strength > 1e-100:
-        over = linf_margin(x, d, o, n, pieces[0, 2], weight, step, -(ed + ex)) / strength
-        over = over if fabs(over) > (n + 16.0) * MARGIN_UNIT else 0.0
-        trust = 4.0 * delta
+        return Found(0.0, 1.0, 0.0, 0.0, APART, 0, 0)
+    over, trust = clipped_at_zero(start.s, size)
+    if is_close(over, strength, size):
+        over, trust = clipped_sharpened(linf_margin(e, pieces[0, 2], scale), strength, size)
     if over <= 0.0:
-        return 0.0, 1.0, 0.0, 0.0, ZERO, 0, 0
-    at = over / start.s1
-    task = Task(
-        strength, 0.0, at * fmax(1.0 - trust, 0.0), fmin(at, top), top, False, rtol, math.ldexp(atol, -ex),
-        1.0, float(n), noise(n), delta, 0.0, 0.0, max_iterations,
-    )  # fmt: skip
-    root = find_root(x, d, o, n, top, task, explain)
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+    task = clipped_task(Group(size, noise(size), top, top, -over, trust), start.s1, strength, limits)
+    root = find_root(e, top, task, limits.explain)
     status = CONVERGED if root.converged else MAX_ITERATIONS
-    return root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations
+    return Found(root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations)
 
 
-def clip_group(
-    x: Any, xo: int, d: Any, do: int, z: Any, zo: int, n: int, r: float, tau: float, unit: float
-) -> None:
+def clip_group(e: Elements, z: Any, zo: int, r: float, tau: float, unit: float) -> None:
     """Write ``z = sign(x) min(|x|, unit r)``."""
     most = r * unit
-    for i in range(n):
-        v = np.float64(x[xo + i])
-        z[zo + i] = fmin(fmax(v, -most), most)
+    for i in range(e.n):
+        z[zo + i] = fmin(fmax(np.float64(e.x[e.o + i]), -most), most)
+
+
+# Set by the target, for the equation: its sums at a radius, and how one group is solved.
+sums_at: Any = radial_sums
+solve_group: Any = solve_radial

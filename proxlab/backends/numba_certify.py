@@ -162,12 +162,13 @@ def value_at(pieces: Any, r: float) -> float:
 
 def certify_rows(
     x: Any, z: Any, d: Any, least: Any, most: Any, steps: Any, weights: Any, pieces: Any, begin: int,
-    finish: int, out: Any, decided: Any, hard: Any,
+    finish: int, out: Any, decided: Any, hard: Any, total: Any,
 ) -> int:  # fmt: skip
     """Certify rows ``begin … finish - 1``; returns the first row with an invalid metric, or -1.
 
     ``least`` and ``most`` bound the metric of each row; they are read for a positive shift only. ``out``
-    receives distance, metric distance, stationarity, gap, and the bracket, a row each.
+    receives distance, metric distance, stationarity, gap, and the bracket, a row each; ``total`` is room for
+    eleven sums.
     """
     n = x.shape[1]
     width = 64 if n <= 4096 else int(sqrt(float(n)))
@@ -181,7 +182,6 @@ def certify_rows(
     k = ROUNDING_CURVED if curved else ROUNDING_FLAT
     fuzz = rounding(height + 16.0)
     up = 1.0 + fuzz
-    total = np.zeros(11)
     for g in range(begin, finish):
         step = steps[g if len(steps) > 1 else 0]
         eta = step * weights[g if len(weights) > 1 else 0]
@@ -626,7 +626,7 @@ def _strided_bounds(
             found, known, open_ = np.zeros((6, k)), np.zeros(k, np.bool_), np.zeros(k, np.bool_)
             bad: int = certify(
                 xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, k, found,
-                known, open_,
+                known, open_, np.empty(11),
             )  # fmt: skip
             if bad >= 0:
                 return low + bad
@@ -658,7 +658,7 @@ def _row_bounds(
 
         def task(begin: int, finish: int) -> int:
             found: int = certify(
-                x, z, d, least, most, steps, weights, pieces, begin, finish, out, decided, hard
+                x, z, d, least, most, steps, weights, pieces, begin, finish, out, decided, hard, np.empty(11)
             )
             return found
 

@@ -13,8 +13,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from inspect import signature
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, get_type_hints
 
 import numba
 import numpy as np
@@ -28,7 +29,9 @@ from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
+from proxlab.backends.kernel_records import Data, Layout, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults, Options, Solved
+from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
 from proxlab.rootfinders import Newton
@@ -37,7 +40,7 @@ __all__ = ["solve"]
 
 logger = logging.getLogger("proxlab")
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
@@ -83,29 +86,50 @@ def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, An
     """Compile what Python calls, cached on disk under the kernel's name: a kernel, on arrays not counted.
 
     Numba counts references to an array atomically wherever it slices one, which takes longer than a small
-    group; the caller holds the arrays anyway.
+    group; the caller holds the arrays anyway. It also takes microseconds to find the type of a record: Python
+    hands the parts of records over one by one, and compiled code puts them together again.
     """
-    given = {**names, "kernel": kernel, "borrowed": BORROWED}
+    hints = get_type_hints(kernel)
+    kinds = [hints[name] for name in signature(kernel).parameters]
+    records = tuple(kind if hasattr(kind, "_fields") else None for kind in kinds)
+    key = f"{described(borrowed.__code__)} {[kind and kind.__qualname__ for kind in records]}"
+    given = {**names, "kernel": kernel, "borrowed": Given(intrinsic(borrowed(records)), key)}
     return made(target.linked(kernels.call_borrowed, given, kernel.__name__), False, cache=True)
 
 
-def borrowed(_: Any, arguments: Any) -> Any:
-    """Return a tuple of arguments whose arrays have no owner to count references for."""
+def borrowed(records: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return what makes a kernel's arguments of their parts, with arrays that have no owner to count."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        parts = cgutils.unpack_tuple(builder, values[0])
-        for k, kind in enumerate(arguments):
-            if isinstance(kind, numba.types.Array):
-                view = cgutils.create_struct_proxy(kind)(context, builder, value=parts[k])
-                view.meminfo = cgutils.get_null_value(view.meminfo.type)
-                view.parent = cgutils.get_null_value(view.parent.type)
-                parts[k] = view._getvalue()
-        return context.make_tuple(builder, arguments, parts)
+    def typed(_: Any, parts: Any) -> Any:
+        left = iter(parts)
+        kinds = [
+            next(left) if record is None
+            else numba.types.BaseTuple.from_types([next(left) for _ in record._fields], record)
+            for record in records
+        ]  # fmt: skip
+        whole = numba.types.Tuple(kinds)
 
-    return arguments(arguments), codegen
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            free = []
+            for kind, value in zip(parts, cgutils.unpack_tuple(builder, values[0]), strict=True):
+                if isinstance(kind, numba.types.Array):
+                    view = cgutils.create_struct_proxy(kind)(context, builder, value=value)
+                    view.meminfo = cgutils.get_null_value(view.meminfo.type)
+                    view.parent = cgutils.get_null_value(view.parent.type)
+                    value = view._getvalue()
+                free.append(value)
+            left = iter(free)
+            made = [
+                next(left) if record is None
+                else context.make_tuple(builder, kind, [next(left) for _ in record._fields])
+                for record, kind in zip(records, kinds, strict=True)
+            ]  # fmt: skip
+            return context.make_tuple(builder, whole, made)
 
+        return whole(parts), codegen
 
-BORROWED = Given(intrinsic(borrowed), described(borrowed.__code__))
+    return typed
+
 
 #: What the source means by a name, for each equation that it knows.
 GROUPS: dict[str, dict[str, Any]] = {
@@ -240,7 +264,7 @@ def _solve(p: Problem, options: Options) -> Solved:
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
     groups = _results(p.layout.n_groups if options.explain else 0)
-    if _run(p, options, Flat(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
+    if _run(p, options, Data(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
         check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
     if z is not out:
@@ -250,15 +274,6 @@ def _solve(p: Problem, options: Options) -> Solved:
         elif z.dtype != p.x.dtype:
             z = z.astype(p.x.dtype)
     return Solved(z, groups if options.explain else None)
-
-
-class Flat(NamedTuple):
-    """The arrays of a problem as kernels take them, flat; ``d`` has one element unless it is ``dense``."""
-
-    x: Any
-    d: Any
-    z: Any
-    dense: bool
 
 
 def _results(n: int) -> GroupResults:
@@ -271,26 +286,26 @@ def _same_memory(a: Any, b: Any) -> bool:
     return bool(here["data"][0] == there["data"][0] and a.shape == b.shape and a.strides == b.strides)
 
 
-def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int:
+def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int:
     """Run the kernels; returns a group with an invalid value, or -1."""
     penalty, layout, equation = p.penalty, p.layout, p.penalty.equation
     finder, explain, dense = options.finder, options.explain, flat.dense
     steps = np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step)
     weights = penalty.group_weights(layout)
     xf, df, zf = flat.x, flat.d, flat.z
+    data = flat._replace(x=_readonly(xf), d=_readonly(df))
+    shrink = Shrink(float(penalty.threshold), penalty.nonnegative)
     count, pieces = layout.n_groups, equation.rows
     # Without a group penalty, and with what is left of it the same for all elements of a group.
     uniform = len(steps) == 1 or penalty.threshold == 0.0
     if equation.flat and isinstance(layout, AxisLayout) and not explain and (uniform or not layout.reduced):
         kernel, steps = elementwise(), steps[:1] if uniform else steps
 
-        def shrink(begin: int, finish: int) -> int:
-            found: int = kernel(
-                xf, df, zf, dense, begin, finish, steps, penalty.threshold, penalty.nonnegative
-            )
+        def elements(begin: int, finish: int) -> int:
+            found: int = kernel(*data, begin, finish, steps, *shrink)
             return found
 
-        return threads.run(shrink, xf.size, xf.size)
+        return threads.run(elements, xf.size, xf.size)
 
     shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
     if shape is not None:
@@ -325,22 +340,20 @@ def _run(p: Problem, options: Options, flat: Flat, results: GroupResults) -> int
         kind.propose, known, needs_bracket=kind.needs_bracket, narrow=narrow, equation=equation.kernel,
         direct=direct, wide=wide,
     )  # fmt: skip
-    read_x, read_d = _readonly(xf), _readonly(df)
-    limits = (pieces, options.rtol, finder.atol, finder.max_iterations, explain)
+    each = Steps(steps, weights)
+    limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, explain)
+    place = Layout(geometry, indptr, indices, chosen)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
-        scratch = (xw, dw, _readonly(xw), _readonly(dw))
+        scratch = Scratch(xw, dw, _readonly(xw), _readonly(dw))
         found: int
         if direct:
-            found = kernel(
-                read_x, read_d, zf, longest, begin, finish, steps, weights, *limits, *results, apart, *scratch
-            )
+            found = kernel(*data, longest, begin, finish, *each, pieces, *limits, *results, apart, *scratch)
         else:
             found = kernel(
-                read_x, read_d, zf, dense, geometry, indptr, indices, chosen, begin, finish, steps, weights,
-                penalty.threshold, penalty.nonnegative, *limits, *results, apart, *scratch,
-            )  # fmt: skip
+                *data, *place, begin, finish, *each, *shrink, pieces, *limits, *results, apart, *scratch
+            )
         return found
 
     try:
@@ -385,7 +398,7 @@ def _reason(propose: Callable[..., Any], error: Exception) -> str:
 
 
 def _columns(
-    flat: Flat, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any, options: Options,
+    flat: Data, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any, options: Options,
     results: GroupResults,
 ) -> tuple[Any, int]:  # fmt: skip
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from proxlab.bounds import ROUNDING, bracket, rounding
 from proxlab.equations.base import Equation, Sums, Task
 from proxlab.groups import Array
-from proxlab.scalar import fabs, filled, fmax, fmin, sqrt, where
+from proxlab.scalar import fabs, filled, fmax, fmin, no, sqrt, where
 
 __all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk_fraction", "terms"]
 
@@ -48,11 +48,12 @@ def pace(r: Array, task: Task) -> Array:
     """
     tau = fmax(task.a - task.c * r, r * 0.0)
     inside, slopes = r > 0, tau > 0
-    one, beyond = filled(r, 1.0), filled(r, BEYOND)
-    safe = where(slopes, tau, one)
-    most = where(inside, one, task.dmax + fabs(task.c)) / where(inside, r, safe)
-    most = where(inside | slopes, most, beyond)
-    return where(task.c > 0, fmax(most, where(slopes, task.c / safe, beyond)), most)
+    # c/tau where that is more than 1/r, up to rounding: one division.
+    falls = (task.c > 0) & (task.c * r > tau)
+    one = filled(r, 1.0)
+    over = where(falls, task.c, where(inside, one, task.dmax + fabs(task.c)))
+    under = where(inside & no(falls), r, where(slopes, tau, one))
+    return where(slopes | (inside & no(falls)), over / under, filled(r, BEYOND))
 
 
 def roundings(c: Array, k: int) -> Array:

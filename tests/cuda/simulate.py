@@ -331,7 +331,7 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
     wait = "    cuda.syncthreads()\n"
     some = "    if cuda.threadIdx.x > 0:\n        cuda.syncthreads()\n"
     grid = "    cuda.cg.this_grid().sync()\n"
-    leader = "if lane() == 0:\n            radius"
+    leader = "if lane() == 0:\n            explained"
     faults: dict[str, Any] = {
         "index beyond the group": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i + 1"),
         "negative index": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i - 1"),

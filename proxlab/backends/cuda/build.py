@@ -25,13 +25,11 @@ _EQUATIONS = {
     "radial": {
         "solve_group": "solve_radial",
         "sums_at": "radial_sums",
-        "largest": "largest_metric",
         "write": "write_shrunk",
     },
     "clipped": {
         "solve_group": "solve_linf",
         "sums_at": "clipped_sums",
-        "largest": "largest_point",
         "write": "write_clipped",
     },
 }

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from proxlab.backends.kernel_records import Elements, Found, Scale, Start
 from proxlab.backends.kernels import (
     APART,
     APART_HIGH,
@@ -28,21 +29,19 @@ from proxlab.backends.kernels import (
     MAX_ITERATIONS,
     METRIC_CAP,
     NAN,
-    SAFE_HIGH,
-    SAFE_LOW,
-    START_LOW,
-    STEEPEST,
     TOGETHER,
     UNSHRUNK,
-    downwards,
+    explained,
     exponent,
     is_faint,
+    is_tame,
     locate,
     narrow_fraction,
     precise_strength,
-    underflows,
-    upwards,
+    starts_apart,
 )
+from proxlab.backends.records import GroupResults
+from proxlab.choose import Limits
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import Sums
 from proxlab.equations.radial import shrunk_fraction, terms
@@ -68,6 +67,8 @@ D_DTYPE: Any = None
 # elements; scratch; units.
 BEGIN, RUN, STRIDE, METRIC, CUT, NONNEGATIVE, INDICES, SCRATCH, GRID = range(9)
 PER_X, PER_X2, PER_D, PER_D2, MOST = range(9, 14)
+# An exponent that says that elements are lost.
+LOST = -10000
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -316,257 +317,255 @@ def soft(v: float, cut: float, nonnegative: bool) -> float:
     return size if v > 0.0 else (0.0 if nonnegative else 0.0 - size)
 
 
-def load(x: Any, d: Any, o: Any, i: int) -> Any:
+def load(e: Elements, i: int) -> Any:
     """Return an element of ``x`` and of the metric: after the elementwise part, in the group's units."""
+    o = e.o
     k = index(o, i)
-    v = load_point(x, d, o, k)
-    return v * o[PER_X] * o[PER_X2] if RESCALES else v, load_metric(d, o, k)
+    v = load_point(e, k)
+    return v * o[PER_X] * o[PER_X2] if RESCALES else v, load_metric(e, k)
 
 
-def load_point(x: Any, d: Any, o: Any, k: int) -> float:
+def load_point(e: Elements, k: int) -> float:
     """Return element ``k`` of the point's array after the elementwise part, in the caller's units."""
-    v = np.float64(x[k])
+    v = np.float64(e.x[k])
     if SHRINKS:
-        cut = o[CUT] / (np.float64(d[k]) if DENSE else o[METRIC])
-        v = np.float64(soft(v, cut, o[NONNEGATIVE]))
+        cut = e.o[CUT] / (np.float64(e.d[k]) if DENSE else e.o[METRIC])
+        v = np.float64(soft(v, cut, e.o[NONNEGATIVE]))
     return v
 
 
-def load_metric(d: Any, o: Any, k: int) -> float:
+def load_metric(e: Elements, k: int) -> float:
     """Return element ``k`` of the metric's array in the group's units."""
-    e = np.float64(d[k]) if DENSE else o[METRIC]
-    return fmin(e * o[PER_D] * o[PER_D2], o[MOST]) if RESCALES else e
+    o = e.o
+    v = np.float64(e.d[k]) if DENSE else o[METRIC]
+    return fmin(v * o[PER_D] * o[PER_D2], o[MOST]) if RESCALES else v
 
 
-def sum_start(x: Any, d: Any, o: Any, n: int) -> Any:
+def sum_start(e: Elements) -> Start:
     """Sum ``b²``, ``b² d``, ``x²`` for the zero test and the tangent at zero; NaN if input is invalid."""
     bb, bbd, xx = 0.0, 0.0, 0.0
-    for i in range(lane(), n, width()):
-        k = index(o, i)
-        e = np.float64(d[k]) if DENSE else o[METRIC]
-        if not (fabs(np.float64(x[k])) < INF and 0.0 < e < INF):
+    for i in range(lane(), e.n, width()):
+        k = index(e.o, i)
+        m = np.float64(e.d[k]) if DENSE else e.o[METRIC]
+        if not (fabs(np.float64(e.x[k])) < INF and 0.0 < m < INF):
             bb = NAN
-        xi, di = load(x, d, o, i)
+        xi, di = load(e, i)
         b = di * xi
         s = b * b
         bb += s
         bbd += s * di
         xx += xi * xi
-    return combine(bb, bbd, xx, o)
+    bb, bbd, xx = combine(bb, bbd, xx, e.o)
+    return Start(bb, bbd, xx, 0)
 
 
-def sum_secular(x: Any, d: Any, o: Any, n: int, r: float, tau: float, shift: float) -> Sums:
+def sum_secular(e: Elements, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
     s, s1, s2 = 0.0, 0.0, 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         t, t1, t2 = terms(xi * di, di, r, tau, shift)
         s += t
         s1 += t1
         s2 += t2
-    s, s1, s2 = combine(s, s1, s2, o)
+    s, s1, s2 = combine(s, s1, s2, e.o)
     return Sums(s, s1, s2)
 
 
-def sum_ratio(x: Any, d: Any, o: Any, n: int, ratio: float, unit: float) -> Any:
+def sum_ratio(e: Elements, ratio: float, unit: float) -> Any:
     """Sum ``u²``, ``u² e``, ``u² e²`` in single precision: ``u = x unit e``, with ``e`` of the ratio."""
     one, rho, scale = np.float32(1.0), np.float32(ratio), np.float32(unit)
     s, s1, s2 = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    for i in range(lane(), n, width()):
-        k = index(o, i)
-        y = np.float32(d[k] if DENSE else o[METRIC]) * rho
-        e = y / (y + one)
-        u = np.float32(x[k]) * scale * e
+    for i in range(lane(), e.n, width()):
+        k = index(e.o, i)
+        y = np.float32(e.d[k] if DENSE else e.o[METRIC]) * rho
+        share = y / (y + one)
+        u = np.float32(e.x[k]) * scale * share
         a = u * u
-        b = a * e
+        b = a * share
         s += a
         s1 += b
-        s2 += b * e
-    return combine(np.float64(s), np.float64(s1), np.float64(s2), o)
+        s2 += b * share
+    return combine(np.float64(s), np.float64(s1), np.float64(s2), e.o)
 
 
-def sum_clipped(x: Any, d: Any, o: Any, n: int, t: float, strength: float, _: float) -> Sums:
+def sum_clipped(e: Elements, t: float, strength: float, _: float) -> Sums:
     """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
     s, s1 = 0.0, 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         over = fabs(xi) - t
         if over > 0.0:
             s += di * over
             s1 += di
-    s, s1, _ = combine(s, s1, 0.0, o)
+    s, s1, _ = combine(s, s1, 0.0, e.o)
     return Sums(s / strength, s1 / strength, 0.0)
 
 
-def sum_moved(x: Any, d: Any, o: Any, n: int, r: float, tau: float) -> Any:
+def sum_moved(e: Elements, r: float, tau: float) -> Any:
     """Sum ``d (x - z)²`` and ``z²`` at the point ``z = x d r/(d r + tau)``; ``d x²`` and 0 for ``r = 0``."""
     moved, kept = 0.0, 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         y = di * r
         w = xi / (y + tau)
         v, z = w * tau, w * y
         moved += di * (v * v)
         kept += z * z
-    moved, kept, _ = combine(moved, kept, 0.0, o)
+    moved, kept, _ = combine(moved, kept, 0.0, e.o)
     return moved, kept
 
 
-def largest_metric(d: Any, o: Any, n: int) -> float:
+def largest_metric(e: Elements) -> float:
     """Return the largest element of the metric."""
     m = 0.0
-    for i in range(lane(), n, width()):
-        m = fmax(m, load_metric(d, o, index(o, i)))
-    return greatest(m, o)
+    for i in range(lane(), e.n, width()):
+        m = fmax(m, load_metric(e, index(e.o, i)))
+    return greatest(m, e.o)
 
 
-def largest_point(x: Any, o: Any, n: int) -> float:
+def largest_point(e: Elements) -> float:
     """Return the largest magnitude of the point; for the ℓ∞ norm, which has no elementwise part."""
     m = 0.0
-    for i in range(lane(), n, width()):
-        m = fmax(m, fabs(np.float64(x[index(o, i)]) * (o[PER_X] * o[PER_X2] if RESCALES else 1.0)))
-    return greatest(m, o)
+    for i in range(lane(), e.n, width()):
+        m = fmax(m, fabs(np.float64(e.x[index(e.o, i)]) * (e.o[PER_X] * e.o[PER_X2] if RESCALES else 1.0)))
+    return greatest(m, e.o)
 
 
-def zero_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float, e: int) -> float:
-    """Return ``‖D x‖² - (strength·weight·step·2^e)²`` to about twice the working precision."""
+def zero_margin(e: Elements, strength: float, scale: Scale) -> float:
+    """Return ``‖D x‖² - strength²`` to about twice the working precision, in the group's units."""
     high, low = 0.0, 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         p, q = two_product(xi, di)
         p, q = square(p, q)
         high, low = add_precise(high, low, p, q)
-    high, low = precise(high, low, o)
-    ph, pl = precise_strength(strength, weight, step, e)
+    high, low = precise(high, low, e.o)
+    ph, pl = precise_strength(strength, scale)
     ph, pl = square(ph, pl)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
 
-def linf_margin(x: Any, d: Any, o: Any, n: int, strength: float, weight: float, step: float, e: int) -> float:
-    """Return ``‖D x‖₁ - strength·weight·step·2^e`` to about twice the working precision."""
+def linf_margin(e: Elements, strength: float, scale: Scale) -> float:
+    """Return ``‖D x‖₁ - strength`` to about twice the working precision, in the group's units."""
     high, low = 0.0, 0.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         p, q = two_product(fabs(xi), di)
         high, low = add_precise(high, low, p, q)
-    high, low = precise(high, low, o)
-    ph, pl = precise_strength(strength, weight, step, e)
+    high, low = precise(high, low, e.o)
+    ph, pl = precise_strength(strength, scale)
     s, t = two_sum(high, -ph)
     return s + (t + (low - pl))
 
 
-def write_shrunk(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
+def write_shrunk(e: Elements, z: Any, r: float, tau: float, unit: float) -> None:
     """Write ``z = x d r / (d r + tau)``: of ``x`` as given, of which scaling may have lost elements."""
     ratio = r / tau if tau != 0.0 else 0.0
-    for i in range(lane(), n, width()):
-        k = index(o, i)
-        v, e = load_point(x, d, o, k), load_metric(d, o, k)
+    for i in range(lane(), e.n, width()):
+        k = index(e.o, i)
+        v, m = load_point(e, k), load_metric(e, k)
         if r == 0.0:
             v = 0.0
         elif tau != 0.0:
-            v *= narrow_fraction(e * ratio) if NARROW else shrunk_fraction(e, r, tau)
+            v *= narrow_fraction(m * ratio) if NARROW else shrunk_fraction(m, r, tau)
         z[k] = v
 
 
-def write_clipped(x: Any, d: Any, z: Any, o: Any, n: int, r: float, tau: float, unit: float) -> None:
+def write_clipped(e: Elements, z: Any, r: float, tau: float, unit: float) -> None:
     """Write ``z = sign(x) min(|x|, unit r)``."""
     most = r * unit
-    for i in range(lane(), n, width()):
-        k = index(o, i)
-        z[k] = fmin(fmax(load_point(x, d, o, k), -most), most)
+    for i in range(lane(), e.n, width()):
+        k = index(e.o, i)
+        z[k] = fmin(fmax(load_point(e, k), -most), most)
 
 
 write: Any = None  # one of the two
-largest: Any = None  # of the metric for a radial penalty, of the point for the ℓ∞ norm
 
 
-def any_shrunk(x: Any, d: Any, o: Any, n: int) -> bool:
+def any_shrunk(e: Elements) -> bool:
     """Tell whether the elementwise part changed an element."""
     changed = 0.0
-    for i in range(lane(), n, width()):
-        v = np.float64(x[index(o, i)]) * (o[PER_X] * o[PER_X2] if RESCALES else 1.0)
-        changed = 1.0 if load(x, d, o, i)[0] != v else changed
-    return greatest(changed, o) > 0.0
+    for i in range(lane(), e.n, width()):
+        v = np.float64(e.x[index(e.o, i)]) * (e.o[PER_X] * e.o[PER_X2] if RESCALES else 1.0)
+        changed = 1.0 if load(e, i)[0] != v else changed
+    return greatest(changed, e.o) > 0.0
 
 
 # ----------------------------------------------------------------------------------------------------
 # Kernels.
 
 
-def units(x: Any, d: Any, o: Any, n: int) -> Any:
-    """Return a place at which ``max|x|`` and ``max|b|`` are about 1, and the exponents of ``x`` and ``d``.
+def units(e: Elements) -> Any:
+    """Return the group with ``max|x|`` and ``max|b|`` about 1, and the exponents of ``x`` and ``d``.
 
     The last result is the exponent of the least metric of an element that is not zero; -10000 where elements
     are lost that may count.
     """
     mx, md, mb, low, high = 0.0, 0.0, -5000.0, 5000.0, -5000.0
-    for i in range(lane(), n, width()):
-        xi, di = load(x, d, o, i)
+    for i in range(lane(), e.n, width()):
+        xi, di = load(e, i)
         mx = fmax(mx, fabs(xi))
         md = fmax(md, di)
         if xi != 0.0:
-            e = float64(exponent(di))
-            mb, low, high = fmax(mb, float64(exponent(xi)) + e), fmin(low, e), fmax(high, e)
-    ex, eb = exponent(greatest(mx, o)), int(greatest(mb, o))
-    ed = eb - ex if eb > -5000 else exponent(greatest(md, o))
-    least, most = int(-greatest(-low, o)) - ed, int(greatest(high, o)) - ed
+            k = float64(exponent(di))
+            mb, low, high = fmax(mb, float64(exponent(xi)) + k), fmin(low, k), fmax(high, k)
+    ex, eb = exponent(greatest(mx, e.o)), int(greatest(mb, e.o))
+    ed = eb - ex if eb > -5000 else exponent(greatest(md, e.o))
+    least, most = int(-greatest(-low, e.o)) - ed, int(greatest(high, e.o)) - ed
     if eb > -5000 and (least <= APART_LOW or most >= APART_HIGH):
-        least = -10000
+        least = LOST
     # Each a number, though their product need not be one, nor the inverse of the least.
     per_x = math.ldexp(1.0, -ex // 2), math.ldexp(1.0, -ex - (-ex // 2))
     per_d = math.ldexp(1.0, -ed // 2), math.ldexp(1.0, -ed - (-ed // 2))
-    o = o[:PER_X] + (per_x[0], per_x[1], per_d[0], per_d[1], METRIC_CAP)  # noqa: RUF005 (compiled)
-    return o, ex, ed, least
+    o = e.o[:PER_X] + (per_x[0], per_x[1], per_d[0], per_d[1], METRIC_CAP)  # noqa: RUF005 (compiled)
+    return Elements(e.x, e.d, o, e.n), ex, ed, least
 
 
 def solve_one(
-    x: Any, d: Any, z: Any, o: Any, n: int, g: int, step: float, weight: float, pieces: Any, rtol: float,
-    atol: float, max_iterations: int, bad: Any, radius: Any, lower: Any, upper: Any, status: Any,
-    iterations: Any, evaluations: Any,
+    e: Elements, z: Any, g: int, step: float, weight: float, pieces: Any, limits: Limits, bad: Any,
+    out: GroupResults,
 ) -> None:  # fmt: skip
     """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``.
 
     The same where it spreads further than these kernels follow.
     """
-    bb, bbd, xx = sum_start(x, d, o, n)
+    start = sum_start(e)
     ex, ed, least, scaled = 0, 0, 0, False
-    if RESCALES:
-        safe = SAFE_LOW < bb < SAFE_HIGH and SAFE_LOW < bbd < SAFE_HIGH and SAFE_LOW < xx < SAFE_HIGH
-        safe = safe and bbd < STEEPEST * bb * sqrt(bb) and not underflows(step, weight, pieces, sqrt(xx))
-        if bb == bb and not safe:
+    if RESCALES:  # noqa: SIM102 (a constant)
+        if start.bb == start.bb and not is_tame(start, step, weight, pieces):
             scaled = True
-            o, ex, ed, least = units(x, d, o, n)
-            bb, bbd, xx = sum_start(x, d, o, n)
-            for k in range(1, COUNT):
-                if exponent(pieces[k, 0]) - ex < START_LOW:
-                    least = -10000
-            bb = bb if least > -10000 else NAN
-    r, tau, low, high, code, its, evs = 0.0, 0.0, 0.0, 0.0, APART, 0, 0
-    if bb == bb and 0.0 < step < INF:
-        r, tau, low, high, code, its, evs = solve_group(
-            x, d, o, n, bb, bbd, xx, step, weight, ex, ed, pieces, rtol, atol, max_iterations, EXPLAIN
-        )
-        if RESCALES and r > 0.0 and tau > 0.0:
+            e, ex, ed, least = units(e)
+            start = sum_start(e)
+            if starts_apart(pieces, ex):
+                least = LOST
+    found = Found(NAN, 0.0, 0.0, INF, APART, 0, 0)
+    if start.bb == start.bb and 0.0 < step < INF and least > LOST:
+        atol = math.ldexp(limits.atol, -ex) if RESCALES else limits.atol
+        own = Limits(limits.rtol, atol, limits.most, EXPLAIN)
+        found = solve_group(e, start, Scale(step, weight, ex, ed), pieces, own)
+    status = found.status
+    if RESCALES:  # noqa: SIM102
+        if found.r > 0.0 and found.tau > 0.0:
             unit = ex
-            if not scaled and tau * r < TOGETHER * sqrt(xx):
-                _, unit, _, least = units(x, d, o, n)
-            code = APART if is_faint(math.ldexp(r, ex - unit), tau, least) else code
-    if code != APART:
+            if not scaled and found.tau * found.r < TOGETHER * sqrt(start.xx):
+                _, unit, _, least = units(e)
+            status = APART if is_faint(math.ldexp(found.r, ex - unit), found.tau, least) else status
+    if status != APART:
         if EXPLAIN and SHRINKS:  # noqa: SIM102
-            if code == UNSHRUNK and any_shrunk(x, d, o, n):
-                code = CONVERGED
-        write(x, d, z, o, n, r, tau, math.ldexp(1.0, ex))
+            if status == UNSHRUNK and any_shrunk(e):
+                status = CONVERGED
+        write(e, z, found.r, found.tau, math.ldexp(1.0, ex))
     else:
-        r, low, high, code, its, evs = NAN, 0.0, INF, MAX_ITERATIONS, 0, 0
-        for i in range(lane(), n, width()):
-            z[index(o, i)] = NAN
+        found, status = Found(NAN, 0.0, 0.0, INF, MAX_ITERATIONS, 0, 0), MAX_ITERATIONS
+        for i in range(lane(), e.n, width()):
+            z[index(e.o, i)] = NAN
         if lane() == 0:
             cuda.atomic.max(bad, 0, 1)
     if EXPLAIN:  # noqa: SIM102
         if lane() == 0:
-            radius[g], lower[g], upper[g] = math.ldexp(r, ex), downwards(low, ex), upwards(high, ex)
-            status[g], iterations[g], evaluations[g] = code, its, evs
+            explained(out, g, found, status, ex)
 
 
 def share(table: Any, pieces: Any) -> None:
@@ -591,6 +590,8 @@ def solve_groups(
     """
     pieces = cuda.shared.array((COUNT, 4), float64)
     share(table, pieces)
+    limits = Limits(rtol, atol, max_iterations, EXPLAIN)
+    out = GroupResults(radius, lower, upper, status, iterations, evaluations)
     scratch = cuda.shared.array((3, WARPS), float64)
     n = shape[1] * shape[3]
     for k in range(first(), count, stride()):
@@ -606,10 +607,8 @@ def solve_groups(
             begin, shape[3], shape[2] * shape[3], metric, eta * threshold, nonnegative, indices, scratch,
             partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
-        solve_one(
-            x, d, z, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
-            max_iterations, bad, radius, lower, upper, status, iterations, evaluations,
-        )  # fmt: skip
+        weight_here = weights[g] if many_weights else weight
+        solve_one(Elements(x, d, o, n), z, g, eta, weight_here, pieces, limits, bad, out)
 
 
 def solve_tile(
@@ -624,6 +623,8 @@ def solve_tile(
     """
     pieces = cuda.shared.array((COUNT, 4), float64)
     share(table, pieces)
+    limits = Limits(rtol, atol, max_iterations, EXPLAIN)
+    out = GroupResults(radius, lower, upper, status, iterations, evaluations)
     scratch = cuda.shared.array((3, WARPS), float64)
     xs = cuda.shared.array(TILE, X_DTYPE)
     ds = cuda.shared.array(TILE if DENSE else 1, D_DTYPE)
@@ -645,10 +646,8 @@ def solve_tile(
         g = outer * shape[2] + start + k
         eta = steps[g] if many_steps else step
         o = (k * pitch, n, n, metric, eta * threshold, nonnegative, 0, scratch, 0, 1.0, 1.0, 1.0, 1.0, INF)
-        solve_one(
-            xs, ds, xs, o, n, g, eta, weights[g] if many_weights else weight, pieces, rtol, atol,
-            max_iterations, bad, radius, lower, upper, status, iterations, evaluations,
-        )  # fmt: skip
+        weight_here = weights[g] if many_weights else weight
+        solve_one(Elements(xs, ds, o, n), xs, g, eta, weight_here, pieces, limits, bad, out)
     cuda.syncthreads()
     for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
         row, column = t // length, t % length

@@ -1,0 +1,97 @@
+"""What the compiled kernels take and return: records of arrays and numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["Data", "Elements", "Found", "Layout", "Scale", "Scratch", "Shrink", "Start", "Steps"]
+
+
+class Data(NamedTuple):
+    """Point, metric and result; without ``dense`` the metric is the one number ``d[0]``."""
+
+    x: Any
+    d: Any
+    z: Any
+    dense: bool
+
+
+class Layout(NamedTuple):
+    """Where groups lie.
+
+    Attributes
+    ----------
+    shape : array of int
+        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+    indptr, indices : array of int
+        Where not empty, the elements of each group by index, instead.
+    chosen : array of int
+        The groups to solve, where not empty; else all.
+    """
+
+    shape: Any
+    indptr: Any
+    indices: Any
+    chosen: Any
+
+
+class Steps(NamedTuple):
+    """Steps and weights: one for each group, or one for all."""
+
+    steps: Any
+    weights: Any
+
+
+class Shrink(NamedTuple):
+    """The elementwise part: a soft threshold, times the step, and whether negative elements become zero."""
+
+    threshold: float
+    nonnegative: bool
+
+
+class Scratch(NamedTuple):
+    """Room for a copy of a group's point and metric, and the same memory read-only."""
+
+    x: Any
+    d: Any
+    read_x: Any
+    read_d: Any
+
+
+class Elements(NamedTuple):
+    """The ``n`` elements of a group: ``x[o:o + n]``, and ``d`` likewise; ``o`` is whatever a target reads."""
+
+    x: Any
+    d: Any
+    o: Any
+    n: int
+
+
+class Start(NamedTuple):
+    """Sums at zero, ``Σ b²``, ``Σ b² d``, ``Σ x²``, and whether an element of the metric is invalid."""
+
+    bb: float
+    bbd: float
+    xx: float
+    bad: int
+
+
+class Scale(NamedTuple):
+    """Step, weight, and the exponents of the units in which a group's ``x`` and ``d`` are read."""
+
+    step: float
+    weight: float
+    ex: int
+    ed: int
+
+
+class Found(NamedTuple):
+    """A group's radius and multiplier in its units, the enclosure of the radius, and how it came about."""
+
+    r: float
+    tau: float
+    lower: float
+    upper: float
+    status: int
+    iterations: int
+    evaluations: int
