@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
 
 from proxlab.torch.compaction import compact
 from proxlab.torch.follow import ProxWrapper
+from proxlab.torch.monitor import Monitor
 from proxlab.torch.networks import param_groups
 from proxlab.torch.optimizers import (
     RAMDA,
@@ -20,6 +21,7 @@ from proxlab.torch.optimizers import (
     ProxRMSprop,
     ProxSGD,
 )
+from proxlab.torch.path import Strengths, strengths
 from proxlab.torch.report import CompactReport
 from proxlab.torch.sparsity import NetworkSparsity, group_sparsity
 from proxlab.torch.structures import Attention
@@ -31,6 +33,7 @@ __all__ = [
     "Attention",
     "CompactReport",
     "LinBreg",
+    "Monitor",
     "NetworkSparsity",
     "ProxAMSGrad",
     "ProxAdagrad",
@@ -39,7 +42,9 @@ __all__ = [
     "ProxRMSprop",
     "ProxSGD",
     "ProxWrapper",
+    "Strengths",
     "compact",
     "group_sparsity",
     "param_groups",
+    "strengths",
 ]

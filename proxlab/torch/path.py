@@ -1,0 +1,298 @@
+"""The path of strengths of a network: from which strength on nothing of it is left, and a grid below."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from proxlab.optim.sparsity import check_count, vanishing_strength
+from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
+from proxlab.penalties.base import check_number
+from proxlab.penalties.equations import Radial
+from proxlab.torch.problems import Block, check_group, on_host, wide
+from proxlab.untraced import untraced
+
+__all__ = ["Strengths", "strengths"]
+
+# What a loss function calls its first argument where that is the model.
+_MODEL = ("model", "module", "net", "network")
+
+
+class Strengths(NamedTuple):
+    """The result of :func:`strengths`.
+
+    Attributes
+    ----------
+    lam_max : float
+        From this strength on each of the groups is zero where it was looked at.
+    grid : ndarray of float, shape (count,)
+        Strengths from ``lam_max`` downwards, in equal ratios.
+    """
+
+    lam_max: float
+    grid: npt.NDArray[np.float64]
+
+
+@untraced
+def strengths(
+    model: nn.Module,
+    groups: Iterable[Any],
+    loss_fn: Callable[..., Tensor],
+    batches: Iterable[Any],
+    *,
+    at: str | None = None,
+    count: int = 20,
+    ratio: float = 1e-3,
+    samples: int = 32,
+) -> Strengths:
+    """Return the strength from which on groups vanish, and a grid of strengths below it to try.
+
+    A group of zeros stays at zero in training where the gradient of the loss by it is not stronger than the
+    penalty's slope there: ``‖g‖ ≤ λ w`` for the group lasso with a weight ``w``. So there is a least strength
+    for each group, and the greatest of them is ``lam_max``, the ``lambda_max`` of glmnet and the
+    ``alpha_max`` of skglm. It depends on the other weights: those are zero (``at="zero"``), or as they are
+    (``at="weights"``), where every group is looked at alone. A joint group has no gradient where all of it is
+    zero: there it is the slope by which the loss rises on the way to zero, in two halves, by the penalty that
+    is saved.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, trained or not, in the mode in which the loss is meant. It is left as it is.
+    groups : iterable of dict
+        Param groups with penalties, as :func:`param_groups` returns them.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` for batches that are pairs, of which the model is called with the first;
+        or ``loss_fn(model, batch)``, if its first parameter is called ``model``.
+    batches : iterable
+        The batches; the loss is the mean over them.
+    at : {"weights", "zero"}, optional
+        Where the other groups are. By default at zero where a single layer is penalised, so that for a linear
+        model and a convex loss all is zero exactly from ``lam_max`` on; as they are in deep networks and for
+        joint groups, where all gradients at zero vanish.
+    count : int, optional
+        Length of the grid.
+    ratio : float, optional
+        The least strength of the grid, by the largest.
+    samples : int, optional
+        How many groups of each layer are looked at one by one, evenly spread, with ``at="weights"``.
+
+    Returns
+    -------
+    Strengths
+        ``lam_max`` and ``grid``; of several penalties the strength of the first, the others in proportion.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of the above, there is no penalty or no batch, a penalty has no slope at zero
+        (:class:`~proxlab.GroupL0`, with which zeros are never left), or no gradient comes to any group.
+
+    References
+    ----------
+    Friedman, Hastie & Tibshirani (2010), "Regularization paths for generalized linear models via coordinate
+    descent", Journal of Statistical Software 33(1), §2.5.
+
+    Examples
+    --------
+    >>> import torch, proxlab as pl
+    >>> from proxlab.torch import param_groups, strengths
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0], [1.0]])
+    >>> groups = param_groups(model, pl.GroupLasso(1.0))
+    >>> lam_max, grid = strengths(model, groups, torch.nn.functional.mse_loss, [(x, y)], count=3, ratio=0.01)
+    >>> lam_max, grid.round(3)
+    (3.0, array([3.  , 0.3 , 0.03]))
+    """
+    blocks = list(_blocks(groups))
+    if at not in (None, "weights", "zero"):
+        raise ValueError(f'at: must be "weights", "zero" or None, got {at!r}')
+    count, samples = check_count("count", count), check_count("samples", samples)
+    ratio = check_number("ratio", ratio, 0.0, strict=True)
+    if ratio >= 1.0:
+        raise ValueError(f"ratio: must be < 1, got {ratio!r}")
+    loss = _Loss(model, loss_fn, list(batches))
+    units = [_at_zero(block) for block in blocks]
+    scales = [block.penalty.strength for block in blocks if block.penalty is not None]
+    found = []
+    alone = at == "weights" or (at is None and (len(blocks) > 1 or blocks[0].index is None))
+    with _kept(model, [p for block in blocks for p in block.params]):
+        if not alone:
+            for block in blocks:
+                for p in block.params:
+                    p.detach()[_members(block, p) >= 0] = 0.0
+            loss.differentiate([p for block in blocks for p in block.params])
+        for block, unit, scale in zip(blocks, units, scales, strict=True):
+            asked = scales[0] / scale
+            if not alone:
+                found.append(float(_needed(block, unit).max(initial=0.0)) * asked)
+                continue
+            found += [need * asked for need in _alone(block, unit, loss, samples)]
+    lam_max = max(found)
+    if not 0.0 < lam_max < np.inf:
+        raise ValueError(
+            f"model: the gradients give {lam_max:g} as the strength from which on its groups stay zero; look "
+            'at them where the weights are, with at="weights", or after some training'
+        )
+    return Strengths(lam_max, np.geomspace(lam_max, lam_max * ratio, count))
+
+
+def _alone(block: Block, unit: Penalty, loss: _Loss, samples: int) -> Iterator[float]:
+    """Look at some groups of a block one by one, the others as they are."""
+    labels = [_members(block, p) for p in block.params]
+    count = 1 + max(int(label.max()) for label in labels)
+    for k in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)):
+        saved = [p.detach().clone() for p in block.params]
+        if block.index is None:
+            yield _slope(block, loss, [label == k for label in labels])
+        else:
+            block.params[0].detach()[labels[0] == k] = 0.0
+            loss.differentiate(block.params)
+            yield float(_needed(block, unit)[k])
+        for p, old in zip(block.params, saved, strict=True):
+            p.detach().copy_(old)
+
+
+def _slope(block: Block, loss: _Loss, members: Sequence[Tensor]) -> float:
+    """The steepest rise of the loss by the penalty that is saved, while a group goes to zero in halves."""
+    assert block.penalty is not None
+    unit = block.penalty.with_strength(1.0)
+    values = []
+    for left in (1.0, 0.5, 0.0):
+        for p, own in zip(block.params, members, strict=True):
+            p.detach()[own] *= left
+        values.append((loss.value(), float(unit(block.join([wide(p) for p in block.params])))))
+    pairs = pairwise(values)
+    return max(
+        ((new - old) / (price - less) for (old, price), (new, less) in pairs if price > less), default=0.0
+    )
+
+
+class _Loss:
+    """The mean loss over some batches."""
+
+    def __init__(self, model: nn.Module, loss_fn: Callable[..., Any], batches: Sequence[Any]) -> None:
+        if not batches:
+            raise ValueError("batches: must hold at least one batch")
+        self.model, self.loss_fn, self.batches = model, loss_fn, batches
+        try:
+            first = next(iter(inspect.signature(loss_fn).parameters), "")
+        except (TypeError, ValueError):
+            first = ""
+        self.takes_model = first in _MODEL
+
+    def differentiate(self, params: Sequence[Tensor]) -> None:
+        """Put the gradients of some parameters where an optimizer finds them."""
+        total = [torch.zeros_like(p) for p in params]
+        live = [k for k, p in enumerate(params) if p.requires_grad]
+        for batch in self.batches:
+            with torch.enable_grad():
+                value = self._of(batch)
+            grads = torch.autograd.grad(value, [params[k] for k in live], allow_unused=True)
+            for k, g in zip(live, grads, strict=True):
+                if g is not None:
+                    total[k] += g / len(self.batches)
+        for p, g in zip(params, total, strict=True):
+            p.grad = g
+
+    def value(self) -> float:
+        """Return the mean loss."""
+        return sum(float(self._of(batch)) for batch in self.batches) / len(self.batches)
+
+    def _of(self, batch: Any) -> Tensor:
+        value: Any
+        if self.takes_model:
+            value = self.loss_fn(self.model, batch)
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+            value = self.loss_fn(self.model(batch[0]), batch[1])
+        else:
+            raise TypeError(
+                "batches: must be pairs of inputs and targets, or loss_fn a function whose first parameter "
+                f"is called model, got {type(batch).__name__}"
+            )
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise TypeError(f"loss_fn: must return a tensor of one element, got {value!r}")
+        return value
+
+
+def _blocks(groups: Iterable[Any]) -> Iterator[Block]:
+    """Go through what is penalised."""
+    none = True
+    for number, given in enumerate(groups):
+        if not isinstance(given, Mapping) or "params" not in given:
+            raise TypeError(f"groups: must hold param groups, dicts with the key 'params', got {given!r}")
+        params = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
+        group = {"penalty": None, **given, "params": params}
+        if group["penalty"] is None:
+            continue
+        check_group(group, f"groups[{number}]", convex_only=False)
+        none = False
+        yield from (Block(number, group, {}, k) for k in ([None] if "joint" in group else range(len(params))))
+    if none:
+        raise ValueError("groups: none of them has a penalty")
+
+
+def _at_zero(block: Block) -> Penalty:
+    """Return the convex penalty of strength 1 that has the same slopes at zero."""
+    penalty = block.penalty
+    assert penalty is not None
+    if penalty.strength == 0:
+        raise ValueError(f"{block.where}: penalty: must have a strength > 0, got {penalty!r}")
+    unit = penalty.with_strength(1.0)
+    if not isinstance(unit.equation, Radial):
+        return unit
+    first = unit.equation.table[0]
+    if first.value > 0 or not (first.a > 0 or unit.threshold > 0):
+        raise ValueError(
+            f"{block.where}: penalty: {type(unit).__name__} has no slope at zero, so that any strength keeps "
+            "a group there; use a TargetSparsity"
+        )
+    if unit.threshold > 0:
+        return SparseGroupLasso(unit.threshold, first.a, groups=unit.groups, weights=unit.weights)
+    return GroupLasso(first.a, groups=unit.groups, weights=unit.weights, nonnegative=unit.nonnegative)
+
+
+def _needed(block: Block, unit: Penalty) -> npt.NDArray[np.float64]:
+    """Return for each group of a block, which is zero, from which strength on its gradients leave it so."""
+    grads = block.join([wide(p.grad) for p in block.params if p.grad is not None])
+    point = -grads if not on_host(grads) else (-grads).numpy()
+    found: Any = vanishing_strength(unit, point)
+    return np.asarray(found.cpu() if isinstance(found, Tensor) else found)
+
+
+def _members(block: Block, p: Tensor) -> Tensor:
+    """The group of each element of a parameter of a block, -1 where it is in none."""
+    index = next(k for k, q in enumerate(block.params) if q is p)
+    penalty = block.penalty
+    assert penalty is not None
+    division = penalty.groups if block.index is not None else block.group["joint"][index]
+    start, places = division.indices(tuple(p.shape))
+    labels = np.full(p.numel(), -1)
+    labels[places] = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    return torch.from_numpy(labels.reshape(tuple(p.shape)))
+
+
+@contextmanager
+def _kept(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
+    """Leave weights, gradients, buffers and random numbers as they were."""
+    weights = [(p, p.detach().clone(), p.grad) for p in params]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    devices = {p.device for p in params if p.device.type == "cuda"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for p, old, grad in weights:
+                p.copy_(old)
+                p.grad = grad
+            for b, before in buffers:
+                b.copy_(before)
