@@ -441,8 +441,8 @@ class _Tracer(TorchDispatchMode):
         if name in ("full", "full_like", "new_full", "scalar_tensor") and out.numel():
             scalars = (*scalars, float(out.reshape(-1)[0]))
         made: list[Any] = []
-        for t in (*inputs, *(t for t in tree_leaves(out) if isinstance(t, Tensor))):
-            known = self.known.get(t)
+        for t in (*inputs, *(t for t in tree_leaves(out) if isinstance(t, (Tensor, _Value)))):
+            known = t if isinstance(t, _Value) else self.known.get(t)
             if isinstance(known, _Piece):
                 made.append((known.name, *_digest(self.record(known.ids, known.name))))
             elif isinstance(known, _Value) and bool((known.label != _UNIFORM).any()):
@@ -1281,7 +1281,10 @@ class _Tracer(TorchDispatchMode):
                 lab, m = lab[:, None], m[:, None]
             self.known[t] = _Value(lab.expand(t.shape), m.expand(t.shape).clone())
         if self.record is not None:
-            self._note("recurrent", (), [source], [data, *ends])
+            # Levels and directions side by side, since each may lose other units.
+            pairs = zip((*states, *cells), (*dirt, *dirt), strict=True)
+            parts = [_Value(labels, marks) for labels, marks in pairs]
+            self._note("recurrent", (), [source], [data, *parts])
 
     def finish(self, output: Tensor) -> None:
         """Keep what an output shows."""

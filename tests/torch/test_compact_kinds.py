@@ -329,3 +329,33 @@ def test_a_limit_of_operations_is_named(monkeypatch):
     assert small[0].out_features == 4
     assert "more than 3 operations" in report.notes[0]
     assert [(k.layer, k.what, k.count) for k in report.kept] == [("2", "inputs", 1)]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("ends", ["last", "state"])
+@pytest.mark.parametrize(("levels", "both"), [(2, False), (1, True), (2, True)])
+def test_every_level_and_direction_of_a_recurrent_layer_loses_its_own_units(kind, ends, levels, both):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(3, 6, num_layers=levels, bidirectional=both, batch_first=True)
+            self.out = nn.Linear(6 * (1 + both) if ends == "last" else 6, 2)
+
+        def forward(self, x):
+            y, state = self.rnn(x)
+            state = state[0] if isinstance(state, tuple) else state
+            return self.out(y[:, -1] if ends == "last" else state[-1])
+
+    torch.manual_seed(0)
+    model, x = Reader(), torch.randn(3, 5, 3)
+    for number, (weight, _, *rest) in enumerate(model.rnn._all_weights):
+        # Other units in each.
+        units = torch.tensor([number % 6, (number + 2) % 6, (number + 3) % 6])
+        with torch.no_grad():
+            for name in (weight, model.rnn._all_weights[number][1], *rest):
+                p = getattr(model.rnn, name)
+                p.view(-1, 6, *p.shape[1:])[:, units] = 0
+    small, report = compact(model, x)
+    assert [(r.layer, r.before, r.after) for r in report.removed] == [("rnn", 6, 3)]
+    x = torch.randn(4, 7, 3)
+    assert torch.allclose(small(x), model(x), atol=1e-5)
