@@ -9,10 +9,24 @@ functions of an array namespace, or compiled scalars.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from proxlab.groups import Array
 
-__all__ = ["fabs", "filled", "fmax", "fmin", "midpoint", "no", "sqrt", "where"]
+__all__ = ["any_order", "fabs", "filled", "fmax", "fmin", "midpoint", "no", "sqrt", "where"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def any_order(function: F) -> F:
+    """Mark a function of the package whose error bounds hold for any order of its sums.
+
+    Compiled, these may be reordered and contracted; everything else does what it says.
+    """
+    function.__dict__["any_order"] = True
+    return function
 
 
 def where(condition: Array, yes: Array, no: Array) -> Array:

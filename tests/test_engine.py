@@ -42,7 +42,7 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
         monkeypatch.setattr(search, key, value)
     monkeypatch.setattr(kernels, "NEEDS_BRACKET", finder.needs_bracket)
     if equation.kernel == "clipped":
-        monkeypatch.setattr(kernels, "sums_at", kernels.clipped_sums)
+        monkeypatch.setattr(kernels, "sums_at", kernels.sum_clipped)
         monkeypatch.setattr(kernels, "solve_group", kernels.solve_linf)
         monkeypatch.setattr(kernels, "write_group", kernels.clip_group)
 

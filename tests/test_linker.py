@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab import scalar
+from proxlab.backends import kernels
 from proxlab.backends.build import Target, over_arrays, state
 
 ARGUMENTS = "r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4"
@@ -106,6 +107,22 @@ def test_linked_functions_are_what_python_makes_of_them(program, point):
     compiled = Target(lambda g, _: numba.njit(g)).link(f)(*point)
     (arrays,) = over_arrays(f, np)(*(np.array([v]) for v in point))
     np.testing.assert_allclose([compiled, arrays], expected, rtol=1e-6, atol=1e-5)
+
+
+def test_only_what_the_package_marks_may_be_reordered():
+    made = {}
+
+    def make(function, loose):
+        made[function.__name__[:-17]] = loose
+        return function
+
+    Target(make).link(kernels.sums_at)
+    assert made == {"radial_sums": False, "sum_secular": True, "terms": True, "fmax": False}
+    made.clear()
+    # Under any name, and of the package only.
+    user = scalar.any_order(defined("def mine(a): return sums(a)", "mine", sums=kernels.narrow_fraction))
+    Target(make).link(user)
+    assert made == {"mine": False, "narrow_fraction": True, "fmin": False}
 
 
 @settings(max_examples=200)

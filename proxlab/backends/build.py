@@ -131,9 +131,8 @@ class Target:
     Attributes
     ----------
     make : callable
-        ``make(function, loose)`` makes of a linked function what others call.
-    loose : tuple of str
-        How names begin of the package's functions that may be reassociated.
+        ``make(function, loose)`` makes of a linked function what others call; ``loose`` tells whether it is
+        marked by :func:`proxlab.scalar.any_order`.
     options : str
         What else ``make`` depends on.
     operations : mapping
@@ -145,7 +144,6 @@ class Target:
     """
 
     make: Callable[[types.FunctionType, bool], Any]
-    loose: tuple[str, ...] = ()
     options: str = ""
     operations: Mapping[Any, Any] = field(default_factory=dict)
     native: Callable[[Any], Any] = staticmethod(lambda value: value)  # noqa: RUF009 (stateless)
@@ -181,20 +179,19 @@ class _Linking:
 
     def __init__(self, target: Target, names: Mapping[str, Any]) -> None:
         self.target, self.names = target, names
-        self.done: dict[tuple[int, str], tuple[Any, str]] = {}
+        self.done: dict[int, tuple[Any, str]] = {}
         self.open: list[Any] = []
 
-    def function(self, function: Any, name: str = "") -> tuple[Any, str]:
+    def function(self, function: Any) -> tuple[Any, str]:
         """Return what is made of a function, and its key."""
         function = getattr(function, "py_func", function)  # of one that is compiled already, its source
-        name = name or function.__name__
-        if (id(function), name) not in self.done:
-            loose = _is_ours(function) and name.startswith(self.target.loose)
+        if id(function) not in self.done:
+            loose = _is_ours(function) and hasattr(function, "any_order")
             copy, key = self.copy(function, function.__name__, (loose,))
             if key not in self.target._made:
                 self.target._made[key] = self.target.make(copy, loose)
-            self.done[id(function), name] = self.target._made[key], key
-        return self.done[id(function), name]
+            self.done[id(function)] = self.target._made[key], key
+        return self.done[id(function)]
 
     def copy(self, function: Any, name: str, options: tuple[Any, ...]) -> tuple[types.FunctionType, str]:
         """Return a function whose globals, cells and defaults are linked, and its key."""
@@ -264,7 +261,7 @@ class _Linking:
             except AttributeError as error:
                 raise _refused(user, f"uses {library}, which these arrays do not have") from error
         if isinstance(getattr(value, "py_func", value), types.FunctionType):
-            return self.function(value, name)
+            return self.function(value)
         try:
             return value, described(value)
         except TypeError as error:

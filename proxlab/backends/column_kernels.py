@@ -28,7 +28,7 @@ from proxlab.backends.kernels import (
 )
 from proxlab.bounds import UNIT, bracket, rounding
 from proxlab.equations.radial import CURVED, FLAT, residual, rise
-from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 from proxlab.search import final_step
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
@@ -39,6 +39,7 @@ SCRATCH = 13 * PITCH
 STRIP = 256
 
 
+@any_order
 def start_terms(x: Any, d: Any) -> Any:
     """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ d x²``."""
     b = d * x
@@ -46,6 +47,7 @@ def start_terms(x: Any, d: Any) -> Any:
     return s, s * d, x * x, x * b
 
 
+@any_order
 def ratio_terms(x: Any, d: Any, ratio: Any, one: Any) -> Any:
     """Return the terms of ``Σ z²``, ``Σ z² e``, ``Σ z² e²``; ``e = d ratio/(d ratio + 1)``, ``z = x e``."""
     y = d * ratio
@@ -64,6 +66,7 @@ def fraction(y: float) -> float:
     return y / (y + 1.0)
 
 
+@any_order
 def exact_terms(x: float, d: float, ratio: float) -> Any:
     """Return what :func:`ratio_terms` does, and the term of ``Σ z (x - z) = ratio Σ d (x - z)²``."""
     y = fmin(d * ratio, 1e30)
@@ -74,6 +77,7 @@ def exact_terms(x: float, d: float, ratio: float) -> Any:
     return s, t, t * e, z * (x - z)
 
 
+@any_order
 def add_start(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
     """Add four rows' terms of the sums at zero to the columns'; tells whether a metric is invalid.
 
@@ -97,6 +101,7 @@ def add_start(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
     return bad
 
 
+@any_order
 def add_start_row(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
     """Add one row's terms, as :func:`add_start`."""
     number = acc.dtype.type
@@ -112,6 +117,7 @@ def add_start_row(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
     return bad
 
 
+@any_order
 def add_ratio(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
     """Add four rows' terms to the columns', in the precision of ``acc``; the columns' ratios stand behind
     four sums.
@@ -132,6 +138,7 @@ def add_ratio(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
         acc[j + 2 * PITCH] += (t0 + t1) + (t2 + t3)
 
 
+@any_order
 def add_ratio_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
     """Add one row's terms, as :func:`add_ratio`."""
     number = acc.dtype.type
@@ -144,6 +151,7 @@ def add_ratio_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
         acc[j + 2 * PITCH] += t
 
 
+@any_order
 def add_exact(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
     """Add four rows' exact terms to the columns'; the columns' ratios stand behind the four sums."""
     t, u, v = o + stride, o + 2 * stride, o + 3 * stride
@@ -161,6 +169,7 @@ def add_exact(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
         acc[j + 3 * PITCH] += (h0 + h1) + (h2 + h3)
 
 
+@any_order
 def add_exact_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
     """Add one row's exact terms, as :func:`add_exact`."""
     x, d = x[o : o + w], d[o : o + w]
@@ -172,6 +181,7 @@ def add_exact_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
         acc[j + 3 * PITCH] += h
 
 
+@any_order
 def add_size_row(x: Any, o: int, w: int, acc: Any) -> None:
     """Add the magnitudes of one row to the columns'."""
     x = x[o : o + w]

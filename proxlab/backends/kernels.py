@@ -1,8 +1,7 @@
 """Scalar source of the compiled kernels: loops over a group's elements, and what their sums decide.
 
 Plain Python, rebuilt for a target by :mod:`proxlab.backends.numba_cpu`. A group is ``x[o:o + n]``; slices
-keep indices nonnegative, which is what lets the compiler vectorise. Loops named ``sum_*`` and
-``add_*`` may be reassociated (their error bounds hold for any order); everything else is compiled strictly.
+keep indices nonnegative, which is what lets the compiler vectorise.
 The vectorised form in :mod:`proxlab.backends.array_api` is the specification.
 """
 
@@ -50,7 +49,7 @@ from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
 from proxlab.equations.radial import BEYOND, pace, residual, rise, shrunk_fraction, terms
 from proxlab.rootfinders import Newton, Status
-from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 from proxlab.search import (
     OPEN,
     SEEKING,
@@ -106,6 +105,7 @@ def call_borrowed(*arguments: Any) -> Any:
     return kernel(*borrowed(arguments))
 
 
+@any_order
 def sum_start(e: Elements) -> Start:
     """Sum what the zero test and the tangent at zero need: ``b²``, ``b² d``, ``x²``; find invalid metrics."""
     n = e.n
@@ -122,6 +122,7 @@ def sum_start(e: Elements) -> Start:
     return Start(bb, bbd, xx, bad)
 
 
+@any_order
 def sum_secular(e: Elements, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
     n = e.n
@@ -141,6 +142,7 @@ def radial_sums(e: Elements, r: float, a: float, c: float) -> Sums:
     return sum_secular(e, r, fmax(a - c * r, 0.0), c)
 
 
+@any_order
 def sum_ratio(e: Elements, ratio: float, unit: float) -> Any:
     """Sum ``u²``, ``u² e``, ``u² e²`` in single precision: ``u = x unit e``, with ``e`` of the ratio."""
     n = e.n
@@ -175,6 +177,7 @@ def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) 
     return v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr
 
 
+@any_order
 def narrow_fraction(y: float) -> float:
     """Return ``y/(y + 1)`` to 45 bits: a reciprocal in single precision and a step of Newton's method."""
     y = fmin(y, 1e30)
@@ -182,6 +185,7 @@ def narrow_fraction(y: float) -> float:
     return y * (w * (2.0 - (y + 1.0) * w))
 
 
+@any_order
 def sum_moved(e: Elements, r: float, tau: float) -> Any:
     """Sum ``d (x - z)²`` and ``z²`` at the point ``z = x d r/(d r + tau)``; ``d x²`` and 0 for ``r = 0``."""
     n = e.n
@@ -732,6 +736,7 @@ def shrink_all(data: Data, begin: int, finish: int, steps: Any, shrink: Shrink) 
 # The ℓ∞ norm: the same driver with another equation.
 
 
+@any_order
 def sum_clipped(e: Elements, t: float, strength: float, _: float) -> Sums:
     """Sum ``d (|x| - t)₊`` and its slope, in units of ``strength``."""
     n = e.n
@@ -743,11 +748,6 @@ def sum_clipped(e: Elements, t: float, strength: float, _: float) -> Sums:
         s += di * over
         s1 += di
     return Sums(s / strength, s1 / strength, 0.0)
-
-
-def clipped_sums(e: Elements, t: float, a: float, _: float) -> Sums:
-    """Return the clipped sums at one radius, in units of the strength ``a``."""
-    return sum_clipped(e, t, a, 0.0)
 
 
 def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits) -> Found:

@@ -26,7 +26,7 @@ from proxlab.backends.records import Bounds
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.groups import AxisLayout, Layout
 from proxlab.penalties import Penalty
-from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 
 __all__ = ["applies", "certify"]
 
@@ -48,6 +48,7 @@ def start_terms(x: Any, z: Any, d: Any) -> Any:
     return s, s * d, x * x, x * b, z * z, b * z, z * dz
 
 
+@any_order
 def sum_start(x: Any, z: Any, d: Any) -> Any:
     """Sum what is needed at zero over a few neighbouring elements; count invalid metrics."""
     bb, bbd, xx, xb, zz, bz, dzz, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
@@ -89,6 +90,7 @@ def candidate_terms(
     )  # fmt: skip
 
 
+@any_order
 def sum_candidate(
     x: Any, z: Any, d: Any, r: float, tau: float, shift: float, pull: float, unit: float
 ) -> Any:
@@ -113,6 +115,7 @@ def sum_candidate(
     return s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10
 
 
+@any_order
 def sum_apart(x: Any, z: Any, d: Any, shift: float) -> Any:
     """Sum the squares of ``z - x``, without and with the metric; of ``d (z - x)``; and ``S₁``, ``B₁`` where
     ``tau = 0``.
@@ -131,6 +134,7 @@ def sum_apart(x: Any, z: Any, d: Any, shift: float) -> Any:
     return s0, s1, s2, s3, s4
 
 
+@any_order
 def sum_moved(x: Any, d: Any, r: float, tau: float) -> Any:
     """Sum ``d (x - z)²`` and ``z²`` at the point ``z`` of radius ``r`` on the path."""
     s0, s1 = 0.0, 0.0
@@ -551,7 +555,7 @@ def applies(penalty: Penalty, layout: Layout) -> bool:
     return len(pieces) <= 3 and bool(pieces[0, 1] > 0 or pieces[0, 2] > 0)
 
 
-TARGET = Target(made, ("sum_",), COMPILATION)
+TARGET = Target(made, COMPILATION)
 
 
 @lru_cache(maxsize=3)

@@ -49,7 +49,6 @@ COMPILATION = f"{OPTIONS} {sorted(LOOSE)} straight code inlined"
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-LOOSE_NAMES = ("sum_", "add_", "terms", "start_terms", "ratio_terms", "exact_terms", "narrow_fraction")
 NO_INDEX = np.zeros(0, np.int64)
 #: What a proposal is made of, in words.
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
@@ -79,7 +78,7 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
     return compiled
 
 
-TARGET = Target(made, LOOSE_NAMES, COMPILATION)
+TARGET = Target(made, COMPILATION)
 
 
 def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, Any]) -> Any:
@@ -135,7 +134,7 @@ def borrowed(records: tuple[Any, ...]) -> Callable[..., Any]:
 GROUPS: dict[str, dict[str, Any]] = {
     "radial": {"sums_at": kernels.radial_sums, "solve_group": kernels.solve_radial},
     "clipped": {
-        "sums_at": kernels.clipped_sums,
+        "sums_at": kernels.sum_clipped,
         "solve_group": kernels.solve_linf,
         "write_group": kernels.clip_group,
     },

@@ -14,7 +14,7 @@ from __future__ import annotations
 from proxlab.bounds import ROUNDING, bracket, rounding
 from proxlab.equations.base import Equation, Sums, Task
 from proxlab.groups import Array
-from proxlab.scalar import fabs, filled, fmax, fmin, no, sqrt, where
+from proxlab.scalar import any_order, fabs, filled, fmax, fmin, no, sqrt, where
 
 __all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk_fraction", "terms"]
 
@@ -24,6 +24,7 @@ FLAT, CURVED = (tuple(float(k) for k in ROUNDING[sign]) for sign in (False, True
 BEYOND = 1e270
 
 
+@any_order
 def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
     """Return an element's terms of ``S``, ``S₁`` and ``S₂``, which give ``g`` and its derivatives."""
     w = 1.0 / (d * r + tau)

@@ -38,9 +38,8 @@ SCRATCH = 1 << 16
 COLUMNS = 16
 #: Contiguous groups that are shorter are columns of a matrix with one row.
 SHORT = 64
-LOOSE_NAMES = ("sum_", "add_", "write", "terms", "update", "soft", "metric", "again", "recalled", "blend")
 
-TARGET = Target(made, LOOSE_NAMES, COMPILATION)
+TARGET = Target(made, COMPILATION)
 _local = threading.local()
 
 

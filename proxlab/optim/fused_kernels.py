@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.equations.radial import residual
-from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 from proxlab.search import final_step
 
 #: States of a group: solved; to be solved; left to the general solver.
@@ -78,21 +78,25 @@ def read3(slots: Any, i: int) -> Any:
     return slots[0][i], slots[1][i], slots[2][i]
 
 
+@any_order
 def write0(slots: Any, i: int, new: Any) -> None:
     """Write the elements ``i`` of all slots, the last numbers of what the update returned."""
 
 
+@any_order
 def write1(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of one slot."""
     slots[0][i] = new[-1]
 
 
+@any_order
 def write2(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of two slots."""
     slots[0][i] = new[-2]
     slots[1][i] = new[-1]
 
 
+@any_order
 def write3(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of three slots."""
     slots[0][i] = new[-3]
@@ -100,26 +104,31 @@ def write3(slots: Any, i: int, new: Any) -> None:
     slots[2][i] = new[-1]
 
 
+@any_order
 def metric_own(new: Any, one: float) -> float:
     """Return the metric among what the update returned."""
     return new[1]
 
 
+@any_order
 def metric_unit(new: Any, one: float) -> float:
     """Return the identity's metric."""
     return one
 
 
+@any_order
 def blend_new(old: float, new: float, keep: float, one: float) -> float:
     """Return the new weight where it is the prox."""
     return new
 
 
+@any_order
 def blend_average(old: float, new: float, keep: float, one: float) -> float:
     """Return the new weight where it is an average."""
     return keep * old + (one - keep) * new
 
 
+@any_order
 def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     """Apply the soft threshold ``cut/d``; ``minus`` is 0 where negative results are to be zero, else 1."""
     size = fabs(x) - cut / d
@@ -127,6 +136,7 @@ def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     return size if x > zero else zero - minus * size
 
 
+@any_order
 def sum_invalid(g: Any, o: int, n: int, one: float) -> float:
     """Return 0, or NaN if the square of an element of ``4 n`` is not finite; four streams are faster."""
     zero = one - one
@@ -138,6 +148,7 @@ def sum_invalid(g: Any, o: int, n: int, one: float) -> float:
     return total
 
 
+@any_order
 def sum_flow(
     w: Any, g: Any, slots: Any, c: Any, o: int, n: int, cut: float, minus: float, keep: float, one: float
 ) -> float:
@@ -157,6 +168,7 @@ def sum_flow(
     return total
 
 
+@any_order
 def sum_update(
     w: Any, g: Any, slots: Any, c: Any, o: int, n: int, x: Any, d: Any, p: int, cut: float, minus: float,
     one: float,
@@ -184,6 +196,7 @@ def sum_update(
     return bb, bbd, xx, xb, ww
 
 
+@any_order
 def sum_terms(x: Any, d: Any, p: int, n: int, ratio: float, one: float) -> Any:
     """Sum ``z²``, ``z² h``, ``z² h²``."""
     zero = one - one
@@ -200,6 +213,7 @@ def sum_terms(x: Any, d: Any, p: int, n: int, ratio: float, one: float) -> Any:
     return s, s1, s2
 
 
+@any_order
 def write_group(
     w: Any, o: int, n: int, x: Any, d: Any, p: int, ratio: float, rest: float, keep: float, one: float
 ) -> None:
@@ -372,6 +386,7 @@ def rows(
     return finish, count
 
 
+@any_order
 def write_point(w: Any, g: Any, slots: Any, c: Any, k: int, cut: float, minus: float, one: float) -> Any:
     """Update an element, whose point goes to ``w``; returns point and metric."""
     zero = one - one
@@ -384,6 +399,7 @@ def write_point(w: Any, g: Any, slots: Any, c: Any, k: int, cut: float, minus: f
     return x, d
 
 
+@any_order
 def terms(x: float, d: float, ratio: float, one: float) -> Any:
     """Return an element's ``z²``, ``z² h``, ``z² h²``."""
     q = d * ratio
@@ -394,6 +410,7 @@ def terms(x: float, d: float, ratio: float, one: float) -> Any:
     return a, b, b * h
 
 
+@any_order
 def add_update(
     w: Any, g: Any, slots: Any, c: Any, o: int, stride: int, n: int, cut: float, minus: float, one: float,
     part: Any,
@@ -417,6 +434,7 @@ def add_update(
         part[i + PITCH6] += s2 + t2
 
 
+@any_order
 def add_update_row(
     w: Any, g: Any, slots: Any, c: Any, o: int, n: int, cut: float, minus: float, one: float, part: Any
 ) -> None:
@@ -435,6 +453,7 @@ def add_update_row(
         part[i + PITCH6] += s2
 
 
+@any_order
 def add_squares(w: Any, g: Any, o: int, n: int, one: float, part: Any) -> None:
     """Add a row's ``w²`` to the columns, and 0 or NaN if the square of a gradient is not finite."""
     zero = one - one
@@ -443,16 +462,19 @@ def add_squares(w: Any, g: Any, o: int, n: int, one: float, part: Any) -> None:
         part[i] += w[k] * w[k] + zero * (g[k] * g[k])
 
 
+@any_order
 def recalled_own(slots: Any, k: int, c: Any, one: float) -> float:
     """Form the metric from the new state."""
     return again(*read(slots, k), *c)
 
 
+@any_order
 def recalled_unit(slots: Any, k: int, c: Any, one: float) -> float:
     """Return the identity's metric."""
     return one
 
 
+@any_order
 def add_terms(w: Any, slots: Any, c: Any, o: int, stride: int, n: int, one: float, part: Any) -> None:
     """Add two rows' terms to the columns' sums; the columns' ratios stand behind the three sums."""
     for i in range(n):
@@ -466,6 +488,7 @@ def add_terms(w: Any, slots: Any, c: Any, o: int, stride: int, n: int, one: floa
         part[i + PITCH2] += c0 + c1
 
 
+@any_order
 def add_terms_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: Any) -> None:
     """Add one row's terms, as :func:`add_terms`."""
     for i in range(n):
@@ -476,6 +499,7 @@ def add_terms_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: 
         part[i + PITCH2] += s2
 
 
+@any_order
 def write_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: Any) -> None:
     """Write a row of ``z = x q/(q + rest)``; ratios and rests are the first two rows of ``part``."""
     for i in range(n):
@@ -484,6 +508,7 @@ def write_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: Any)
         w[k] = w[k] * (q / (q + part[i + PITCH]))
 
 
+@any_order
 def add_part(part: Any, total: Any, n: int, sums: int) -> None:
     """Move sums over to float64."""
     for k in range(UINT(sums)):

@@ -23,7 +23,7 @@ from proxlab.backends.build import over_arrays
 from proxlab.groups import Array
 from proxlab.optim.sparsity import check_count
 from proxlab.penalties.base import check_number
-from proxlab.scalar import fabs, fmax, sqrt
+from proxlab.scalar import any_order, fabs, fmax, sqrt
 
 __all__ = [
     "RULES",
@@ -45,11 +45,13 @@ Settings = Mapping[str, Any]
 # Elementwise updates. ``sign`` is -1 where the objective is maximised, ``l2`` a coupled weight decay.
 
 
+@any_order
 def sgd(w: Array, g: Array, sign: Array, l2: Array, lr: Array) -> tuple[Array, ...]:
     """Stochastic gradient descent."""
     return (w - lr * (sign * g + l2 * w),)
 
 
+@any_order
 def sgd_momentum(
     w: Array,
     g: Array,
@@ -68,6 +70,7 @@ def sgd_momentum(
     return w - lr * (of_g * g + of_buf * buf), buf
 
 
+@any_order
 def adagrad(w: Array, g: Array, total: Array, sign: Array, l2: Array, lr: Array, eps: Array) -> Any:
     """Adagrad (Duchi, Hazan & Singer 2011), diagonal."""
     g = sign * g + l2 * w
@@ -76,6 +79,7 @@ def adagrad(w: Array, g: Array, total: Array, sign: Array, l2: Array, lr: Array,
     return w - lr * g / d, d, total
 
 
+@any_order
 def rmsprop(
     w: Array,
     g: Array,
@@ -94,6 +98,7 @@ def rmsprop(
     return w - lr * g / d, d, square
 
 
+@any_order
 def rmsprop_momentum(
     w: Array,
     g: Array,
@@ -115,6 +120,7 @@ def rmsprop_momentum(
     return w - lr * buf, d, square, buf
 
 
+@any_order
 def rmsprop_centered(
     w: Array,
     g: Array,
@@ -136,6 +142,7 @@ def rmsprop_centered(
     return w - lr * g / d, d, square, mean
 
 
+@any_order
 def rmsprop_centered_momentum(
     w: Array,
     g: Array,
@@ -159,6 +166,7 @@ def rmsprop_centered_momentum(
     return w - lr * buf, d, square, mean, buf
 
 
+@any_order
 def adam(
     w: Array,
     g: Array,
@@ -186,6 +194,7 @@ def adam(
     return w * shrink - size * m / d, d, m, v
 
 
+@any_order
 def amsgrad(
     w: Array,
     g: Array,
@@ -211,12 +220,14 @@ def amsgrad(
     return w * shrink - size * m / d, d, m, v, largest
 
 
+@any_order
 def rmda(w: Array, g: Array, origin: Array, total: Array, weight: Array, scale: Array) -> tuple[Array, ...]:
     """Regularised modernised dual averaging (Huang & Lee 2022); ``scale`` is ``1/√t``."""
     total = total + weight * g
     return origin - scale * total, origin, total
 
 
+@any_order
 def ramda(
     w: Array,
     g: Array,
@@ -235,12 +246,14 @@ def ramda(
     return origin - total / d, d, origin, total, square
 
 
+@any_order
 def linbreg(w: Array, g: Array, dual: Array, sign: Array, lr: Array, delta: Array) -> tuple[Array, ...]:
     """Linearised Bregman iterations (Bungert, Roith, Tenbrinck & Burger 2022)."""
     dual = dual - lr * (sign * g)
     return delta * dual, dual
 
 
+@any_order
 def linbreg_momentum(
     w: Array,
     g: Array,
@@ -258,6 +271,7 @@ def linbreg_momentum(
     return delta * dual, dual, buf
 
 
+@any_order
 def adabreg(
     w: Array,
     g: Array,
@@ -285,11 +299,13 @@ def adabreg(
 # The metrics again, from the new state: a pass that keeps nothing for each element forms them anew.
 
 
+@any_order
 def adagrad_metric(total: Array, sign: Array, l2: Array, lr: Array, eps: Array) -> Array:
     """Form the metric of :func:`adagrad`."""
     return sqrt(total) + eps
 
 
+@any_order
 def rmsprop_metric(
     square: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
 ) -> Array:
@@ -297,6 +313,7 @@ def rmsprop_metric(
     return sqrt(square) + eps
 
 
+@any_order
 def rmsprop_momentum_metric(
     square: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array,
     mu: Array,
@@ -305,6 +322,7 @@ def rmsprop_momentum_metric(
     return sqrt(square) + eps
 
 
+@any_order
 def rmsprop_centered_metric(
     square: Array, mean: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
 ) -> Array:
@@ -312,6 +330,7 @@ def rmsprop_centered_metric(
     return sqrt(fabs(square - mean * mean)) + eps
 
 
+@any_order
 def rmsprop_centered_momentum_metric(
     square: Array, mean: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array,
     new: Array, mu: Array,
@@ -320,6 +339,7 @@ def rmsprop_centered_momentum_metric(
     return sqrt(fabs(square - mean * mean)) + eps
 
 
+@any_order
 def adam_metric(
     m: Array, v: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array, new_v: Array,
     unbias: Array, eps: Array, size: Array,
@@ -328,6 +348,7 @@ def adam_metric(
     return sqrt(v) * unbias + eps
 
 
+@any_order
 def amsgrad_metric(
     m: Array, v: Array, largest: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array,
     new_v: Array, unbias: Array, eps: Array, size: Array,
@@ -336,6 +357,7 @@ def amsgrad_metric(
     return sqrt(largest) * unbias + eps
 
 
+@any_order
 def ramda_metric(
     origin: Array, total: Array, square: Array, weight: Array, size: Array, eps: Array, third: Array
 ) -> Array:

@@ -29,7 +29,7 @@ _EQUATIONS = {
     },
     "clipped": {
         "solve_group": "solve_linf",
-        "sums_at": "clipped_sums",
+        "sums_at": "sum_clipped",
         "write": "write_clipped",
     },
 }
