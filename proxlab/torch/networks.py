@@ -87,11 +87,11 @@ def param_groups(
         Paths of modules or parameters, as in ``exclude``: the param groups are those of these alone, with the
         names that they have in the model. So a layer joins an optimizer later, by ``add_param_group``.
     example_inputs : Tensor, sequence or mapping, optional
-        Arguments of a call, as for :func:`compact`. With them the network is run once and followed: where
+        Arguments of a call, as for :func:`compact`. With them the network is run once and followed. Where
         several columns of a linear layer read one channel, as behind a flattened convolution, they are one
-        group; heads of attention are found however it is written, also in a projection that queries, keys and
-        values share; and ``budget="flops"`` of :class:`~proxlab.optim.TargetSparsity` knows what each weight
-        costs.
+        group (unless the weight is computed, by a mask or a norm). Heads of attention are found however it is
+        written, also in a projection that queries, keys and values share. And ``budget="flops"`` of
+        :class:`~proxlab.optim.TargetSparsity` knows what each weight costs.
 
     Returns
     -------

@@ -196,7 +196,8 @@ class _Loss:
         for batch in self.batches:
             with torch.enable_grad():
                 value = self._of(batch)
-            grads = torch.autograd.grad(value, [params[k] for k in live], allow_unused=True)
+            asked = [params[k] for k in live]
+            grads = torch.autograd.grad(value, asked, allow_unused=True) if asked else ()
             for k, g in zip(live, grads, strict=True):
                 if g is not None:
                     total[k] += g / len(self.batches)

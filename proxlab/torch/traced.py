@@ -18,6 +18,7 @@ from proxlab.torch.calls import Call, copied, evaluated, outputs
 from proxlab.torch.channels import Channels
 from proxlab.torch.structures import is_conv1d
 from proxlab.torch.tracing import Trace, Untraceable
+from proxlab.torch.wrappers import weight_of
 
 __all__ = ["Run"]
 
@@ -65,7 +66,7 @@ class Run:
     def _first(self, name: str) -> str:
         """The name under which a parameter that modules share is known."""
         held = dict(self.model.named_parameters(remove_duplicate=False))
-        return next(other for other, p in held.items() if p is held[name])
+        return next((other for other, p in held.items() if p is held.get(name)), name)
 
     def columns(self, layer: nn.Module, name: str) -> Groups | None:
         """Return the groups of a linear layer's weight whose inputs are several to a channel.
@@ -73,16 +74,22 @@ class Run:
         So it is behind a flattened convolution: all columns that read one channel are a group. None where
         every input is a channel of its own, or not one that a layer makes.
         """
-        p = layer.get_parameter(name.rpartition(".")[2])
+        own = name.rpartition(".")[2]
         axis = 0 if is_conv1d(layer) else 1
-        roots = self._roots(name, axis)
+        weight = weight_of(layer, own)
+        shape = tuple(getattr(layer, own).shape)
+        if not weight.exact:
+            return None
+        # What is computed, by a mask for example, is traced as what the module holds.
+        path = name.removesuffix(own)
+        roots = next((r for n in (*weight.names, own) if (r := self._roots(path + n, axis))), None)
         if roots is None:
             return None
         several = {root for root, n in Counter(roots).items() if n > 1 and self._is_one_channel(root, name)}
         if not several:
             return None
         labels = _numbered([root if root in several else -k - 1 for k, root in enumerate(roots)])
-        return _groups(labels, axis, tuple(p.shape))
+        return _groups(labels, axis, shape)
 
     def _is_one_channel(self, root: int, reader: str) -> bool:
         """Whether a channel is one output of each layer that makes it, and there is such a layer."""
@@ -175,9 +182,14 @@ def _regular(labels: list[int], axis: int, shape: tuple[int, ...]) -> Groups | N
     wanted = np.broadcast_to(np.arange(count)[:, None], view).reshape(-1)
     if not np.array_equal(wanted, labels):
         return None
-    # Sizes of 1 say nothing; one size is left open, so that the groups of like layers are equal.
+    # Sizes of 1 say nothing; another axis is left open, as the groups are the same whatever its size is.
     sizes = [(size, k == 1) for k, size in enumerate(view) if k == 1 or size > 1]
-    full = [*((m, False) for m in shape[:axis]), *sizes, *((m, False) for m in shape[axis + 1 :])]
+    before, after = [(m, False) for m in shape[:axis]], [(m, False) for m in shape[axis + 1 :]]
+    for side in (before, after):
+        if side:
+            side[0] = (-1, False)
+            break
+    full = [*before, *sizes, *after]
     kept = next(k for k, (_, group) in enumerate(full) if group)
     axes = tuple(k for k in range(len(full)) if k != kept)
     view_shape = tuple(m for m, _ in full)

@@ -140,6 +140,7 @@ def test_penalties_keep_their_proportion_and_nothing_is_left_changed():
     )
     assert both.lam_max == pytest.approx(max(alone[0], alone[1] / 4.0))
     model.train()
+    model[4].weight.requires_grad_(False)
     strengths(model, [first, second], loss, batches)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name])

@@ -222,6 +222,35 @@ def test_uses_are_what_the_flop_counter_counts():
     assert group_sparsity(optimizer).total.zero_groups
 
 
+@pytest.mark.parametrize("rule", [{"multiple_of": 4, "budget": "flops"}, {"per": "layer"}])
+def test_an_optimizer_of_channels_goes_over_to_the_small_network(rule):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(8 * 16, 12), nn.ReLU(), nn.Linear(12, 3),
+    )  # fmt: skip
+    x = torch.rand(4, 1, 8, 8)
+    groups = param_groups(model, pl.GroupL0(1e-2), exclude="0", example_inputs=x)
+    optimizer = ProxAdamW(groups, lr=1e-3, sparsity=TargetSparsity(0.4, **rule))
+    model(x).square().sum().backward()
+    optimizer.step()
+    small, report = compact(model, x)
+    new = report.transfer(optimizer, small)
+    moved = {n: u for g in new.param_groups for n, u in zip(g["names"], g["uses"], strict=True)}
+    assert moved == {n: u for g in groups for n, u in zip(g["names"], g["uses"], strict=True)}
+    assert group_sparsity(new).layers[1].groups == small[2].out_channels < 8
+    small(x).square().sum().backward()
+    new.step()
+
+
+def test_a_layer_whose_weight_is_computed_keeps_its_columns():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    nn.utils.parametrizations.spectral_norm(model[2])
+    x = torch.rand(2, 1, 8, 8)
+    groups = param_groups(model, LASSO, exclude="0", example_inputs=x)
+    assert groups[0]["penalty"].groups == pl.Groups.over(0)
+
+
 def test_a_network_that_cannot_be_run_says_so():
     with pytest.raises(TypeError, match="example_inputs: must be a tensor"):
         param_groups(nn.Linear(2, 2), LASSO, example_inputs=3)
