@@ -30,7 +30,7 @@ CUDA ?= 13
 TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test test-models mutants test-gpu gpu-static lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-models test-ranks mutants test-gpu gpu-static lint format typecheck docs pictures clean
 
 .PHONY: test-oldest package lock
 
@@ -72,6 +72,9 @@ test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a dri
 
 test-models: $(VENV)/.models  ## the tests on networks of the library transformers, which are tiny and random
 	$(BIN)/python -m pytest -m models tests/torch
+
+test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
+	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py
 
 gpu-static: $(VENV)/.cuda  ## build every GPU kernel for two architectures and test what it takes; needs no GPU
 	$(BIN)/python -m pytest -n $(JOBS) tests/cuda/test_static.py tests/cuda/test_dispatch.py

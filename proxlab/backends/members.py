@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
@@ -21,6 +22,9 @@ __all__ = ["Members", "Part", "Parts", "Rows"]
 
 #: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
 MOST = 2.0**900
+
+#: Sums of squares in this range have lost nothing.
+SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 
 Terms = Callable[..., tuple[Array, ...]]
 
@@ -138,8 +142,20 @@ class Parts:
 
     def begin(self) -> tuple[Array, Array, Array, Array, Array]:
         """Return the sums of :func:`first_terms`, and as a bound of the metric its 2-norm."""
-        bb, bbd, xx, xb, dd = self.sum(lambda x, d, b: (*first_terms(x, d, b), d * d))
+        return self._first
+
+    @cached_property
+    def _first(self) -> tuple[Array, Array, Array, Array, Array]:
+        bb, bbd, xx, xb, dd, self._nonzero = self.sum(_all_first_terms)
         return bb, bbd, xx, xb, self.xp.sqrt(dd)
+
+    @property
+    def in_range(self) -> bool:
+        """Whether the first sums have lost nothing to overflow or underflow; everyone says the same."""
+        xp, (bb, _, xx, _, bound) = self.xp, self._first
+        sums = xp.stack([bb, xx, bound * bound])
+        least, most = xp.min(sums, axis=0), xp.max(sums, axis=0)
+        return bool(xp.all(((least > SAFE_LOW) | (self._nonzero == 0)) & (most < SAFE_HIGH)))
 
     def exact_square(self) -> tuple[Array, Array]:
         """Return ``‖b‖²`` as a double-double."""
@@ -164,6 +180,10 @@ def first_terms(x: Array, d: Array, b: Array) -> tuple[Array, Array, Array, Arra
     """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²`` and ``Σ x b``."""
     bb = b * b
     return bb, bb * d, x * x, x * b
+
+
+def _all_first_terms(x: Array, d: Array, b: Array) -> tuple[Array, ...]:
+    return (*first_terms(x, d, b), d * d, abs(x) / (abs(x) + (x == 0)))
 
 
 def added(h: Array, e: Array) -> tuple[Array, Array]:

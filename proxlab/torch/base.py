@@ -22,6 +22,7 @@ from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_s
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
+from proxlab.torch.cut import CutProblem, dual_starts, solve
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
 from proxlab.torch.problems import (
@@ -330,12 +331,14 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._tolerance.iterations = self.param_groups[0]["iterations"]
         ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
         blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks)
+        if ranks is not None:
+            self._start_together(blocks, ranks)
         if self._asks_for_state(blocks):
             self._make_state(blocks)
             return loss
         steps = self._steps + 1
         seen = self._vanishing.look(blocks, steps) if self._strength is None else None
-        record = self._take(blocks, steps)
+        record = self._take(blocks, steps, ranks)
         self._note(steps=steps)
         if record:
             self.history.append({"step": steps, **record})
@@ -343,8 +346,10 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._vanishing.compare(seen, steps, self.state)
         return loss
 
-    def _take(self, blocks: list[Block], steps: int) -> dict[str, Any]:
+    def _take(self, blocks: list[Block], steps: int, ranks: Ranks | None) -> dict[str, Any]:
         """Take a step; returns what the history says of it."""
+        if ranks is not None:
+            blocks = self._take_together(blocks, ranks)
         due = self.certify_every is not None and steps % self.certify_every == 0
         record: dict[str, Any] = {}
         # Steps with the penalty.
@@ -390,11 +395,19 @@ class ProxOptimizer(torch.optim.Optimizer):
             record |= self._certified(list(problems), steps)
         else:
             for problem in problems:
-                self._write(problem, self._solve(problem, self._finder()))
+                self._write(problem, problem.block.split(self._solve(problem, self._finder())))
         if watched and self._watch is not None:
             # The penalties are those of this step, whose strength may have been driven meanwhile.
             self._watch.see(steps, {p.block.name: p.asked() for p in watched if p.is_open})
         return record
+
+    def _take_together(self, blocks: list[Block], ranks: Ranks) -> list[Block]:
+        """Take the step of the blocks whose groups lie across processes; returns the others."""
+        cut = [block for block in blocks if block.is_cut]
+        problems = [CutProblem(block, [self._propose(p, block) for p in block.params]) for block in cut]
+        for problem, z in zip(problems, solve(problems, ranks, self._finder()), strict=True):
+            self._write(problem, z)
+        return [block for block in blocks if not block.is_cut]
 
     @property
     def _lam(self) -> float | None:
@@ -541,12 +554,25 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
-        if not self.rule.convex or all("dual" in self.state.get(p, {}) for p in block.params):
+        if not self._wants_dual(block):
             return
         joined = bregman.dual_start(
             block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
         )
-        for p, v in zip(block.params, block.split(joined), strict=True):
+        self._set_duals(block, block.split(joined))
+
+    def _start_together(self, blocks: list[Block], ranks: Ranks) -> None:
+        """Give blocks whose groups lie across processes the dual variables that they start from."""
+        starting = [block for block in blocks if self._wants_dual(block) and block.is_cut]
+        if starting:
+            for block, duals in zip(starting, dual_starts(starting, ranks), strict=True):
+                self._set_duals(block, duals)
+
+    def _wants_dual(self, block: Block) -> bool:
+        return self.rule.convex and not all("dual" in self.state.get(p, {}) for p in block.params)
+
+    def _set_duals(self, block: Block, duals: list[Tensor]) -> None:
+        for p, v in zip(block.params, duals, strict=True):
             self.state[p]["dual"] = like(torch.empty_like(wide(p)).copy_(v), p)
 
     def _propose(self, p: Tensor, block: Block) -> Proposal:
@@ -629,15 +655,16 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._note(iterations=self._tolerance.iterations)
         solutions = iter(found)
         for problem in problems:
-            self._write(problem, problem.tensor(next(solutions)) if problem.is_open else problem.x)
+            z = problem.tensor(next(solutions)) if problem.is_open else problem.x
+            self._write(problem, problem.block.split(z))
         return record
 
-    def _write(self, problem: Problem, z: Tensor) -> None:
-        """Write the new weights and the state of a block."""
+    def _write(self, problem: Problem | CutProblem, z: list[Tensor]) -> None:
+        """Write the new weights of each parameter of a block, and its state."""
         block = problem.block
         keep = block.settings["momentum"] if self.rule.averages else 0.0
         names = [slot.name for slot in self.rule.select(block.settings).slots]
-        for p, proposal, new in zip(block.params, problem.proposals, block.split(z), strict=True):
+        for p, proposal, new in zip(block.params, problem.proposals, z, strict=True):
             if not block.rests:
                 local(p).copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
             t = _count(self.state.get(p, {}))

@@ -21,6 +21,7 @@ from proxlab.torch.calls import Call, copied, evaluated
 from proxlab.torch.channels import Channels, Cut, computed_zeros, cut, is_same, zeros
 from proxlab.torch.heads import stand_in
 from proxlab.torch.report import CompactReport, Kept, Removed
+from proxlab.torch.shards import is_distributed
 from proxlab.torch.structures import Attention
 from proxlab.torch.tracing import Trace, without_dropout
 from proxlab.torch.transfer import Carried, Origin
@@ -102,6 +103,12 @@ def compact(
     for name, t in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
             raise ValueError(f"model: {name!r} is not initialised yet; run the model once first")
+        if is_distributed(t):
+            raise ValueError(
+                f"model: {name!r} is distributed over processes; gather the network first, by "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True on "
+                "every process, and load_state_dict of the network as one process has it"
+            )
     call = Call(example_inputs)
     named = [] if attention is None else list(attention)
     for layers in named:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from proxlab.groups import Array, AxisLayout, Groups, IntArray
+from proxlab.groups import Array, AxisLayout, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
-from proxlab.torch.shards import is_distributed, local, part_of, shard_kind
+from proxlab.penalties.equations import Radial
+from proxlab.torch.shards import is_distributed, lies_across, local, part_of, shard_kind
 
 __all__ = [
     "HALF",
@@ -74,12 +74,24 @@ class Block:
         penalty: Penalty | None = self.group["penalty"] if self.own is None else self.own
         if penalty is None or not self.active:
             return None
-        return _here(penalty, self.params[0], self.group.get("joint"))
+        return penalty if lies_across(self.groups, self.params) else _here(penalty, self.groups, self.params)
 
     @property
     def parts(self) -> list[Tensor]:
         """What of the parameters lies in this process, without gradients."""
         return [local(p).detach() for p in self.params]
+
+    @property
+    def groups(self) -> list[Groups]:
+        """The groups of each parameter."""
+        if self.index is None:
+            return list(self.group["joint"])
+        return [self.group["penalty"].groups]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its groups lie across processes."""
+        return self.penalty is not None and lies_across(self.groups, self.params)
 
     @property
     def rests(self) -> bool:
@@ -298,24 +310,26 @@ def _check_joint(penalty: Penalty | None, joint: list[Groups], params: list[Tens
 
 
 def _check_parts(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor], where: str) -> None:
-    """Raise an error if groups of distributed parameters do not lie in one process whole."""
+    """Raise an error if groups of distributed parameters cannot be solved in parts."""
     try:
-        parts = [part_of(g, p) for g, p in zip(groups, params, strict=True)]
+        for g, p in zip(groups, params, strict=True):
+            part_of(g, p)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if any(part.cut or not _same(part.ids, parts[0].ids) for part in parts):
-        raise ValueError(f"{where}: penalty: its groups lie across processes, which is not supported")
+    if lies_across(groups, params) and not (
+        isinstance(penalty.equation, Radial) and penalty.equation.compiled
+    ):
+        raise ValueError(
+            f"{where}: penalty: its groups lie across processes, which is supported for radial penalties "
+            f"that kernels know, got {penalty!r}"
+        )
 
 
-def _same(a: IntArray | None, b: IntArray | None) -> bool:
-    return a is b if a is None or b is None else bool(np.array_equal(a, b))
-
-
-def _here(penalty: Penalty, p: Tensor, joint: Sequence[Groups] | None) -> Penalty:
+def _here(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor]) -> Penalty:
     """Return the penalty of the groups that lie in this process, as a step solves them."""
-    if not is_distributed(p) or penalty.weights is None or isinstance(penalty.weights, str):
+    if not is_distributed(params[0]) or penalty.weights is None or isinstance(penalty.weights, str):
         return penalty
-    ids = part_of(penalty.groups if joint is None else joint[0], p).ids
+    ids = part_of(groups[0], params[0]).ids
     return penalty if ids is None else replace(penalty, weights=penalty.weights[ids])
 
 

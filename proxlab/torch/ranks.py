@@ -68,6 +68,18 @@ class Ranks:
             distributed.all_reduce(numbers, group=group)
         return numbers
 
+    def largest(self, numbers: Tensor) -> Tensor:
+        """Take the largest of an array of every process, element by element, in place."""
+        for group in self._groups:
+            distributed.all_reduce(numbers, distributed.ReduceOp.MAX, group=group)
+        return numbers
+
+    def gather(self, numbers: Tensor) -> Tensor:
+        """Return an array of every process, along a new first axis."""
+        found = torch.zeros((self.count, *numbers.shape), dtype=numbers.dtype, device=numbers.device)
+        found[self.rank] = numbers
+        return self.add(found)
+
     def compare(self, fares: int, does: str) -> tuple[dict[int, int], list[int]]:
         """Tell the others how this process fares and what it is about to do.
 

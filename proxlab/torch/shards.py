@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,19 @@ from torch import Tensor, distributed
 
 from proxlab.groups import AxisLayout, Groups, IntArray, Layout
 
-__all__ = ["Part", "aligned", "is_distributed", "like", "local", "local_part", "part_of", "shard_kind"]
+__all__ = [
+    "Part",
+    "aligned",
+    "counts_here",
+    "is_distributed",
+    "lies_across",
+    "like",
+    "living",
+    "local",
+    "local_part",
+    "part_of",
+    "shard_kind",
+]
 
 
 def _tensors() -> Any:
@@ -81,6 +95,14 @@ def _chunk(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(n) for n in chunks[0].offsets), sizes
 
 
+def counts_here(p: Any) -> bool:
+    """Return whether this process adds its part of a parameter to sums: of several copies, the first does."""
+    if not is_distributed(p):
+        return distributed.get_rank() == 0
+    cut = mesh_axes(p)
+    return all(k == 0 for axis, k in enumerate(p.device_mesh.get_coordinate()) if axis not in cut)
+
+
 def mesh_axes(p: Any) -> dict[int, int]:
     """Return the axes of a DTensor's mesh along which it is cut, and which axis of the tensor each cuts."""
     if any(placement.is_partial() for placement in p.placements):
@@ -106,18 +128,35 @@ class Part(NamedTuple):
         Number of groups of the whole parameter.
     size : int
         Elements of a group of the whole parameter; of the largest, if they differ.
-    cut : bool
-        Whether groups lie across processes; every process of the mesh says the same.
     """
 
     layout: Layout
     ids: IntArray | None
     n_groups: int
     size: int
-    cut: bool
 
 
-def part_of(groups: Groups, p: Tensor) -> Part:
+def lies_across(groups: Sequence[Groups], params: Sequence[Tensor]) -> bool:
+    """Return whether groups, perhaps joint ones of several parameters, lie across processes.
+
+    Read off the placements alone, so that every process says the same.
+    """
+    if not any(is_distributed(p) for p in params):
+        return False
+    places = set()
+    for g, p in zip(groups, params, strict=True):
+        axes = mesh_axes(p) if is_distributed(p) else {}
+        layout = g.layout(tuple(p.shape))
+        if not isinstance(layout, AxisLayout):
+            continue
+        if axes and (layout.shape != tuple(p.shape) or set(axes.values()) & set(layout.reduced)):
+            return True
+        mesh = getattr(p, "device_mesh", None) if axes else None
+        places.add((mesh, tuple(axes.items()), tuple(layout.shape[a] for a in layout.kept) if axes else ()))
+    return len(places) > 1
+
+
+def part_of(groups: Groups, p: Any) -> Part:
     """Find the groups of what of a parameter lies here.
 
     Raises
@@ -126,31 +165,36 @@ def part_of(groups: Groups, p: Tensor) -> Part:
         For groups by labels or indices of a parameter that is cut, and for placements that are not
         supported.
     """
-    whole = groups.layout(tuple(p.shape))
-    if not is_distributed(p) or not (axes := set(mesh_axes(p).values())):
+    shape = tuple(p.shape)
+    if not is_distributed(p) or not mesh_axes(p):
+        whole = groups.layout(shape)
         size = whole.group_size if isinstance(whole, AxisLayout) else int(whole.sizes().max(initial=0))
-        return Part(whole, None, whole.n_groups, size, False)
+        return Part(whole, None, whole.n_groups, size)
+    return _part(groups, shape, *_chunk(p))
+
+
+@lru_cache(maxsize=4096)
+def _part(groups: Groups, shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Part:
+    """Find the groups of the elements at ``offsets`` of a parameter of a shape."""
+    whole = groups.layout(shape)
     if not isinstance(whole, AxisLayout):
         raise ValueError(
             "groups by labels or indices of a parameter that is cut over processes are not supported; use "
             "groups by axes"
         )
-    offsets, sizes = _chunk(p)
     n_groups, size = whole.n_groups, whole.group_size
-    if whole.shape == tuple(p.shape):
+    if whole.shape == shape:
         ranges = [np.arange(offsets[a], offsets[a] + sizes[a]) for a in whole.kept]
         ids = _ravel(ranges, [whole.shape[a] for a in whole.kept])
-        layout = AxisLayout(sizes, whole.reduced, whole.kept)
-        return Part(layout, ids, n_groups, size, bool(axes & set(whole.reduced)))
+        return Part(AxisLayout(sizes, whole.reduced, whole.kept), ids, n_groups, size)
     # Groups of another view of the parameter: element by element.
-    strides = [math.prod(p.shape[k + 1 :]) for k in range(p.ndim)]
-    flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(p.shape), strides)
+    flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(shape))
     labels = np.zeros_like(flat)
     for a in whole.kept:
         stride = math.prod(whole.shape[a + 1 :])
         labels = labels * whole.shape[a] + flat // stride % whole.shape[a]
     ids, own = np.unique(labels, return_inverse=True)
-    return Part(Groups.labels(own.reshape(sizes)).layout(sizes), ids, n_groups, size, True)
+    return Part(Groups.labels(own.reshape(sizes)).layout(sizes), ids, n_groups, size)
 
 
 def living(groups: Groups, p: Any) -> npt.NDArray[np.bool_]:
@@ -170,10 +214,9 @@ def living(groups: Groups, p: Any) -> npt.NDArray[np.bool_]:
     return np.asarray((alive > 0).cpu())
 
 
-def _ravel(ranges: list[IntArray], shape: list[int], strides: list[int] | None = None) -> IntArray:
+def _ravel(ranges: list[IntArray], shape: list[int]) -> IntArray:
     """Return the flat index of every combination of the ranges, in C order."""
-    strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))] if strides is None else strides
     found: IntArray = np.zeros(1, np.int64)
-    for values, stride in zip(ranges, strides, strict=True):
-        found = (found[:, None] + values[None, :] * stride).reshape(-1)
+    for k, values in enumerate(ranges):
+        found = (found[:, None] + values[None, :] * math.prod(shape[k + 1 :])).reshape(-1)
     return found

@@ -3,6 +3,7 @@
 import os
 import random
 import traceback
+import unittest.mock
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from torch import distributed, nn
 
 import proxlab as pl
 from proxlab import torch as pt
-from proxlab.torch.shards import local, part_of
+from proxlab.torch.shards import lies_across, local, part_of
+from tests.table import GROUPED
 from tests.torch.methods import ONE_EACH
 
 TIMEOUT = 240
@@ -116,6 +118,16 @@ def rows(model, strength=1e-2, kind=pl.GroupLasso):
     ]
 
 
+def mixed(model, strength=1e-2):
+    """Param groups with rows of the first layer, and columns of the others: these are cut."""
+    cut = pl.GroupLasso(strength, groups=pl.Groups.over(0))
+    return [
+        {"params": [model[0].weight], "penalty": pl.GroupLasso(strength, groups=pl.Groups.over(-1))},
+        {"params": [model[2].weight, model[4].weight], "penalty": cut},
+        {"params": [m.bias for m in (model[0], model[2], model[4])], "penalty": None},
+    ]
+
+
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -154,14 +166,14 @@ def places(rank, world, folder):
                 assert (group_of[inside] == int(k)).all()
                 found[int(k)] += len(inside)
         assert found.sum() == here.numel()
-        assert part.cut or set(found) <= {0.0, float(part.size)}
+        assert lies_across([groups], [p]) or set(found) <= {0.0, float(part.size)}
 
 
 def methods(rank, world, folder):
-    """All optimizers take the steps that they take in one process."""
+    """All optimizers take the steps that they take in one process, whole groups and cut ones."""
     for name, method in ONE_EACH.items():
         one, model = network(), sharded(network())
-        first, second = method(rows(one)), method(rows(model))
+        first, second = method(mixed(one)), method(mixed(model))
         train(one, first, 8)
         train(model, second, 8)
         assert_equal(model, one)
@@ -185,6 +197,93 @@ def weights(rank, world, folder):
     train(one, pt.ProxAdamW(groups(one), lr=1e-2), 8)
     train(model, pt.ProxAdamW(groups(model), lr=1e-2), 8)
     assert_equal(model, one)
+
+
+def penalties(rank, world, folder):
+    """Every penalty that kernels know, of columns, joint neurons, heads, in any placement."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world // 2, 2)) if world > 2 else init_device_mesh("cpu", (world,))
+    draw = random.Random(3)
+    cuts = [Replicate(), Shard(0), Shard(1)]
+    heads = pl.Groups.over((0, 2, 3), shape=(2, 2, 3, 4))
+    for row in (r for r in GROUPED if r.name != "GroupLinf"):
+        torch.manual_seed(4)
+        weights, grads = [[torch.randn(n) for n in ((6, 8), (6,), (12, 4))] for _ in range(2)]
+        joint = row.build(weights=np.linspace(0.5, 2, 6)).with_strength(0.05)
+        alone = row.build(groups=heads).with_strength(0.05)
+
+        def optimizer(params, joint=joint, alone=alone):
+            p, q, r = params
+            groups = [pl.Groups.over(-1), pl.Groups.over(())]
+            return pt.ProxAdam(
+                [{"params": [p, q], "joint": groups, "penalty": joint}, {"params": [r], "penalty": alone}],
+                lr=0.05,
+            )
+
+        placed = [[draw.choice(cuts[: a.ndim + 1]) for _ in range(mesh.ndim)] for a in weights]
+        one = [nn.Parameter(a.clone()) for a in weights]
+        model = [nn.Parameter(distribute_tensor(a, mesh, at)) for a, at in zip(weights, placed, strict=True)]
+        first, second = optimizer(one), optimizer(model)
+        for step in range(4):
+            for p, q, grad in zip(one, model, grads, strict=True):
+                p.grad = grad * (step + 1) + p.detach()
+                full = grad * (step + 1) + whole(q)
+                q.grad = distribute_tensor(full, q.device_mesh, q.placements)
+            first.step()
+            second.step()
+            for p, q in zip(one, model, strict=True):
+                torch.testing.assert_close(whole(q), p.detach(), rtol=2e-6, atol=2e-6, msg=row.id)
+                assert torch.equal(whole(q) == 0, p.detach() == 0), row.id
+
+
+def reductions(rank, world, folder):
+    """A step takes few reductions, however many parameters there are."""
+    model = sharded(network())
+    cut = pl.GroupLasso(1e-2, groups=pl.Groups.over(0))
+    mcp = pl.GroupMCP(1e-2, 30.0, groups=pl.Groups.over(0))
+    for penalty, most in ((cut, 6), (mcp, 8)):
+        groups = [
+            {"params": [m.weight for m in model if isinstance(m, nn.Linear)], "penalty": penalty},
+            {"params": [m.bias for m in model if isinstance(m, nn.Linear)], "penalty": None},
+        ]
+        optimizer = pt.ProxAdamW(groups, lr=1e-2)
+        train(model, optimizer, 5)
+        with unittest.mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as reduce:
+            optimizer.step()
+        assert 2 < reduce.call_count <= most
+
+
+def page(rank, world, folder):
+    """The example of the documentation."""
+    text = Path(__file__).parents[2].joinpath("docs", "sharded.md").read_text()
+    code = text.split("```{code-block} python\n")[1].split("```")[0]
+    code = code.replace('distributed.init_process_group("gloo")', "pass").replace("range(100)", "range(20)")
+    names: dict[str, object] = {}
+    exec(code, names)
+    total = names["sparsity"].total
+    assert total.groups == 64 + 256
+    assert 0 < total.zero_groups < total.groups
+
+
+def extremes(rank, world, folder):
+    """Where squares leave the range of numbers, in both directions."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    for scale in (1e-200, 1.0, 1e200):
+        torch.manual_seed(1)
+        w, g = scale * torch.randn(5, 4, dtype=torch.float64), scale * torch.randn(5, 4, dtype=torch.float64)
+        p, q = nn.Parameter(w.clone()), nn.Parameter(distribute_tensor(w.clone(), mesh, [Shard(0)]))
+        for a, grad in ((p, g), (q, distribute_tensor(g, mesh, [Shard(0)]))):
+            a.grad = grad
+            pt.ProxSGD(
+                [{"params": [a], "penalty": pl.GroupLasso(4 * scale, groups=pl.Groups.over(0))}], lr=0.5
+            ).step()
+        torch.testing.assert_close(whole(q), p.detach(), rtol=1e-12, atol=0.0)
+        assert len({bool(v) for v in p.detach().any(dim=0)}) == 2
 
 
 def failures(rank, world, folder):
@@ -217,6 +316,8 @@ def refused(rank, world, folder):
     ):
         with pytest.raises(ValueError, match=told):
             pt.ProxAdamW(rows(model), lr=1e-2, **options)
+    with pytest.raises(ValueError, match=r"model: '0.weight' is distributed .*get_model_state_dict"):
+        pt.compact(model, torch.zeros(1, 5))
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
     with pytest.raises(ValueError, match="groups by labels"):
         pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)

@@ -9,16 +9,32 @@ from tests.torch import ranks  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-SCENARIOS = {2: ["places", "methods", "weights", "failures", "refused", "load"], 4: ["places", "save"]}
+#: Processes and what they do, in this order: four save what two load.
+TWO = ["places", "methods", "weights", "penalties", "reductions", "page", "extremes", "failures", "refused"]
+MORE = {4: ["places", "methods", "penalties", "save"], 2: ["load"]}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What became of every scenario: four processes save what two load."""
+def two(tmp_path_factory):
+    """What became of every scenario on two processes."""
+    return ranks.run(2, TWO, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory):
+    """What became of the others."""
     folder = tmp_path_factory.mktemp("ranks")
-    return {world: ranks.run(world, SCENARIOS[world], folder) for world in (4, 2)}
+    return {world: ranks.run(world, names, folder) for world, names in MORE.items()}
 
 
-@pytest.mark.parametrize(("world", "name"), [(w, name) for w, names in SCENARIOS.items() for name in names])
-def test_several_processes(world, name, results):
-    assert not results[world][name], "\n".join(results[world][name])
+@pytest.mark.parametrize("name", TWO)
+def test_two_processes(name, two):
+    assert not two[name], "\n".join(two[name])
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("world", "name"), [(world, name) for world, names in MORE.items() for name in names]
+)
+def test_four_processes(world, name, more):
+    assert not more[world][name], "\n".join(more[world][name])

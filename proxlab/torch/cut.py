@@ -1,0 +1,227 @@
+"""Groups that are cut over processes: the proxes of a step, all at once, from sums that processes complete.
+
+Each process has some elements of each group. It adds up their terms, one reduction completes the sums of all
+groups, and every process goes on with the same numbers to the same radii, with which it writes its elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxlab.arguments import float_bits
+from proxlab.backends.array_api import choose, shrink, shrunk
+from proxlab.backends.members import Part, Parts
+from proxlab.groups import AxisLayout
+from proxlab.optim.rules import Proposal
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import radial_slopes
+from proxlab.penalties.equations import Radial
+from proxlab.penalties.tables import Table
+from proxlab.powers import exponent, times_power
+from proxlab.rootfinders import RootFinder
+from proxlab.torch.problems import Block, wide
+from proxlab.torch.ranks import Ranks
+from proxlab.torch.shards import Part as Place
+from proxlab.torch.shards import counts_here, part_of
+
+__all__ = ["CutProblem", "dual_starts", "solve"]
+
+
+@dataclass(frozen=True, eq=False)
+class CutProblem:
+    """The part of a prox that this process has.
+
+    Attributes
+    ----------
+    block : Block
+    proposals : list of Proposal
+        What the update rule asks for, for what of each parameter lies here.
+    """
+
+    block: Block
+    proposals: list[Proposal]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a prox to solve; otherwise the answer is the point."""
+        return self.block.penalty is not None and self.proposals[0].step > 0 and not self.block.rests
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrix:
+    """Some rows of a parameter's part: elements of groups, a group a row."""
+
+    x: Tensor
+    d: Tensor
+    ids: Tensor
+    counts: bool
+
+
+class _Places:
+    """Where the groups of blocks that are solved together lie in one array of groups."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.places: list[list[Place]] = [
+            [part_of(g, p) for g, p in zip(block.groups, block.params, strict=True)] for block in blocks
+        ]
+        self.counts = [places[0].n_groups for places in self.places]
+        self.offsets = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
+        self.size = max(sum(place.size for place in places) for places in self.places)
+        self.blocks = blocks
+
+    def rows(self, k: int, index: int, a: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Arrange what lies here of a parameter of block ``k``: matrices, and the groups of their rows."""
+        place = self.places[k][index]
+        ids = np.arange(place.n_groups) if place.ids is None else place.ids
+        numbers = torch.from_numpy(ids + self.offsets[k]).to(a.device)
+        matrices = place.layout.split(a.double(), 0.0)
+        return list(zip(matrices, place.layout.split_groups(numbers), strict=True))
+
+    def weights(self, device: torch.device) -> Tensor:
+        """Return the weights of all groups."""
+        found = []
+        for block, places, count in zip(self.blocks, self.places, self.counts, strict=True):
+            penalty = block.penalty
+            assert penalty is not None
+            shape = (count, sum(place.size for place in places))
+            given = penalty.group_weights(AxisLayout(shape, (1,), (0,)))
+            found.append(np.broadcast_to(given, (count,)))
+        return torch.from_numpy(np.concatenate(found)).to(device)
+
+
+def solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]]:
+    """Solve the proxes of a step; all processes must call it.
+
+    Returns
+    -------
+    list of list of Tensor
+        For each problem and parameter, the new values of what lies here.
+    """
+    found: list[list[Tensor]] = [[q.x for q in problem.proposals] for problem in problems]
+    alike: dict[Any, list[int]] = {}
+    for k, problem in enumerate(problems):
+        if problem.is_open:
+            penalty, x = problem.block.penalty, problem.proposals[0].x
+            assert penalty is not None
+            key = (penalty.equation, penalty.threshold, penalty.nonnegative, float_bits(x), x.device)
+            alike.setdefault(key, []).append(k)
+    for some in alike.values():
+        solved = _solve([problems[k] for k in some], ranks, finder)
+        for k, z in zip(some, solved, strict=True):
+            found[k] = z
+    return found
+
+
+def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]]:
+    """Solve proxes that have one equation, of numbers of one precision on one device."""
+    places = _Places([problem.block for problem in problems])
+    first = problems[0].proposals[0].x
+    xp, penalty = array_api_compat.array_namespace(first), problems[0].block.penalty
+    assert penalty is not None
+    steps = np.repeat([float(problem.proposals[0].step) for problem in problems], places.counts)
+    step = torch.from_numpy(steps).to(first.device)
+    matrices: list[list[list[_Matrix]]] = []
+    for k, problem in enumerate(problems):
+        own = []
+        for index, (p, q) in enumerate(zip(problem.block.params, problem.proposals, strict=True)):
+            metric = torch.ones_like(q.x) if q.metric is None else q.metric
+            rows = zip(places.rows(k, index, q.x), places.rows(k, index, metric), strict=True)
+            counts = counts_here(p)
+            own.append(
+                [
+                    _Matrix(
+                        shrink(xp, x, step[ids], d, penalty.threshold, penalty.nonnegative), d, ids, counts
+                    )
+                    for (x, ids), (d, _) in rows
+                ]
+            )
+        matrices.append(own)
+    every = [m for own in matrices for some in own for m in some]
+    parts = [Part(m.x, m.d, m.ids) for m in every if m.counts]
+    ex = ed = torch.zeros_like(step)
+    members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
+    if not members.in_range:
+        ex, ed = _units(every, step, ranks)
+        members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
+    rtol = finder.relative_tolerance(float_bits(first))
+    choice = choose(xp, members, step, places.weights(first.device), _table(penalty), finder, rtol)
+
+    def written(m: _Matrix) -> Tensor:
+        d = times_power(xp, m.d, -ed[m.ids][:, None])
+        z: Tensor = shrunk(xp, m.x, d, choice.radius[m.ids], choice.tau[m.ids])
+        return z
+
+    solved = []
+    for k, (problem, own) in enumerate(zip(problems, matrices, strict=True)):
+        solved.append(
+            [
+                place.layout.join([written(m) for m in some], q.x.double()).to(q.x.dtype)
+                for place, some, q in zip(places.places[k], own, problem.proposals, strict=True)
+            ]
+        )
+    return solved
+
+
+def _table(penalty: Penalty) -> Table:
+    equation = penalty.equation
+    assert isinstance(equation, Radial)
+    return equation.table
+
+
+def _units(matrices: Sequence[_Matrix], step: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Return units of every group, as :func:`proxlab.backends.array_api.scale` has them."""
+    xp = array_api_compat.array_namespace(step)
+    # Exponents of the largest x, product and metric; below all where there is none.
+    found = torch.full((3, len(step)), -math.inf, dtype=torch.float64, device=step.device)
+    for m in (m for m in matrices if m.x.shape[1]):
+        size, none = m.x.abs(), torch.full_like(m.x, -math.inf)
+        e, f = exponent(xp, size), exponent(xp, m.d)
+        some = size > 0
+        for row, values in zip(
+            found, (torch.where(some, e, none), torch.where(some, e + f, none), f), strict=True
+        ):
+            row[m.ids] = torch.maximum(row[m.ids], values.amax(dim=1))
+    ex, eb, ed = ranks.largest(found)
+    zero = torch.isinf(ex)
+    return torch.where(zero, 0.0, ex), torch.where(zero, torch.where(torch.isinf(ed), 0.0, ed), eb - ex)
+
+
+def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
+    """Return dual variables ``w/δ + s``, ``s ∈ ∂ψ(w)``, from which Bregman iterations start.
+
+    See :func:`proxlab.optim.bregman.dual_start`; all processes must call it.
+    """
+    places = _Places(blocks)
+    device = blocks[0].params[0].device
+    weights = places.weights(device)
+    squares = torch.zeros_like(weights)
+    xp = array_api_compat.array_namespace(weights)
+    for k, block in enumerate(blocks):
+        for index, p in enumerate(block.params):
+            for rows, ids in places.rows(k, index, wide(p)) if counts_here(p) else ():
+                squares[ids] += (rows * rows).sum(dim=1)
+    r = ranks.add(squares).sqrt()
+    found = []
+    for k, block in enumerate(blocks):
+        penalty, delta = block.penalty, block.settings["delta"]
+        assert penalty is not None
+        slope, _ = radial_slopes(xp, _table(penalty), r, weights)
+        share = slope / torch.where(r > 0, r, 1.0)
+        starts = []
+        for index, p in enumerate(block.params):
+            place, w = places.places[k][index], wide(p)
+            parts = [
+                share[ids][:, None] * rows + penalty.threshold * rows.sign()
+                for rows, ids in places.rows(k, index, w)
+            ]
+            starts.append((w.double() / delta + place.layout.join(parts, w.double())).to(w.dtype))
+        found.append(starts)
+    return found
