@@ -83,6 +83,15 @@ def adapted(state_dict: Any, groups: Groups, settings: Sequence[str]) -> dict[st
         if not isinstance(state_dict, Mapping) or key not in state_dict:
             raise TypeError(f"state_dict: must be a dict with 'state' and 'param_groups', has no {key!r}")
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(saved, Mapping) or any(
+        not isinstance(v, (Mapping, type(None))) for v in saved.values()
+    ):
+        raise TypeError("state_dict: 'state' must be a dict with a dict for each parameter")
+    for number, group in enumerate(saved_groups if isinstance(saved_groups, (list, tuple)) else [None]):
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(
+                f"state_dict: 'param_groups' must be a list of dicts with 'params', got {group!r} at {number}"
+            )
     entries = [
         _Entry(number, key, name)
         for number, group in enumerate(saved_groups)

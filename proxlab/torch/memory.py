@@ -39,6 +39,8 @@ def check_whole(state: Mapping[str, Any], slots: Collection[str], averages: bool
     at : str
         How an error names the place.
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{at}: its state must be a dict, got {type(state).__name__}")
     held = {name for name, value in state.items() if value is not None}
     # Dual variables are there before the first step. PyTorch's SGD keeps no count, and starts a buffer anew.
     if held <= {"dual"} or set(slots) <= {"momentum_buffer"}:
@@ -200,7 +202,8 @@ def _check(a: Any, p: Tensor, dtype: torch.dtype, block: Block, k: int, what: st
 
 def check_number(value: Any, whole: bool, what: str) -> None:
     """Raise an error if a number of a state, which may be a tensor, is none or negative."""
-    number = float(value) if not isinstance(value, Tensor) or value.numel() == 1 else math.nan
+    single = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))
+    number = float(value) if single else math.nan
     if not (0.0 <= number < math.inf) or (whole and number % 1.0):
         kind = "a whole number" if whole else "a number"
         raise ValueError(f"{what} must be {kind} >= 0, got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from proxlab.untraced import untraced
 
 __all__ = ["Strengths", "strengths"]
 
+#: Batches that are used at most: each is gone through once for every group that is looked at alone.
+BATCHES = 64
 # What a loss function calls its first argument where that is the model.
 _MODEL = ("model", "module", "net", "network")
 
@@ -44,7 +46,7 @@ class Strengths(NamedTuple):
 @untraced
 def strengths(
     model: nn.Module,
-    groups: Iterable[Any],
+    groups: Iterable[Any] | torch.optim.Optimizer,
     loss_fn: Callable[..., Tensor],
     batches: Iterable[Any],
     *,
@@ -67,13 +69,13 @@ def strengths(
     ----------
     model : torch.nn.Module
         The network, trained or not, in the mode in which the loss is meant. It is left as it is.
-    groups : iterable of dict
-        Param groups with penalties, as :func:`param_groups` returns them.
+    groups : iterable of dict, or Optimizer
+        Param groups with penalties, as :func:`param_groups` returns them, or an optimizer of them.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` for batches that are pairs, of which the model is called with the first;
         or ``loss_fn(model, batch)``, if its first parameter is called ``model``.
     batches : iterable
-        The batches; the loss is the mean over them.
+        The batches, of which the first 64 are used; the loss is the mean over them.
     at : {"weights", "zero"}, optional
         Where the other groups are. By default at zero where a single layer is penalised, so that for a linear
         model and a convex loss all is zero exactly from ``lam_max`` on; as they are in deep networks and for
@@ -112,14 +114,19 @@ def strengths(
     >>> lam_max, grid.round(3)
     (3.0, array([3.  , 0.3 , 0.03]))
     """
-    blocks = list(_blocks(groups))
+    listed: Iterable[Any] = (
+        getattr(groups, "penalised", groups.param_groups)
+        if isinstance(groups, torch.optim.Optimizer)
+        else groups
+    )
+    blocks = list(_blocks(listed))
     if at not in (None, "weights", "zero"):
         raise ValueError(f'at: must be "weights", "zero" or None, got {at!r}')
     count, samples = check_count("count", count), check_count("samples", samples)
     ratio = check_number("ratio", ratio, 0.0, strict=True)
     if ratio >= 1.0:
         raise ValueError(f"ratio: must be < 1, got {ratio!r}")
-    loss = _Loss(model, loss_fn, list(batches))
+    loss = _Loss(model, loss_fn, list(islice(batches, BATCHES)))
     units = [_at_zero(block) for block in blocks]
     scales = [block.penalty.strength for block in blocks if block.penalty is not None]
     found = []

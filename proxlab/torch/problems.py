@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -192,6 +193,7 @@ def uses_of(group: Mapping[str, Any], index: int | None) -> float | None:
     None where the param group does not say.
     """
     uses, params = group.get("uses"), group["params"]
+    # Optimizers that shard others copy what a param group notes, but not all of its parameters.
     if uses is None or len(uses) != len(params):
         return None
     if index is not None:
@@ -255,6 +257,12 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
             f"{where}: penalty: must be convex, since the state of this method is a subgradient, got "
             f"{type(penalty).__name__}"
         )
+    uses = group.get("uses")
+    if uses is not None and not (
+        isinstance(uses, (list, tuple))
+        and all(isinstance(n, (int, float)) and 0.0 <= n < math.inf for n in uses)
+    ):
+        raise ValueError(f"{where}: uses: must be a number >= 0 for each parameter, got {uses!r}")
     if joint is not None:
         _check_joint(penalty, list(joint), params, where)
     elif penalty is not None:

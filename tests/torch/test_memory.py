@@ -104,7 +104,7 @@ def fault_number(optimizer, p, other, pick, guard):
     key = "weight_sum" if "weight_sum" in optimizer.state[p] and pick % 2 else "step"
     if key not in optimizer.state[p]:
         return fault_state_shape(optimizer, p, other, pick, guard)
-    optimizer.state[p][key] = [torch.tensor(float("nan")), -1.0, torch.ones(2)][pick % 3]
+    optimizer.state[p][key] = [torch.tensor(float("nan")), -1.0, torch.ones(2), "1"][pick % 4]
     return f"its state '{key}' must be a"
 
 
@@ -115,6 +115,11 @@ def fault_missing(optimizer, p, other, pick, guard):
     name = names[pick % len(names)]
     del optimizer.state[p][name]
     return f"its state has no '{name}', but '"
+
+
+def fault_entry(optimizer, p, other, pick, guard):
+    optimizer.state[p] = [optimizer.state[p], 3][pick % 2 :]
+    return "its state must be a dict, got list"
 
 
 def fault_sparse(optimizer, p, other, pick, guard):

@@ -1,7 +1,7 @@
 """Paths of strengths: against closed forms of linear models, and against training at strengths around."""
 
 import copy
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 import pytest
@@ -67,6 +67,9 @@ def test_the_closed_form_of_the_group_lasso():
     lam_max, _ = strengths(model, param_groups(model, pl.GroupLasso(1.0)), functional.mse_loss, batches)
     expected = (2 * y.T @ x / y.numel()).norm(dim=0).max()
     assert lam_max == pytest.approx(float(expected), rel=1e-12)
+    optimizer = ProxSGD(param_groups(model, pl.GroupLasso(1.0)), lr=0.1)
+    again = strengths(model, optimizer, functional.mse_loss, cycle(batches))
+    assert again.lam_max == pytest.approx(lam_max, rel=1e-12)
     # A function of the model and a batch is the same.
 
     def loss(model, batch):

@@ -229,6 +229,12 @@ REFUSED = {
         lambda: of(torch.optim.AdamW, (4, 4), (3,), eps=0.0),
         "param group 0: eps: must be finite and > 0",
     ),
+    "list": (lambda: of(pt.ProxAdamW, (4, 4), (3,)) | {"state": [1]}, "'state' must be a dict with a dict"),
+    "entry": (lambda: of(pt.ProxAdamW, (4, 4), (3,)) | {"state": {0: [1]}}, "'state' must be a dict with a"),
+    "groups": (
+        lambda: of(pt.ProxAdamW, (4, 4), (3,)) | {"param_groups": [{"lr": 1.0}]},
+        "'param_groups' must be a list of dicts with 'params'",
+    ),
     "nothing": (lambda: {"model": 1}, "state_dict: must be a dict with 'state'"),
 }
 

@@ -251,6 +251,14 @@ def test_a_layer_whose_weight_is_computed_keeps_its_columns():
     assert groups[0]["penalty"].groups == pl.Groups.over(0)
 
 
+@pytest.mark.parametrize("uses", ["a", [-1.0], [None], 3.0, [float("nan")]])
+def test_uses_are_checked(uses):
+    model = nn.Linear(3, 2)
+    group = param_groups(model, LASSO, example_inputs=torch.ones(1, 3))[0] | {"uses": uses}
+    with pytest.raises(ValueError, match=r"param group 0: uses: must be a number >= 0 for each parameter"):
+        ProxAdamW([group])
+
+
 def test_a_network_that_cannot_be_run_says_so():
     with pytest.raises(TypeError, match="example_inputs: must be a tensor"):
         param_groups(nn.Linear(2, 2), LASSO, example_inputs=3)
