@@ -30,12 +30,13 @@ from proxlab.torch.problems import (
     Problem,
     check_group,
     check_kind,
+    check_whole,
     name_parameter,
     on_host,
     uses_of,
     wide,
 )
-from proxlab.torch.ranks import Ranks
+from proxlab.torch.ranks import Ranks, agreed
 from proxlab.torch.shards import aligned, is_distributed, like, local, local_part
 from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
@@ -516,41 +517,14 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _agreed_blocks(self, ranks: Ranks) -> list[Block]:
         """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
-        blocks: list[Block] = []
-        failure: Exception | None = None
-        fares = 0
-        try:
-            blocks = self._checked_blocks()
-            fares = next((1 + self._place(p) for block in blocks for p in block.params if _is_spoilt(p)), 0)
-        except (TypeError, ValueError, RuntimeError) as error:
-            failure, fares = error, -1
-        does = "; ".join(f"{block.where}: {block.group['penalty']!r}" for block in blocks)
-        failed, others = ranks.compare(fares, does)
-        if failure is not None:
-            raise failure
-        for rank, state in failed.items():
-            if state < 0:
-                raise RuntimeError(f"rank {rank}: its step failed, so that no rank takes it; see its error")
-            group, k = self._at(state - 1)
-            where = f"param group {group}, {name_parameter(self.param_groups[group], k)}"
-            raise ValueError(f"rank {rank}: {where}: its gradient must be finite")
-        if others:
-            raise ValueError(
-                f"ranks {others}: the parameters with gradients and their penalties must be the same on all"
-            )
-        return blocks
 
-    def _place(self, p: Tensor) -> int:
-        """Return which parameter of all param groups one is."""
-        return next(k for k, q in enumerate(q for g in self.param_groups for q in g["params"]) if q is p)
+        def blocks() -> list[Block]:
+            found = self._checked_blocks()
+            if self._watch is not None and self._watch.due(self._steps + 1):
+                check_whole(found, "capture")
+            return found
 
-    def _at(self, place: int) -> tuple[int, int]:
-        """Return the param group of a parameter by its place among all, and its place there."""
-        for number, group in enumerate(self.param_groups):
-            if place < len(group["params"]):
-                return number, place
-            place -= len(group["params"])
-        raise IndexError(place)
+        return agreed(ranks, self.param_groups, blocks, _is_spoilt, "its gradient must be finite")
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""

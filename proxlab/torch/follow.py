@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,9 +15,12 @@ from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
+from proxlab.torch.cut import CutProblem, solve
 from proxlab.torch.division import described
-from proxlab.torch.problems import Block, Problem, check_group, name_parameter, wide
-from proxlab.torch.shards import like, local
+from proxlab.torch.problems import Block, Problem, check_group, check_whole, name_parameter, wide
+from proxlab.torch.ranks import Ranks, agreed
+from proxlab.torch.shards import like, local, part_of
+from proxlab.torch.sparsity import living
 from proxlab.untraced import untraced
 
 __all__ = ["ProxWrapper"]
@@ -190,12 +195,16 @@ class ProxWrapper(torch.optim.Optimizer):
         count = max((int(state.get("step", 0)) for state in self.state.values()), default=0)
         watch = self._watch if self._watch is not None and self._watch.due(count) else None
         with torch.no_grad():
-            for number, group in enumerate(self.penalised):
-                for block in self._blocks(number, group):
-                    if all(p in self._frozen for p in block.params):
-                        self._hold(block)
-                    else:
-                        self._shrink(block, watch, count)
+            blocks = self._agreed_blocks(watch)
+            held = [block for block in blocks if all(p in self._frozen for p in block.params)]
+            others = [block for block in blocks if block not in held]
+            for block in held:
+                self._hold(block)
+            for block in (b for b in others if not b.is_cut):
+                self._shrink(Problem.of(block, self._proposals(block)), watch, count)
+            cut = [CutProblem(block, self._proposals(block)) for block in others if block.is_cut]
+            if cut:
+                self._shrink_together(cut)
         return loss
 
     def _hold(self, block: Block) -> None:
@@ -217,8 +226,22 @@ class ProxWrapper(torch.optim.Optimizer):
             )
         return [Block(number, group, settings[id(params[0])], None)] if live else []
 
-    def _shrink(self, block: Block, watch: Watch | None, count: int) -> None:
-        """Replace the weights of a block by their prox, and show it to who watches."""
+    def _agreed_blocks(self, watch: Watch | None) -> list[Block]:
+        """Return the blocks of a step; an error in one process is an error in all that share parameters."""
+
+        def blocks() -> list[Block]:
+            found = [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
+            if watch is not None:
+                check_whole(found, "capture")
+            return found
+
+        ranks = Ranks.of(p for group in self.penalised for p in group["params"])
+        if ranks is None:
+            return blocks()
+        return agreed(ranks, self.penalised, blocks, _is_spoilt, "its weights must be finite")
+
+    def _proposals(self, block: Block) -> list[Proposal]:
+        """Return the point, which is the weights, and the metric of each parameter of a block."""
         proposals = []
         for p in block.params:
             metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
@@ -227,15 +250,34 @@ class ProxWrapper(torch.optim.Optimizer):
         if any(q.metric is None for q in proposals):
             proposals = [q._replace(metric=None) for q in proposals]
             self._metrics[block.number] = IDENTITY
-        problem = Problem.of(block, proposals)
-        if problem.is_open:
-            asked = problem.asked()
-            if watch is not None:
-                # Before the weights, which are the point, are written.
-                watch.see(count, {block.name: asked})
-            z = problem.tensor(asked.prox(self.root_finder))
-            for p, new in zip(block.params, block.split(z), strict=True):
-                local(p).copy_(new)
+        return proposals
+
+    def _shrink(self, problem: Problem, watch: Watch | None, count: int) -> None:
+        """Replace the weights of a block by their prox, and show it to who watches."""
+        if not problem.is_open:
+            return
+        block, asked = problem.block, problem.asked()
+        if watch is not None:
+            # Before the weights, which are the point, are written.
+            watch.see(count, {block.name: asked})
+        _put(block, block.split(problem.tensor(asked.prox(self.root_finder))))
+
+    def _shrink_together(self, problems: list[CutProblem]) -> None:
+        """Replace the weights of blocks whose groups lie across processes."""
+        ranks = Ranks.of(p for problem in problems for p in problem.block.params)
+        assert ranks is not None
+        for problem, z in zip(problems, solve(problems, ranks, self.root_finder), strict=True):
+            if problem.is_open:
+                _put(problem.block, z)
+
+
+def _put(block: Block, z: list[Tensor]) -> None:
+    for p, new in zip(block.params, z, strict=True):
+        local(p).copy_(new)
+
+
+def _is_spoilt(p: Tensor) -> bool:
+    return not bool(torch.isfinite(local(p)).all())
 
 
 def _penalised(groups: Iterable[Any], known: set[int]) -> list[dict[str, Any]]:
@@ -293,11 +335,15 @@ def implied_metric(
 
 def dead(block: Block) -> list[Tensor]:
     """Return for each parameter of a block which of its elements are in groups that are zero."""
-    penalty = block.penalty
-    assert penalty is not None
-    weights = block.join([wide(p) for p in block.params])
-    layout = penalty.groups.layout(tuple(weights.shape))
-    living = [
-        (row != 0).any(dim=1, keepdim=True).to(row.dtype).expand_as(row) for row in layout.split(weights, 0.0)
-    ]
-    return [mask == 0 for mask in block.split(layout.join(living, torch.ones_like(weights)))]
+    alive: npt.NDArray[np.bool_] = living(block.params, block.groups).alive
+    masks = []
+    for groups, p in zip(block.groups, block.params, strict=True):
+        place, here = part_of(groups, p), local(p).detach()
+        own = alive if place.ids is None else alive[place.ids]
+        flags = place.layout.split_groups(torch.from_numpy(own.copy()).to(here.device))
+        rows = [
+            flag[:, None].expand_as(row)
+            for flag, row in zip(flags, place.layout.split(here, 0.0), strict=True)
+        ]
+        masks.append(~place.layout.join(rows, torch.ones_like(here, dtype=torch.bool)))
+    return masks

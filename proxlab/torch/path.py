@@ -18,6 +18,7 @@ from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
 from proxlab.penalties.base import check_number
 from proxlab.penalties.equations import Radial
 from proxlab.torch.problems import Block, check_group, on_host, wide
+from proxlab.torch.shards import is_distributed
 from proxlab.untraced import untraced
 
 __all__ = ["Strengths", "strengths"]
@@ -120,6 +121,11 @@ def strengths(
         else groups
     )
     blocks = list(_blocks(listed))
+    if any(is_distributed(p) for block in blocks for p in block.params):
+        raise ValueError(
+            "groups: must be of parameters that lie in one process whole; find the strength before they are "
+            "distributed"
+        )
     if at not in (None, "weights", "zero"):
         raise ValueError(f'at: must be "weights", "zero" or None, got {at!r}')
     count, samples = check_count("count", count), check_count("samples", samples)

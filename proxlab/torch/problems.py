@@ -23,6 +23,7 @@ __all__ = [
     "Problem",
     "check_group",
     "check_kind",
+    "check_whole",
     "name_parameter",
     "on_host",
     "uses_of",
@@ -331,6 +332,16 @@ def _check_parts(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Te
             f"{where}: penalty: its groups lie across processes, which is supported for radial penalties "
             f"that kernels know, got {penalty!r}"
         )
+
+
+def check_whole(blocks: Sequence[Block], name: str) -> None:
+    """Raise an error for groups that lie across processes, where the problem of a group is wanted whole."""
+    for block in blocks:
+        if block.is_cut:
+            raise ValueError(
+                f"{name}: {block.where}: its groups lie across processes, and each has a part; they "
+                "must lie in one process whole"
+            )
 
 
 def _here(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor]) -> Penalty:

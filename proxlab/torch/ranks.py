@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from proxlab.torch.problems import Block, name_parameter
 from proxlab.torch.shards import is_distributed
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "agreed"]
 
 
 class Ranks:
@@ -103,6 +104,55 @@ class Ranks:
         failed = {k: int(state) for k, state in enumerate(states) if state}
         well = [k for k in range(self.count) if k not in failed]
         return failed, [k for k in well if words[k] != words[well[0]]]
+
+
+def agreed(
+    ranks: Ranks,
+    groups: Sequence[dict[str, Any]],
+    make: Callable[[], list[Block]],
+    is_spoilt: Callable[[Tensor], bool],
+    told: str,
+) -> list[Block]:
+    """Return the blocks that all processes are about to step; an error in one is an error in all.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    groups : sequence of dict
+        The param groups.
+    make : callable
+        Returns this process's blocks, or raises an error.
+    is_spoilt : callable
+        Says whether numbers of a parameter are not finite here.
+    told : str
+        What an error says of such a parameter.
+    """
+    params = [(number, k, p) for number, group in enumerate(groups) for k, p in enumerate(group["params"])]
+    blocks: list[Block] = []
+    failure: Exception | None = None
+    fares = 0
+    try:
+        blocks = make()
+        spoilt = next((p for block in blocks for p in block.params if is_spoilt(p)), None)
+        fares = next((place for place, (*_, p) in enumerate(params, 1) if p is spoilt), 0)
+    except (TypeError, ValueError, RuntimeError) as error:
+        failure, fares = error, -1
+    failed, others = ranks.compare(
+        fares, "; ".join(f"{block.where}: {block.group['penalty']!r}" for block in blocks)
+    )
+    if failure is not None:
+        raise failure
+    for rank, state in failed.items():
+        if state < 0:
+            raise RuntimeError(f"rank {rank}: its step failed, so that no rank takes it; see its error")
+        number, k, _ = params[state - 1]
+        where = f"param group {number}, {name_parameter(groups[number], k)}"
+        raise ValueError(f"rank {rank}: {where}: {told}")
+    if others:
+        raise ValueError(
+            f"ranks {others}: the parameters with gradients and their penalties must be the same on all"
+        )
+    return blocks
 
 
 def _members(mesh: Any) -> list[int]:

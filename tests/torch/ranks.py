@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 
 import proxlab as pl
+from proxlab import study
 from proxlab import torch as pt
 from proxlab.torch.shards import lies_across, local, part_of
 from tests.table import GROUPED
@@ -286,6 +287,29 @@ def extremes(rank, world, folder):
         assert len({bool(v) for v in p.detach().any(dim=0)}) == 2
 
 
+def wrapper(rank, world, folder):
+    """A prox behind another optimizer, and zeros that are kept."""
+    one, model = network(), sharded(network())
+    first, second = (
+        pt.ProxWrapper(torch.optim.AdamW(m.parameters(), lr=1e-2), mixed(m, 0.1)[:2]) for m in (one, model)
+    )
+    train(one, first, 6)
+    train(model, second, 6)
+    assert_equal(model, one)
+    assert pt.group_sparsity(second) == pt.group_sparsity(first)
+    assert 0 < pt.group_sparsity(first).total.zero_groups < pt.group_sparsity(first).total.groups
+    first.freeze()
+    second.freeze()
+    train(one, first, 3, seed=2)
+    train(model, second, 3, seed=2)
+    assert_equal(model, one)
+    if rank == world - 1:
+        local(model[2].weight)[...] = float("nan")
+    # All gradients are NaN then, and so are all weights: the first rank that has one is named.
+    with pytest.raises(ValueError, match=r"rank 0: param group 0, parameter 0 .* its weights must be finite"):
+        train(model, second, 1)
+
+
 def failures(rank, world, folder):
     """What is wrong in one process is an error in all, and nothing has changed."""
     model = sharded(network())
@@ -318,6 +342,14 @@ def refused(rank, world, folder):
             pt.ProxAdamW(rows(model), lr=1e-2, **options)
     with pytest.raises(ValueError, match=r"model: '0.weight' is distributed .*get_model_state_dict"):
         pt.compact(model, torch.zeros(1, 5))
+    with pytest.raises(ValueError, match="groups: must be of parameters that lie in one process"):
+        pt.strengths(model, mixed(model), nn.functional.mse_loss, [(torch.zeros(1, 5), torch.zeros(1, 3))])
+    optimizer = pt.ProxAdamW(mixed(model), lr=1e-2)
+    with (
+        study.capture(optimizer, folder / f"{rank}.npz"),
+        pytest.raises(ValueError, match="capture: param group 1"),
+    ):
+        train(model, optimizer, 1)
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
     with pytest.raises(ValueError, match="groups by labels"):
         pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)

@@ -10,7 +10,18 @@ from tests.torch import ranks  # noqa: E402
 pytestmark = pytest.mark.torch
 
 #: Processes and what they do, in this order: four save what two load.
-TWO = ["places", "methods", "weights", "penalties", "reductions", "page", "extremes", "failures", "refused"]
+TWO = [
+    "places",
+    "methods",
+    "weights",
+    "penalties",
+    "reductions",
+    "page",
+    "extremes",
+    "wrapper",
+    "failures",
+    "refused",
+]
 MORE = {4: ["places", "methods", "penalties", "save"], 2: ["load"]}
 
 
