@@ -415,8 +415,9 @@ def problem(
     chosen = _choose(backend, x)
     if not penalty.equation.compiled:
         if backend == "cuda":
+            name = type(penalty).__name__
             raise ValueError(
-                f"backend: the cuda backend has no kernels for the pieces of {type(penalty).__name__}; use "
+                f"backend: the cuda backend has no kernels for the {penalty.equation.shape} of {name}; use "
                 "backend=None, which solves them on the device too"
             )
         chosen = "array_api"

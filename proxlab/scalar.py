@@ -1,9 +1,8 @@
 """The few operations that the shared numerical source is written in, for plain Python numbers.
 
 Root finders and the secular equation are written once, in terms of these names and arithmetic, without
-``if``. The
-backends rebuild the same source with their own versions of the names (:mod:`proxlab.backends.build`): the
-functions of an array namespace, or compiled scalars.
+``if``. The backends rebuild the same source with their own versions of the names
+(:mod:`proxlab.backends.build`): the functions of an array namespace, or compiled scalars.
 """
 
 from __future__ import annotations
@@ -14,7 +13,21 @@ from typing import Any, TypeVar
 
 from proxlab.groups import Array
 
-__all__ = ["any_order", "fabs", "filled", "fmax", "fmin", "midpoint", "no", "sqrt", "where"]
+__all__ = [
+    "any_order",
+    "exp",
+    "fabs",
+    "filled",
+    "fmax",
+    "fmin",
+    "log",
+    "log1p",
+    "midpoint",
+    "no",
+    "power",
+    "sqrt",
+    "where",
+]
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,3 +80,23 @@ def sqrt(a: Array) -> Array:
 def midpoint(lo: Array, hi: Array) -> Array:
     """Halve a bracket of nonnegative numbers: in the exponent while its ends are far apart (factor four)."""
     return where((lo > 0) & (hi > 4.0 * lo), sqrt(lo) * sqrt(hi), lo + 0.5 * (hi - lo))
+
+
+def exp(a: Array) -> Array:
+    """Return the exponential."""
+    return math.exp(a)
+
+
+def log(a: Array) -> Array:
+    """Return the natural logarithm of a positive number."""
+    return math.log(a)
+
+
+def log1p(a: Array) -> Array:
+    """Return ``log(1 + a)`` without the rounding of the sum."""
+    return math.log1p(a)
+
+
+def power(a: Array, b: Array) -> Array:
+    """Return ``a`` to the power ``b``, for ``a >= 0``."""
+    return a**b

@@ -62,6 +62,7 @@ def unit(name: str, x: np.ndarray, d: np.ndarray, step: float, parameters: dict[
         "length": length,
         "curvature": float(np.median(d)) / step,
         "energy": float(np.sum(d * x * x)) / (2 * step),
+        "power": float(np.sum(d * x * x)) / (2 * step) / (length ** parameters.get("q", 1.0) or 1.0),
         "length/strength": length / parameters["lam"] if parameters.get("lam") else 1.0,
     }
     return scales[name] or 1.0
@@ -95,6 +96,9 @@ def cases(draw: Any, row: Row, sizes: tuple[int, int] = (1, 5)) -> Case:
         factor = 10.0 ** draw(st.floats(low, high))
         if kind == "above 2":
             drawn[parameter] = 2.0 + factor
+            continue
+        if kind == "below 1":
+            drawn[parameter] = 1.0 - factor
             continue
         if kind == "either":
             kind = draw(st.sampled_from(["strength", "length"]))

@@ -53,6 +53,8 @@ RADIAL = {
         lambda r: lam if r < theta else 0 * r,
     ),
     "GroupL0": lambda lam: (lambda r: lam, lambda r: 0 * r),
+    "GroupLog": lambda lam, eps: (lambda r: lam * (1 + r / eps).log(), lambda r: lam / (r + eps)),
+    "GroupLq": lambda lam, q: (lambda r: lam * r**q, lambda r: lam * q * r ** (q - 1)),
 }
 CONVEX = ("L1", "GroupLasso", "GroupElasticNet", "SparseGroupLasso", "GroupLinf")
 
@@ -344,6 +346,10 @@ def values(name: str, parameters: dict[str, float], z: np.ndarray, weight: float
         out = lam * (r > 0)
     elif name == "GroupLinf":
         out = lam * np.abs(z).max(-1)
+    elif name == "GroupLog":
+        out = lam * np.log((r + p["eps"]) / p["eps"])
+    elif name == "GroupLq":
+        out = lam * r ** p["q"]
     else:
         raise ValueError(name)
     if p.get("nonnegative"):

@@ -17,7 +17,7 @@ class Row:
     `draw` has, per parameter, a unit and the range of the base-10 exponent in that unit, so that every regime
     of the penalty occurs at any scale of the data. Units (see `tests.cases.unit`): "strength" makes a group
     vanish, "length" is the norm of the point, "curvature" that of the quadratic, "energy" the quadratic at
-    zero; "above 2" is added to 2.
+    zero, "power" that divided by the length to the power q; "above 2" is added to 2, "below 1" taken from 1.
     """
 
     name: str
@@ -55,7 +55,12 @@ PENALTIES = [
     Row("GroupCapped", {"lam": 0.9, "theta": 0.7}, {"lam": STRENGTH, "theta": ("length", -2.0, 0.3)}),
     Row("GroupL0", {"lam": 0.4}, {"lam": ("energy", -3.0, 1.0)}),
     Row("GroupLinf", {"lam": 0.8}, {"lam": STRENGTH}),
+    Row("GroupLog", {"lam": 0.4, "eps": 0.3}, {"eps": ("length", -2.0, 0.5), "lam": ("energy", -3.0, 1.0)}),
+    Row("GroupLq", {"lam": 0.4, "q": 0.5}, {"q": ("below 1", -1.3, -0.05), "lam": ("power", -3.0, 1.0)}),
 ]
+#: Penalties whose slope is a curve, for which there are no kernels.
+CURVED = [row for row in PENALTIES if row.name in ("GroupLog", "GroupLq")]
+TABLED = [row for row in PENALTIES if row not in CURVED]
 CONVEX = [row for row in PENALTIES if row.convex]
 GROUPED = [row for row in PENALTIES if row.name != "L1"]
 

@@ -10,7 +10,7 @@ import pytest
 from flint import arb
 
 from tests import exact, oracle
-from tests.table import PENALTIES, ids
+from tests.table import TABLED, ids
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_imports_nothing_of_proxlab():
     assert not [m for m in modules if m.startswith("proxlab")]
 
 
-@pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+@pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
 def test_minimisers_are_the_oracle_s(row):
     for case in cases(row, 1, 12):
         truth = exact.solve(case)
@@ -54,7 +54,7 @@ def test_minimisers_are_the_oracle_s(row):
         assert abs(truth.objective * arb(case.step) - answer.objectives[0]) <= 1e-60
 
 
-@pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+@pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
 def test_stationarity_vanishes_at_the_minimiser_and_grows_off_it(row):
     rng = np.random.default_rng(2)
     for case in cases(row, 3, 20):

@@ -19,7 +19,7 @@ from proxlab.penalties.base import Piece, RadialPenalty, table_of
 from proxlab.penalties.tables import Form, form
 from tests import oracle, tables
 from tests.cases import numbers, positives, vectors
-from tests.table import BACKENDS, DTYPES, PENALTIES, ROOT_FINDERS, ids
+from tests.table import BACKENDS, DTYPES, ROOT_FINDERS, TABLED, ids
 
 BOUNDS = ("distance", "metric_distance", "stationarity", "gap")
 SLACK = arb(10) ** -80  # of balls
@@ -142,7 +142,7 @@ def test_what_pieces_may_be():
     np.testing.assert_allclose(pl.prox(rising, x), [[1.75]], rtol=1e-15)
 
 
-@pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+@pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
 def test_own_penalties_have_kernels(row):
     penalty = row.build()
     if isinstance(penalty, RadialPenalty):

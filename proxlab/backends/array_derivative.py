@@ -10,12 +10,23 @@ import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import array_api_compat
 import numpy as np
 
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
 
-__all__ = ["Rates", "RowGradients", "clipped_rates", "pull_clipped", "pull_radial", "radial_rates"]
+__all__ = [
+    "CurvedRates",
+    "Rates",
+    "RowGradients",
+    "clipped_rates",
+    "curved_rates",
+    "pull_clipped",
+    "pull_curved",
+    "pull_radial",
+    "radial_rates",
+]
 
 # Least ratio of a curvature to the metric that is told from minus infinity.
 _STEEP = -1e300
@@ -38,6 +49,27 @@ class Rates(NamedTuple):
     c: list[float]
     start: list[float]
     cut: float
+
+
+class CurvedRates(NamedTuple):
+    """A penalty at a strength and at half of it, between which its slope is affine."""
+
+    whole: Any
+    half: Any
+    strength: float
+
+
+def curved_rates(penalty: Any) -> CurvedRates | None:
+    """Return what the slope of a curved penalty grows by with the strength; None where that is not affine."""
+    try:
+        s = penalty.strength or 1.0
+        whole, half, quarter = (penalty.with_strength(s * f) for f in (1.0, 0.5, 0.25))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    r = np.geomspace(1e-3, 1e3, 7)
+    slopes = [h.curve(array_api_compat.array_namespace(r)).slope(r) for h in (whole, half, quarter)]
+    affine = np.abs(slopes[0] + 2.0 * slopes[2] - 3.0 * slopes[1]) <= 1e-10 * slopes[0]
+    return CurvedRates(whole, half, s) if affine.all() else None
 
 
 def clipped_rates(_: Any) -> Rates:
@@ -67,29 +99,45 @@ def radial_rates(penalty: RadialPenalty) -> Rates | None:
     return Rates(a, c, start, float(rate[-1, 0]))
 
 
+class _Polar(NamedTuple):
+    """Rows as ``z = r·unit``, with a unit that is one for every radius; which are not zero."""
+
+    r: Array
+    unit: Array
+    alive: Array
+
+
+class _Slope(NamedTuple):
+    """What the derivative takes of a penalty at the radius of each row.
+
+    Its slope, minus its curvature, the derivative of the slope by the strength; where the radius is
+    ``fixed``, at a knot, and by how much that ``moves`` with the strength.
+    """
+
+    slope: Array
+    c: Array
+    by_strength: Array
+    fixed: Array
+    moves: Array
+
+
+def _polar(xp: Any, z: Array) -> _Polar:
+    scale = xp.max(xp.abs(z), axis=1)
+    unit = z / _or_one(xp, scale)[:, None]
+    length = _or_one(xp, xp.sqrt(xp.sum(unit * unit, axis=1)))
+    return _Polar(xp.clip(scale * length, max=_LARGEST), unit / length[:, None], scale > 0)
+
+
 def pull_radial(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array,
-    penalty: RadialPenalty, rates: Rates | None, limit: float,
+    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any,
+    rates: Rates | None, limit: float,
 ) -> RowGradients:  # fmt: skip
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a table of pieces."""
-    pieces, cut = penalty.equation.table, penalty.threshold
     if x.shape[1] == 0:
         none = xp.sum(x, axis=1)
         return RowGradients(x, x, none, none)
-    # z = r·unit, with a unit that is one for every radius.
-    scale = xp.max(xp.abs(z), axis=1)
-    alive = scale > 0
-    unit = z / _or_one(xp, scale)[:, None]
-    length = _or_one(xp, xp.sqrt(xp.sum(unit * unit, axis=1)))
-    unit, r = unit / length[:, None], xp.clip(scale * length, max=_LARGEST)
-    # Elements at zero stay there where the elementwise part holds them.
-    on = (z != 0) if cut > 0 or penalty.nonnegative else (d > 0) & alive[:, None]
-    largest = xp.max(xp.abs(xp.where(on, v, xp.zeros_like(v))), axis=1)
-    v_unit = xp.where(on, v / _or_one(xp, largest)[:, None], xp.zeros_like(v))
-    top = _or_one(xp, xp.max(xp.where(on, d, xp.zeros_like(d)), axis=1))
-    share = xp.where(on, d, xp.zeros_like(d)) / top[:, None]
-    sign = xp.sign(z)
-
+    pieces, cut, at = penalty.equation.table, penalty.threshold, _polar(xp, z)
+    r = at.r
     slope, c, by_a, by_c = (xp.zeros_like(r) for _ in range(4))
     for k, piece in enumerate(pieces):
         inside = r >= piece.start
@@ -99,19 +147,76 @@ def pull_radial(
             by_a = xp.where(inside, xp.full_like(r, rates.a[k]), by_a)
             by_c = xp.where(inside, xp.full_like(r, rates.c[k]), by_c)
     slope = xp.where(slope > 0, slope, xp.zeros_like(slope))
-    by_strength = by_a - by_c * r
     # At a knot where the slope jumps up the radius stays, and the slope is what holds it there.
-    fixed, moves = xp.zeros_like(alive), xp.zeros_like(r)
-    pull = xp.sum(unit * (d * (x - z) - (step * cut)[:, None] * sign), axis=1)
+    fixed, moves = xp.zeros_like(at.alive), xp.zeros_like(r)
+    pull = xp.sum(at.unit * (d * (x - z) - (step * cut)[:, None] * xp.sign(z)), axis=1)
     held = pull / _or_one(xp, step * weight)
     for k, (left, right) in enumerate(pairwise(pieces), start=1):
         knot = right.start
         low, high = left.a - left.c * knot, right.a - right.c * knot
-        at = (xp.abs(r - knot) <= limit * knot) & (held > low) & (held < high)
-        slope = xp.where(at, held, slope)
-        fixed = fixed | at
+        on = (xp.abs(r - knot) <= limit * knot) & (held > low) & (held < high)
+        slope = xp.where(on, held, slope)
+        fixed = fixed | on
         if rates is not None:
-            moves = xp.where(at, xp.full_like(r, rates.start[k]), moves)
+            moves = xp.where(on, xp.full_like(r, rates.start[k]), moves)
+    there = _Slope(slope, c, by_a - by_c * r, fixed, moves)
+    rate_cut = None if rates is None else rates.cut
+    found = _pull(xp, x, z, v, d, step, weight, at, there, cut, rate_cut, penalty.nonnegative)
+    if cut != 0 or penalty.nonnegative:
+        return found
+    first, by_x = pieces[0], found.x
+    if first.value == 0 and first.a == 0:
+        # A slope that starts from zero has no kink there: the ridge is smooth.
+        bend = _product(xp, (step, weight, xp.full_like(r, -first.c)), (xp.ones_like(r),))
+        by_x = xp.where(at.alive[:, None], by_x, v * (d / (d + bend[:, None])))
+    # A penalty that is not there; pieces without length do not count.
+    real = [q for q, after in pairwise(pieces) if after.start > q.start] + [pieces[-1]]
+    nothing = (weight == 0) | (not any(any(q[1:]) for q in real))
+    return found._replace(x=xp.where(nothing[:, None], v, by_x))
+
+
+def pull_curved(
+    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any,
+    rates: CurvedRates | None, _: float,
+) -> RowGradients:  # fmt: skip
+    """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a curved slope."""
+    if x.shape[1] == 0:
+        none = xp.sum(x, axis=1)
+        return RowGradients(x, x, none, none)
+    at, curve = _polar(xp, z), penalty.curve(xp)
+    safe = _or_one(xp, at.r)
+    slope, none = curve.slope(safe), xp.zeros_like(safe)
+    by_strength = none
+    if rates is not None:
+        whole, half = (h.curve(xp).slope(safe) for h in (rates.whole, rates.half))
+        by_strength = (whole - half) / (0.5 * rates.strength)
+    there = _Slope(slope, -curve.curvature(safe), by_strength, xp.zeros_like(at.alive), none)
+    rate_cut = None if rates is None else 0.0
+    found = _pull(xp, x, z, v, d, step, weight, at, there, 0.0, rate_cut, penalty.nonnegative)
+    by_x = found.x
+    first = float(curve.slope(xp.zeros_like(safe[:1]))[0]) if safe.shape[0] else 1.0
+    if not penalty.nonnegative:
+        # A penalty that is not there, or without a kink at zero.
+        if first == 0:
+            bend = step * weight * curve.curvature(xp.full_like(safe, 2.0**-500))
+            by_x = xp.where(at.alive[:, None], by_x, v * (d / (d + bend[:, None])))
+        by_x = xp.where((weight == 0)[:, None], v, by_x)
+    return found._replace(x=by_x)
+
+
+def _pull(
+    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, at: _Polar, there: _Slope,
+    cut: float, rate_cut: float | None, nonnegative: bool,
+) -> RowGradients:  # fmt: skip
+    r, unit, alive = at
+    slope, c, by_strength, fixed, moves = there
+    # Elements at zero stay there where the elementwise part holds them.
+    on = (z != 0) if cut > 0 or nonnegative else (d > 0) & alive[:, None]
+    largest = xp.max(xp.abs(xp.where(on, v, xp.zeros_like(v))), axis=1)
+    v_unit = xp.where(on, v / _or_one(xp, largest)[:, None], xp.zeros_like(v))
+    top = _or_one(xp, xp.max(xp.where(on, d, xp.zeros_like(d)), axis=1))
+    share = xp.where(on, d, xp.zeros_like(d)) / top[:, None]
+    sign = xp.sign(z)
 
     # In units of the largest metric: t = μ/top, curved = ηw p''/top with the other sign. Where t > 1, all is
     # divided by it.
@@ -141,22 +246,11 @@ def pull_radial(
     radius, signs = xp.sum(unit * u_unit, axis=1), xp.sum(sign * u_unit, axis=1)
     by_step = -_product(xp, (weight, slope, radius), (top,)) - _product(xp, (one * cut, signs), (top,))
     by_lam = -_product(xp, (step, weight, by_strength, radius), (top,)) + moves * along / across
-    if rates is not None:
-        by_lam = by_lam - _product(xp, (step, one * rates.cut, signs), (top,))
+    if rate_cut is not None:
+        by_lam = by_lam - _product(xp, (step, one * rate_cut, signs), (top,))
     none = xp.zeros_like(r)
-    by_x = xp.where(alive[:, None], by_x * largest[:, None], xp.zeros_like(v))
-    if cut == 0 and not penalty.nonnegative:
-        first = pieces[0]
-        if first.value == 0 and first.a == 0:
-            # A slope that starts from zero has no kink there: the ridge is smooth.
-            bend = _product(xp, (step, weight, xp.full_like(r, -first.c)), (one,))
-            by_x = xp.where(alive[:, None], by_x, v * (d / (d + bend[:, None])))
-        # A penalty that is not there; pieces without length do not count.
-        real = [q for q, after in pairwise(pieces) if after.start > q.start] + [pieces[-1]]
-        nothing = (weight == 0) | (not any(any(q[1:]) for q in real))
-        by_x = xp.where(nothing[:, None], v, by_x)
     return RowGradients(
-        by_x,
+        xp.where(alive[:, None], by_x * largest[:, None], xp.zeros_like(v)),
         xp.where(alive[:, None], by_metric * largest[:, None], xp.zeros_like(v)),
         xp.where(alive, by_step * largest, none),
         xp.where(alive, by_lam * largest, none),

@@ -13,15 +13,23 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem, check_finite, check_values
-from proxlab.backends import array_api, array_certify, array_derivative, array_tables, table_certify
+from proxlab.backends import (
+    array_api,
+    array_certify,
+    array_curved,
+    array_derivative,
+    array_tables,
+    curved_certify,
+    table_certify,
+)
 from proxlab.backends.array_api import RowSolution
-from proxlab.backends.array_derivative import Rates, RowGradients
+from proxlab.backends.array_derivative import CurvedRates, Rates, RowGradients
 from proxlab.backends.records import Bounds, GroupResults, Options, Solved
 from proxlab.bounds import rounding
 from proxlab.groups import Array
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import row_norm
-from proxlab.penalties.equations import Clipped, GroupEquation, Radial
+from proxlab.penalties.equations import Clipped, Curved, GroupEquation, Radial
 from proxlab.powers import quotient
 from proxlab.rootfinders import RootFinder, Status
 
@@ -52,7 +60,7 @@ class _PullBack(Protocol):
 
 
 class _RatesOf(Protocol):
-    def __call__(self, penalty: Any, /) -> Rates | None: ...
+    def __call__(self, penalty: Any, /) -> Rates | CurvedRates | None: ...
 
 
 class ArrayForm(NamedTuple):
@@ -110,6 +118,10 @@ FORMS: Mapping[type[GroupEquation], ArrayForm] = {
     Clipped: ArrayForm(
         _solve_clipped, array_certify.linf_bounds, array_derivative.pull_clipped,
         array_derivative.clipped_rates,
+    ),
+    Curved: ArrayForm(
+        array_curved.curved_rows, curved_certify.curved_bounds, array_derivative.pull_curved,
+        array_derivative.curved_rates,
     ),
 }  # fmt: skip
 

@@ -1,11 +1,14 @@
 """Penalties: one a file, all with the interface of :mod:`proxlab.penalties.base`."""
 
 from proxlab.penalties.base import Penalty, RadialPenalty
+from proxlab.penalties.curved import CurvedPenalty
 from proxlab.penalties.group_capped import GroupCapped
 from proxlab.penalties.group_elastic_net import GroupElasticNet
 from proxlab.penalties.group_l0 import GroupL0
 from proxlab.penalties.group_lasso import GroupLasso
 from proxlab.penalties.group_linf import GroupLinf
+from proxlab.penalties.group_log import GroupLog
+from proxlab.penalties.group_lq import GroupLq
 from proxlab.penalties.group_mcp import GroupMCP
 from proxlab.penalties.group_scad import GroupSCAD
 from proxlab.penalties.l1 import L1
@@ -13,11 +16,14 @@ from proxlab.penalties.sparse_group_lasso import SparseGroupLasso
 
 __all__ = [
     "L1",
+    "CurvedPenalty",
     "GroupCapped",
     "GroupElasticNet",
     "GroupL0",
     "GroupLasso",
     "GroupLinf",
+    "GroupLog",
+    "GroupLq",
     "GroupMCP",
     "GroupSCAD",
     "Penalty",

@@ -466,13 +466,12 @@ def radial_slopes(
     return left, right
 
 
-class _CheckedPieces(ABCMeta):
-    """Checks the pieces of a penalty once it is made, whatever its class does in ``__post_init__``."""
+class Checked(ABCMeta):
+    """Checks a penalty once it is made, whatever its class does in ``__post_init__``."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         penalty = super().__call__(*args, **kwargs)
-        table_of(penalty)
-        check_number("threshold", penalty.threshold, 0.0)
+        penalty._check()
         return penalty
 
     @property
@@ -488,13 +487,17 @@ def table_of(penalty: RadialPenalty) -> Table:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RadialPenalty(Penalty, metaclass=_CheckedPieces):
+class RadialPenalty(Penalty, metaclass=Checked):
     """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` with a piecewise-affine slope (docs: the mathematics, §3)."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """The affine pieces of the slope ``p'``, from ``r = 0`` outwards."""
         raise NotImplementedError(f"pieces: {type(self).__name__} must say what they are")
+
+    def _check(self) -> None:
+        table_of(self)
+        check_number("threshold", self.threshold, 0.0)
 
     def _exact_pieces(self, number: Callable[[float], Any]) -> list[tuple[Any, ...]]:
         """Return the pieces as rows of numbers of another kind, computed in it from the parameters.

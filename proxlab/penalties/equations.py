@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
 from proxlab.penalties.tables import Table, exactly_convex, form
 
-__all__ = ["Clipped", "GroupEquation", "Radial"]
+__all__ = ["Clipped", "Curved", "GroupEquation", "Radial"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,9 +28,12 @@ class GroupEquation(ABC):
     ----------
     kernel : str
         The name under which kernels know it.
+    shape : str
+        What they have to know of the penalty, in a word.
     """
 
     kernel: ClassVar[str]
+    shape: ClassVar[str] = "pieces"
 
     @property
     @abstractmethod
@@ -114,3 +118,32 @@ class Clipped(GroupEquation):
     def proved_convex(self) -> bool:
         """Always true: a norm."""
         return True
+
+
+@dataclass(frozen=True)
+class Curved(GroupEquation):
+    """``G(r, η p'(r)) = 1`` for a penalty ``p(‖z‖₂)`` whose slope is a curve: functions of the penalty."""
+
+    penalty: Any
+    kernel: ClassVar[str] = "curved"
+    shape: ClassVar[str] = "slope"
+
+    @property
+    def compiled(self) -> bool:
+        """Always false: solved by the array form."""
+        return False
+
+    @property
+    def rows(self) -> FloatArray:
+        """No numbers say what the functions are."""
+        raise TypeError("penalty: a curved slope has no table")
+
+    @property
+    def proved_convex(self) -> bool:
+        """Always false: what a penalty says of itself is no proof."""
+        return False
+
+    def slope_lines(self, radius: float) -> tuple[Any, Any]:
+        """Return one line, from a little above zero."""
+        r = np.geomspace(2e-3 * radius, radius, 601)
+        return r, self.penalty.curve(array_api_compat.array_namespace(r)).slope(r)

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from flint import arb
 
 from proxlab.penalties import Penalty
-from proxlab.penalties.equations import Clipped, GroupEquation, Radial
+from proxlab.penalties.equations import Clipped, Curved, GroupEquation, Radial
 from proxlab.study.balls import Ball, UndecidedError, clip, compare, norm, precision, root, squares
+from proxlab.study.exact_curves import Balls, crossings
 
 __all__ = ["Errors", "ExactGroup", "ExactPenalty", "Piece", "Solved", "exact_penalty", "solve_group"]
 
@@ -64,12 +65,18 @@ class ExactPenalty:
         Whether it is infinite at negative elements.
     largest : bool
         Whether the radius is the largest modulus.
+    curve : Curve or None
+        The functions of the radius where its slope is a curve; then there are no pieces.
+    falls : bool
+        Whether a curved slope never rises.
     """
 
     pieces: tuple[Piece, ...]
     threshold: Ball
     nonnegative: bool
     largest: bool = False
+    curve: Any = None
+    falls: bool = True
 
     def around(self, r: Ball) -> list[Piece]:
         """The pieces on which ``r`` is, or may be: two at a knot."""
@@ -84,6 +91,8 @@ class ExactPenalty:
         """``p(r)``; at a knot both pieces agree."""
         if r == 0:
             return arb(0)
+        if self.curve is not None:
+            return self.curve.value(r)
         values = [piece.value_at(r) for piece in self.around(r)]
         least = values[0]
         for value in values[1:]:
@@ -125,7 +134,17 @@ def _clipped(penalty: Any) -> ExactPenalty:
     return ExactPenalty((piece,), arb(0), penalty.nonnegative, largest=True)
 
 
-_EQUATIONS: dict[type[GroupEquation], Callable[[Any], ExactPenalty]] = {Radial: _radial, Clipped: _clipped}
+def _curved(penalty: Any) -> ExactPenalty:
+    return ExactPenalty(
+        (), arb(0), bool(penalty.nonnegative), curve=penalty.curve(Balls), falls=penalty.slope_falls
+    )
+
+
+_EQUATIONS: dict[type[GroupEquation], Callable[[Any], ExactPenalty]] = {
+    Radial: _radial,
+    Clipped: _clipped,
+    Curved: _curved,
+}
 
 
 class Solved(NamedTuple):
@@ -226,6 +245,8 @@ class ExactGroup:
         zero = ([arb(0)] * len(self.x), arb(0))
         if not self.live:
             return [zero]
+        if self.h.curve is not None:
+            return self._curved_candidates(zero)
         found = []
         pieces, eta = self.h.pieces, self.step * self.weight
         length = norm(self.b[k] / self.d[k] for k in self.live)
@@ -246,6 +267,16 @@ class ExactGroup:
             if r is not None:
                 found.append((self._points(r, eta * piece.slope_at(r)), r))
         return found or [zero]
+
+    def _curved_candidates(self, zero: tuple[list[Ball], Ball]) -> list[tuple[list[Ball], Ball]]:
+        eta, curve = self.step * self.weight, self.h.curve
+        if eta == 0:
+            return [([b / d for b, d in zip(self.b, self.d, strict=True)], norm(self.x))]
+        b, d = ([v[k] for k in self.live] for v in (self.b, self.d))
+        first = eta * curve.slope(arb(0))
+        rests = not first.is_finite() or compare(squares(b), first**2) <= 0
+        found = crossings(b, d, eta, curve, self.h.falls, self.radius_bits)
+        return [zero] * rests + [(self._points(r, t), r) for r, t in found] or [zero]
 
     @staticmethod
     def _rises(before: Piece, after: Piece) -> bool:
@@ -397,11 +428,15 @@ class ExactGroup:
         grad = [d * (v - x) / self.step for d, v, x in zip(self.d, z, self.x, strict=True)]
         if self.h.largest:
             return self._face_distance(grad, z)
-        first = self.h.pieces[0]
         if all(v == 0 for v in z):
-            if first.value > 0:
+            if self.h.curve is not None:
+                first = self.h.curve.slope(arb(0))
+                infinite = not first.is_finite() and self.weight > 0
+            else:
+                first, infinite = self.h.pieces[0].slope, self.h.pieces[0].value > 0
+            if infinite:
                 return arb(0)
-            return (norm([self._absorbed(g) for g in grad]) - self.weight * first.slope).max(arb(0))
+            return (norm([self._absorbed(g) for g in grad]) - self.weight * first).max(arb(0))
         r = norm(z)
         fixed = squares(self._absorbed(g) for g, v in zip(grad, z, strict=True) if v == 0)
         pairs = [
@@ -409,7 +444,10 @@ class ExactGroup:
             for g, v in zip(grad, z, strict=True)
             if v != 0
         ]
-        slopes = [self.weight * piece.slope_at(r) for piece in self._sides(z, r)]
+        if self.h.curve is not None:
+            slopes = [self.weight * self.h.curve.slope(r)]
+        else:
+            slopes = [self.weight * piece.slope_at(r) for piece in self._sides(z, r)]
         for low, high in pairwise(slopes):
             if low < high:
                 # A convex kink: all slopes between the two are subgradients.

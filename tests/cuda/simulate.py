@@ -86,7 +86,7 @@ def solved(
 def penalties() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every penalty, by one lane, by lanes of a warp, by a block."""
     cases = [(n, np.float64) for n in (1, 3, 7, 17)] + [(n, np.float32) for n in (7, 17)]
-    for row in table.PENALTIES:
+    for row in table.TABLED:
         for n, dtype in cases:
             x, d = data((3, n), dtype)
             groups = {} if row.name == "L1" else {"groups": pl.Groups.over(-1)}

@@ -19,6 +19,8 @@ SHAPES = {
     "GroupMCP": {"gamma": 1.3},
     "GroupSCAD": {"a": 2.4},
     "GroupCapped": {"theta": 0.7},
+    "GroupLog": {"eps": 0.3},
+    "GroupLq": {"q": 0.5},
 }
 
 
@@ -30,7 +32,14 @@ def parameters(name, s, shape, share=0.3):
 
 def random_shape(name, rng):
     """Shapes over the regimes in which the flat part, the slope at zero or neither decides."""
-    exponents = {"kappa": (-2, 2), "gamma": (-3, 2), "a": (-2, 2), "theta": (-3, 1)}
+    exponents = {
+        "kappa": (-2, 2),
+        "gamma": (-3, 2),
+        "a": (-2, 2),
+        "theta": (-3, 1),
+        "eps": (-3, 2),
+        "q": (-1, 0),
+    }
     return {k: 10 ** rng.uniform(*exponents[k]) + 2.0 * (k == "a") for k in SHAPES.get(name, {})}
 
 

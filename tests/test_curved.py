@@ -1,0 +1,475 @@
+"""Penalties whose slope is a curve: against mpmath, closed forms and brute force over the path."""
+
+import math
+from dataclasses import dataclass, replace
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mpmath import mpf
+
+import proxlab as pl
+from proxlab.backends import curved_search
+from proxlab.scalar import exp, sqrt
+from proxlab.study import exact
+from tests.table import BACKENDS, DTYPES, GROUPS
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace(pl.CurvedPenalty):
+    """``λ (1 - exp(-r/θ))``: a finite slope at zero that all but vanishes."""
+
+    lam: float
+    theta: float
+
+    def value_at(self, r):
+        return self.lam * (1.0 - exp(-r / self.theta))
+
+    def slope_at(self, r):
+        return self.lam / self.theta * exp(-r / self.theta)
+
+    def curvature_at(self, r):
+        return -self.lam / self.theta**2 * exp(-r / self.theta)
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(pl.CurvedPenalty):
+    """``λ (sqrt(1 + r²) - 1)``: convex, and without a kink at zero."""
+
+    lam: float
+    slope_falls = False
+
+    def value_at(self, r):
+        return self.lam * r * r / (sqrt(1.0 + r * r) + 1.0)
+
+    def slope_at(self, r):
+        return self.lam * r / sqrt(1.0 + r * r)
+
+    def curvature_at(self, r):
+        return self.lam / ((1.0 + r * r) * sqrt(1.0 + r * r))
+
+
+@dataclass(frozen=True, eq=False)
+class Witch(pl.CurvedPenalty):
+    """``λ r/sqrt(1 + r²)``: a slope that falls and is not convex."""
+
+    lam: float
+    slope_is_convex = False
+
+    def value_at(self, r):
+        return self.lam * r / sqrt(1.0 + r * r)
+
+    def slope_at(self, r):
+        return self.lam / ((1.0 + r * r) * sqrt(1.0 + r * r))
+
+    def curvature_at(self, r):
+        return -3.0 * self.lam * r / ((1.0 + r * r) * (1.0 + r * r) * sqrt(1.0 + r * r))
+
+
+# Value and slope of p once more, for mpmath.
+FORMULAS = {
+    pl.GroupLog: (
+        lambda h, r: mpf(h.lam) * mpmath.log1p(r / mpf(h.eps)),
+        lambda h, r: mpf(h.lam) / (r + mpf(h.eps)),
+    ),
+    pl.GroupLq: (
+        lambda h, r: mpf(h.lam) * r ** mpf(h.q),
+        lambda h, r: mpf(h.lam) * mpf(h.q) * r ** (mpf(h.q) - 1),
+    ),
+    Laplace: (
+        lambda h, r: -mpf(h.lam) * mpmath.expm1(-r / mpf(h.theta)),
+        lambda h, r: mpf(h.lam) / mpf(h.theta) * mpmath.exp(-r / mpf(h.theta)),
+    ),
+    Smooth: (
+        lambda h, r: mpf(h.lam) * (mpmath.sqrt(1 + r * r) - 1),
+        lambda h, r: mpf(h.lam) * r / mpmath.sqrt(1 + r * r),
+    ),
+    Witch: (
+        lambda h, r: mpf(h.lam) * r / mpmath.sqrt(1 + r * r),
+        lambda h, r: mpf(h.lam) / (1 + r * r) ** mpf(1.5),
+    ),
+}
+PENALTIES = [
+    pl.GroupLog(0.7, 0.05),
+    pl.GroupLog(0.5, 1.0),
+    pl.GroupLq(0.7, 0.5),
+    pl.GroupLq(0.3, 0.9),
+    Laplace(1.0, 0.3),
+    Smooth(1.0),
+    Witch(1.0),
+]
+
+
+class Truth:
+    """The global minimiser of one group: zero, or a change of sign along a dense scan of the path."""
+
+    def __init__(self, h, x, d, step):
+        self.value, self.slope = FORMULAS[type(h)]
+        self.h, self.step = h, mpf(step)
+        self.x, self.d = [mpf(float(v)) for v in x], [mpf(float(v)) for v in d]
+        mu = np.geomspace(1e-9, 1e9, 1501) * float(np.max(d))
+        r = np.linalg.norm(x * d / (d + mu[:, None]), axis=1)
+        with np.errstate(all="ignore"):
+            rises = step * h.curve(np).slope(r) - mu * r > 0
+        changes = [(mu[k], mu[k + 1]) for k in np.flatnonzero(rises[:-1] & ~rises[1:])]
+        roots = [mpmath.findroot(self.excess, ends, solver="anderson", tol=1e-80) for ends in changes]
+        points = [[mpf(0)] * len(self.x), *(self.at(root) for root in roots)]
+        self.z = min(points, key=self.objective)
+        self.least = self.objective(self.z)
+        self.lead = min((self.objective(z) - self.least for z in points if z is not self.z), default=mpf(1))
+        self.radius = mpmath.norm(self.z)
+
+    def at(self, mu):
+        return [a * b / (b + mu) for a, b in zip(self.x, self.d, strict=True)]
+
+    def excess(self, mu):
+        r = mpmath.norm(self.at(mu))
+        return self.step * self.slope(self.h, r) - mu * r
+
+    def objective(self, z):
+        r = mpmath.norm(z)
+        squares = sum(b * (v - a) ** 2 for v, a, b in zip(z, self.x, self.d, strict=True))
+        return (self.step * self.value(self.h, r) if r > 0 else mpf(0)) + squares / 2
+
+    def stationarity(self, z):
+        z = [mpf(float(v)) for v in z]
+        r = mpmath.norm(z)
+        pull = [b * (v - a) / self.step for v, a, b in zip(z, self.x, self.d, strict=True)]
+        if r == 0:
+            try:
+                first = self.slope(self.h, mpf(0))
+            except ZeroDivisionError:
+                return mpf(0)
+            return max(mpmath.norm(pull) - first, mpf(0))
+        return mpmath.norm([p + self.slope(self.h, r) * v / r for p, v in zip(pull, z, strict=True)])
+
+
+def problems(seed, count):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        n = int(rng.integers(1, 5))
+        x, d = 1.5 * rng.normal(size=n), rng.lognormal(sigma=1.5, size=n)
+        yield rng, x, d, float(rng.lognormal())
+
+
+@pytest.fixture(autouse=True)
+def digits():
+    with mpmath.workdps(60):
+        yield
+
+
+@pytest.mark.parametrize("h", PENALTIES, ids=lambda h: f"{type(h).__name__}-{h.lam}")
+def test_prox_bracket_and_certificates_against_mpmath(h):
+    for rng, x, d, step in problems(int(10 * h.lam), 10):
+        truth = Truth(h, x, d, step)
+        if truth.lead < 1e-9:
+            continue
+        s = pl.solve(h, x[None], step, metric=d[None])
+        off = mpmath.norm([mpf(float(a)) - b for a, b in zip(s.z[0], truth.z, strict=True)])
+        assert off <= 1e-12 * float(np.linalg.norm(x))
+        assert s.bracket[0][0] <= truth.radius <= s.bracket[1][0]
+        assert s.ok
+        assert (s.status[0] == pl.Status.ZERO) == (truth.radius == 0)
+        noise = rng.normal(size=x.size)
+        for z in (s.z[0], s.z[0] * (1 + 1e-3 * noise), s.z[0] + 0.3 * noise):
+            c = pl.certify(h, z[None], x[None], step, metric=d[None])
+            apart = [mpf(float(a)) - b for a, b in zip(z, truth.z, strict=True)]
+            assert c.distance[0] >= mpmath.norm(apart)
+            weighted = mpmath.sqrt(sum(b * v * v for b, v in zip(truth.d, apart, strict=True)))
+            assert c.metric_distance[0] >= weighted
+            assert c.gap[0] >= (truth.objective([mpf(float(v)) for v in z]) - truth.least) / truth.step
+            assert c.stationarity[0] >= truth.stationarity(z)
+            sizes = [abs(v) for v in truth.z]
+            assert all(low <= v <= high for low, v, high in zip(c.lower[0], sizes, c.upper[0], strict=True))
+            assert c.bracket[0][0] <= truth.radius <= c.bracket[1][0]
+            # Where nothing is known of a slope but that it falls, intervals may run out.
+            assert c.decided[0] or type(h) is Witch
+            slack = 1e-6 if type(h) is Witch else 1e-10
+            assert c.distance[0] <= float(mpmath.norm(apart)) * 1.001 + slack * float(np.linalg.norm(x))
+
+
+def half(x, tau):
+    """ℓ½ for ``½(z - x)² + τ|z|^½`` (Xu, Chang, Xu & Zhang 2012)."""
+    if abs(x) <= 1.5 * tau ** (2 / 3):
+        return 0.0
+    phi = math.acos(tau / 4 * (abs(x) / 3) ** -1.5)
+    return 2 / 3 * x * (1 + math.cos(2 / 3 * math.pi - 2 / 3 * phi))
+
+
+def two_thirds(x, tau):
+    """ℓ⅔ for ``½(z - x)² + τ|z|^⅔`` (Cao, Sun & Xu 2013)."""
+    if abs(x) <= 2 * (2 * tau / 3) ** 0.75:
+        return 0.0
+    phi = math.acosh(27 * x * x / 16 * (2 * tau) ** -1.5)
+    root = 2 / math.sqrt(3) * (2 * tau) ** 0.25 * math.sqrt(math.cosh(phi / 3))
+    return math.copysign(((root + math.sqrt(2 * abs(x) / root - root * root)) / 2) ** 3, x)
+
+
+@pytest.mark.parametrize(("q", "closed"), [(0.5, half), (2 / 3, two_thirds)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_elements_have_closed_forms(q, closed, backend):
+    rng = np.random.default_rng(0)
+    x, d, step = rng.normal(size=200) * 3.0, rng.lognormal(size=200), 0.7
+    z = pl.prox(pl.GroupLq(1.3, q, groups=pl.Groups.over(())), x, step, metric=d, backend=backend)
+    expected = [closed(a, step * 1.3 / b) for a, b in zip(x, d, strict=True)]
+    np.testing.assert_allclose(z, expected, rtol=1e-9)
+    assert 20 < np.count_nonzero(z) < 180
+
+
+@given(st.data())
+def test_the_identity_metric_is_a_problem_of_one_radius(data):
+    """There the direction stays, so that a dense scan of the radius decides."""
+    x = data.draw(st.floats(0.01, 10.0)) * np.array([0.6, -0.8])
+    h = data.draw(st.sampled_from(PENALTIES))
+    step = data.draw(st.floats(0.05, 5.0))
+    r = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 4000) * np.linalg.norm(x)])
+    objective = step * h.value(r[:, None] * np.array([0.6, -0.8])) + 0.5 * (r - np.linalg.norm(x)) ** 2
+    z = pl.prox(h, x[None], step)
+    mine = step * h(z) + 0.5 * float(np.sum((z - x) ** 2))
+    assert mine <= objective.min() + 1e-12 * (1.0 + objective.min())
+
+
+def test_evaluations_are_at_most_twice_those_of_mcp_on_metrics_of_adam():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 64)) * rng.lognormal(size=(300, 1))
+    for spread in (0.5, 1.0):  # of the logarithm of a root mean square
+        d = rng.lognormal(sigma=spread, size=x.shape) + 1e-8
+        b, r = (np.median(np.linalg.norm(a, axis=1)) for a in (d * x, x))
+        energy = 0.5 * np.median(np.sum(d * x * x, axis=1))
+        mcp = pl.solve(pl.GroupMCP(0.5 * b, 6.0 * r / b), x, metric=d, backend="array_api")
+        of_mcp = mcp.evaluations.mean()
+        for h in (
+            pl.GroupLog(0.7 * energy / math.log(11.0), 0.1 * r),
+            pl.GroupLog(0.7 * energy / math.log(2.0), r),
+            pl.GroupLq(0.7 * energy / r**0.5, 0.5),
+            pl.GroupLq(0.7 * energy / r**0.1, 0.1),
+        ):
+            s = pl.solve(h, x, metric=d)
+            assert s.ok
+            assert s.evaluations.mean() <= 2.0 * of_mcp, (h, spread)
+            assert s.evaluations.max() <= 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("grouping", GROUPS)
+def test_every_layout_is_solved_as_its_groups_are(grouping, dtype):
+    make, shape = GROUPS[grouping]
+    rng = np.random.default_rng(len(grouping))
+    groups = make()
+    count = groups.n_groups(shape)
+    x, d = rng.normal(size=shape).astype(dtype), rng.lognormal(size=shape).astype(dtype)
+    weights, step = rng.uniform(0.5, 1.5, count), rng.uniform(0.3, 1.0, count)
+    h = pl.GroupLog(0.3, 0.2, groups=groups, weights=weights)
+    z = pl.prox(h, x, step, metric=d)
+    assert z.dtype == dtype
+    expected, (indptr, indices) = x.reshape(-1).copy(), groups.indices(shape)
+    for k in range(count):
+        part = indices[indptr[k] : indptr[k + 1]]
+        if len(part):
+            one = pl.GroupLog(0.3, 0.2, weights=[weights[k]])
+            xs, ds = (a.reshape(-1)[part].astype(float)[None] for a in (x, d))
+            expected[part] = pl.prox(one, xs, step[k], metric=ds)[0]
+    np.testing.assert_allclose(z.reshape(-1), expected, rtol=1e-12 if dtype == np.float64 else 1e-6)
+
+
+def test_ties_take_the_sparser_and_undecided_certificates_say_so():
+    # ℓ½ of one element: zero and 2x/3 tie at x = 3/2 τ^(2/3).
+    tau = 0.8
+    x = np.array([[1.5 * tau ** (2 / 3)]])
+    for shift in (-1e-6, 1e-6):
+        s = pl.solve(pl.GroupLq(tau, 0.5), x * (1 + shift))
+        assert (s.radius[0] > 0) == (shift > 0)
+        assert pl.certify(pl.GroupLq(tau, 0.5), s.z, x * (1 + shift)).decided[0]
+    s = pl.solve(pl.GroupLq(tau, 0.5), x)
+    c = pl.certify(pl.GroupLq(tau, 0.5), s.z, x)
+    if s.status[0] == pl.Status.TIE:
+        assert s.radius[0] == 0
+        assert s.bracket[1][0] >= 2 / 3 * x[0, 0] * (1 - 1e-9)
+    assert not c.decided[0]
+    assert c.distance[0] >= 2 / 3 * x[0, 0] * (1 - 1e-9)
+
+
+def test_zero_of_the_slope_at_zero():
+    """The threshold of the logarithm at a large ε is that of the group lasso, λ/ε."""
+    h = pl.GroupLog(2.0, 4.0)
+    for x, alive in ((0.4999999, False), (0.5, False), (0.5000001, True)):
+        s = pl.solve(h, np.array([[x]]))
+        assert bool(s.radius[0] > 0) is alive
+
+
+def test_out_of_iterations():
+    rng = np.random.default_rng(4)
+    x, d = rng.normal(size=(20, 30)) * 3, rng.lognormal(sigma=2.0, size=(20, 30))
+    h = pl.GroupLog(3.0, 0.5)
+    full = pl.solve(h, x, metric=d)
+    short = pl.solve(h, x, metric=d, root_finder=pl.Newton(max_iterations=1))
+    assert full.ok
+    assert not short.ok
+    assert ((short.bracket[0] <= full.radius) & (full.radius <= short.bracket[1])).all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e-30, 1e30, 1e150, 1e300])
+def test_certificates_hold_at_any_magnitude(scale):
+    rng = np.random.default_rng(5)
+    x, d = rng.normal(size=(6, 3)) * scale, rng.lognormal(size=(6, 3))
+    for h in (pl.GroupLq(0.4 * scale, 0.5), pl.GroupLog(0.3, 0.2)):
+        z = pl.prox(h, x, metric=d)
+        c = pl.certify(h, z, x, metric=d)
+        for a in (c.distance, c.metric_distance, c.stationarity, c.gap, *c.bracket):
+            assert not np.isnan(a).any()
+        assert (c.lower <= c.upper).all()
+        inside = (c.lower <= np.abs(z) * (1 + 1e-9)) & (np.abs(z) <= c.upper * (1 + 1e-9) + 5e-324)
+        assert inside.all()
+
+
+def test_no_penalty_is_no_penalty():
+    x = np.array([[3.0, 4.0], [0.0, 0.0]])
+    for h in (pl.GroupLog(0.0, 1.0), pl.GroupLq(0.0, 0.5), pl.GroupLq(1.0, 0.5, weights=[0.0, 0.0])):
+        s = pl.solve(h, x)
+        np.testing.assert_array_equal(s.z, x)
+        assert s.status.tolist() == [pl.Status.UNSHRUNK, pl.Status.ZERO]
+        assert h(x) == 0
+
+
+def test_the_study_s_truth_is_that_of_mpmath():
+    for h in PENALTIES[:5]:
+        for _, x, d, step in problems(7, 3):
+            truth = Truth(h, x, d, step)
+            if truth.lead > 1e-9:
+                solved = exact.solve_group(x, d, step, 1.0, h, 30)
+                assert solved.decided
+                off = max(abs(float(a) - float(b)) for a, b in zip(solved.z, truth.z, strict=True))
+                assert off <= 1e-14
+
+
+@pytest.mark.parametrize("h", PENALTIES[1:6], ids=lambda h: f"{type(h).__name__}-{h.lam}")
+def test_check_penalty_finds_nothing(h, monkeypatch):
+    from proxlab import check
+
+    monkeypatch.setattr(check, "_PROBLEMS", {2: 3})
+    assert pl.check_penalty(h) == ()
+
+
+@dataclass(frozen=True, eq=False)
+class Doubled(Laplace):
+    def slope_at(self, r):
+        return 2.0 * self.lam / self.theta * exp(-r / self.theta)
+
+
+def test_check_penalty_finds_a_wrong_slope(monkeypatch):
+    from proxlab import check
+
+    monkeypatch.setattr(check, "_PROBLEMS", {2: 3})
+    assert pl.check_penalty(Doubled(1.0, 0.3))
+
+
+def test_what_is_wrong_is_refused_by_name():
+    class NotZero(Laplace):
+        def value_at(self, r):
+            return self.lam + 0.0 * r
+
+    class Rises(Laplace):
+        slope_falls = False
+
+    class Branches(Laplace):
+        def slope_at(self, r):
+            return self.lam if r > 1 else 0.0
+
+    class Cut(Laplace):
+        @property
+        def threshold(self):
+            return 0.1
+
+    class Named(Laplace):
+        slope_falls = "yes"
+
+    for make, error, told in (
+        (NotZero, ValueError, r"^value_at: p\(0\) must be 0"),
+        (Rises, ValueError, r"^slope_falls: the slope must never fall"),
+        (Branches, TypeError, r"^slope_at: Branches must give a float64 for each radius"),
+        (Cut, ValueError, r"^threshold: must be 0 for a CurvedPenalty"),
+        (Named, TypeError, r"^slope_falls: must be True or False, got 'yes'"),
+    ):
+        with pytest.raises(error, match=told):
+            make(1.0, 0.3)
+    with pytest.raises(ValueError, match=r"^q: must be below 1"):
+        pl.GroupLq(1.0, 1.0)
+
+    class Half(pl.CurvedPenalty):
+        def value_at(self, r):
+            return r
+
+    with pytest.raises(NotImplementedError, match="slope_at: Half must say"):
+        Half()
+
+
+def test_vanishing_strength_of_the_paper_s_thresholds():
+    """ℓ½ of one element vanishes from ``τ = (2|x|/3)^1.5`` on, a curve from its slope at zero or later."""
+    x, d = np.array([[2.0], [-0.5]]), np.array([[1.0], [4.0]])
+    s = pl.optim.vanishing_strength(pl.GroupLq(1.0, 0.5), x, 0.5, metric=d)
+    np.testing.assert_allclose(s, (2 * np.abs(x[:, 0]) / 3) ** 1.5 * d[:, 0] / 0.5, rtol=1e-12)
+    s = pl.optim.vanishing_strength(pl.GroupLog(1.0, 100.0), x, 0.5, metric=d)
+    np.testing.assert_allclose(s, 100.0 * np.abs(d * x)[:, 0] / 0.5, rtol=1e-12)
+
+    @dataclass(frozen=True, eq=False)
+    class Squared(Laplace):
+        def value_at(self, r):
+            return self.lam**2 * r
+
+        def slope_at(self, r):
+            return self.lam**2 + 0.0 * r
+
+        def curvature_at(self, r):
+            return 0.0 * r
+
+    with pytest.raises(ValueError, match="penalty: the strength of Squared must be a factor of it"):
+        pl.optim.vanishing_strength(Squared(1.0, 1.0), x)
+
+
+def test_vanishing_strength_is_where_zero_begins_to_win():
+    rng = np.random.default_rng(6)
+    x, d = rng.normal(size=(40, 4)), rng.lognormal(sigma=1.5, size=(40, 4))
+    for h in (pl.GroupLog(1.0, 0.1), pl.GroupLog(1.0, 1.0), pl.GroupLq(1.0, 0.7)):
+        s = pl.optim.vanishing_strength(h, x, 0.3, metric=d)
+        for factor, zero in ((1 + 1e-9, True), (1 - 1e-9, False)):
+            weighted = replace(h, weights=s * factor)
+            assert (pl.prox(weighted, x, 0.3, metric=d).any(axis=1) != zero).all()
+
+
+@pytest.mark.parametrize("h", [pl.GroupLog(0.05, 0.1), pl.GroupLq(0.1, 0.5)], ids=lambda h: type(h).__name__)
+def test_optimizers_take_curves(h):
+    """Least squares whose other groups vanish, and a share of zeros that is driven to a target."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(8, 5)) * (np.arange(8) < 3)[:, None]
+    for sparsity, zeros in ((None, 5), (pl.optim.TargetSparsity(0.75), 6)):
+        optimizer = pl.optim.ProxAdam(lr=0.1, sparsity=sparsity)
+        w = rng.normal(size=(8, 5))
+        state = optimizer.init(w, h)
+        for _ in range(60 if sparsity is None else 6):
+            w, state = optimizer.step(w, w - target, state)
+        assert (~w.any(axis=1)).sum() == zeros
+
+
+def test_a_bound_that_is_none_is_found(monkeypatch):
+    """Mutant: what is below T is doubled, and minimisers are lost; halved it costs passes, and no more."""
+    rng = np.random.default_rng(2)
+    x, d = rng.normal(size=(200, 4)), rng.lognormal(sigma=1.5, size=(200, 4))
+    h = pl.GroupLog(0.4, 0.3)
+    good = pl.solve(h, x, metric=d)
+    real = curved_search.Search._line
+    monkeypatch.setattr(curved_search.Search, "_line", lambda s, end, r: 0.5 * real(s, end, r))
+    slow = pl.solve(h, x, metric=d)
+    assert slow.evaluations.sum() > good.evaluations.sum()
+    np.testing.assert_allclose(slow.z, good.z, rtol=1e-5, atol=1e-7)
+    monkeypatch.setattr(curved_search.Search, "_line", lambda s, end, r: 2.0 * real(s, end, r))
+    wrong = pl.solve(h, x, metric=d)
+    assert np.abs(wrong.z - good.z).max() > 1e-3
+
+
+def test_replaced_parameters_keep_the_class():
+    h = replace(pl.GroupLog(1.0, 0.5), lam=2.0)
+    assert h.strength == 2.0
+    assert h.with_strength(3.0).slope_at(0.5) == 3.0
+    assert not h.is_convex
