@@ -95,14 +95,14 @@ NARROW = False
 CHUNK = 4096
 NARROW_PASSES = 4
 NARROW_ERROR = 2.0**-6
-# Set by the target: the kernel that Python calls, and views of arrays that do not count references.
+# Set by the target: the kernel that Python calls, and what makes its arguments of their parts.
 kernel: Any = None
-borrowed: Any = None
+grouped: Any = None
 
 
-def call_borrowed(*arguments: Any) -> Any:
-    """Call the kernel on arrays that the caller holds."""
-    return kernel(*borrowed(arguments))
+def call_grouped(*parts: Any) -> Any:
+    """Call the kernel with the parts of its records."""
+    return kernel(*grouped(parts))
 
 
 @any_order

@@ -40,6 +40,7 @@ __all__ = ["solve"]
 
 logger = logging.getLogger("proxlab")
 
+#: Nothing compiled owns an array: callers hold them, and references are not counted.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 LOOSE = {"reassoc", "contract", "nsz"}
@@ -82,22 +83,21 @@ TARGET = Target(made, COMPILATION)
 
 
 def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, Any]) -> Any:
-    """Compile what Python calls, cached on disk under the kernel's name: a kernel, on arrays not counted.
+    """Compile what Python calls, cached on disk under the kernel's name.
 
-    Numba counts references to an array atomically wherever it slices one, which takes longer than a small
-    group; the caller holds the arrays anyway. It also takes microseconds to find the type of a record: Python
-    hands the parts of records over one by one, and compiled code puts them together again.
+    It takes Numba microseconds to find the type of a record: Python hands the parts of records over one by
+    one, and compiled code puts them together again.
     """
     hints = get_type_hints(kernel)
     kinds = [hints[name] for name in signature(kernel).parameters]
     records = tuple(kind if hasattr(kind, "_fields") else None for kind in kinds)
-    key = f"{described(borrowed.__code__)} {[kind and kind.__qualname__ for kind in records]}"
-    given = {**names, "kernel": kernel, "borrowed": Given(intrinsic(borrowed(records)), key)}
-    return made(target.linked(kernels.call_borrowed, given, kernel.__name__), False, cache=True)
+    key = f"{described(grouped.__code__)} {[kind and kind.__qualname__ for kind in records]}"
+    given = {**names, "kernel": kernel, "grouped": Given(intrinsic(grouped(records)), key)}
+    return made(target.linked(kernels.call_grouped, given, kernel.__name__), False, cache=True)
 
 
-def borrowed(records: tuple[Any, ...]) -> Callable[..., Any]:
-    """Return what makes a kernel's arguments of their parts, with arrays that have no owner to count."""
+def grouped(records: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return what makes a kernel's arguments of their parts; ``records`` are types of records, or None."""
 
     def typed(_: Any, parts: Any) -> Any:
         left = iter(parts)
@@ -109,21 +109,13 @@ def borrowed(records: tuple[Any, ...]) -> Callable[..., Any]:
         whole = numba.types.Tuple(kinds)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            free = []
-            for kind, value in zip(parts, cgutils.unpack_tuple(builder, values[0]), strict=True):
-                if isinstance(kind, numba.types.Array):
-                    view = cgutils.create_struct_proxy(kind)(context, builder, value=value)
-                    view.meminfo = cgutils.get_null_value(view.meminfo.type)
-                    view.parent = cgutils.get_null_value(view.parent.type)
-                    value = view._getvalue()
-                free.append(value)
-            left = iter(free)
-            made = [
+            left = iter(cgutils.unpack_tuple(builder, values[0]))
+            arguments = [
                 next(left) if record is None
                 else context.make_tuple(builder, kind, [next(left) for _ in record._fields])
                 for record, kind in zip(records, kinds, strict=True)
             ]  # fmt: skip
-            return context.make_tuple(builder, whole, made)
+            return context.make_tuple(builder, whole, arguments)
 
         return whole(parts), codegen
 

@@ -19,7 +19,7 @@ import numpy as np
 from proxlab.arguments import check_group_weights, compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import Target, over_arrays
-from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made
+from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made, outermost
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings, Update, sgd
@@ -56,7 +56,7 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
     }
     names = {key: getattr(kernels, target) for key, target in chosen.items()}
     names |= {"update": function, "again": again or function, "SHRINKS": shrinks}
-    return made(TARGET.linked(getattr(kernels, name), names, name), False, cache=True)
+    return outermost(TARGET, getattr(kernels, name), names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class _Plan:
         wanted += -wanted % whole
         return max(1, min(wanted, kernels.BLOCK // run, kept))
 
-    def numbers(self, step: float, rtol: float, dtype: Any) -> Array:
+    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
         """Return what the kernels read of penalty, step and precision."""
         first, last = self.pieces[0], self.pieces[-1]
         unit, low = (2.0**-24, 1e-30) if dtype == np.float32 else (2.0**-53, 1e-200)
@@ -133,8 +133,8 @@ class _Plan:
         terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
         end = last.start if len(self.pieces) > 1 else math.inf
         doubt = (terms + 32.0) * unit
-        return np.array(
-            [first.a, first.c, end, first.value, last.value, max(rtol, 2.0 * unit), unit, low, step, doubt]
+        return kernels.Numbers(
+            first.a, first.c, end, first.value, last.value, max(rtol, 2.0 * unit), unit, low, step, doubt
         )
 
 
@@ -259,7 +259,7 @@ def step(
         capacity = len(x) // plan.size
         while begin < finish:
             begin, count = kernel(
-                *data, plan.shape, begin, finish, plan.weights, numbers, *elementwise, number(keep), one, x,
+                *data, plan.shape, begin, finish, plan.weights, *numbers, *elementwise, number(keep), one, x,
                 d, hard[:capacity], part,
             )  # fmt: skip
             if count:
@@ -274,8 +274,8 @@ def step(
         _, _, hard, part, total, values = _scratch(1, w.dtype)
         while begin < finish:
             begin, count = kernel(
-                *data, plan.shape, begin, finish, plan.weights, numbers, *elementwise, one, hard, part, total,
-                values, per_block, squares,
+                *data, plan.shape, begin, finish, plan.weights, *numbers, *elementwise, one, hard, part,
+                total, values, per_block, squares,
             )  # fmt: skip
             if count:
                 _finish_columns(plan, update, data, hard[:count], schedule.step, finder)

@@ -18,7 +18,7 @@ contain no floating literals: they would make float32 loops compute in float64.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,34 @@ again: Any = None
 recalled: Any = None
 blend: Any = None
 SHRINKS = False
+
+
+class Numbers(NamedTuple):
+    """What the kernels read of penalty, step and precision.
+
+    Attributes
+    ----------
+    a, c, end : float
+        The first piece of the slope, ``a - c r`` up to ``end``.
+    jump, last : float
+        The penalty next to zero, and where the last piece begins.
+    rtol, unit, low : float
+        The tolerance of a radius, the unit roundoff, and below what squares may have vanished.
+    step : float
+    doubt : float
+        What a sum may be wrong by, relative to itself.
+    """
+
+    a: float
+    c: float
+    end: float
+    jump: float
+    last: float
+    rtol: float
+    unit: float
+    low: float
+    step: float
+    doubt: float
 
 
 def read0(slots: Any, i: int) -> Any:
@@ -234,10 +262,10 @@ def first_radius(ww: float, end: float) -> float:
     return fmin(sqrt(ww), 0.999 * end)
 
 
-def open_group(bb: float, bbd: float, xx: float, xb: float, ww: float, eta: float, numbers: Any) -> Any:
+def open_group(bb: float, bbd: float, xx: float, xb: float, ww: float, eta: float, numbers: Numbers) -> Any:
     """Decide from the sums at zero; returns state, radius, strength, curvature, far end, lower bound."""
-    a0, c0, end, jump, last = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    low, doubt = numbers[7], numbers[9]
+    a0, c0, end, jump, last = numbers.a, numbers.c, numbers.end, numbers.jump, numbers.last
+    low, doubt = numbers.low, numbers.doubt
     a, c = eta * a0, eta * c0
     norm, reach = sqrt(bb), sqrt(xx)
     if not (bb < 1.0 / low and xx < 1.0 / low and end * end > 1e3 * low):
@@ -279,10 +307,10 @@ def open_group(bb: float, bbd: float, xx: float, xb: float, ww: float, eta: floa
 
 
 def advance(
-    v: float, v1: float, v2: float, r: float, a: float, c: float, far: float, at: float, numbers: Any
+    v: float, v1: float, v2: float, r: float, a: float, c: float, far: float, at: float, numbers: Numbers
 ) -> Any:
     """Go on from the sums at ``r``; returns the new state and radius, and with ``z = x`` strength 0."""
-    end, rtol, unit = numbers[2], numbers[5], numbers[6]
+    end, rtol, unit = numbers.end, numbers.rtol, numbers.unit
     tau = a - c * r
     up, down = 1.0 / r + c / tau, c / tau
     inverse = 1.0 / (r * r)
@@ -343,7 +371,7 @@ def invalid(g: Any, begin: int, finish: int, one: float) -> float:
 
 
 def rows(
-    w: Any, g: Any, slots: Any, c: Any, shape: Any, begin: int, finish: int, weights: Any, numbers: Any,
+    w: Any, g: Any, slots: Any, c: Any, shape: Any, begin: int, finish: int, weights: Any, numbers: Numbers,
     cut: float, minus: float, keep: float, one: float, x: Any, d: Any, hard: Any, part: Any,
 ) -> Any:  # fmt: skip
     """Step with the contiguous groups ``begin … finish - 1``.
@@ -361,7 +389,7 @@ def rows(
             m = min(STRIP, n - at)
             t0, t1, t2, t3, t4 = sum_update(w, g, slots, c, o + at, m, x, d, p + at, cut, minus, one)
             bb, bbd, xx, xb, ww = bb + t0, bbd + t1, xx + t2, xb + t3, ww + t4
-        eta = numbers[8] * weights[group if len(weights) > 1 else 0]
+        eta = numbers.step * weights[group if len(weights) > 1 else 0]
         state, r, a, curve, far, floor = open_group(bb, bbd, xx, xb, ww, eta, numbers)
         for _ in range(PASSES):
             if state != OPEN:
@@ -568,7 +596,7 @@ def scan(
 
 
 def columns(
-    w: Any, g: Any, slots: Any, c: Any, shape: Any, begin: int, finish: int, weights: Any, numbers: Any,
+    w: Any, g: Any, slots: Any, c: Any, shape: Any, begin: int, finish: int, weights: Any, numbers: Numbers,
     cut: float, minus: float, one: float, hard: Any, part: Any, total: Any, values: Any, per_block: int,
     squares: Any,
 ) -> Any:  # fmt: skip
@@ -593,9 +621,9 @@ def columns(
         clear(total, n, 7)
         for k in range(groups):
             group = outer * kept + first + k
-            eta = numbers[8] * weights[group if len(weights) > 1 else 0]
-            r[k] = first_radius(squares[group], numbers[2])
-            ratio = r[k] / (eta * (numbers[0] - numbers[1] * r[k]))
+            eta = numbers.step * weights[group if len(weights) > 1 else 0]
+            r[k] = first_radius(squares[group], numbers.end)
+            ratio = r[k] / (eta * (numbers.a - numbers.c * r[k]))
             if not (RATIO_LOW < ratio < RATIO_HIGH):
                 ratio, r[k] = 0.0, -1.0
             for j in range(UINT(k * run), UINT(k * run + run)):
@@ -612,7 +640,7 @@ def columns(
         active = 0
         for k in range(groups):
             group = outer * kept + first + k
-            eta = numbers[8] * weights[group if len(weights) > 1 else 0]
+            eta = numbers.step * weights[group if len(weights) > 1 else 0]
             j = UINT(k)
             guess = r[k]
             code, r[k], a[k], curve[k], far[k], floor[k] = open_group(
