@@ -139,6 +139,15 @@ def contribution_of_all_but(model, head, x):
     return out
 
 
+def test_channels_that_only_go_together_are_groups_of_their_own():
+    """A norm, or a head, couples channels that are several outputs of a layer: their columns are columns."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.LayerNorm(12), Fused(2, False, True), nn.Linear(12, 3))
+    groups = param_groups(model, LASSO, example_inputs=torch.randn(2, 5, 4))
+    for group in groups[:-1]:
+        assert group["penalty"].groups == pl.Groups.over(0)
+
+
 def test_heads_that_do_not_lie_regularly_are_refused():
     class Uneven(nn.Module):
         def __init__(self):
