@@ -133,8 +133,9 @@ def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome |
         fits = np.flatnonzero(last & (share <= wanted * (1.0 + _DIGITS)))
         lam = float(s[fits[-1]]) * above if len(fits) else 0.0
     else:
-        k = int(np.searchsorted(share, wanted * (1.0 - _DIGITS)))
-        lam = float(s[min(k, len(s) - 1)]) * above
+        # What is out of reach is left at the least strength at which all that can vanish does.
+        reached = min(wanted, float(share[-1]))
+        lam = float(s[int(np.searchsorted(share, reached * (1.0 - _DIGITS)))]) * above
     return for_strength(layers, lam)
 
 

@@ -87,6 +87,8 @@ def test_one_strength_for_all_layers_against_brute_force(drawn):
     else:
         good = [lam for lam in candidates if shares[lam] >= wanted - 1e-12]
         expected = shares[min(good)] if good else most
+        least = min(good) if good else min(lam for lam in candidates if shares[lam] >= most - 1e-12)
+        assert outcome.lam == pytest.approx(least, rel=1e-12)
     assert outcome.share == pytest.approx(expected, abs=1e-12)
     assert outcome.reachable == pytest.approx(most, abs=1e-12)
     assert share(zeros(network, outcome)) == pytest.approx(outcome.share, abs=1e-12)
