@@ -17,6 +17,8 @@ from proxlab.backends.kernels import (
     INF,
     NARROW,
     NARROW_ERROR,
+    NARROW_HIGH,
+    NARROW_LOW,
     NARROW_PASSES,
     SAFE_HIGH,
     SAFE_LOW,
@@ -27,9 +29,10 @@ from proxlab.backends.kernels import (
     third_order,
 )
 from proxlab.bounds import UNIT, bracket, rounding
-from proxlab.equations.radial import CURVED, FLAT, residual, rise
+from proxlab.choose import AT_ZERO, GIVEN
+from proxlab.equations.radial import BEYOND, CURVED, FLAT, residual, rise
 from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
-from proxlab.search import final_step
+from proxlab.search import OUTWARDS, RESOLVED, final_step, noise
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 1024, 1040
@@ -37,6 +40,10 @@ BLOCK, PITCH = 1024, 1040
 SCRATCH = 13 * PITCH
 # Rows that are summed one after the other: rounding grows with their number, not with that of the strips.
 STRIP = 256
+# While more than one group of so many is open, another pass is worth it.
+MANY = 32
+# Roundings of two objectives, beside those of the sums.
+CLOSE = 120.0
 
 
 @any_order
@@ -208,10 +215,14 @@ def fold(columns: Any, groups: int, run: int) -> None:
             columns[k * PITCH + g] = total
 
 
-def clear(acc: Any) -> None:
-    """Set the sums to zero, and those of the strips."""
-    acc[: 4 * PITCH] = 0.0
-    acc[5 * PITCH :] = 0.0
+def clear(acc: Any, rows: int, w: int) -> None:
+    """Set the sums of ``w`` columns to zero, and those of the strips where there are several."""
+    if rows > STRIP:
+        acc[: 4 * PITCH] = 0.0
+        acc[5 * PITCH :] = 0.0
+    else:
+        for k in range(4):
+            acc[k * PITCH : k * PITCH + w] = 0.0
 
 
 def end_strip(acc: Any, rows: int, last: bool) -> None:
@@ -228,8 +239,8 @@ def end_strip(acc: Any, rows: int, last: bool) -> None:
 
 def pass_start(x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, acc: Any) -> bool:
     """Sum what is needed at zero; tells whether a metric is invalid."""
-    clear(acc)
     bad, w = False, groups * run
+    clear(acc, rows, w)
     for begin in range(0, rows, STRIP):
         finish = min(begin + STRIP, rows)
         whole = finish - (finish - begin) % 4
@@ -246,8 +257,8 @@ def pass_ratio(
     x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
 ) -> None:
     """Sum at the groups' ratios, in single precision."""
-    clear(acc)
     w = groups * run
+    clear(acc, rows, w)
     spread(ratios, groups, run, acc)
     for begin in range(0, rows, STRIP):
         finish = min(begin + STRIP, rows)
@@ -264,8 +275,8 @@ def pass_exact(
     x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
 ) -> None:
     """Sum at the groups' ratios."""
-    clear(acc)
     w = groups * run
+    clear(acc, rows, w)
     spread(ratios, groups, run, acc)
     for begin in range(0, rows, STRIP):
         finish = min(begin + STRIP, rows)
@@ -290,7 +301,7 @@ def pace_at(r: float, a: float, c: float) -> float:
     tau = fmax(a - c * r, 0.0)
     m = 1.0 / r
     if c > 0.0:
-        m = fmax(m, c / tau if tau > 0.0 else 1e270)
+        m = fmax(m, c / tau if tau > 0.0 else BEYOND)
     return m
 
 
@@ -332,8 +343,8 @@ def solve_columns(
     only_flat = a0 == 0.0 and c0 == 0.0
     end0 = pieces[1, 0] if count > 1 else INF
     size = float(rows * run)
-    noise = (8.0 + 2.0 * sqrt(size)) * UNIT
-    close = rounding(size + 120.0)
+    quiet = noise(size)
+    close = rounding(size + CLOSE)
     r, a, c, far, start = values[0], values[1], values[2], values[3], values[4]
     norms, flats, reaches, ratios = values[5], values[6], values[7], values[8]
     for block in range(begin, finish):
@@ -345,9 +356,9 @@ def solve_columns(
         narrow = NARROW and not explain
         while True:
             # The sums at zero: in single precision first, where that is enough.
-            error0, low, high = rounding(size + 24.0), SAFE_LOW, SAFE_HIGH
+            error0, low, high = rounding(size + AT_ZERO), SAFE_LOW, SAFE_HIGH
             if narrow:
-                error0, low, high = (0.25 * rows + run + 32.0) * 2.0**-23, 1e-30, 1e30
+                error0, low, high = (0.25 * rows + run + 32.0) * 2.0**-23, NARROW_LOW, NARROW_HIGH
                 if pass_start(x, d, base, rows, stride, groups, run, early):
                     return block
                 for j in range(4 * PITCH):
@@ -423,11 +434,11 @@ def solve_columns(
         if NARROW:
             ahead = active
             for _ in range(NARROW_PASSES):
-                if ahead <= groups >> 5:
+                if ahead <= groups // MANY:
                     break
                 for k in range(groups):
                     ratio = r[k] / (a[k] - c[k] * r[k]) if state[k] == 1 else 0.0
-                    if state[k] == 1 and not 1e-30 < ratio < 1e30:
+                    if state[k] == 1 and not NARROW_LOW < ratio < NARROW_HIGH:
                         ratio, state[k] = 0.0, 3
                         ahead -= 1
                     ratios[k] = ratio
@@ -439,7 +450,7 @@ def solve_columns(
                     tau = a[k] - c[k] * r[k]
                     v, ve, vee = np.float64(early[k]), early[k + PITCH], early[k + 2 * PITCH]
                     s, s1, s2 = from_ratio(v, np.float64(ve), np.float64(vee), r[k], tau, c[k])
-                    if 1e-30 < v < 1e30 and s1 > 0.0:
+                    if NARROW_LOW < v < NARROW_HIGH and s1 > 0.0:
                         f, slope, bend = residual(s, s1, s2)
                         final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
                         new = third_order(r[k], f, slope, final)
@@ -457,7 +468,7 @@ def solve_columns(
                     state[k] = 1
         passes = 0
         # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-        while active > (groups >> 5 if passes > 0 else 0) and passes < max_passes:
+        while active > (groups // MANY if passes > 0 else 0) and passes < max_passes:
             passes += 1
             for k in range(groups):
                 ratios[k] = r[k] / (a[k] - c[k] * r[k]) if state[k] == 1 else 0.0
@@ -473,8 +484,8 @@ def solve_columns(
                 if slope <= 0.0 or r[k] - step > far[k]:
                     # Below zero with a tangent that ends beyond the piece, or falling already at the start
                     # (a lower bound): no root on the piece, and z = x where the rest is flat.
-                    clear = f < -noise and (slope > 0.0 or r[k] == start[k])
-                    if clear and far[k] == end0:
+                    below = f < -quiet and (slope > 0.0 or r[k] == start[k])
+                    if below and far[k] == end0:
                         r[k], a[k], c[k], state[k] = reaches[k], 0.0, 0.0, 0
                         active -= 1
                     elif slope <= 0.0 and r[k] > start[k]:
@@ -484,7 +495,7 @@ def solve_columns(
                         active -= 1
                     continue
                 final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
-                if not (error <= fmax(rtol, 4.0 * UNIT) * r[k] or fabs(f) <= noise):
+                if not (error <= fmax(rtol, RESOLVED) * r[k] or fabs(f) <= quiet):
                     # A pass is dear: third-order steps, at most twice Newton's.
                     r[k] = fmin(third_order(r[k], f, slope, final), far[k])
                     continue
@@ -514,8 +525,8 @@ def solve_columns(
                 if explain:
                     g = offset + k
                     near, beyond_root = enclose_ratio(at, s, s1, s2, a[k], c[k], size, far[k])
-                    lower[g] = fmin(near * (1.0 - 32.0 * UNIT), r[k])
-                    upper[g] = fmax(beyond_root * (1.0 + 32.0 * UNIT), r[k])
+                    lower[g] = fmin(near * (1.0 - OUTWARDS), r[k])
+                    upper[g] = fmax(beyond_root * (1.0 + OUTWARDS), r[k])
         for k in range(groups):
             g = offset + k
             if state[k] != 0:
@@ -529,7 +540,8 @@ def solve_columns(
                 iterations[g] = max(spent[k] - 1, 0)
                 status[g] = ZERO if r[k] == 0.0 else (CONVERGED if tau > 0.0 else UNSHRUNK)
                 if status[g] != CONVERGED:
-                    lower[g], upper[g] = r[k] * (1.0 - 8.0 * size * UNIT), r[k] * (1.0 + 8.0 * size * UNIT)
+                    off = GIVEN * size * UNIT
+                    lower[g], upper[g] = r[k] * (1.0 - off), r[k] * (1.0 + off)
         spread(ratios, groups, run, acc)
         for i in range(rows):
             write_row(x, d, z, base + i * stride, groups * run, acc)

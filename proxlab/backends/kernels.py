@@ -28,6 +28,7 @@ from proxlab.backends.kernel_records import (
 from proxlab.backends.records import GroupResults
 from proxlab.bounds import UNIT
 from proxlab.choose import (
+    GIVEN,
     Group,
     Limits,
     Part,
@@ -95,6 +96,8 @@ NARROW = False
 CHUNK = 4096
 NARROW_PASSES = 4
 NARROW_ERROR = 2.0**-6
+# The range in which single precision is trusted.
+NARROW_LOW, NARROW_HIGH = 1e-30, 1e30
 # Set by the target: the kernel that Python calls, and what makes its arguments of their parts.
 kernel: Any = None
 grouped: Any = None
@@ -310,7 +313,7 @@ def approach(e: Elements, reach: float, task: Task) -> Any:
         tau = task.a - task.c * r
         unit = 1.0 / reach
         ratio = r / tau
-        if not (1e-30 < reach < 1e30 and 1e-30 < ratio < 1e30 and tau > 0.0):
+        if not (NARROW_LOW < reach < NARROW_HIGH and NARROW_LOW < ratio < NARROW_HIGH and tau > 0.0):
             return task.at, passes
         v, ve, vee = sum_ratio(e, ratio, unit)
         scale = reach * reach
@@ -758,7 +761,7 @@ def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits)
     if top == 0.0:
         return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
     if strength < NEGLIGIBLE:
-        low = top if scale.weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - 8.0 * UNIT)
+        low = top if scale.weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - GIVEN * UNIT)
         return Found(top, 0.0, low, top, UNSHRUNK, 0, 0)
     start = sums_at(e, 0.0, strength, 0.0)
     if not start.s1 < INF:

@@ -40,6 +40,8 @@ PITCH = np.uint64(4112)
 PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 4112) for k in range(2, 8))
 #: Evaluations after which a group is left to the general solver.
 PASSES = 8
+#: While more than one group of so many is open, another pass over a block is worth it.
+MANY = 32
 #: The ratio ``r/tau`` stays far within single precision.
 RATIO_LOW, RATIO_HIGH = 1e-20, 1e20
 INF = np.inf
@@ -655,7 +657,7 @@ def columns(
             active += code == OPEN
         for _ in range(PASSES):
             # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-            if active <= groups >> 5:
+            if active <= groups // MANY:
                 break
             for k in range(groups):
                 ratio = 0.0
