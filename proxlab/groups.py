@@ -219,9 +219,8 @@ def _axis_layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> AxisLayout:
 class Groups:
     """A partition of (some of) the elements of an array into groups.
 
-    Make one with :meth:`over`, :meth:`csr`, :meth:`labels` or :meth:`conv`; it is bound to a shape when it
-    is used, so
-    that one object serves arrays of many shapes. Elements in no group are not penalised. Groups are
+    Make one with :meth:`over`, :meth:`csr`, :meth:`labels` or :meth:`conv`; it is bound to a shape when it is
+    used, so that one object serves arrays of many shapes. Elements in no group are not penalised. Groups are
     immutable.
 
     Examples

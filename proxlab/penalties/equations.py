@@ -6,6 +6,7 @@ in :mod:`proxlab.backends.arrays`; nothing asks for the class of the penalty.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -55,6 +56,11 @@ class GroupEquation(ABC):
         """Whether nothing but the elementwise part of the penalty is there."""
         return False
 
+    @property
+    def slope_at_zero(self) -> float | None:
+        """The slope of a radial penalty at zero, infinite where it jumps; None for others."""
+        return None
+
     def slope_lines(self, radius: float) -> tuple[Any, Any] | None:
         """Return the slope up to a radius as lines to draw, with NaN between them, if there are any."""
         return None
@@ -81,6 +87,11 @@ class Radial(GroupEquation):
     def proved_convex(self) -> bool:
         """Whether the slope never falls, by the pieces and not by what the penalty says of itself."""
         return exactly_convex(self.table)
+
+    @property
+    def slope_at_zero(self) -> float:
+        """That of the first piece."""
+        return math.inf if self.table[0].value > 0 else self.table[0].a
 
     @property
     def flat(self) -> bool:
@@ -142,6 +153,12 @@ class Curved(GroupEquation):
     def proved_convex(self) -> bool:
         """Always false: what a penalty says of itself is no proof."""
         return False
+
+    @property
+    def slope_at_zero(self) -> float:
+        """The limit of the slope."""
+        none = np.zeros(1)
+        return float(self.penalty.curve(array_api_compat.array_namespace(none)).slope(none)[0])
 
     def slope_lines(self, radius: float) -> tuple[Any, Any]:
         """Return one line, from a little above zero."""

@@ -18,9 +18,8 @@ class GroupMCP(RadialPenalty):
     """The group minimax concave penalty (Zhang 2010; Breheny & Huang 2015), ``h(z) = Σ_g w_g p(‖z_g‖₂)``.
 
     ``p(r) = λ r - r²/2γ`` up to ``γλ`` and the constant ``γλ²/2`` from there. The prox is the *global*
-    minimiser for
-    every metric, also where the subproblem is nonconvex (``γ d_i < η w_g`` for some i; docs: the
-    mathematics, §3).
+    minimiser for every metric, also where the subproblem is nonconvex (``γ d_i < η w_g`` for some i; docs:
+    the mathematics, §3).
 
     Parameters
     ----------

@@ -6,11 +6,10 @@ proposes::
     propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4) -> (r_next, m0, m1, m2, m3, m4)
 
 ``f`` is concave with ``f(lo) <= 0 <= f(hi)`` (``hi`` may be an upper bound that has not been evaluated,
-``f_hi`` then is
-NaN); ``slope = f'(r)`` and ``bend = -f''(r)``. The five numbers ``m0 … m4`` are the algorithm's memory; they
-are NaN on
-the first call. The proposal is written with the operations of :mod:`proxlab.scalar`, so that the same source
-runs over arrays and compiled. The driver replaces a proposal outside the bracket by its midpoint.
+``f_hi`` then is NaN); ``slope = f'(r)`` and ``bend = -f''(r)``. The five numbers ``m0 … m4`` are the
+algorithm's memory; they are NaN on the first call. The proposal is written with the operations of
+:mod:`proxlab.scalar`, so that the same source runs over arrays and compiled. The driver replaces a proposal
+outside the bracket by its midpoint.
 """
 
 from __future__ import annotations

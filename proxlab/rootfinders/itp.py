@@ -17,9 +17,8 @@ def propose(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Regula falsi, moved towards the middle, kept within reach of what bisection would have done.
 
-    Memory: the first width, and the radius of the projection plus half the width (it halves each time).
-    While the ends
-    differ by more than a factor of four the exponent is halved, and the method starts afterwards.
+    Memory: the first width, and the radius of the projection plus half the width (it halves each time). While
+    the ends differ by more than a factor of four the exponent is halved, and the method starts afterwards.
     """
     width = hi - lo
     wide = (lo > 0) & (hi > 4.0 * lo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from proxlab.optim.sparsity import check_count, vanishing_strength
 from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
 from proxlab.penalties.base import check_number
-from proxlab.penalties.equations import Radial
 from proxlab.torch.problems import Block, check_group, on_host, wide
 from proxlab.torch.shards import is_distributed
 from proxlab.untraced import untraced
@@ -261,17 +261,17 @@ def _at_zero(block: Block) -> Penalty:
     if penalty.strength == 0:
         raise ValueError(f"{block.where}: penalty: must have a strength > 0, got {penalty!r}")
     unit = penalty.with_strength(1.0)
-    if not isinstance(unit.equation, Radial):
+    slope = unit.equation.slope_at_zero
+    if slope is None:
         return unit
-    first = unit.equation.table[0]
-    if first.value > 0 or not (first.a > 0 or unit.threshold > 0):
+    if math.isinf(slope) or not (slope > 0 or unit.threshold > 0):
         raise ValueError(
             f"{block.where}: penalty: {type(unit).__name__} has no slope at zero, so that any strength keeps "
             "a group there; use a TargetSparsity"
         )
     if unit.threshold > 0:
-        return SparseGroupLasso(unit.threshold, first.a, groups=unit.groups, weights=unit.weights)
-    return GroupLasso(first.a, groups=unit.groups, weights=unit.weights, nonnegative=unit.nonnegative)
+        return SparseGroupLasso(unit.threshold, slope, groups=unit.groups, weights=unit.weights)
+    return GroupLasso(slope, groups=unit.groups, weights=unit.weights, nonnegative=unit.nonnegative)
 
 
 def _needed(block: Block, unit: Penalty) -> npt.NDArray[np.float64]:
@@ -279,7 +279,8 @@ def _needed(block: Block, unit: Penalty) -> npt.NDArray[np.float64]:
     grads = block.join([wide(p.grad) for p in block.params if p.grad is not None])
     point = -grads if not on_host(grads) else (-grads).numpy()
     found: Any = vanishing_strength(unit, point)
-    return np.asarray(found.cpu() if isinstance(found, Tensor) else found)
+    # That is the strength of the unit, which need not be 1 where that of the penalty is.
+    return np.asarray(found.cpu() if isinstance(found, Tensor) else found) / unit.strength
 
 
 def _members(block: Block, p: Tensor) -> Tensor:

@@ -151,6 +151,16 @@ def test_penalties_keep_their_proportion_and_nothing_is_left_changed():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_curve_counts_by_its_slope_at_zero():
+    """Mutant: by the strength at which its values decide, which those of a gradient are not."""
+    model, batches = regression()
+    by_lasso, by_log = (
+        strengths(model, param_groups(model, h), functional.mse_loss, batches).lam_max
+        for h in (pl.GroupLasso(1.0), pl.GroupLog(1.0, 0.01))
+    )
+    assert by_log == pytest.approx(0.01 * by_lasso, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -159,6 +169,7 @@ def test_penalties_keep_their_proportion_and_nothing_is_left_changed():
         ({"groups": [{"params": [nn.Parameter(torch.ones(2))]}]}, ValueError, "groups: none of them"),
         ({"groups": [torch.ones(2)]}, TypeError, "groups: must hold param groups"),
         ({"penalty": pl.GroupL0(1.0)}, ValueError, r"param group 0.*GroupL0 has no slope at zero"),
+        ({"penalty": pl.GroupLq(1.0, 0.5)}, ValueError, r"param group 0.*GroupLq has no slope at zero"),
         ({"at": "home"}, ValueError, 'at: must be "weights", "zero" or None'),
         ({"ratio": 1.0}, ValueError, "ratio: must be < 1"),
         ({"count": 0}, ValueError, "count: must be"),
