@@ -31,6 +31,7 @@ SUITES = [
     (["backends/column_kernels.py"], "kernels prox ties exact"),
     (["backends/array_api.py"], "exact ties rootfinders prox extremes"),
     (["backends/array_tables.py"], "tables check"),
+    (["backends/curved_search.py", "backends/array_curved.py", "backends/curved_certify.py"], "curved"),
     (["backends/decimal_rows.py"], "extremes"),
     (["backends/numba_certify.py"], "certificate kernels extremes"),
     (["backends/array_certify.py"], "certificate extremes tables"),

@@ -11,7 +11,9 @@ from proxlab.groups import Groups
 __all__ = ["read"]
 
 # Classes in these modules are bases.
-_ABSTRACT = (penalties.Penalty.__module__, rootfinders.RootFinder.__module__)
+_ABSTRACT = tuple(
+    base.__module__ for base in (penalties.Penalty, penalties.CurvedPenalty, rootfinders.RootFinder)
+)
 _GROUPS = ("over", "csr", "labels", "conv")
 
 
