@@ -34,7 +34,7 @@ from proxlab.backends.array_certify import (
 from proxlab.backends.array_tables import Rows, zero_test
 from proxlab.bounds import UNIT, rounding
 from proxlab.groups import Array
-from proxlab.powers import factors, times_power
+from proxlab.powers import exponent, factors, times_power
 
 __all__ = ["Search"]
 
@@ -264,8 +264,8 @@ class Search:
         """Pass over the groups at a ``μ > 0``."""
         xp, d, size = self.xp, self.rows.d, self.p.size
         y = d + mu[:, None]
-        # μ z for a great μ, so that no square is lost.
-        unit = xp.maximum(mu, self.one)
+        # About μ z for a great μ, so that no square is lost; in powers of two, so that nothing is rounded.
+        unit = times_power(xp, self.one, xp.maximum(exponent(xp, mu), self.zero))
         v = self.rows.b * (unit[:, None] / y)
         w = v * v / y
         long = xp.sqrt(row_sum(xp, v * v))
