@@ -15,6 +15,7 @@ __all__ = [
     "UndecidedError",
     "clip",
     "compare",
+    "exponent",
     "float_below",
     "norm",
     "pack",
@@ -68,6 +69,12 @@ def compare(a: Ball, b: Ball) -> int:
 def clip(a: Ball, low: Ball, high: Ball) -> Ball:
     """Return ``a``, not below ``low`` and not above ``high``."""
     return a.max(low).min(high)
+
+
+def exponent(ball: Ball) -> int:
+    """Return the least ``e`` with the middle, which is not zero, below ``2**e`` in modulus."""
+    mantissa, power = (int(n) for n in ball.mid().man_exp())
+    return power + mantissa.bit_length()
 
 
 def squares(values: Iterable[Ball]) -> Ball:

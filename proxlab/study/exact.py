@@ -20,7 +20,17 @@ from flint import arb
 
 from proxlab.penalties import Penalty
 from proxlab.penalties.equations import Clipped, Curved, GroupEquation, Radial
-from proxlab.study.balls import Ball, UndecidedError, clip, compare, norm, precision, root, squares
+from proxlab.study.balls import (
+    Ball,
+    UndecidedError,
+    clip,
+    compare,
+    exponent,
+    norm,
+    precision,
+    root,
+    squares,
+)
 from proxlab.study.exact_curves import Balls, crossings
 
 __all__ = ["Errors", "ExactGroup", "ExactPenalty", "Piece", "Solved", "exact_penalty", "solve_group"]
@@ -28,10 +38,12 @@ __all__ = ["Errors", "ExactGroup", "ExactPenalty", "Piece", "Solved", "exact_pen
 FloatArray = npt.NDArray[np.float64]
 
 #: Bits beyond the digits that are asked for, and how often the precision is doubled before a group is given
-#: up.
+#: up; the last time it covers the exponents of the group too.
 _GUARD = 90
 _DOUBLINGS = 4
 _STEPS = 1000
+#: Bits of the square of a product of two floats, and of a sum of many.
+_EXACT = 256
 
 
 class Piece(NamedTuple):
@@ -174,13 +186,22 @@ class ExactGroup:
     """The problem of one group, as exact numbers at the present precision."""
 
     def __init__(
-        self, x: FloatArray, d: FloatArray, step: float, weight: float, penalty: Penalty, bits: int
+        self,
+        x: FloatArray,
+        d: FloatArray,
+        step: float,
+        weight: float,
+        penalty: Penalty,
+        bits: int,
+        spread: int = 0,
     ) -> None:
         self.x, self.d = [arb(float(v)) for v in x], [arb(float(v)) for v in d]
         self.step, self.weight = arb(float(step)), arb(float(weight))
         self.h = exact_penalty(penalty)
         self.bits = bits
-        # What is left over tells the signs on both sides of a radius apart, also just above the threshold.
+        # What is left over tells the signs on both sides of a radius apart, also just above the threshold:
+        # a share, and the bits by which the group's elements are spread.
+        bits -= spread
         self.radius_bits = bits - max(_GUARD - 10, 2 * bits // 5)
         # What the radial part sees: b = D x after the elementwise part, and the elements where it is not 0.
         self.b = [self._shrunk(d * x) for d, x in zip(self.d, self.x, strict=True)]
@@ -193,6 +214,18 @@ class ExactGroup:
         if self.h.nonnegative or compare(b, -limit) >= 0:
             return arb(0)
         return b + limit
+
+    def spread(self) -> int:
+        """Bits with which ``Σ b_i²`` is exact, so that it is above the threshold or not, and by how much.
+
+        The exponents of the metric are added: an element of a large metric is the first to give way.
+        """
+        sizes = [exponent(d * x) for d, x in zip(self.d, self.x, strict=True) if x != 0]
+        if self.h.threshold > 0:
+            sizes.append(exponent(self.step * self.h.threshold))
+        metric = [exponent(d) for d in self.d]
+        spread, apart = (max(v, default=0) - min(v, default=0) for v in (sizes, metric))
+        return 2 * spread + apart + _EXACT
 
     # ------------------------------------------------------------------------------------------ the prox
 
@@ -510,12 +543,17 @@ def solve_group(
     """Solve one group to so many digits, with more where two points are hard to tell apart."""
     bits = bits_of(digits)
     for k in range(_DOUBLINGS + 1):
-        with precision(bits << k):
-            group = ExactGroup(x, d, step, weight, penalty, bits << k)
+        last, spread = k == _DOUBLINGS, 0
+        if last:
+            with precision(bits):
+                spread = ExactGroup(x, d, step, weight, penalty, bits).spread()
+        now = (bits << k) + spread
+        with precision(now):
+            group = ExactGroup(x, d, step, weight, penalty, now, spread)
             try:
-                return group.solve(last=k == _DOUBLINGS)
+                return group.solve(last)
             except UndecidedError:
-                if k == _DOUBLINGS:
+                if last:
                     return group.enclosure()
     raise AssertionError("unreachable")
 

@@ -279,7 +279,8 @@ def truth(problem: Problem, digits: int = 50) -> Truth:
 
     Nothing of proxlab's solvers is used. Each radius is proved by a change of sign of the secular function;
     all stationary points are compared, so that the prox is the global one. Precision is doubled where two
-    points are hard to tell apart. The same content is solved once.
+    points are hard to tell apart, and covers at last all exponents of the group, however far its elements and
+    its metric spread. The same content is solved once.
 
     Parameters
     ----------

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import flint
 import numpy as np
 import pytest
-from hypothesis import given
+from flint import arb
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import proxlab as pl
@@ -71,6 +73,26 @@ def test_errors_are_the_oracles(row, data):
     weighted = float(np.linalg.norm(np.sqrt(case.d) * (z - t.z[0].astype(float))))
     noise = 1e-15 * float(np.linalg.norm(np.sqrt(case.d) * case.x))
     assert np.linalg.norm(e.metric_distance) == pytest.approx(weighted, rel=1e-12, abs=noise)
+
+
+small = st.builds(lambda e, s: s * 10.0**e, st.floats(-323, -16), st.sampled_from([-1.0, 1.0]))
+
+
+@given(
+    rest=st.lists(st.one_of(st.just(0.0), small), max_size=3),
+    size=st.integers(-300, 300),
+    kappa=st.sampled_from([0.0, 1.0, 3.0]),
+)
+@example(rest=[2.2e-308], size=0, kappa=1.0)
+def test_a_group_just_above_the_threshold_however_its_elements_spread(rest, size, kappa):
+    """In the identity metric ``r = (‖x‖ - λ)/(1 + κ)``, here with λ the largest element."""
+    x = np.array([1.0, *rest]) * 2.0**size
+    t = study.truth(study.Problem("spread", x[None], 1.0, None, pl.GroupElasticNet(x[0], kappa)))
+    assert t.decided.all()
+    with flint.ctx.workprec(8000):
+        exact = (oracle.norm([arb(float(v)) for v in x]) - arb(float(x[0]))) / arb(1 + kappa)
+        assert t.radius[0].overlaps(exact)
+        assert t.radius[0].rad() <= exact * arb(10) ** -40
 
 
 CONVEX = [row for row in PENALTIES if row.convex]
