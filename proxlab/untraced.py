@@ -19,15 +19,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def untraced(function: F) -> F:
     """Keep the tracer of torch away from a function and from what it calls; without torch, change nothing."""
-    known: list[Callable[..., Any]] = []
+    alone: Callable[..., Any] | None = None
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal alone
         if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
-        if not known:
-            known.append(sys.modules["torch"].compiler.disable(function))
-        return known[0](*args, **kwargs)
+        if alone is None:
+            alone = sys.modules["torch"].compiler.disable(function)
+        return alone(*args, **kwargs)
 
     # What is marked so is not read into; the call then turns the tracer off for what it calls.
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
