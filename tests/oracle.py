@@ -64,7 +64,8 @@ class Answer:
     """The minimisers found for one group, best first.
 
     `objectives` are the values of ``step h(z) + ||z - x||_D^2 / 2``, sorted; `candidates` the points (balls);
-    `conditions` say by how much each candidate's radius amplifies a relative error of the penalty's slope.
+    `conditions` say by how much each candidate's radius amplifies a relative error of the penalty's slope
+    (of the terms of its tangent).
     """
 
     candidates: list[list[arb]]
@@ -254,10 +255,15 @@ def _path_candidates(
         return bool(climb(mu).mid() > 0)
 
     def condition(mu: arb) -> float:
-        """d log r / d log(step p') at a stationary point, by central differences."""
+        """d log r / d log(step p') at a stationary point, by central differences.
+
+        A slope that has fallen is a difference, as uncertain as the terms of its tangent.
+        """
         h = mu * arb(2) ** -100
         d_radius, d_climb = radius(mu + h) - radius(mu - h), climb(mu + h) - climb(mu - h)
-        return abs(to_float(mu * d_radius / d_climb))
+        r, h = radius(mu), arb(2) ** -100
+        terms = eta * abs((slope(r) - slope(r * (1 - h))) / h)
+        return abs(to_float((mu + terms / r) * d_radius / d_climb))
 
     low, high = min(to_float(arb.log(di)) for _, di in live), max(to_float(arb.log(di)) for _, di in live)
     spans = (low - 45, low - 3, 0.15), (low - 3, high + 3, 0.05), (high + 3, high + 45, 0.15)
@@ -273,7 +279,9 @@ def _path_candidates(
     while uphill(grid[-1]) != bool(threshold >= norm_b) and grid[-1] < arb(2) ** 8000:
         grid.append(grid[-1] * 2**20)
 
-    points = [(zero, 0.0), (list(x), 0.0)]
+    # Where the flat part begins just below x, rounding may put x before it.
+    near_x = arb(2) ** -44 * min((di for _, di in live), key=to_float)
+    points = [(zero, 0.0), (list(x), condition(near_x) if slope(radius(near_x)) > 0 else 0.0)]
     signs = [uphill(mu) for mu in grid]
     for k in range(len(grid) - 1):
         if signs[k] and not signs[k + 1]:  # r falls as mu grows: uphill beyond, downhill before, so a minimum
