@@ -16,7 +16,7 @@ import proxlab as pl
 from proxlab import study
 from proxlab import torch as pt
 from proxlab.torch.shards import lies_across, local, part_of
-from tests.table import GROUPED
+from tests.table import TABLED
 from tests.torch.methods import ONE_EACH
 
 TIMEOUT = 240
@@ -210,7 +210,7 @@ def penalties(rank, world, folder):
     draw = random.Random(3)
     cuts = [Replicate(), Shard(0), Shard(1)]
     heads = pl.Groups.over((0, 2, 3), shape=(2, 2, 3, 4))
-    for row in (r for r in GROUPED if r.name != "GroupLinf"):
+    for row in (r for r in TABLED if r.name not in ("L1", "GroupLinf")):
         torch.manual_seed(4)
         weights, grads = [[torch.randn(n) for n in ((6, 8), (6,), (12, 4))] for _ in range(2)]
         joint = row.build(weights=np.linspace(0.5, 2, 6)).with_strength(0.05)
@@ -354,6 +354,9 @@ def refused(rank, world, folder):
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
     with pytest.raises(ValueError, match="groups by labels"):
         pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)
+    curved = pl.GroupLog(1.0, 0.5, groups=pl.Groups.over(0))
+    with pytest.raises(ValueError, match="radial penalties that kernels know, got GroupLog"):
+        pt.ProxAdamW([{"params": [model[0].weight], "penalty": curved}], lr=1e-2)
 
 
 def save(rank, world, folder):
