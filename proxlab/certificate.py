@@ -18,7 +18,7 @@ import numpy as np
 
 from proxlab.arguments import Problem, check_finite, check_same, check_values, problem
 from proxlab.autograd import detached
-from proxlab.backends import array_certify, arrays, backend_of
+from proxlab.backends import backend_of
 from proxlab.bounds import rounding
 from proxlab.groups import Array
 from proxlab.penalties import Penalty
@@ -110,6 +110,8 @@ class Certificate:
     @cached_property
     def _box(self) -> tuple[Array, Array]:
         p = problem(self.penalty, self.x, self.step, self.metric, "array_api")
+        from proxlab.backends import arrays
+
         parts = arrays.row_bounds(p, self.z)
         free = p.xp.abs(p.xp.astype(self.x, p.xp.float64))
         low, high = (p.layout.join([getattr(part, k) for part in parts], free) for k in ("low", "high"))
@@ -193,6 +195,8 @@ def _free_bounds(p: Problem, z: Array) -> Total:
     xp = p.xp
     if not len(p.layout.free):
         return Total(0.0, 0.0, 0.0, 0.0)
+    from proxlab.backends import array_certify
+
     where = xp.asarray(p.layout.free, device=array_api_compat.device(p.x))
 
     def row(a: Array) -> Array:

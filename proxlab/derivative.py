@@ -13,7 +13,6 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem
-from proxlab.backends.arrays import array_form
 from proxlab.groups import Array
 
 __all__ = ["Gradients", "pull_back"]
@@ -60,6 +59,8 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     """
     xp, layout, penalty = p.xp, p.layout, p.penalty
     free = xp.astype(v, xp.float64)
+    from proxlab.backends.arrays import array_form
+
     form = array_form(penalty)
     rates = form.rates(penalty)
     arrays = [layout.split(xp.astype(a, xp.float64), 0.0) for a in (p.x, z, v)]

@@ -20,7 +20,7 @@ from proxlab.arguments import (
     problem,
 )
 from proxlab.autograd import detached
-from proxlab.backends import arrays, backend_of
+from proxlab.backends import backend_of
 from proxlab.backends.records import Options
 from proxlab.derivative import Gradients, pull_back
 from proxlab.groups import Array
@@ -312,5 +312,7 @@ def _solve_plain(
         return z
     bracket = (found.lower, found.upper)
     if penalty.threshold > 0:
+        from proxlab.backends import arrays
+
         bracket = arrays.enclose_shrunk(p, z, found.radius)
     return Solution(z, found.radius, bracket, found.status, found.iterations, found.evaluations, penalty)
