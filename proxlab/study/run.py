@@ -332,6 +332,9 @@ def _there(
 def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error; yields the function that advances it by one."""
     console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda: None
+        return
     bars = Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -340,7 +343,6 @@ def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[]
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=not (shown and console.is_terminal),
     )
     with bars:
         task = bars.add_task(label, total=total, completed=done)
