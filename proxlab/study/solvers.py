@@ -220,7 +220,7 @@ def evaluate(bound: Callable[..., Any], z: Array, problem: Problem) -> tuple[Arr
     values : ndarray, shape (n_groups,)
         NaN where there is none.
     reason : str
-        Why; empty where there is one.
+        Why there are none; empty where the bound returned some.
     """
     n = problem.n_groups
     candidate = z.astype(problem.x.dtype)
@@ -233,7 +233,7 @@ def evaluate(bound: Callable[..., Any], z: Array, problem: Problem) -> tuple[Arr
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, _RefusedError) else f"raised {type(error).__name__}: {error}"
         return np.full(n, np.nan), reason[:500]
-    return values, "returned NaN" if np.isnan(values).any() else ""
+    return values, ""
 
 
 def certificate_of(z: Array, problem: Problem) -> Certificate | str:

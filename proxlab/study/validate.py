@@ -277,6 +277,8 @@ def _judge(
         else:
             values, reason = np.full(problem.n_groups, np.nan), certificate
         arrays[f"bound {bound.name}"] = values
+        if not reason and np.isnan(values).any():
+            reason = "returned NaN"
         if reason:
             reasons[bound.name] = int(np.isnan(values).sum()), reason
     kinds = [[bound.name, bound.error] for bound in bounds]

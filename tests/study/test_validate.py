@@ -1,6 +1,8 @@
 """False bounds and wrong solvers are found: planted ones, each of its kind."""
 
 import functools
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -399,3 +401,13 @@ def test_where_every_solver_fails_the_failures_are_the_result():
     v.summary()
     assert "returned NaN" in v._repr_html_()
     assert v.plot() is not None
+
+
+def test_a_certificate_without_a_number_is_a_failure(monkeypatch):
+    def certify(*args, **kwargs):
+        c = pl.certify(*args, **kwargs)
+        return replace(c, gap=np.where(np.arange(len(c.gap)) == 1, np.nan, c.gap))
+
+    monkeypatch.setattr(sys.modules["proxlab.study.solvers"], "certify", certify)
+    v = validate(problem())
+    assert v.failures[["bound", "groups", "reason"]].to_numpy().tolist() == [["gap", 1, "returned NaN"]]
