@@ -1,13 +1,15 @@
 """The study of certified bounds: is one ever below the true error, and how far above it are they?
 
 Every candidate is a prox computed with some root finder, tolerance and dtype, or a point from elsewhere.
-Its true errors come from `proxlab.study.truth`; `proxlab.certify` sees only the candidate and the problem.
+`proxlab.study.validate` judges the bounds of `proxlab.certify`; beside these, enclosures of the elements and
+brackets of the radius are looked at here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +33,7 @@ NAME = "bounds"
 TOLERANCES = (1e-1, 1e-4, 1e-8, None)
 #: True errors and the bounds that claim to be above them.
 BOUNDS = ("distance", "metric_distance", "stationarity", "gap")
-#: A bound is judged for tightness where the error exceeds this many units of rounding of the point.
+#: From how many units of rounding of the point on `validate` judges the tightness of a bound.
 UNITS = 100
 #: Largest ratio of certified to true distance that is hoped for, by quantile.
 TARGETS = {0.5: 2.0, 0.99: 10.0}
@@ -100,57 +102,66 @@ def _finite(z: Array) -> Array:
     return np.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def judge(
-    certify: Callable[..., Any],
-    ensemble: Ensemble,
-    penalty: pl.Penalty,
-    exact: study.Truth,
-    candidate: Candidate,
-) -> dict[str, Array]:
-    """True errors of a candidate, and what `certify` says of it.
+def judge(problem: study.Problem, made: list[Candidate], bounds: Any = None) -> dict[str, Array]:
+    """What `proxlab.study.validate` says of bounds at candidates.
 
     Parameters
     ----------
-    certify : callable
-        `proxlab.certify`, or what stands in for it.
-    ensemble, penalty
-        The problem.
-    exact : Truth
-        Its solution.
-    candidate : Candidate
+    problem : Problem
+    made : list of Candidate
+    bounds : dict, optional
+        Other bounds of the errors in `BOUNDS`; by default those of a certificate.
 
     Returns
     -------
-    dict of ndarray, shape (n_groups,)
-        For each of `BOUNDS`, ``true_<bound>`` (a float that is not above the truth) and ``<bound>``;
-        ``outside``, how many coordinates and radii lie outside their enclosures; ``decided``.
+    dict of ndarray, shape (n_candidates, n_groups)
+        For each of `BOUNDS`: ``<bound>``, ``true_<bound>``, ``scale_<bound>``, ``ratio_<bound>`` and
+        ``violated_<bound>``; ``judged``, whether the distance is above the rounding; ``decided``.
+
+    Raises
+    ------
+    ValueError
+        If a bound gave nothing, or no number.
     """
-    certificate = certify(penalty, candidate.z, ensemble.x, ensemble.step, metric=ensemble.metric)
-    errors = exact.errors(candidate.z)
-    found = {name: np.asarray(getattr(certificate, name), dtype=np.float64) for name in BOUNDS}
-    found |= {f"true_{name}": getattr(errors, name) for name in BOUNDS}
-    outside = exact.outside(certificate.lower, certificate.upper).astype(np.float64)
-    if candidate.bracket is not None:
-        outside += exact.radius_outside(*candidate.bracket)
-    return found | {"outside": outside, "decided": np.asarray(certificate.decided, dtype=np.float64)}
+    names = [str(k) for k in range(len(made))]
+    solvers = {name: partial(_given, c.z) for name, c in zip(names, made, strict=True)}
+    v = study.validate(problem, solvers, bounds, digits=ensembles.DIGITS, workers=1, progress=False)
+    if not v.failures.empty:
+        raise ValueError(str(v))
+    found = {}
+    columns = {"value": "", "true": "true_", "scale": "scale_", "ratio": "ratio_", "violated": "violated_"}
+    for bound, part in v.frame.groupby("bound"):
+        tables = part.pivot(index="solver", columns="group")
+        for column, prefix in columns.items():
+            found[f"{prefix}{bound}"] = tables[column].loc[names].to_numpy(dtype=np.float64)
+        if bound == "distance":
+            for column in ("judged", "decided"):
+                found[column] = tables[column].loc[names].to_numpy(dtype=bool)
+    return found
 
 
-def violations(found: Mapping[str, Array], bound: str) -> Array:
-    """Where a bound is certainly below the truth, or no number."""
-    if bound == "enclosure":
-        return found["outside"] > 0
-    return ~(found[bound] >= found[f"true_{bound}"])
+def _given(z: Array, *_: Any, **__: Any) -> Array:
+    return z
+
+
+def outside(exact: study.Truth, certificate: pl.Certificate, candidate: Candidate) -> Array:
+    """How many coordinates of each group, and radii, certainly lie outside their enclosures."""
+    found = exact.outside(certificate.lower, certificate.upper)
+    return found if candidate.bracket is None else found + exact.radius_outside(*candidate.bracket)
 
 
 def compute(ensemble: str, penalty: str, dtype: str, n_groups: int, seed: int) -> Result:
     """All candidates of one ensemble."""
-    problem = ensembles.make(ensemble, n_groups, dtype, seed)
-    h = ensembles.PENALTIES[penalty](problem)
-    exact = ensembles.truth(problem, h)
-    made = list(candidates(problem, h, seed))
-    parts = [judge(pl.certify, problem, h, exact, candidate) for candidate in made]
-    arrays = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    arrays |= {f"scale_{name}": scale for name, scale in problem.scales.items()}
+    given = ensembles.make(ensemble, n_groups, dtype, seed)
+    h = ensembles.PENALTIES[penalty](given)
+    problem = ensembles.stated(given, h)
+    made = list(candidates(given, h, seed))
+    arrays = judge(problem, made)
+    exact = study.truth(problem, ensembles.DIGITS)
+    certificates = [pl.certify(h, c.z, given.x, given.step, metric=given.metric) for c in made]
+    arrays["outside"] = np.stack(
+        [outside(exact, found, c) for found, c in zip(certificates, made, strict=True)]
+    )
     return Result({"candidates": [(c.maker, c.tolerance) for c in made]}, arrays)
 
 
@@ -180,29 +191,22 @@ def read(stored: StoredStudy) -> pd.DataFrame:
     """Every certified group as a row: candidate, problem, true errors, bounds."""
     frames = []
     for unit in stored.units:
-        n_candidates, n_groups = unit.arrays["distance"].shape
-        columns: dict[str, Any] = {
-            key: a.ravel() if a.ndim == 2 else np.tile(a, n_candidates) for key, a in unit.arrays.items()
-        }
+        n_groups = unit.arrays["distance"].shape[1]
+        columns: dict[str, Any] = {key: a.ravel() for key, a in unit.arrays.items()}
         for k, key in enumerate(("maker", "tolerance")):
             columns[key] = np.repeat([c[k] for c in unit.values["candidates"]], n_groups)
         parameters = {key: unit.parameters[key] for key in ("ensemble", "penalty", "dtype")}
         frames.append(pd.DataFrame(columns).assign(**parameters))
-    frame = pd.concat(frames, ignore_index=True)
-    unit_roundoff = frame["dtype"].map({dtype: float(np.finfo(dtype).eps) / 2 for dtype in DTYPES})
-    frame["judged"] = frame["true_distance"] > UNITS * unit_roundoff * frame["scale_distance"]
-    for bound in BOUNDS:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            frame[f"ratio_{bound}"] = frame[bound] / frame[f"true_{bound}"]
-    return frame
+    return pd.concat(frames, ignore_index=True)
 
 
 def count_violations(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Table of violations of every bound, and of undecided groups, by some columns."""
     marks = frame[by].copy()
-    for bound in (*BOUNDS, "enclosure"):
-        marks[bound] = violations(frame, bound)  # type: ignore[arg-type]
-    marks["undecided"] = frame["decided"] == 0
+    for bound in BOUNDS:
+        marks[bound] = frame[f"violated_{bound}"] > 0
+    marks["enclosure"] = frame["outside"] > 0
+    marks["undecided"] = ~frame["decided"]
     table = marks.groupby(by, sort=False).sum()
     table["certificates"] = marks.groupby(by, sort=False).size()
     counts = [*BOUNDS, "enclosure", "undecided"]
@@ -232,7 +236,7 @@ def section(results: ResultsDir) -> Section:
     found = int(by_maker[[*BOUNDS, "enclosure"]].to_numpy().sum())
     judged = frame["ratio_distance"][frame["judged"]]
     median, p99 = judged.median(), judged.quantile(0.99, "higher")
-    undecided = float((frame["decided"] == 0).mean())
+    undecided = float((~frame["decided"]).mean())
     kinds = len(BOUNDS) + 1
     ratios = {f"{b}, {q}": "{:.3g}" for b in BOUNDS for q in ("median", "p99")}
     bad_ratio = {"distance, median": lambda v: v > TARGETS[0.5], "distance, p99": lambda v: v > TARGETS[0.99]}

@@ -43,21 +43,6 @@ class Ensemble:
     lam: float
 
     @property
-    def scales(self) -> dict[str, Array]:
-        """Size of the problem of each row, by which errors are divided to compare them: an array a kind of
-        error.
-        """
-        x, d = self.x.astype(np.float64), self.metric.astype(np.float64)
-        norm = np.linalg.norm(x, axis=1)
-        metric_norm = np.linalg.norm(np.sqrt(d) * x, axis=1)
-        return {
-            "distance": norm,
-            "metric_distance": metric_norm,
-            "stationarity": np.linalg.norm(d * x, axis=1) / self.step,
-            "gap": metric_norm * (metric_norm / (2 * self.step)),
-        }
-
-    @property
     def radius(self) -> float:
         """Median length of a row."""
         return float(np.median(np.linalg.norm(self.x.astype(np.float64), axis=1)))
@@ -231,7 +216,11 @@ PENALTIES: dict[str, Callable[[Ensemble], pl.Penalty]] = {
 }
 
 
+def stated(ensemble: Ensemble, penalty: pl.Penalty) -> study.Problem:
+    """The problem that `proxlab.study` takes."""
+    return study.Problem("ensemble", ensemble.x, ensemble.step, ensemble.metric, penalty)
+
+
 def truth(ensemble: Ensemble, penalty: pl.Penalty) -> study.Truth:
     """The exact prox of each row."""
-    problem = study.Problem("ensemble", ensemble.x, ensemble.step, ensemble.metric, penalty)
-    return study.truth(problem, DIGITS)
+    return study.truth(stated(ensemble, penalty), DIGITS)

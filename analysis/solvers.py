@@ -128,7 +128,7 @@ def compare_mcp(ensemble: str, n_groups: int, seed: int) -> Result:
         .z[0]
         .T
     )
-    scale = problem.scales["gap"]
+    scale = exact.problem.scales()["gap"]
     gaps = {}
     for name, z in (("proxlab", ours), ("ProxSSI", theirs)):
         errors, finite = _finite_errors(exact, z)

@@ -17,19 +17,16 @@ def problem():
 
 
 def honest(exact, factor=1.0):
-    """A certificate made of the truth, its distances multiplied by `factor`."""
+    """Bounds made of the truth, the distances multiplied by `factor`."""
 
-    def certify(penalty, z, x, step, *, metric):
-        errors = exact.errors(z)
+    def bound(name):
         # one part in 1e12 above the truth, which is rounded down
-        found = {name: getattr(errors, name) * (1 + 1e-12) + 1e-300 for name in bounds.BOUNDS}
-        found["distance"] = found["distance"] * factor
-        size = np.abs(exact.z.astype(float))
-        return SimpleNamespace(
-            **found, lower=size * (1 - 1e-12), upper=size * (1 + 1e-12), decided=np.ones(len(z), dtype=bool)
+        more = factor if name == "distance" else 1.0
+        return lambda penalty, z, x, step, *, metric: (
+            more * (getattr(exact.errors(z), name) * (1 + 1e-12) + 1e-300)
         )
 
-    return certify
+    return {name: (name, bound(name)) for name in bounds.BOUNDS}
 
 
 def candidate(ensemble, penalty):
@@ -39,32 +36,40 @@ def candidate(ensemble, penalty):
 
 def test_honest_bounds_are_no_violations(problem):
     ensemble, penalty, exact = problem
-    found = bounds.judge(honest(exact), ensemble, penalty, exact, candidate(ensemble, penalty))
-    for bound in (*bounds.BOUNDS, "enclosure"):
-        assert not bounds.violations(found, bound).any()
+    found = bounds.judge(exact.problem, [candidate(ensemble, penalty)], honest(exact))
+    for bound in bounds.BOUNDS:
+        assert not found[f"violated_{bound}"].any()
+        assert (found[f"true_{bound}"] <= found[bound]).all()
 
 
 def test_a_planted_violation_is_reported(problem):
     ensemble, penalty, exact = problem
-    found = bounds.judge(honest(exact, 0.999), ensemble, penalty, exact, candidate(ensemble, penalty))
+    made = [bounds.Candidate("zero", "", 0 * ensemble.x), candidate(ensemble, penalty)]
+    found = bounds.judge(exact.problem, made, honest(exact, 0.999))
     nonzero = exact.radius.astype(float) != 0
     assert nonzero.any()
-    np.testing.assert_array_equal(bounds.violations(found, "distance"), nonzero)
-    assert not bounds.violations(found, "gap").any()
+    np.testing.assert_array_equal(found["violated_distance"], [nonzero, nonzero])
+    assert not found["violated_gap"].any()
 
 
-def test_a_bound_that_is_no_number_is_a_violation():
-    found = {"gap": np.array([np.nan, np.inf, 1.0]), "true_gap": np.array([0.0, 1.0, 1.0])}
-    assert bounds.violations(found, "gap").tolist() == [True, False, False]
-
-
-def test_a_bracket_without_the_radius_is_reported(problem):
+def test_a_bound_that_is_no_number_ends_the_study(problem):
     ensemble, penalty, exact = problem
-    radius = exact.radius.astype(float)
+    nothing = {"gap": ("gap", lambda penalty, z, x, step, *, metric: np.full(len(x), np.nan))}
+    with pytest.raises(ValueError, match="returned NaN"):
+        bounds.judge(exact.problem, [candidate(ensemble, penalty)], honest(exact) | nothing)
+
+
+def test_enclosures_without_the_truth_are_reported(problem):
+    ensemble, penalty, exact = problem
+    radius, size = exact.radius.astype(float), np.abs(exact.z.astype(float))
     points = candidate(ensemble, penalty).z
+    tight = SimpleNamespace(lower=size * (1 - 1e-12), upper=size * (1 + 1e-12))
+    above = SimpleNamespace(lower=size * 1.1, upper=size * 1.2)
     wrong = bounds.Candidate("Newton", "", points, (radius * 1.1, radius * 1.2))
-    found = bounds.judge(honest(exact), ensemble, penalty, exact, wrong)
-    np.testing.assert_array_equal(bounds.violations(found, "enclosure"), radius > 0)
+    no_bracket = candidate(ensemble, penalty)
+    assert not bounds.outside(exact, tight, no_bracket).any()
+    np.testing.assert_array_equal(bounds.outside(exact, tight, wrong), radius > 0)
+    np.testing.assert_array_equal(bounds.outside(exact, above, no_bracket), (size > 0).sum(axis=1))
 
 
 def test_tightness_looks_at_errors_above_the_rounding_only():
