@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from tests import oracle
-from tests.cases import cases
+from tests.cases import Case, cases
 from tests.checks import check_truth, proxlab
 from tests.table import BACKENDS, GROUPED, PENALTIES, ROOT_FINDERS, ids
 
 finders = pytest.mark.parametrize("finder", ROOT_FINDERS, ids=ids(ROOT_FINDERS))
 backends = pytest.mark.parametrize("backend", BACKENDS)
+MCP = next(row for row in PENALTIES if row.name == "GroupMCP")
 MONOTONE = (pl.Newton, pl.Halley)
 
 
@@ -33,6 +34,16 @@ def test_truth(finder, backend, data):
     row = data.draw(st.sampled_from(PENALTIES))
     case = data.draw(cases(row))
     check_truth(proxlab(row, case, backend, root_finder=finder), case)
+
+
+@finders
+@backends
+def test_a_point_where_a_steep_piece_ends(finder, backend):
+    """``d - η c`` is next to nothing beside ``d``, and the knot is off ``x`` by less than rounding."""
+    for x in (1.0, 1.0 - 2.0**-50, 1.0 + 2.0**-50):
+        parameters = {"lam": 99.98594712341624, "gamma": 0.010001405485169472}
+        case = Case("GroupMCP", parameters, np.array([x]), np.array([100.0]), 1.0)
+        check_truth(proxlab(MCP, case, backend, root_finder=finder), case)
 
 
 @finders
