@@ -249,6 +249,8 @@ PENALTIES: tuple[pl.Penalty, ...] = (
     pl.GroupSCAD(1.0, a=3.7),
     pl.GroupCapped(1.0, theta=2.0),
     pl.GroupL0(1.0),
+    pl.GroupLog(1.0, eps=1.0),
+    pl.GroupLq(1.0, q=0.5),
     pl.GroupLinf(1.0),
 )
 

@@ -42,11 +42,17 @@ class Case:
         """
         z = np.array([abs(oracle.to_float(v)) for v in self.answer.candidates[which]])
         # Of what is zero nothing is off, though the condition there may be beyond all numbers.
-        bound = np.where(z > 0, 1 + self.answer.conditions[which], 0.0) * z
+        condition = self.answer.conditions[which]
+        # Where a piece ends whose slope falls as fast as the metric rises, any radius will do.
+        condition = math.inf if math.isnan(condition) else condition
+        bound = np.where(z > 0, 1 + condition, 0.0) * z
         if self.name in ("L1", "SparseGroupLasso"):
             bound = bound + np.abs(self.x)
         if self.name == "GroupLinf":
             bound = bound + np.abs(self.x).max(initial=0.0)
+        if self.name in ("GroupLog", "GroupLq"):
+            # Powers and quotients of slopes that are curves have a few roundings more.
+            bound = 4.0 * bound
         return accuracy * bound + 5e-324
 
     def replace(self, **changes: Any) -> "Case":

@@ -122,7 +122,7 @@ def check_joint_scaling(subject: Subject, case: Case, factor: float) -> None:
 def check_tilt(subject: Subject, case: Case, slope: np.ndarray) -> None:
     """Adding ``⟨a, z⟩`` to the penalty shifts the point: ``prox(x - step D⁻¹ a)``."""
     z = subject.prox(case.x - case.step * slope / case.d, case.d, case.step)
-    shift = float(np.sum(np.abs(slope * case.x)))
+    shift = float(np.sum(np.abs(slope) * np.maximum(np.abs(case.x), np.abs(z))))
     tilted = Subject(subject.prox, lambda v: subject.value(v) + float(slope @ v) + shift)
     check_minimises(tilted.value, z, case, [subject.at(case), case.x - case.step * slope / case.d])
 

@@ -473,3 +473,51 @@ def test_replaced_parameters_keep_the_class():
     assert h.strength == 2.0
     assert h.with_strength(3.0).slope_at(0.5) == 3.0
     assert not h.is_convex
+
+
+@dataclass(frozen=True, eq=False)
+class Mistaken(Witch):
+    slope_is_convex = True
+
+
+def test_a_slope_that_is_not_convex_is_refused_where_it_is_said_to_be():
+    with pytest.raises(ValueError, match="slope_is_convex: must be False where the slope is not convex"):
+        Mistaken(1.0)
+
+
+THETA = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Global(pl.CurvedPenalty):
+    lam: float
+
+    def value_at(self, r):
+        return self.lam * (1.0 - exp(-r / THETA))
+
+    def slope_at(self, r):
+        return self.lam / THETA * exp(-r / THETA)
+
+    def curvature_at(self, r):
+        return -self.lam / THETA**2 * exp(-r / THETA)
+
+
+def test_constants_of_a_module_count_as_they_are_now(monkeypatch):
+    x = np.array([[1.5, 0.5]])
+    for theta in (0.5, 2.0):
+        monkeypatch.setitem(globals(), "THETA", theta)
+        np.testing.assert_array_equal(pl.prox(Global(1.0), x), pl.prox(Laplace(1.0, theta), x))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "x", "d"),
+    [
+        (pl.GroupLq(1.8e-132, 0.5), [9.069e67, 7.0897e-07, 1.82233e45], [9.2753e37, 2.91362e-56, 3.6e14]),
+        (pl.GroupLog(9.8, 7e116), [7e117, 9.4e-70], [2.4e-236, 1.36e138]),
+    ],
+)
+def test_groups_that_spread_too_far_are_not_called_solved(penalty, x, d):
+    found = pl.solve(penalty, np.array([x]), metric=np.array([d]))
+    assert not found.ok
+    assert found.bracket[0][0] == 0.0
+    assert found.bracket[1][0] >= max(x)

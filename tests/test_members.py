@@ -22,7 +22,7 @@ class Everyone:
     """Threads in the place of processes: what they put together, and how often."""
 
     def __init__(self, count):
-        self.barrier = threading.Barrier(count, timeout=5)
+        self.barrier = threading.Barrier(count, timeout=30)
         self.given = [None] * count
         self.times = 0
 

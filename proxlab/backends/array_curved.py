@@ -14,13 +14,22 @@ from proxlab.backends.array_certify import prepare, row_sum
 from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
 from proxlab.bounds import UNIT, rounding
 from proxlab.groups import Array
-from proxlab.powers import downwards, times_power, upwards
+from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status
 
 __all__ = ["curved_rows"]
 
 #: Width of an enclosure, relatively, within which one crossing of tangents may be all that is wanted.
 LOOSE = 2.0**-26
+#: Powers of two over which elements and metric may not both spread: sums may lose what counts.
+WIDE = 200.0
+
+
+def _spread(xp: Any, v: Array) -> Array:
+    """Return over how many powers of two the elements of each row spread that are not zero."""
+    e, zero = exponent(xp, v), v == 0
+    least = -row_max(xp, xp.where(zero, xp.full_like(v, -math.inf), -e))
+    return row_max(xp, xp.where(zero, xp.full_like(v, -math.inf), e)) - least
 
 
 def curved_rows(
@@ -46,7 +55,8 @@ def curved_rows(
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, penalty.nonnegative)
     s = Search(xp, p, penalty)
     zero, one = s.zero, s.one
-    nonzero, free, spread = row_max(xp, p.size) > 0, weight == 0, scale(xp, x, d).apart
+    nonzero, free = row_max(xp, p.size) > 0, weight == 0
+    spread = scale(xp, x, d).apart | ((_spread(xp, xp.abs(x)) > WIDE) & (_spread(xp, d) > WIDE))
     active = nonzero & ~free
     absolute = times_power(xp, zero + finder.atol, -p.ex)
     reach = xp.sqrt(row_sum(xp, p.size * p.size))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
@@ -129,6 +128,8 @@ class Parts:
             d = times_power(xp, part.d, -xp.take(ed, part.ids, axis=0)[:, None])
             d = xp.minimum(d, xp.full_like(d, MOST))
             self._parts.append((x, d, x * d, part.ids))
+        bb, bbd, xx, xb, dd, nonzero = self.sum(_all_first_terms)
+        self._first = bb, bbd, xx, xb, xp.sqrt(dd), nonzero
 
     def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
         """Add up the terms of each group, at the numbers of each group."""
@@ -142,20 +143,15 @@ class Parts:
 
     def begin(self) -> tuple[Array, Array, Array, Array, Array]:
         """Return the sums of :func:`first_terms`, and as a bound of the metric its 2-norm."""
-        return self._first
-
-    @cached_property
-    def _first(self) -> tuple[Array, Array, Array, Array, Array]:
-        bb, bbd, xx, xb, dd, self._nonzero = self.sum(_all_first_terms)
-        return bb, bbd, xx, xb, self.xp.sqrt(dd)
+        return self._first[:5]
 
     @property
     def in_range(self) -> bool:
         """Whether the first sums have lost nothing to overflow or underflow; everyone says the same."""
-        xp, (bb, _, xx, _, bound) = self.xp, self._first
+        xp, (bb, _, xx, _, bound, nonzero) = self.xp, self._first
         sums = xp.stack([bb, xx, bound * bound])
         least, most = xp.min(sums, axis=0), xp.max(sums, axis=0)
-        return bool(xp.all(((least > SAFE_LOW) | (self._nonzero == 0)) & (most < SAFE_HIGH)))
+        return bool(xp.all(((least > SAFE_LOW) | (nonzero == 0)) & (most < SAFE_HIGH)))
 
     def exact_square(self) -> tuple[Array, Array]:
         """Return ``‖b‖²`` as a double-double."""

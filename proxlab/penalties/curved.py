@@ -6,7 +6,6 @@ import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
@@ -150,6 +149,15 @@ class CurvedPenalty(Penalty, metaclass=Checked):
                 f"{float(r[k])!r}"
             )
 
+        bends = np.diff(curvature) < -1e-9 * np.maximum(np.abs(curvature[1:]), np.abs(curvature[:-1]))
+        if self.slope_falls and self.slope_is_convex and bends.any():
+            k = int(np.argmax(bends))
+            raise ValueError(
+                f"slope_is_convex: must be False where the slope is not convex, and the curvature of {kind} "
+                f"falls from {float(curvature[k])!r} at {float(r[k])!r} to {float(curvature[k + 1])!r} at "
+                f"{float(r[k + 1])!r}"
+            )
+
     def _looked_at(self, name: str, function: Callable[[Array], Array], r: Array) -> Array:
         told = (
             f"{name}: {type(self).__name__} must give a float64 for each radius; write it without if, in "
@@ -249,9 +257,11 @@ def _bound(penalty: CurvedPenalty, name: str, xp: Any) -> Callable[[Array], Arra
     return bound
 
 
-@lru_cache(maxsize=256)
 def _over(function: Any, xp: Any) -> Callable[[Any, Array], Array]:
-    """Return a method whose operations of :mod:`proxlab.scalar` are those of a namespace."""
+    """Return a method whose operations of :mod:`proxlab.scalar` are those of a namespace.
+
+    It is made anew for each call: what it reads from its module may have changed.
+    """
     operations = {operation: getattr(xp, _NAMES[name]) for name, operation in _OPERATIONS.items()}
     library = types.SimpleNamespace(**{name: operations[f] for name, f in _OPERATIONS.items()})
 

@@ -53,4 +53,4 @@ def test_every_shipped_penalty_is_drawn():
         and issubclass(cls, pl.Penalty)
         and cls is not pl.Penalty
     }
-    assert {type(penalty) for penalty in problems.PENALTIES} == shipped - {getattr(pl, "RadialPenalty", None)}
+    assert {type(penalty) for penalty in problems.PENALTIES} == shipped - {pl.CurvedPenalty}
