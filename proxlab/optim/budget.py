@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     share : float
         The share that is zero.
     reachable : float
-        The largest share that could be.
+        The largest share that could be: in all layers together, or in each of them.
     """
 
     lam: float
@@ -162,7 +162,10 @@ def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome:
         else:
             found.append(int(ks[min(int(np.searchsorted(share, wanted * (1.0 - _DIGITS))), len(ks) - 1)]))
     strengths = [layer.strength(k) for layer, k in zip(layers, found, strict=True)]
-    return _outcome(layers, max(strengths, default=0.0), strengths, found)
+    # Every layer has to reach it.
+    most = [float(layer.mass[layer.most[-1]] / layer.mass[-1]) for layer in layers if layer.mass[-1] > 0]
+    outcome = _outcome(layers, max(strengths, default=0.0), strengths, found)
+    return outcome._replace(reachable=min(most, default=0.0))
 
 
 def _outcome(layers: Sequence[Layer], lam: float, strengths: list[float], found: list[int]) -> Outcome:

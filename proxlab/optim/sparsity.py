@@ -171,8 +171,9 @@ class TargetSparsity:
     the least that makes as many as it may have.
 
     A target that cannot be reached, since other groups have weight 0, rest in this step, or have to be kept,
-    is no error: what can vanish does, ``history`` has the share that could be as ``reachable``, and a warning
-    says so once the whole target is asked for.
+    is no error: what can vanish does, ``history`` has the share that could be as ``reachable`` (with
+    ``per="layer"`` that of the layer where it is least), and a warning says so once the whole target is asked
+    for.
 
     Parameters
     ----------

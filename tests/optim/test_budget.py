@@ -272,3 +272,9 @@ def test_operations_need_to_be_known():
 def test_options_are_checked(options, error, message):
     with pytest.raises(error, match=message):
         TargetSparsity(0.5, **options)
+
+
+def test_each_layer_has_to_reach_the_target():
+    layers = [Layer(np.arange(1.0, n + 1.0), np.ones(n), 8, 1, 1e-12) for n in (8, 100)]
+    assert for_each(layers, 0.5, False).reachable == 0.0
+    assert for_each(layers[1:], 0.5, False).reachable == 0.92
