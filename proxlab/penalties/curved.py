@@ -149,7 +149,8 @@ class CurvedPenalty(Penalty, metaclass=Checked):
                 f"{float(r[k])!r}"
             )
 
-        bends = np.diff(curvature) < -1e-9 * np.maximum(np.abs(curvature[1:]), np.abs(curvature[:-1]))
+        finite = np.clip(curvature, -1e300, 1e300)
+        bends = np.diff(finite) < -1e-9 * np.maximum(np.abs(finite[1:]), np.abs(finite[:-1]))
         if self.slope_falls and self.slope_is_convex and bends.any():
             k = int(np.argmax(bends))
             raise ValueError(

@@ -180,8 +180,10 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch):
 
 
 SCRIPT = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 from proxlab.study import Result, Unit, run_units
+# Where the tests run in the background, a shell has told them to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def unit(number):
     pathlib.Path(sys.argv[1], str(os.getpid())).touch()
     time.sleep(number)
