@@ -6,13 +6,19 @@ import os
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture import providers
 
 # "ci" is the default and draws the same examples on every run; `HYPOTHESIS_PROFILE=long pytest` searches.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("ci", max_examples=15, derandomize=True, database=None, **COMMON)
 settings.register_profile("dev", max_examples=10, phases=[Phase.explicit, Phase.generate], **COMMON)
 settings.register_profile("long", max_examples=2000, **COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+if PROFILE == "ci" and hasattr(providers, "_get_local_constants"):
+    # Otherwise examples hold constants of the modules that are loaded so far, and depend on which tests run.
+    # The other profiles keep them.
+    providers._get_local_constants = providers.Constants
 
 
 class Namespace:

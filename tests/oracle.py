@@ -103,7 +103,8 @@ def to_float(v: arb) -> float:
 
 def norm(v: Sequence[arb]) -> arb:
     """The Euclidean norm."""
-    return sum((a * a for a in v), arb(0)).sqrt()
+    # The product of a ball around zero with itself has negative numbers in it.
+    return sum((a * a for a in v), arb(0)).nonnegative_part().sqrt()
 
 
 class digits_for:

@@ -380,6 +380,7 @@ def test_value_and_subdifferential(batch, noise):
             ends = [tables.distance_to(g, exact_, [arb(v) for v in grad[k]], w, t, blur)
                     for blur in (0.0, 2.0**-48) for exact_ in [[arb(float(v)) for v in z[k]]]]  # fmt: skip
             scale = np.linalg.norm(grad[k]) + g.weight * max(abs(a) + abs(c) * 2 for _, _, a, c in g.table)
+            scale += g.threshold
             assert min(abs(found[k] - oracle.to_float(v)) for v in ends) <= 1e-12 * scale, (k, z, g)
 
 
