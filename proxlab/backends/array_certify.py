@@ -518,16 +518,20 @@ def radial_bounds(
         gap = xp.where(outside_domain, far, gap + extra_gap(xp, p, penalty))
     lower = xp.where(inside, lower, norm_x_low)
     upper = xp.where(outside, norm_x, xp.minimum(upper, norm_x))
-    return Bounds(
-        p.unscale(xp, distance, 0, 1),
-        p.unscale(xp, metric_distance, 0.5, 1),
-        p.unscale(xp, stationarity, 1, 1, per_step=True),
-        p.unscale(xp, gap, 1, 2, per_step=True),
-        decided,
-        downwards(xp, xp.minimum(lower, upper) * (1.0 - rounding(4)), p.ex),
-        p.unscale(xp, upper, 0, 1),
-        downwards(xp, box_low * (1.0 - rounding(4)), p.ex),
-        outwards(xp, box_high, p.ex),
+    return in_units_of_data(
+        xp,
+        p,
+        Bounds(
+            distance,
+            metric_distance,
+            stationarity,
+            gap,
+            decided,
+            xp.minimum(lower, upper),
+            upper,
+            box_low,
+            box_high,
+        ),
     )
 
 
@@ -535,6 +539,23 @@ def no_elements(xp: Any, x: Array, step: Array) -> Bounds:
     """Return the certificate of rows without elements."""
     zero = xp.zeros_like(step)
     return Bounds(zero, zero, zero, zero, zero == 0, zero, zero, x, x)
+
+
+def in_units_of_data(xp: Any, p: Data, found: Bounds) -> Bounds:
+    """Return bounds, which are in the units of the rows, in those of the data: rounded outwards."""
+    down = 1.0 - rounding(4)
+    assert found.low is not None
+    return Bounds(
+        p.unscale(xp, found.distance, 0, 1),
+        p.unscale(xp, found.metric_distance, 0.5, 1),
+        p.unscale(xp, found.stationarity, 1, 1, per_step=True),
+        p.unscale(xp, found.gap, 1, 2, per_step=True),
+        found.decided,
+        downwards(xp, found.lower * down, p.ex),
+        p.unscale(xp, found.upper, 0, 1),
+        downwards(xp, found.low * down, p.ex),
+        outwards(xp, found.high, p.ex),
+    )
 
 
 def finite_or_inf(xp: Any, v: Array) -> Array:
@@ -936,16 +957,8 @@ def linf_bounds(
     distance, metric_distance, gap = convex_bounds(
         xp, p, residual, stationarity, usable & ~capped, distance, metric_distance, gap
     )
-    return Bounds(
-        p.unscale(xp, distance, 0, 1),
-        p.unscale(xp, metric_distance, 0.5, 1),
-        p.unscale(xp, stationarity, 1, 1, per_step=True),
-        p.unscale(xp, gap, 1, 2, per_step=True),
-        decided,
-        downwards(xp, lower * (1.0 - rounding(4)), p.ex),
-        p.unscale(xp, upper, 0, 1),
-        downwards(xp, low * (1.0 - rounding(4)), p.ex),
-        outwards(xp, high, p.ex),
+    return in_units_of_data(
+        xp, p, Bounds(distance, metric_distance, stationarity, gap, decided, lower, upper, low, high)
     )
 
 

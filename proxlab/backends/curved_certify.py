@@ -13,16 +13,15 @@ from proxlab.backends.array_certify import (
     SPREAD,
     corner,
     extra_gap,
+    in_units_of_data,
     no_elements,
     norm_above,
-    outwards,
     prepare,
 )
 from proxlab.backends.curved_search import GIVEN, MAX_EVALUATIONS, Search
 from proxlab.backends.records import Bounds
 from proxlab.bounds import rounding
 from proxlab.groups import Array
-from proxlab.powers import downwards
 
 __all__ = ["curved_bounds"]
 
@@ -119,14 +118,18 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     gap, stationarity = (xp.where(outside, far, v) for v in (gap, stationarity))
     if penalty.nonnegative:
         gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))
-    return Bounds(
-        p.unscale(xp, distance, 0, 1),
-        p.unscale(xp, metric_distance, 0.5, 1),
-        p.unscale(xp, stationarity, 1, 1, per_step=True),
-        p.unscale(xp, gap, 1, 2, per_step=True),
-        decided,
-        downwards(xp, lower * (1.0 - rounding(4)), p.ex),
-        p.unscale(xp, xp.minimum(upper, reach), 0, 1),
-        downwards(xp, box_low * (1.0 - rounding(4)), p.ex),
-        outwards(xp, box_high, p.ex),
+    return in_units_of_data(
+        xp,
+        p,
+        Bounds(
+            distance,
+            metric_distance,
+            stationarity,
+            gap,
+            decided,
+            lower,
+            xp.minimum(upper, reach),
+            box_low,
+            box_high,
+        ),
     )

@@ -25,10 +25,10 @@ from proxlab.backends.array_certify import (
     corner,
     extra_gap,
     finite_or_inf,
+    in_units_of_data,
     metric_norm,
     no_elements,
     norm_above,
-    outwards,
     prepare,
     row_sum,
     scaled_pieces,
@@ -44,7 +44,7 @@ from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.tables import Table, doubt, kinks
-from proxlab.powers import downwards, exponent, times_power
+from proxlab.powers import exponent, times_power
 
 __all__ = ["table_bounds"]
 
@@ -383,14 +383,10 @@ def table_bounds(
         )
     if penalty.threshold > 0 or penalty.nonnegative:
         gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))
-    return Bounds(
-        p.unscale(xp, distance, 0, 1),
-        p.unscale(xp, metric_distance, 0.5, 1),
-        p.unscale(xp, stationarity, 1, 1, per_step=True),
-        p.unscale(xp, gap, 1, 2, per_step=True),
-        decided,
-        downwards(xp, lower * (1.0 - rounding(4)), p.ex),
-        p.unscale(xp, xp.minimum(upper, reach), 0, 1),
-        downwards(xp, low * (1.0 - rounding(4)), p.ex),
-        outwards(xp, high, p.ex),
+    return in_units_of_data(
+        xp,
+        p,
+        Bounds(
+            distance, metric_distance, stationarity, gap, decided, lower, xp.minimum(upper, reach), low, high
+        ),
     )
