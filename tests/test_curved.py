@@ -521,3 +521,10 @@ def test_groups_that_spread_too_far_are_not_called_solved(penalty, x, d):
     assert not found.ok
     assert found.bracket[0][0] == 0.0
     assert found.bracket[1][0] >= max(x)
+
+
+def test_slopes_of_a_unit_strength_have_to_be_numbers_too():
+    with pytest.raises(
+        ValueError, match=r"^eps: the slopes lam/eps and 1/eps .* lam = 1e-10 and eps = 1e-309"
+    ):
+        pl.GroupLog(1e-10, 1e-309)

@@ -40,10 +40,11 @@ class GroupLog(CurvedPenalty):
         super().__post_init__()
         object.__setattr__(self, "lam", check_number("lam", self.lam, 0.0))
         object.__setattr__(self, "eps", check_number("eps", self.eps, 0.0, strict=True))
-        if math.isinf(self.lam / self.eps):
+        # Solvers take the strength out.
+        if math.isinf(max(self.lam, 1.0) / self.eps):
             raise ValueError(
-                f"eps: the slope lam/eps must be within the range of float64, got lam = {self.lam!r} and "
-                f"eps = {self.eps!r}"
+                "eps: the slopes lam/eps and 1/eps must be within the range of float64, got "
+                f"lam = {self.lam!r} and eps = {self.eps!r}"
             )
 
     @property
