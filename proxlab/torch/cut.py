@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import float_bits
-from proxlab.backends.array_api import choose, shrink, shrunk
+from proxlab.backends.array_api import APART_HIGH, APART_LOW, choose, shrink, shrunk
 from proxlab.backends.members import Part, Parts
 from proxlab.groups import AxisLayout
 from proxlab.optim.rules import Proposal
@@ -150,6 +150,7 @@ def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> 
     members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     if not members.in_range:
         ex, ed = _units(every, step, ranks)
+        _check_spread(every, ed, places, ranks)
         members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     rtol = finder.relative_tolerance(float_bits(first))
     choice = choose(xp, members, step, places.weights(first.device), _table(penalty), finder, rtol)
@@ -192,6 +193,23 @@ def _units(matrices: Sequence[_Matrix], step: Tensor, ranks: Ranks) -> tuple[Ten
     ex, eb, ed = ranks.largest(found)
     zero = torch.isinf(ex)
     return torch.where(zero, 0.0, ex), torch.where(zero, torch.where(torch.isinf(ed), 0.0, ed), eb - ex)
+
+
+def _check_spread(matrices: Sequence[_Matrix], ed: Tensor, places: _Places, ranks: Ranks) -> None:
+    """Raise an error in every process where elements of a group are lost that may count."""
+    xp, apart = array_api_compat.array_namespace(ed), torch.zeros_like(ed)
+    for m in (m for m in matrices if m.x.shape[1]):
+        off = exponent(xp, m.d) - ed[m.ids][:, None]
+        lost = (m.x != 0) & ((off <= APART_LOW) | (off >= APART_HIGH))
+        apart[m.ids] += lost.any(dim=1).double()
+    found = torch.nonzero(ranks.largest(apart))
+    if len(found):
+        group = int(found[0])
+        k = int(np.searchsorted(places.offsets, group, side="right")) - 1
+        raise ValueError(
+            f"{places.blocks[k].where}: x: elements and metric of group {group - places.offsets[k]} spread "
+            "too far for a group that lies across processes"
+        )
 
 
 def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class Block:
         penalty: Penalty | None = self.group["penalty"] if self.own is None else self.own
         if penalty is None or not self.active:
             return None
-        return penalty if lies_across(self.groups, self.params) else _here(penalty, self.groups, self.params)
+        return penalty if self.is_cut else _here(penalty, self.groups, self.params)
 
     @property
     def parts(self) -> list[Tensor]:
@@ -90,10 +91,11 @@ class Block:
             return list(self.group["joint"])
         return [self.group["penalty"].groups]
 
-    @property
+    @cached_property
     def is_cut(self) -> bool:
         """Whether its groups lie across processes."""
-        return self.penalty is not None and lies_across(self.groups, self.params)
+        penalised = self.active and self.group["penalty"] is not None
+        return penalised and lies_across(self.groups, self.params)
 
     @property
     def rests(self) -> bool:

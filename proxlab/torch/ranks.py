@@ -25,12 +25,14 @@ class Ranks:
 
     Attributes
     ----------
+    mesh : DeviceMesh
+        The mesh of that parameter.
     count, rank : int
         How many there are, and which of them this one is.
     """
 
     def __init__(self, p: Any) -> None:
-        mesh = p.device_mesh
+        self.mesh = mesh = p.device_mesh
         self._device = p.device
         self.count: int = mesh.size()
         self._members = _members(mesh)
@@ -53,10 +55,9 @@ class Ranks:
         for p in params:
             if not is_distributed(p):
                 continue
-            members = _members(p.device_mesh)
             if found is None:
                 found = cls(p)
-            elif members != found._members:
+            elif p.device_mesh is not found.mesh and (members := _members(p.device_mesh)) != found._members:
                 raise ValueError(
                     "params: distributed parameters must lie on the same processes, got meshes of "
                     f"{found._members} and {members}"

@@ -15,6 +15,10 @@ from torch import distributed, nn
 import proxlab as pl
 from proxlab import study
 from proxlab import torch as pt
+from proxlab.optim.rules import Proposal
+from proxlab.torch.cut import CutProblem, solve
+from proxlab.torch.problems import Block
+from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import lies_across, local, part_of
 from tests.table import TABLED
 from tests.torch.methods import ONE_EACH
@@ -209,11 +213,13 @@ def penalties(rank, world, folder):
     mesh = init_device_mesh("cpu", (world // 2, 2)) if world > 2 else init_device_mesh("cpu", (world,))
     draw = random.Random(3)
     cuts = [Replicate(), Shard(0), Shard(1)]
-    heads = pl.Groups.over((0, 2, 3), shape=(2, 2, 3, 4))
     for row in (r for r in TABLED if r.name not in ("L1", "GroupLinf")):
         torch.manual_seed(4)
-        weights, grads = [[torch.randn(n) for n in ((6, 8), (6,), (12, 4))] for _ in range(2)]
-        joint = row.build(weights=np.linspace(0.5, 2, 6)).with_strength(0.05)
+        m, n, size, width = (draw.randint(2, 7) for _ in range(4))
+        heads = pl.Groups.over((0, 2, 3), shape=(2, m, size, width))
+        shapes = (m, n), (m,), (2 * m * size, width)
+        weights, grads = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
+        joint = row.build(weights=np.linspace(0.5, 2, m)).with_strength(0.05)
         alone = row.build(groups=heads).with_strength(0.05)
 
         def optimizer(params, joint=joint, alone=alone):
@@ -286,6 +292,13 @@ def extremes(rank, world, folder):
             ).step()
         torch.testing.assert_close(whole(q), p.detach(), rtol=1e-12, atol=0.0)
         assert len({bool(v) for v in p.detach().any(dim=0)}) == 2
+    w = torch.tensor([[1e-200, 1.0], [1e200, 1.0]], dtype=torch.float64)
+    q = nn.Parameter(distribute_tensor(w, mesh, [Shard(0)]))
+    d = distribute_tensor(torch.tensor([[1e300, 1.0], [1e-100, 1.0]], dtype=torch.float64), mesh, [Shard(0)])
+    block = Block(0, {"params": [q], "penalty": pl.GroupLasso(1.0, groups=pl.Groups.over(0))}, {"lr": 1.0}, 0)
+    problem = CutProblem(block, [Proposal(local(q).detach(), local(d), 1.0, (), 0.0)])
+    with pytest.raises(ValueError, match=r"param group 0, parameter 0 .*group 0 spread"):
+        solve([problem], Ranks.of([q]), pl.Newton())
 
 
 def wrapper(rank, world, folder):
