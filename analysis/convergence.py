@@ -73,7 +73,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "constant:0.1": {"color": _ORANGE},
 }
 FLOOR_SOLVERS = ("adversary", "proximal gradient", "bisection")
-CONSTANTS = tuple(name for name in SCHEDULES if name.startswith("constant"))
 #: A schedule loses nothing if it needs at most this share more iterations than exact steps.
 NO_LOSS = 0.02
 
