@@ -40,7 +40,7 @@ SUITES = [
     (["inexactness.py"], "inexactness"),
     (["penalties"], "penalties prox extremes optim/sparsity"),
     (["derivative.py", "backends/array_derivative.py"], "derivative"),
-    (["optim/rules.py"], "optim/rules optim/fused_cpu optim/optimizers"),
+    (["optim/rules.py", "optim/updates.py"], "optim/rules optim/fused_cpu optim/optimizers"),
 ]
 CONFIG = """
 [cosmic-ray]

@@ -22,7 +22,8 @@ from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made, outermost
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
-from proxlab.optim.rules import Rule, Settings, Update, sgd
+from proxlab.optim.rules import Rule, Settings
+from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
@@ -46,16 +47,17 @@ _local = threading.local()
 @lru_cache(maxsize=256)
 def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
     """Compile a function of :mod:`proxlab.optim.fused_kernels` for a rule; it is cached on disk."""
-    function, slots, again = update
+    count = len(update.slots)
     chosen = {
-        "read": f"read{len(slots)}",
-        "write": f"write{len(slots)}",
-        "metric": "metric_unit" if again is None else "metric_own",
-        "recalled": "recalled_unit" if again is None else "recalled_own",
+        "read": f"read{count}",
+        "write": f"write{count}",
+        "metric": "metric_unit" if update.metric is None else "metric_own",
         "blend": "blend_average" if averages else "blend_new",
     }
     names = {key: getattr(kernels, target) for key, target in chosen.items()}
-    names |= {"update": function, "again": again or function, "SHRINKS": shrinks}
+    names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
+    if update.metric is not None:
+        names["form"] = update.metric
     return outermost(TARGET, getattr(kernels, name), names)
 
 
@@ -219,13 +221,13 @@ def step(
         If the gradient of a penalised parameter is not finite: nothing has changed then. Or if the prox's
         point or metric is not, though the gradient is: parameter and state are undefined then.
     """
-    update, schedule = rule.select(settings), rule.schedule(settings, t, carry)
+    update, found = rule.select(settings), rule.coefficients(settings, t, carry)
     _check_arrays(update, w, grad, slots)
     if any(np.may_share_memory(grad, a) for a in (w, *slots)):
         grad = grad.copy()
     if w.size == 0:
-        return schedule.carry
-    plan = _plan(penalty if schedule.step > 0.0 else None, w.shape)
+        return found.carry
+    plan = _plan(penalty if found.step > 0.0 else None, w.shape)
     if plan is None:
         raise ValueError(f"penalty: has no fused pass over an array of shape {w.shape}, {penalty!r}")
     keep = settings["momentum"] if rule.averages else 0.0
@@ -239,8 +241,10 @@ def step(
             return _unfused(rule, settings, penalty, w, grad, slots, t, carry, finder)
     kernel = _kernel(plan.name, update, keep > 0.0, plan.shrinks)
     flat = w.reshape(-1)
-    data = (flat, g, tuple([a.reshape(-1) for a in slots]), tuple([number(c) for c in schedule.coefficients]))
-    elementwise = number(schedule.step * plan.cut), number(plan.minus)
+    formulas = found.formulas
+    c = type(formulas)(*[number(a) for a in formulas])
+    data = (flat, g, tuple([a.reshape(-1) for a in slots]), c)
+    elementwise = number(found.step * plan.cut), number(plan.minus)
     if plan.name == "flow":
 
         def flow(begin: int, finish: int) -> int:
@@ -249,10 +253,10 @@ def step(
 
         if threads.run(flow, w.size, w.size) >= 0:
             raise ValueError("the prox's point must be finite")
-        return schedule.carry
+        return found.carry
 
     rtol = finder.relative_tolerance(float_bits(w))
-    numbers = plan.numbers(schedule.step, rtol, w.dtype)
+    numbers = plan.numbers(found.step, rtol, w.dtype)
 
     def rows(begin: int, finish: int) -> int:
         x, d, hard, part, _, _ = _scratch(plan.size, w.dtype)
@@ -265,7 +269,7 @@ def step(
             if count:
                 left = hard[:count]
                 point, metric = (a[: count * plan.size].reshape(count, -1) for a in (x, d))
-                z = _solve(plan, left, point, metric, schedule.step, finder)
+                z = _solve(plan, left, point, metric, found.step, finder)
                 view = flat.reshape(-1, plan.size)
                 view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
         return -1
@@ -278,7 +282,7 @@ def step(
                 total, values, per_block, squares,
             )  # fmt: skip
             if count:
-                _finish_columns(plan, update, data, hard[:count], schedule.step, finder)
+                _finish_columns(plan, update, data, hard[:count], found.step, finder)
         return -1
 
     if plan.name == "rows":
@@ -286,7 +290,7 @@ def step(
     else:
         per_block = plan.per_block(threads.available())
         threads.run(columns, plan.blocks(per_block), w.size)
-    return schedule.carry
+    return found.carry
 
 
 def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:
@@ -313,11 +317,11 @@ def _finish_columns(
     plan: _Plan, update: Update, data: tuple[Any, ...], left: Array, step: float, finder: RootFinder
 ) -> None:
     """Solve the groups of a block whose point the kernel left in the weights."""
-    w, _, slots, coefficients = data
+    w, _, slots, c = data
     _, _, kept, _ = plan.shape
     outer, column = left[0] // kept, left % kept
     point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
-    metric = None if update.metric is None else over_arrays(update.metric, np)(*state, *coefficients)
+    metric = None if update.metric is None else over_arrays(update.metric, np)(state, c)
     z = _solve(plan, left, point, metric, step, finder)
     w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
 
@@ -342,11 +346,10 @@ def _is_finite(plan: _Plan, w: Array, g: Array, squares: Array | None, one: Any)
 
     Those of the weights come along for groups of columns: their sum goes to ``squares``.
     """
-    update = Update(sgd)  # nothing of it is used
     if squares is None:
-        kernel = _kernel("invalid", update, False, False)
+        kernel = _kernel("invalid", SGD, False, False)
         return threads.run(lambda b, f: -1 if kernel(g, b, f, one) == 0.0 else b, g.size, g.size) < 0
-    scan, per_block = _kernel("scan", update, False, False), plan.per_block(threads.available())
+    scan, per_block = _kernel("scan", SGD, False, False), plan.per_block(threads.available())
 
     def task(begin: int, finish: int) -> int:
         _, _, _, part, total, _ = _scratch(1, w.dtype)

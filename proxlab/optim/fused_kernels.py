@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.equations.radial import residual
+from proxlab.optim import updates
 from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 from proxlab.search import final_step
 
@@ -47,17 +48,75 @@ RATIO_LOW, RATIO_HIGH = 1e-20, 1e20
 INF = np.inf
 FIRST: Any = np.uint64(0)
 
-# Set by the target: the rule's update; how its slots are read and written; its metric, now and
-# again from the new state; how the new weight is
-# made of the old one and the prox; whether there is an elementwise part.
-update: Any = None
-read: Any = None
-write: Any = None
-metric: Any = None
-again: Any = None
-recalled: Any = None
-blend: Any = None
-SHRINKS = False
+
+def read0(slots: Any, i: int) -> Any:
+    """Return the elements ``i`` of all slots."""
+    return ()
+
+
+def read1(slots: Any, i: int) -> Any:
+    """As :func:`read0`, of one slot."""
+    return (slots[0][i],)
+
+
+def read2(slots: Any, i: int) -> Any:
+    """As :func:`read0`, of two slots."""
+    return slots[0][i], slots[1][i]
+
+
+def read3(slots: Any, i: int) -> Any:
+    """As :func:`read0`, of three slots."""
+    return slots[0][i], slots[1][i], slots[2][i]
+
+
+@any_order
+def write0(slots: Any, i: int, new: Any) -> None:
+    """Write the elements ``i`` of all slots."""
+
+
+@any_order
+def write1(slots: Any, i: int, new: Any) -> None:
+    """As :func:`write0`, of one slot."""
+    slots[0][i] = new[0]
+
+
+@any_order
+def write2(slots: Any, i: int, new: Any) -> None:
+    """As :func:`write0`, of two slots."""
+    slots[0][i] = new[0]
+    slots[1][i] = new[1]
+
+
+@any_order
+def write3(slots: Any, i: int, new: Any) -> None:
+    """As :func:`write0`, of three slots."""
+    slots[0][i] = new[0]
+    slots[1][i] = new[1]
+    slots[2][i] = new[2]
+
+
+@any_order
+def metric_own(s: Any, c: Any, one: float) -> float:
+    """Return the metric that the rule forms from its new state."""
+    return form(s, c)
+
+
+@any_order
+def metric_unit(s: Any, c: Any, one: float) -> float:
+    """Return the identity's metric."""
+    return one
+
+
+@any_order
+def blend_new(old: float, new: float, keep: float, one: float) -> float:
+    """Return the new weight where it is the prox."""
+    return new
+
+
+@any_order
+def blend_average(old: float, new: float, keep: float, one: float) -> float:
+    """Return the new weight where it is an average."""
+    return keep * old + (one - keep) * new
 
 
 class Numbers(NamedTuple):
@@ -88,74 +147,16 @@ class Numbers(NamedTuple):
     doubt: float
 
 
-def read0(slots: Any, i: int) -> Any:
-    """Return the elements ``i`` of all slots."""
-    return ()
-
-
-def read1(slots: Any, i: int) -> Any:
-    """As :func:`read0`, of one slot."""
-    return (slots[0][i],)
-
-
-def read2(slots: Any, i: int) -> Any:
-    """As :func:`read0`, of two slots."""
-    return slots[0][i], slots[1][i]
-
-
-def read3(slots: Any, i: int) -> Any:
-    """As :func:`read0`, of three slots."""
-    return slots[0][i], slots[1][i], slots[2][i]
-
-
-@any_order
-def write0(slots: Any, i: int, new: Any) -> None:
-    """Write the elements ``i`` of all slots, the last numbers of what the update returned."""
-
-
-@any_order
-def write1(slots: Any, i: int, new: Any) -> None:
-    """As :func:`write0`, of one slot."""
-    slots[0][i] = new[-1]
-
-
-@any_order
-def write2(slots: Any, i: int, new: Any) -> None:
-    """As :func:`write0`, of two slots."""
-    slots[0][i] = new[-2]
-    slots[1][i] = new[-1]
-
-
-@any_order
-def write3(slots: Any, i: int, new: Any) -> None:
-    """As :func:`write0`, of three slots."""
-    slots[0][i] = new[-3]
-    slots[1][i] = new[-2]
-    slots[2][i] = new[-1]
-
-
-@any_order
-def metric_own(new: Any, one: float) -> float:
-    """Return the metric among what the update returned."""
-    return new[1]
-
-
-@any_order
-def metric_unit(new: Any, one: float) -> float:
-    """Return the identity's metric."""
-    return one
-
-
-@any_order
-def blend_new(old: float, new: float, keep: float, one: float) -> float:
-    """Return the new weight where it is the prox."""
-    return new
-
-
-@any_order
-def blend_average(old: float, new: float, keep: float, one: float) -> float:
-    """Return the new weight where it is an average."""
-    return keep * old + (one - keep) * new
+# Set by the target; here for gradient descent: the rule's formulas, how its slots are read and written, how
+# the new weight is made of the old one and the prox, and whether there is an elementwise part.
+state: Any = updates.SGD.state
+point: Any = updates.SGD.point
+form: Any = updates.ADAM.metric
+read: Any = read0
+write: Any = write0
+metric: Any = metric_unit
+blend: Any = blend_new
+SHRINKS = False
 
 
 @any_order
@@ -164,6 +165,19 @@ def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     size = fabs(x) - cut / d
     size = zero if size <= zero else size  # NaN stays
     return size if x > zero else zero - minus * size
+
+
+@any_order
+def propose(w: Any, g: Any, slots: Any, c: Any, k: int, cut: float, minus: float, one: float) -> Any:
+    """Update the state of an element; returns the prox's point and metric, after the elementwise part."""
+    v, u = w[k], g[k]
+    s = state(v, u, read(slots, k), c)
+    write(slots, k, s)
+    d = metric(s, c, one)
+    x = point(v, u, d, s, c)
+    if SHRINKS:
+        x = soft(x, d, cut, minus, one - one)
+    return x, d
 
 
 @any_order
@@ -187,11 +201,7 @@ def sum_flow(
     total = zero
     for i in range(n):
         k = o + i
-        new = update(w[k], g[k], *read(slots, k), *c)
-        write(slots, k, new)
-        x = new[0]
-        if SHRINKS:
-            x = soft(x, metric(new, one), cut, minus, zero)
+        x, _ = propose(w, g, slots, c, k, cut, minus, one)
         z = blend(w[k], x, keep, one)
         w[k] = z
         total += zero * z
@@ -209,11 +219,7 @@ def sum_update(
     for i in range(n):
         k = o + i
         v = w[k]
-        new = update(v, g[k], *read(slots, k), *c)
-        write(slots, k, new)
-        xi, di = new[0], metric(new, one)
-        if SHRINKS:
-            xi = soft(xi, di, cut, minus, zero)
+        xi, di = propose(w, g, slots, c, k, cut, minus, one)
         x[p + i] = xi
         d[p + i] = di
         b = xi * di
@@ -419,12 +425,7 @@ def rows(
 @any_order
 def write_point(w: Any, g: Any, slots: Any, c: Any, k: int, cut: float, minus: float, one: float) -> Any:
     """Update an element, whose point goes to ``w``; returns point and metric."""
-    zero = one - one
-    new = update(w[k], g[k], *read(slots, k), *c)
-    write(slots, k, new)
-    x, d = new[0], metric(new, one)
-    if SHRINKS:
-        x = soft(x, d, cut, minus, zero)
+    x, d = propose(w, g, slots, c, k, cut, minus, one)
     w[k] = x
     return x, d
 
@@ -493,26 +494,14 @@ def add_squares(w: Any, g: Any, o: int, n: int, one: float, part: Any) -> None:
 
 
 @any_order
-def recalled_own(slots: Any, k: int, c: Any, one: float) -> float:
-    """Form the metric from the new state."""
-    return again(*read(slots, k), *c)
-
-
-@any_order
-def recalled_unit(slots: Any, k: int, c: Any, one: float) -> float:
-    """Return the identity's metric."""
-    return one
-
-
-@any_order
 def add_terms(w: Any, slots: Any, c: Any, o: int, stride: int, n: int, one: float, part: Any) -> None:
     """Add two rows' terms to the columns' sums; the columns' ratios stand behind the three sums."""
     for i in range(n):
         k = o + i
         j = k + stride
         ratio = part[i + PITCH3]
-        a0, b0, c0 = terms(w[k], recalled(slots, k, c, one), ratio, one)
-        a1, b1, c1 = terms(w[j], recalled(slots, j, c, one), ratio, one)
+        a0, b0, c0 = terms(w[k], metric(read(slots, k), c, one), ratio, one)
+        a1, b1, c1 = terms(w[j], metric(read(slots, j), c, one), ratio, one)
         part[i] += a0 + a1
         part[i + PITCH] += b0 + b1
         part[i + PITCH2] += c0 + c1
@@ -523,7 +512,7 @@ def add_terms_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: 
     """Add one row's terms, as :func:`add_terms`."""
     for i in range(n):
         k = o + i
-        s, s1, s2 = terms(w[k], recalled(slots, k, c, one), part[i + PITCH3], one)
+        s, s1, s2 = terms(w[k], metric(read(slots, k), c, one), part[i + PITCH3], one)
         part[i] += s
         part[i + PITCH] += s1
         part[i + PITCH2] += s2
@@ -534,7 +523,7 @@ def write_row(w: Any, slots: Any, c: Any, o: int, n: int, one: float, part: Any)
     """Write a row of ``z = x q/(q + rest)``; ratios and rests are the first two rows of ``part``."""
     for i in range(n):
         k = o + i
-        q = recalled(slots, k, c, one) * part[i]
+        q = metric(read(slots, k), c, one) * part[i]
         w[k] = w[k] * (q / (q + part[i + PITCH]))
 
 

@@ -16,7 +16,7 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import ProxProblem, Watch
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, check_start, rests, rule_of
+from proxlab.optim.rules import RULES, Proposal, Rule, check_settings, check_start, rests
 from proxlab.optim.sparsity import (
     Resting,
     TargetSparsity,
@@ -28,6 +28,7 @@ from proxlab.optim.sparsity import (
     warn_of,
 )
 from proxlab.optim.state import State
+from proxlab.optim.updates import Slot
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import check_number
 from proxlab.rootfinders import Newton, RootFinder
@@ -80,11 +81,15 @@ class Optimizer:
     sparsity: TargetSparsity | None = None
     start: int = 1
 
+    #: The update rule (:mod:`proxlab.optim.rules`).
+    rule: ClassVar[Rule]
     # Set while somebody watches; no setting.
     _watch: ClassVar[Watch | None] = None
 
     def __post_init__(self) -> None:
         """Validate the settings."""
+        if not hasattr(self, "rule"):
+            raise TypeError(f"{type(self).__name__}: has no update rule; use one of {', '.join(RULES)}")
         check_root_finder(self.root_finder)
         check_sparsity(self.sparsity)
         if self.inexactness is not None:
@@ -95,11 +100,6 @@ class Optimizer:
             object.__setattr__(self, "certify_every", 1)
         object.__setattr__(self, "start", check_start(self.start, self.rule))
         self._settings(1)
-
-    @property
-    def rule(self) -> Rule:
-        """The update rule (:mod:`proxlab.optim.rules`)."""
-        return rule_of(type(self))
 
     def _settings(self, t: int) -> dict[str, Any]:
         """Return the settings of step ``t``, validated."""
@@ -501,6 +501,8 @@ class ProxSGD(Optimizer):
            [0. , 0. ]])
     """
 
+    rule: ClassVar[Rule] = RULES["ProxSGD"]
+
     lr: LearningRate = 1e-3
     momentum: float = 0.0
     dampening: float = 0.0
@@ -530,6 +532,8 @@ class ProxAdagrad(Optimizer):
     root_finder, inexactness, certify_every, sparsity
         As in :class:`Optimizer`.
     """
+
+    rule: ClassVar[Rule] = RULES["ProxAdagrad"]
 
     lr: LearningRate = 1e-2
     lr_decay: float = 0.0
@@ -563,6 +567,8 @@ class ProxRMSprop(Optimizer):
         As in :class:`Optimizer`.
     """
 
+    rule: ClassVar[Rule] = RULES["ProxRMSprop"]
+
     lr: LearningRate = 1e-2
     alpha: float = 0.99
     eps: float = 1e-8
@@ -592,6 +598,8 @@ class ProxAdam(Optimizer):
         As in :class:`Optimizer`.
     """
 
+    rule: ClassVar[Rule] = RULES["ProxAdam"]
+
     lr: LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -620,6 +628,8 @@ class ProxAdamW(Optimizer):
         As in :class:`Optimizer`.
     """
 
+    rule: ClassVar[Rule] = RULES["ProxAdamW"]
+
     lr: LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -647,6 +657,8 @@ class ProxAMSGrad(Optimizer):
     root_finder, inexactness, certify_every, sparsity
         As in :class:`Optimizer`.
     """
+
+    rule: ClassVar[Rule] = RULES["ProxAMSGrad"]
 
     lr: LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -691,6 +703,8 @@ class RMDA(DualAveraging):
         As in :class:`Optimizer`.
     """
 
+    rule: ClassVar[Rule] = RULES["RMDA"]
+
     lr: LearningRate = 1e-1
     momentum: float = 0.0
     maximize: bool = False
@@ -716,6 +730,8 @@ class RAMDA(DualAveraging):
     root_finder, inexactness, certify_every, sparsity
         As in :class:`Optimizer`.
     """
+
+    rule: ClassVar[Rule] = RULES["RAMDA"]
 
     lr: LearningRate = 1e-2
     momentum: float = 0.0
@@ -744,6 +760,8 @@ class LinBreg(Optimizer):
         As in :class:`Optimizer`.
     """
 
+    rule: ClassVar[Rule] = RULES["LinBreg"]
+
     lr: LearningRate = 1e-3
     momentum: float = 0.0
     delta: float = 1.0
@@ -769,6 +787,8 @@ class AdaBreg(Optimizer):
     root_finder, inexactness, certify_every, sparsity
         As in :class:`Optimizer`.
     """
+
+    rule: ClassVar[Rule] = RULES["AdaBreg"]
 
     lr: LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)

@@ -1,12 +1,9 @@
-"""The update rules of the adaptive methods: the one place where the prox's point and metric are formed.
+"""The adaptive methods as settings of one loop.
 
 A method is a setting of one loop, ProxGen (Yun, Lozano & Yang 2021): a momentum rule, a preconditioner rule
-and the prox in the preconditioner's metric. :class:`Rule` holds what makes a method: an elementwise function
-in plain arithmetic, which runs over arrays of any namespace and compiled; the arrays of state that it needs
-(:class:`Slot`); and the numbers that depend on the count of steps (:class:`Schedule`).
-
-The functions contain no literals, since a compiled float32 loop would compute in float64 with them, and no
-branches. They return the prox's point, the metric where the rule has one, and the new state.
+and the prox in the preconditioner's metric. :class:`Rule` holds what makes a method: its settings, the
+formulas that they choose (:mod:`proxlab.optim.updates`), and the numbers that depend on the count of steps
+(:class:`Coefficients`).
 """
 
 from __future__ import annotations
@@ -21,374 +18,23 @@ import numpy as np
 
 from proxlab.backends.build import over_arrays
 from proxlab.groups import Array
+from proxlab.optim import updates
 from proxlab.optim.sparsity import check_count
+from proxlab.optim.updates import Averages, Bregman, Descent, HeavyBall, MeanSquare, Moments, Update
 from proxlab.penalties.base import check_number
-from proxlab.scalar import any_order, fabs, fmax, sqrt
 
 __all__ = [
     "RULES",
+    "Coefficients",
     "Proposal",
     "Rule",
-    "Schedule",
     "Setting",
-    "Slot",
-    "Update",
     "check_settings",
     "check_start",
     "rests",
-    "rule_of",
 ]
 
 Settings = Mapping[str, Any]
-
-# ----------------------------------------------------------------------------------------------------
-# Elementwise updates. ``sign`` is -1 where the objective is maximised, ``l2`` a coupled weight decay.
-
-
-@any_order
-def sgd(w: Array, g: Array, sign: Array, l2: Array, lr: Array) -> tuple[Array, ...]:
-    """Stochastic gradient descent."""
-    return (w - lr * (sign * g + l2 * w),)
-
-
-@any_order
-def sgd_momentum(
-    w: Array,
-    g: Array,
-    buf: Array,
-    sign: Array,
-    l2: Array,
-    lr: Array,
-    mu: Array,
-    damp: Array,
-    of_g: Array,
-    of_buf: Array,
-) -> tuple[Array, ...]:
-    """Heavy ball and Nesterov (Sutskever et al. 2013): the direction is ``of_g·g + of_buf·buf``."""
-    g = sign * g + l2 * w
-    buf = mu * buf + damp * g
-    return w - lr * (of_g * g + of_buf * buf), buf
-
-
-@any_order
-def adagrad(w: Array, g: Array, total: Array, sign: Array, l2: Array, lr: Array, eps: Array) -> Any:
-    """Adagrad (Duchi, Hazan & Singer 2011), diagonal."""
-    g = sign * g + l2 * w
-    total = total + g * g
-    d = sqrt(total) + eps
-    return w - lr * g / d, d, total
-
-
-@any_order
-def rmsprop(
-    w: Array,
-    g: Array,
-    square: Array,
-    sign: Array,
-    l2: Array,
-    lr: Array,
-    eps: Array,
-    keep: Array,
-    new: Array,
-) -> Any:
-    """RMSprop (Tieleman & Hinton 2012)."""
-    g = sign * g + l2 * w
-    square = keep * square + new * (g * g)
-    d = sqrt(square) + eps
-    return w - lr * g / d, d, square
-
-
-@any_order
-def rmsprop_momentum(
-    w: Array,
-    g: Array,
-    square: Array,
-    buf: Array,
-    sign: Array,
-    l2: Array,
-    lr: Array,
-    eps: Array,
-    keep: Array,
-    new: Array,
-    mu: Array,
-) -> Any:
-    """RMSprop with momentum of the preconditioned gradient, as PyTorch has it."""
-    g = sign * g + l2 * w
-    square = keep * square + new * (g * g)
-    d = sqrt(square) + eps
-    buf = mu * buf + g / d
-    return w - lr * buf, d, square, buf
-
-
-@any_order
-def rmsprop_centered(
-    w: Array,
-    g: Array,
-    square: Array,
-    mean: Array,
-    sign: Array,
-    l2: Array,
-    lr: Array,
-    eps: Array,
-    keep: Array,
-    new: Array,
-) -> Any:
-    """RMSprop by the variance of the gradient (Graves 2013)."""
-    g = sign * g + l2 * w
-    square = keep * square + new * (g * g)
-    mean = mean + new * (g - mean)
-    # nonnegative but for rounding
-    d = sqrt(fabs(square - mean * mean)) + eps
-    return w - lr * g / d, d, square, mean
-
-
-@any_order
-def rmsprop_centered_momentum(
-    w: Array,
-    g: Array,
-    square: Array,
-    mean: Array,
-    buf: Array,
-    sign: Array,
-    l2: Array,
-    lr: Array,
-    eps: Array,
-    keep: Array,
-    new: Array,
-    mu: Array,
-) -> Any:
-    """Centered RMSprop with momentum."""
-    g = sign * g + l2 * w
-    square = keep * square + new * (g * g)
-    mean = mean + new * (g - mean)
-    d = sqrt(fabs(square - mean * mean)) + eps
-    buf = mu * buf + g / d
-    return w - lr * buf, d, square, mean, buf
-
-
-@any_order
-def adam(
-    w: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    sign: Array,
-    l2: Array,
-    shrink: Array,
-    new_m: Array,
-    keep_v: Array,
-    new_v: Array,
-    unbias: Array,
-    eps: Array,
-    size: Array,
-) -> Any:
-    """Adam (Kingma & Ba 2015), and AdamW (Loshchilov & Hutter 2019) by ``shrink``.
-
-    ``unbias`` is ``1/sqrt(1 - beta2^t)`` and ``size`` is ``lr/(1 - beta1^t)``: the metric is corrected for
-    its bias, as the step is.
-    """
-    g = sign * g + l2 * w
-    m = m + new_m * (g - m)
-    v = keep_v * v + new_v * (g * g)
-    d = sqrt(v) * unbias + eps
-    return w * shrink - size * m / d, d, m, v
-
-
-@any_order
-def amsgrad(
-    w: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    largest: Array,
-    sign: Array,
-    l2: Array,
-    shrink: Array,
-    new_m: Array,
-    keep_v: Array,
-    new_v: Array,
-    unbias: Array,
-    eps: Array,
-    size: Array,
-) -> Any:
-    """AMSGrad (Reddi, Kale & Kumar 2018): Adam with the largest second moment so far."""
-    g = sign * g + l2 * w
-    m = m + new_m * (g - m)
-    v = keep_v * v + new_v * (g * g)
-    largest = fmax(largest, v)
-    d = sqrt(largest) * unbias + eps
-    return w * shrink - size * m / d, d, m, v, largest
-
-
-@any_order
-def rmda(w: Array, g: Array, origin: Array, total: Array, weight: Array, scale: Array) -> tuple[Array, ...]:
-    """Regularised modernised dual averaging (Huang & Lee 2022); ``scale`` is ``1/√t``."""
-    total = total + weight * g
-    return origin - scale * total, origin, total
-
-
-@any_order
-def ramda(
-    w: Array,
-    g: Array,
-    origin: Array,
-    total: Array,
-    square: Array,
-    weight: Array,
-    size: Array,
-    eps: Array,
-    third: Array,
-) -> Any:
-    """Regularised adaptive momentumised dual averaging (Huang, Lee et al. 2024), metric ``U^(1/3) + eps``."""
-    total = total + weight * g
-    square = square + size * (g * g)
-    d = square**third + eps
-    return origin - total / d, d, origin, total, square
-
-
-@any_order
-def linbreg(w: Array, g: Array, dual: Array, sign: Array, lr: Array, delta: Array) -> tuple[Array, ...]:
-    """Linearised Bregman iterations (Bungert, Roith, Tenbrinck & Burger 2022)."""
-    dual = dual - lr * (sign * g)
-    return delta * dual, dual
-
-
-@any_order
-def linbreg_momentum(
-    w: Array,
-    g: Array,
-    dual: Array,
-    buf: Array,
-    sign: Array,
-    lr: Array,
-    delta: Array,
-    mu: Array,
-    damp: Array,
-) -> tuple[Array, ...]:
-    """Linearised Bregman iterations with momentum."""
-    buf = mu * buf + damp * (sign * g)
-    dual = dual - lr * buf
-    return delta * dual, dual, buf
-
-
-@any_order
-def adabreg(
-    w: Array,
-    g: Array,
-    dual: Array,
-    m: Array,
-    v: Array,
-    sign: Array,
-    delta: Array,
-    new_m: Array,
-    keep_v: Array,
-    new_v: Array,
-    unbias: Array,
-    eps: Array,
-    size: Array,
-) -> tuple[Array, ...]:
-    """AdaBreg (Bungert et al. 2022): Adam's direction moves the dual variable; the prox has unit metric."""
-    g = sign * g
-    m = m + new_m * (g - m)
-    v = keep_v * v + new_v * (g * g)
-    dual = dual - size * m / (sqrt(v) * unbias + eps)
-    return delta * dual, dual, m, v
-
-
-# ----------------------------------------------------------------------------------------------------
-# The metrics again, from the new state: a pass that keeps nothing for each element forms them anew.
-
-
-@any_order
-def adagrad_metric(total: Array, sign: Array, l2: Array, lr: Array, eps: Array) -> Array:
-    """Form the metric of :func:`adagrad`."""
-    return sqrt(total) + eps
-
-
-@any_order
-def rmsprop_metric(
-    square: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
-) -> Array:
-    """Form the metric of :func:`rmsprop`."""
-    return sqrt(square) + eps
-
-
-@any_order
-def rmsprop_momentum_metric(
-    square: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array,
-    mu: Array,
-) -> Array:  # fmt: skip
-    """Form the metric of :func:`rmsprop_momentum`."""
-    return sqrt(square) + eps
-
-
-@any_order
-def rmsprop_centered_metric(
-    square: Array, mean: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array, new: Array
-) -> Array:
-    """Form the metric of :func:`rmsprop_centered`."""
-    return sqrt(fabs(square - mean * mean)) + eps
-
-
-@any_order
-def rmsprop_centered_momentum_metric(
-    square: Array, mean: Array, buf: Array, sign: Array, l2: Array, lr: Array, eps: Array, keep: Array,
-    new: Array, mu: Array,
-) -> Array:  # fmt: skip
-    """Form the metric of :func:`rmsprop_centered_momentum`."""
-    return sqrt(fabs(square - mean * mean)) + eps
-
-
-@any_order
-def adam_metric(
-    m: Array, v: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array, new_v: Array,
-    unbias: Array, eps: Array, size: Array,
-) -> Array:  # fmt: skip
-    """Form the metric of :func:`adam`."""
-    return sqrt(v) * unbias + eps
-
-
-@any_order
-def amsgrad_metric(
-    m: Array, v: Array, largest: Array, sign: Array, l2: Array, shrink: Array, new_m: Array, keep_v: Array,
-    new_v: Array, unbias: Array, eps: Array, size: Array,
-) -> Array:  # fmt: skip
-    """Form the metric of :func:`amsgrad`."""
-    return sqrt(largest) * unbias + eps
-
-
-@any_order
-def ramda_metric(
-    origin: Array, total: Array, square: Array, weight: Array, size: Array, eps: Array, third: Array
-) -> Array:
-    """Form the metric of :func:`ramda`."""
-    return square**third + eps
-
-
-# ----------------------------------------------------------------------------------------------------
-# What a method is made of.
-
-
-class Slot(NamedTuple):
-    """One array of state per parameter.
-
-    ``start`` says what it is before the first step: "zeros", "parameter" (a copy of it), "dual" (a point
-    whose prox is the parameter) or the name of a setting that holds the value.
-    """
-
-    name: str
-    start: str = "zeros"
-
-
-class Update(NamedTuple):
-    """An elementwise function ``(w, g, *slots, *coefficients) -> (x, [d], *slots)`` and its slots.
-
-    ``metric(*slots, *coefficients)`` forms the same ``d`` again from the new state.
-    """
-
-    function: Callable[..., Any]
-    slots: tuple[Slot, ...] = ()
-    metric: Callable[..., Any] | None = None
 
 
 class Proposal(NamedTuple):
@@ -404,10 +50,10 @@ class Proposal(NamedTuple):
     carry: float
 
 
-class Schedule(NamedTuple):
-    """The numbers of one step: the update's coefficients, the prox's step, and the new carry."""
+class Coefficients(NamedTuple):
+    """The numbers of one step: those of the formulas, the prox's step, and the new carry."""
 
-    coefficients: tuple[float, ...]
+    formulas: Any
     step: float
     carry: float
 
@@ -459,12 +105,11 @@ class Rule:
     settings : mapping of str to Setting
         The hyperparameters, by the names of PyTorch's own optimizers where those have them.
     select : callable
-        ``select(settings)`` returns the :class:`Update`.
-    schedule : callable
-        ``schedule(settings, t, carry)`` returns the :class:`Schedule` of step ``t = 1, 2, …``. ``carry`` is a
-        number that the method keeps between steps, 0 at first (the sum of weights of dual averaging).
-    diagonal : bool
-        Whether the prox has the metric that the update returns; otherwise the identity.
+        ``select(settings)`` returns the :class:`~proxlab.optim.updates.Update`.
+    coefficients : callable
+        ``coefficients(settings, t, carry)`` returns the :class:`Coefficients` of step ``t = 1, 2, …``.
+        ``carry`` is a number that the method keeps between steps, 0 at first (the sum of weights of dual
+        averaging).
     averages : bool
         Whether the new point is averaged: ``w ← momentum·w + (1 - momentum)·prox``.
     convex : bool
@@ -474,8 +119,7 @@ class Rule:
     name: str
     settings: Mapping[str, Setting]
     select: Callable[[Settings], Update]
-    schedule: Callable[[Settings, int, float], Schedule]
-    diagonal: bool = True
+    coefficients: Callable[[Settings, int, float], Coefficients]
     averages: bool = False
     convex: bool = False
 
@@ -497,14 +141,16 @@ class Rule:
         carry : float
             As the step before left it; 0 at first.
         """
-        update = over_arrays(self.select(settings).function, array_api_compat.array_namespace(w))
-        numbers = self.schedule(settings, t, carry)
-        x, *rest = update(w, grad, *slots, *numbers.coefficients)
+        update, found = self.select(settings), self.coefficients(settings, t, carry)
+        xp, c = array_api_compat.array_namespace(w), found.formulas
+        new = over_arrays(update.state, xp)(w, grad, slots, c)
+        metric = None if update.metric is None else over_arrays(update.metric, xp)(new, c)
+        x = over_arrays(update.point, xp)(w, grad, metric, new, c)
         if array_api_compat.is_numpy_array(w) and w.ndim == 0:
             # NumPy's arithmetic makes numbers of arrays without axes.
-            x, *rest = (np.asarray(a) for a in (x, *rest))
-        metric = rest.pop(0) if self.diagonal else None
-        return Proposal(x, metric, numbers.step, tuple(rest), numbers.carry)
+            x, new = np.asarray(x), tuple(np.asarray(a) for a in new)
+            metric = None if metric is None else np.asarray(metric)
+        return Proposal(x, metric, found.step, new, found.carry)
 
 
 def check_settings(rule: Rule, settings: Settings) -> dict[str, Any]:
@@ -552,106 +198,78 @@ def _sign(s: Settings) -> float:
 
 
 def _select_sgd(s: Settings) -> Update:
-    return Update(sgd_momentum, (Slot("momentum_buffer"),)) if s["momentum"] else Update(sgd)
+    return updates.SGD_MOMENTUM if s["momentum"] else updates.SGD
 
 
-def _schedule_sgd(s: Settings, t: int, carry: float) -> Schedule:
-    common = (_sign(s), s["weight_decay"], s["lr"])
-    mu = s["momentum"]
+def _coefficients_sgd(s: Settings, t: int, carry: float) -> Coefficients:
+    sign, l2, lr, mu = _sign(s), s["weight_decay"], s["lr"], s["momentum"]
     if not mu:
-        return Schedule(common, s["lr"], carry)
+        return Coefficients(Descent(sign, l2, lr, 0.0), lr, carry)
     damp = 1.0 if t == 1 else 1.0 - s["dampening"]
     of_g, of_buf = (1.0, mu) if s["nesterov"] else (0.0, 1.0)
-    return Schedule((*common, mu, damp, of_g, of_buf), s["lr"], carry)
+    return Coefficients(HeavyBall(sign, l2, lr, mu, damp, of_g, of_buf), lr, carry)
 
 
-_UPDATE_ADAGRAD = Update(adagrad, (Slot("sum", "initial_accumulator_value"),), adagrad_metric)
-
-
-def _schedule_adagrad(s: Settings, t: int, carry: float) -> Schedule:
+def _coefficients_adagrad(s: Settings, t: int, carry: float) -> Coefficients:
     lr = s["lr"] / (1.0 + (t - 1) * s["lr_decay"])
-    return Schedule((_sign(s), s["weight_decay"], lr, s["eps"]), lr, carry)
-
-
-_RMSPROP = {
-    (False, False): Update(rmsprop, (Slot("square_avg"),), rmsprop_metric),
-    (False, True): Update(
-        rmsprop_momentum, (Slot("square_avg"), Slot("momentum_buffer")), rmsprop_momentum_metric
-    ),
-    (True, False): Update(rmsprop_centered, (Slot("square_avg"), Slot("grad_avg")), rmsprop_centered_metric),
-    (True, True): Update(
-        rmsprop_centered_momentum,
-        (Slot("square_avg"), Slot("grad_avg"), Slot("momentum_buffer")),
-        rmsprop_centered_momentum_metric,
-    ),
-}
+    return Coefficients(Descent(_sign(s), s["weight_decay"], lr, s["eps"]), lr, carry)
 
 
 def _select_rmsprop(s: Settings) -> Update:
-    return _RMSPROP[s["centered"], s["momentum"] > 0]
+    if s["centered"]:
+        return updates.RMSPROP_CENTERED_MOMENTUM if s["momentum"] else updates.RMSPROP_CENTERED
+    return updates.RMSPROP_MOMENTUM if s["momentum"] else updates.RMSPROP
 
 
-def _schedule_rmsprop(s: Settings, t: int, carry: float) -> Schedule:
-    common = (_sign(s), s["weight_decay"], s["lr"], s["eps"], s["alpha"], 1.0 - s["alpha"])
-    return Schedule((*common, s["momentum"]) if s["momentum"] > 0 else common, s["lr"], carry)
+def _coefficients_rmsprop(s: Settings, t: int, carry: float) -> Coefficients:
+    keep, lr = s["alpha"], s["lr"]
+    return Coefficients(
+        MeanSquare(_sign(s), s["weight_decay"], lr, s["eps"], keep, 1.0 - keep, s["momentum"]), lr, carry
+    )
 
 
-def _moments(s: Settings, t: int) -> tuple[float, ...]:
-    """Return ``new_m, keep_v, new_v, unbias, eps, size``."""
+def _moments(s: Settings, t: int, l2: float, scale: float) -> Moments:
     beta1, beta2 = s["betas"]
     unbias = 1.0 / math.sqrt(1.0 - beta2**t)
-    return 1.0 - beta1, beta2, 1.0 - beta2, unbias, s["eps"], s["lr"] / (1.0 - beta1**t)
-
-
-_MOMENTS = Slot("exp_avg"), Slot("exp_avg_sq")
-_UPDATE_ADAM = Update(adam, _MOMENTS, adam_metric)
-_UPDATE_AMSGRAD = Update(amsgrad, (*_MOMENTS, Slot("max_exp_avg_sq")), amsgrad_metric)
+    size = s["lr"] / (1.0 - beta1**t)
+    return Moments(_sign(s), l2, scale, 1.0 - beta1, beta2, 1.0 - beta2, unbias, s["eps"], size)
 
 
 def _select_adam(s: Settings) -> Update:
-    return _UPDATE_AMSGRAD if s["amsgrad"] else _UPDATE_ADAM
+    return updates.AMSGRAD if s["amsgrad"] else updates.ADAM
 
 
-def _schedule_adam(s: Settings, t: int, carry: float) -> Schedule:
-    return Schedule((_sign(s), s["weight_decay"], 1.0, *_moments(s, t)), s["lr"], carry)
+def _coefficients_adam(s: Settings, t: int, carry: float) -> Coefficients:
+    return Coefficients(_moments(s, t, s["weight_decay"], 1.0), s["lr"], carry)
 
 
-def _schedule_adamw(s: Settings, t: int, carry: float) -> Schedule:
-    shrink = 1.0 - s["lr"] * s["weight_decay"]
-    return Schedule((_sign(s), 0.0, shrink, *_moments(s, t)), s["lr"], carry)
+def _coefficients_adamw(s: Settings, t: int, carry: float) -> Coefficients:
+    return Coefficients(_moments(s, t, 0.0, 1.0 - s["lr"] * s["weight_decay"]), s["lr"], carry)
 
 
-_ORIGIN = Slot("origin", "parameter"), Slot("grad_sum")
-_UPDATE_RAMDA = Update(ramda, (*_ORIGIN, Slot("square_sum")), ramda_metric)
+def _coefficients_rmda(s: Settings, t: int, carry: float) -> Coefficients:
+    weight, scale = s["lr"] * math.sqrt(t), 1.0 / math.sqrt(t)
+    total = carry + weight
+    return Coefficients(Averages(_sign(s) * weight, scale, 0.0, 0.0, 0.0), total / math.sqrt(t), total)
 
 
-def _schedule_rmda(s: Settings, t: int, carry: float) -> Schedule:
+def _coefficients_ramda(s: Settings, t: int, carry: float) -> Coefficients:
     weight = s["lr"] * math.sqrt(t)
     total = carry + weight
-    return Schedule((_sign(s) * weight, 1.0 / math.sqrt(t)), total / math.sqrt(t), total)
-
-
-def _schedule_ramda(s: Settings, t: int, carry: float) -> Schedule:
-    weight = s["lr"] * math.sqrt(t)
-    total = carry + weight
-    return Schedule((_sign(s) * weight, weight, s["eps"], 1.0 / 3.0), total, total)
+    return Coefficients(Averages(_sign(s) * weight, 0.0, weight, s["eps"], 1.0 / 3.0), total, total)
 
 
 def _select_linbreg(s: Settings) -> Update:
-    dual = Slot("dual", "dual")
-    if s["momentum"]:
-        return Update(linbreg_momentum, (dual, Slot("momentum_buffer")))
-    return Update(linbreg, (dual,))
+    return updates.LINBREG_MOMENTUM if s["momentum"] else updates.LINBREG
 
 
-def _schedule_linbreg(s: Settings, t: int, carry: float) -> Schedule:
-    common = (_sign(s), s["lr"], s["delta"])
-    mu = s["momentum"]
-    return Schedule((*common, mu, 1.0 - mu) if mu else common, s["delta"], carry)
+def _coefficients_linbreg(s: Settings, t: int, carry: float) -> Coefficients:
+    mu, delta = s["momentum"], s["delta"]
+    return Coefficients(Bregman(_sign(s), s["lr"], delta, mu, 1.0 - mu), delta, carry)
 
 
-def _schedule_adabreg(s: Settings, t: int, carry: float) -> Schedule:
-    return Schedule((_sign(s), s["delta"], *_moments(s, t)), s["delta"], carry)
+def _coefficients_adabreg(s: Settings, t: int, carry: float) -> Coefficients:
+    return Coefficients(_moments(s, t, 0.0, s["delta"]), s["delta"], carry)
 
 
 _EPS = Setting(1e-8, positive=True)
@@ -678,8 +296,7 @@ RULES: Mapping[str, Rule] = {
                 **_MAXIMIZE,
             },
             _select_sgd,
-            _schedule_sgd,
-            diagonal=False,
+            _coefficients_sgd,
         ),
         Rule(
             "ProxAdagrad",
@@ -691,8 +308,8 @@ RULES: Mapping[str, Rule] = {
                 "eps": Setting(1e-10, positive=True),
                 **_MAXIMIZE,
             },
-            lambda s: _UPDATE_ADAGRAD,
-            _schedule_adagrad,
+            lambda s: updates.ADAGRAD,
+            _coefficients_adagrad,
         ),
         Rule(
             "ProxRMSprop",
@@ -706,50 +323,39 @@ RULES: Mapping[str, Rule] = {
                 **_MAXIMIZE,
             },
             _select_rmsprop,
-            _schedule_rmsprop,
+            _coefficients_rmsprop,
         ),
-        Rule("ProxAdam", _ADAM, _select_adam, _schedule_adam),
-        Rule("ProxAdamW", {**_ADAM, "weight_decay": Setting(1e-2)}, _select_adam, _schedule_adamw),
-        Rule("ProxAMSGrad", _AMSGRAD, lambda s: _UPDATE_AMSGRAD, _schedule_adam),
+        Rule("ProxAdam", _ADAM, _select_adam, _coefficients_adam),
+        Rule("ProxAdamW", {**_ADAM, "weight_decay": Setting(1e-2)}, _select_adam, _coefficients_adamw),
+        Rule("ProxAMSGrad", _AMSGRAD, lambda s: updates.AMSGRAD, _coefficients_adam),
         Rule(
             "RMDA",
             {"lr": Setting(1e-1), **_SHARE, **_MAXIMIZE},
-            lambda s: Update(rmda, _ORIGIN),
-            _schedule_rmda,
-            diagonal=False,
+            lambda s: updates.RMDA,
+            _coefficients_rmda,
             averages=True,
         ),
         Rule(
             "RAMDA",
             {"lr": Setting(1e-2), **_SHARE, "eps": _EPS, **_MAXIMIZE},
-            lambda s: _UPDATE_RAMDA,
-            _schedule_ramda,
+            lambda s: updates.RAMDA,
+            _coefficients_ramda,
             averages=True,
         ),
         Rule(
             "LinBreg",
             {"lr": Setting(1e-3), **_SHARE, **_DELTA, **_MAXIMIZE},
             _select_linbreg,
-            _schedule_linbreg,
-            diagonal=False,
+            _coefficients_linbreg,
             convex=True,
         ),
         Rule(
             "AdaBreg",
             {"lr": Setting(1e-3), **_BETAS, **_DELTA, **_MAXIMIZE},
-            lambda s: Update(adabreg, (Slot("dual", "dual"), *_MOMENTS)),
-            _schedule_adabreg,
-            diagonal=False,
+            lambda s: updates.ADABREG,
+            _coefficients_adabreg,
             convex=True,
         ),
     )
 }
 """Every method, by its name."""
-
-
-def rule_of(cls: type) -> Rule:
-    """Return the rule of a class: that of its name, or of the class that it is derived from."""
-    for base in cls.__mro__:
-        if base.__name__ in RULES:
-            return RULES[base.__name__]
-    raise TypeError(f"{cls.__name__}: has no update rule; use one of {', '.join(RULES)}")

@@ -17,8 +17,9 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import Watch
-from proxlab.optim.rules import Proposal, Rule, Slot, check_settings, check_start, rule_of
+from proxlab.optim.rules import Proposal, Rule, check_settings, check_start
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
+from proxlab.optim.updates import Slot
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
@@ -77,6 +78,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         As the methods document them.
     """
 
+    #: The update rule (:mod:`proxlab.optim.rules`).
+    rule: Rule
     # Who looks at the proxes of the steps, if anybody does.
     _watch: Watch | None = None
 
@@ -110,11 +113,6 @@ class ProxOptimizer(torch.optim.Optimizer):
         self._lent: set[Tensor] = set()
         self._check_settings(settings)
         super().__init__(params, {**settings, "penalty": penalty})
-
-    @property
-    def rule(self) -> Rule:
-        """The update rule (:mod:`proxlab.optim.rules`)."""
-        return rule_of(type(self))
 
     @property
     def _steps(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from proxlab.inexactness import Criterion, Schedule
+from proxlab.optim.rules import RULES
 from proxlab.optim.sparsity import TargetSparsity
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -93,6 +94,8 @@ class ProxSGD(ProxOptimizer):
             [0.0000, 0.0000]])
     """
 
+    rule = RULES["ProxSGD"]
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -152,6 +155,8 @@ class ProxAdagrad(ProxOptimizer):
     Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
     optimization", JMLR 12.
     """
+
+    rule = RULES["ProxAdagrad"]
 
     def __init__(
         self,
@@ -213,6 +218,8 @@ class ProxRMSprop(ProxOptimizer):
     ----------
     Tieleman & Hinton (2012), lecture 6.5 of "Neural networks for machine learning".
     """
+
+    rule = RULES["ProxRMSprop"]
 
     def __init__(
         self,
@@ -276,6 +283,8 @@ class ProxAdam(ProxOptimizer):
     Kingma & Ba (2015), "Adam: a method for stochastic optimization", ICLR; with the prox: Deleu & Bengio
     (2021), arXiv:2102.03869.
     """
+
+    rule = RULES["ProxAdam"]
 
     def __init__(
         self,
@@ -347,6 +356,8 @@ class ProxAdamW(ProxOptimizer):
     >>> optimizer.step()
     """
 
+    rule = RULES["ProxAdamW"]
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -402,6 +413,8 @@ class ProxAMSGrad(ProxOptimizer):
     ----------
     Reddi, Kale & Kumar (2018), "On the convergence of Adam and beyond", ICLR.
     """
+
+    rule = RULES["ProxAMSGrad"]
 
     def __init__(
         self,
@@ -463,6 +476,8 @@ class RMDA(DualAveraging):
     reduction", ICLR.
     """
 
+    rule = RULES["RMDA"]
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -512,6 +527,8 @@ class RAMDA(DualAveraging):
     Huang & Lee (2024), "Regularized adaptive momentum dual averaging with an efficient inexact subproblem
     solver for training structured neural network", arXiv:2403.14398.
     """
+
+    rule = RULES["RAMDA"]
 
     def __init__(
         self,
@@ -567,6 +584,8 @@ class LinBreg(ProxOptimizer):
     JMLR 23.
     """
 
+    rule = RULES["LinBreg"]
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -619,6 +638,8 @@ class AdaBreg(ProxOptimizer):
     Bungert, Roith, Tenbrinck & Burger (2022), "A Bregman learning framework for sparse neural networks",
     JMLR 23.
     """
+
+    rule = RULES["AdaBreg"]
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import proxlab as pl
-from proxlab.backends.build import over_arrays
 from proxlab.optim import fused_cpu
 from proxlab.optim.rules import RULES, check_settings
 from tests.optim.methods import METHODS, prox_rows
@@ -285,18 +284,3 @@ def test_where_it_applies():
     assert not fused_cpu.applies(pl.GroupSCAD(0.1, a=3.0), w)
     csr = pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
     assert not fused_cpu.applies(pl.GroupLasso(0.1, groups=csr), w)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_metric_can_be_formed_again(name):
-    rng = np.random.default_rng(0)
-    method = METHODS[name]
-    rule = RULES[method.make.__name__]
-    settings = check_settings(rule, method.settings)
-    update, numbers = rule.select(settings), rule.schedule(settings, 3, 0.7)
-    w, g, *slots = rng.uniform(0.5, 2.0, size=(2 + len(update.slots), 40))
-    proposal = rule.propose(settings, w, g, tuple(slots), 3, 0.7)
-    assert (update.metric is None) == (proposal.metric is None)
-    if update.metric is not None:
-        again = over_arrays(update.metric, np)(*proposal.slots, *numbers.coefficients)
-        np.testing.assert_array_equal(again, proposal.metric)
