@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from proxlab.torch import compact, operations  # noqa: E402
+from proxlab.torch import compact  # noqa: E402
+from proxlab.torch.tracing import operations  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -319,9 +320,9 @@ def test_a_limit_of_attempts_is_named(monkeypatch):
 
 
 def test_a_limit_of_operations_is_named(monkeypatch):
-    from proxlab.torch import tracing
+    from proxlab.torch.tracing import tracer
 
-    monkeypatch.setattr(tracing, "LIMIT_OPERATIONS", 3)
+    monkeypatch.setattr(tracer, "LIMIT_OPERATIONS", 3)
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         model[2].weight[:, 1] = 0
