@@ -14,9 +14,11 @@ from typing import Any, overload
 import array_api_compat
 import numpy as np
 
-from proxlab.groups import Array, Layout, check_plain
-from proxlab.penalties.base import Penalty, as_float, shown
+from proxlab.groups import Layout
+from proxlab.penalties.base import Penalty
 from proxlab.rootfinders import RootFinder
+from proxlab.types import Array
+from proxlab.values import as_float, check_plain, shown
 
 __all__ = ["Problem", "check_array", "check_root_finder", "float_bits", "problem"]
 

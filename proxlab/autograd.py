@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["Task", "detached", "record", "records", "written"]
 

@@ -15,8 +15,8 @@ caller's.
 
 from __future__ import annotations
 
-from proxlab.groups import Array
 from proxlab.scalar import fabs, fmax, fmin, sqrt, where
+from proxlab.types import Array
 
 __all__ = ["ROUNDING", "UNIT", "bracket", "newton", "rounding", "steepest", "terms"]
 

@@ -20,8 +20,8 @@ from proxlab.arguments import Problem, check_finite, check_same, check_values, p
 from proxlab.autograd import detached
 from proxlab.backends import backend_of
 from proxlab.bounds import rounding
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
+from proxlab.types import Array
 from proxlab.untraced import untraced
 
 __all__ = ["Certificate", "Total", "certify"]

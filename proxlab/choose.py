@@ -24,10 +24,10 @@ from proxlab.bounds import UNIT, rounding
 from proxlab.double_double import MARGIN_UNIT
 from proxlab.equations import Task
 from proxlab.equations.radial import roundings
-from proxlab.groups import Array
 from proxlab.rootfinders import Status
 from proxlab.scalar import fabs, filled, fmax, fmin, no, where
 from proxlab.search import Root
+from proxlab.types import Array
 
 __all__ = [
     "RIVAL_RTOL",

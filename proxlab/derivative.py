@@ -13,7 +13,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["Gradients", "pull_back"]
 

@@ -5,7 +5,7 @@ Plain arithmetic on numbers and arrays alike; compiled without leave to reorder.
 
 from __future__ import annotations
 
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["MARGIN_UNIT", "square", "two_product", "two_sum"]
 

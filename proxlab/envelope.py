@@ -10,10 +10,10 @@ from proxlab import autograd
 from proxlab.arguments import problem
 from proxlab.autograd import detached
 from proxlab.derivative import summed_to
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
 from proxlab.powers import exponent, row_products, times_power
 from proxlab.prox import prox
+from proxlab.types import Array
 from proxlab.untraced import untraced
 
 __all__ = ["envelope"]

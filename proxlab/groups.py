@@ -11,28 +11,13 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AxisLayout", "Groups", "IndexLayout", "Layout", "check_plain"]
+from proxlab.types import Array
+from proxlab.values import check_plain
 
-Array = Any
-"""An array of any array-API namespace (NumPy, CuPy, torch, …)."""
+__all__ = ["AxisLayout", "Groups", "IndexLayout", "Layout"]
 
 IntArray = npt.NDArray[np.int64]
 ConvKind = Literal["filter", "channel", "kernel"]
-
-
-def check_plain(name: str, a: Any) -> None:
-    """Raise an error for an array of NumPy that means more than its numbers: masked, a matrix, with units."""
-    if not isinstance(a, np.ndarray) or type(a) in (np.ndarray, np.memmap):
-        return
-    if isinstance(a, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: must not be a masked array, whose mask would be lost; fill it, and leave elements out "
-            "by the groups (label -1)"
-        )
-    raise TypeError(
-        f"{name}: must be a plain array, got {type(a).__name__}, whose meaning would be lost; use "
-        "numpy.asarray"
-    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +61,30 @@ class AxisLayout:
         indices = flat.transpose(self.kept + self.reduced).reshape(-1)
         indptr = np.arange(self.n_groups + 1, dtype=np.int64) * self.group_size
         return indptr, indices
+
+    def canonical_shape(self) -> tuple[int, int, int, int] | None:
+        """Merge axes to (outer kept, outer reduced, inner kept, inner reduced); None if that is too few."""
+        runs: list[tuple[bool, int]] = []
+        for axis, size in enumerate(self.shape):
+            if size == 1:
+                continue
+            reduced = axis in self.reduced
+            if runs and runs[-1][0] == reduced:
+                runs[-1] = (reduced, runs[-1][1] * size)
+            else:
+                runs.append((reduced, size))
+        shape, k = [1, 1, 1, 1], 4
+        for reduced, size in reversed(runs):
+            k -= 1
+            if (k % 2 == 1) != reduced:
+                k -= 1
+            if k < 0:
+                return None
+            shape[k] = size
+        if shape[1] == 1:
+            # (kept, 1, kept, reduced): one axis of groups.
+            shape = [shape[0] * shape[2], 1, 1, shape[3]]
+        return shape[0], shape[1], shape[2], shape[3]
 
     def split(self, x: Array, fill: float) -> list[Array]:
         """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""

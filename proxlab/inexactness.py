@@ -18,9 +18,9 @@ import numpy as np
 
 from proxlab.arguments import Problem, check_same, problem
 from proxlab.bounds import UNIT, rounding
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import check_number
+from proxlab.types import Array
+from proxlab.values import check_number
 
 if TYPE_CHECKING:
     from proxlab.certificate import Certificate

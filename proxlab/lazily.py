@@ -10,8 +10,9 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.groups import Array, AxisLayout, Groups, Layout
+from proxlab.groups import AxisLayout, Groups, Layout
 from proxlab.penalties import Penalty
+from proxlab.types import Array
 
 __all__ = ["is_lazy", "prox_of_blocks"]
 

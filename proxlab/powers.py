@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = [
     "coefficient",

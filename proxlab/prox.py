@@ -23,12 +23,12 @@ from proxlab.autograd import detached
 from proxlab.backends import backend_of
 from proxlab.backends.records import Options
 from proxlab.derivative import Gradients, pull_back
-from proxlab.groups import Array
 from proxlab.lazily import is_lazy, prox_of_blocks
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import shown
 from proxlab.rootfinders import Newton, RootFinder, Status
+from proxlab.types import Array
 from proxlab.untraced import untraced
+from proxlab.values import shown
 
 __all__ = ["Gradients", "Solution", "prox", "prox_vjp", "solve"]
 

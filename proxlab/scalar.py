@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = [
     "any_order",

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 from proxlab.bounds import UNIT
 from proxlab.equations import RADIAL, Sums, Task
-from proxlab.groups import Array
 from proxlab.rootfinders import Newton
 from proxlab.scalar import fabs, filled, fmax, fmin, where
+from proxlab.types import Array
 
 __all__ = ["Root", "Search", "advance", "ask", "begin", "bracketed", "final_step", "finish", "noise", "seek"]
 

@@ -15,6 +15,8 @@ ROOT = Path(pl.__file__).parent
 # A file imports only from files above it in this list (folders: everything in them; within a folder, freely).
 ORDER = [
     "untraced",
+    "types",
+    "values",
     "groups",
     "scalar",
     "powers",

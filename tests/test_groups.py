@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proxlab as pl
-from proxlab.backends.numba_cpu import canonical_shape
 from proxlab.groups import AxisLayout
 from tests.table import GROUPS, LABELS
 
@@ -87,7 +86,7 @@ def test_heads_take_the_path_of_axes_and_split_views():
     groups = pl.Groups.over((0, 2, 3), shape=(3, 4, 8, -1))
     layout = groups.layout((96, 16))
     assert isinstance(layout, AxisLayout)
-    assert canonical_shape(layout) == (1, 3, 4, 128)
+    assert layout.canonical_shape() == (1, 3, 4, 128)
     x = np.arange(96.0 * 16).reshape(96, 16)
     (row,) = pl.Groups.over((1, 2), shape=(4, 24, 16)).layout(x.shape).split(x, 0.0)
     assert np.shares_memory(row, x)

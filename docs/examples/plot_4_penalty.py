@@ -14,7 +14,8 @@ import numpy as np
 
 import proxlab as pl
 from proxlab import study
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty
+from proxlab.values import check_number
 
 # %%
 # The group form of the BerHu penalty (Owen 2007): a norm up to :math:`\delta`, quadratic beyond. Its slope

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from proxlab.arguments import Problem
 from proxlab.backends.records import Bounds, Options, Solved
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["Backend", "backend_of"]
 

@@ -18,7 +18,6 @@ from proxlab.bounds import UNIT
 from proxlab.choose import Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
-from proxlab.groups import Array
 from proxlab.penalties.base import Piece
 from proxlab.powers import (
     coefficient,
@@ -31,6 +30,7 @@ from proxlab.powers import (
 )
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.search import noise
+from proxlab.types import Array
 
 __all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 

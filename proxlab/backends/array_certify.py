@@ -18,11 +18,11 @@ from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.build import over_arrays
 from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
-from proxlab.groups import Array
 from proxlab.penalties import GroupLinf, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
 from proxlab.powers import downwards, exponent, times_power
+from proxlab.types import Array
 
 __all__ = ["free_bounds", "linf_bounds", "radial_bounds", "row_sum", "sum_height"]
 

@@ -13,9 +13,9 @@ from proxlab.backends.array_api import RowSolution, row_max, scale
 from proxlab.backends.array_certify import prepare, row_sum
 from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
 from proxlab.bounds import UNIT, rounding
-from proxlab.groups import Array
 from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status
+from proxlab.types import Array
 
 __all__ = ["curved_rows"]
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
+from proxlab.types import Array
 
 __all__ = [
     "CurvedRates",

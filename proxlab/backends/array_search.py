@@ -9,9 +9,9 @@ from typing import Any
 from proxlab import search
 from proxlab.backends.build import Given, over_arrays, state
 from proxlab.equations import Equation, Sums, Task
-from proxlab.groups import Array
 from proxlab.rootfinders import RootFinder
 from proxlab.search import OPEN, SEEKING, Root, Search
+from proxlab.types import Array
 
 __all__ = ["find_root"]
 

@@ -31,12 +31,12 @@ from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.choose import RIVAL_RTOL
 from proxlab.double_double import MARGIN_UNIT
 from proxlab.equations import Equation, Sums, Task, radial
-from proxlab.groups import Array
 from proxlab.penalties.tables import Table
 from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.scalar import filled, fmax, fmin, sqrt, where
 from proxlab.search import Root, noise
+from proxlab.types import Array
 
 __all__ = ["heights", "table_rows"]
 

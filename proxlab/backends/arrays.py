@@ -26,12 +26,12 @@ from proxlab.backends.array_api import RowSolution
 from proxlab.backends.array_derivative import CurvedRates, Rates, RowGradients
 from proxlab.backends.records import Bounds, GroupResults, Options, Solved
 from proxlab.bounds import rounding
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import row_norm
 from proxlab.penalties.equations import Clipped, Curved, GroupEquation, Radial
 from proxlab.powers import quotient
 from proxlab.rootfinders import RootFinder, Status
+from proxlab.types import Array
 
 __all__ = ["GROUPWISE", "ArrayForm", "array_form", "certify", "enclose_shrunk", "row_bounds", "solve"]
 

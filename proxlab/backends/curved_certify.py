@@ -21,7 +21,7 @@ from proxlab.backends.array_certify import (
 from proxlab.backends.curved_search import GIVEN, MAX_EVALUATIONS, Search
 from proxlab.backends.records import Bounds
 from proxlab.bounds import rounding
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["curved_bounds"]
 

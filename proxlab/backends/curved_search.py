@@ -33,8 +33,8 @@ from proxlab.backends.array_certify import (
 )
 from proxlab.backends.array_tables import Rows, zero_test
 from proxlab.bounds import UNIT, rounding
-from proxlab.groups import Array
 from proxlab.powers import exponent, factors, times_power
+from proxlab.types import Array
 
 __all__ = ["Search"]
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from proxlab.arguments import Problem
 from proxlab.bounds import UNIT
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
 from proxlab.penalties.equations import Clipped, Radial
 from proxlab.rootfinders import Status
+from proxlab.types import Array
 
 __all__ = ["DecimalSolution", "replaced", "solve_group", "solve_groups"]
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import array_api_compat
 
 from proxlab.double_double import square, two_product, two_sum
-from proxlab.groups import Array
 from proxlab.powers import times_power
+from proxlab.types import Array
 
 __all__ = ["Members", "Part", "Parts", "Rows"]
 

@@ -21,7 +21,7 @@ from proxlab import bounds
 from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_values
 from proxlab.backends import arrays, threads
 from proxlab.backends.build import Target
-from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made, outermost
+from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.backends.records import Bounds
 from proxlab.bounds import bracket, newton, rounding, steepest
 from proxlab.groups import AxisLayout, Layout
@@ -690,7 +690,7 @@ def _certify(p: Problem, z: Any) -> Bounds:
         kinds.append(metric.dtype)
     dtype = np.float32 if all(kind == np.float32 for kind in kinds) else np.float64
     full = np.broadcast_to(metric.astype(dtype, copy=False), p.x.shape)
-    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    shape = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     if shape is not None and shape[1] == 1:
         shape = None  # rows
     sources = [np.asarray(a, dtype=dtype) for a in (z, p.x, full)]

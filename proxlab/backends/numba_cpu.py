@@ -184,31 +184,6 @@ def elementwise() -> Any:
     return outermost(TARGET, kernels.shrink_all, {})
 
 
-def canonical_shape(layout: AxisLayout) -> tuple[int, int, int, int] | None:
-    """Merge axes to (outer kept, outer reduced, inner kept, inner reduced), or None if that is too few."""
-    runs: list[tuple[bool, int]] = []
-    for axis, size in enumerate(layout.shape):
-        if size == 1:
-            continue
-        reduced = axis in layout.reduced
-        if runs and runs[-1][0] == reduced:
-            runs[-1] = (reduced, runs[-1][1] * size)
-        else:
-            runs.append((reduced, size))
-    shape, k = [1, 1, 1, 1], 4
-    for reduced, size in reversed(runs):
-        k -= 1
-        if (k % 2 == 1) != reduced:
-            k -= 1
-        if k < 0:
-            return None
-        shape[k] = size
-    if shape[1] == 1:
-        # (kept, 1, kept, reduced): one axis of groups.
-        shape = [shape[0] * shape[2], 1, 1, shape[3]]
-    return shape[0], shape[1], shape[2], shape[3]
-
-
 def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
     """Return some groups of a contiguous array as rows; ``shape`` is its canonical one."""
     inner = shape[2]
@@ -298,7 +273,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
 
         return threads.run(elements, xf.size, xf.size)
 
-    shape = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    shape = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     if shape is not None:
         indptr, indices, longest = NO_INDEX, NO_INDEX, shape[1] * shape[3]
     else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxlab.groups import Array
 from proxlab.rootfinders import RootFinder
+from proxlab.types import Array
 
 __all__ = ["Bounds", "GroupResults", "Options", "Solved"]
 

@@ -41,10 +41,10 @@ from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
 from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
-from proxlab.groups import Array
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.tables import Table, doubt, kinks
 from proxlab.powers import exponent, times_power
+from proxlab.types import Array
 
 __all__ = ["table_bounds"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from proxlab.groups import Array
+from proxlab.types import Array
 
 __all__ = ["Equation", "Sums", "Task"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from proxlab.bounds import rounding
 from proxlab.equations.base import Equation, Sums, Task
-from proxlab.groups import Array
 from proxlab.scalar import fabs, filled, fmax, fmin, where
+from proxlab.types import Array
 
 __all__ = ["CLIPPED", "NEGLIGIBLE", "ROUNDINGS", "enclose", "pace", "residual"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from proxlab.bounds import ROUNDING, bracket, rounding
 from proxlab.equations.base import Equation, Sums, Task
-from proxlab.groups import Array
 from proxlab.scalar import any_order, fabs, filled, fmax, fmin, no, sqrt, where
+from proxlab.types import Array
 
 __all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk_fraction", "terms"]
 

@@ -13,10 +13,11 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import check_array
-from proxlab.groups import Array, Groups
+from proxlab.groups import Groups
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import check_number
+from proxlab.types import Array
 from proxlab.untraced import untraced
+from proxlab.values import check_number
 
 __all__ = ["dual_start", "sparse_start", "subgradient"]
 

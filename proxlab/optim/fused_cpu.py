@@ -19,7 +19,7 @@ import numpy as np
 from proxlab.arguments import check_group_weights, compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import Target, over_arrays
-from proxlab.backends.numba_cpu import COMPILATION, canonical_shape, group_rows, made, outermost
+from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim.rules import Rule, Settings
@@ -149,7 +149,7 @@ def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
     if penalty is None:
         return _FREE
     layout = penalty.groups.layout(shape)
-    geometry = canonical_shape(layout) if isinstance(layout, AxisLayout) else None
+    geometry = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     equation = penalty.equation
     if geometry is None or equation.kernel != "radial" or not equation.compiled:
         return None

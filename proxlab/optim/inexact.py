@@ -15,10 +15,10 @@ import array_api_compat
 
 from proxlab.bounds import rounding
 from proxlab.certificate import Certificate, Total
-from proxlab.groups import Array
 from proxlab.inexactness import Adaptive, Criterion, Distance, EpsSubgradient, Gap, Schedule, Stationarity
 from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
+from proxlab.types import Array
 
 __all__ = ["Tolerance", "solve_certified"]
 

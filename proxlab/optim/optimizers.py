@@ -11,7 +11,6 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import check_array, check_root_finder, dtype_name, native
-from proxlab.groups import Array
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
@@ -20,7 +19,6 @@ from proxlab.optim.rules import RULES, Proposal, Rule, check_settings, check_sta
 from proxlab.optim.sparsity import (
     Resting,
     TargetSparsity,
-    check_count,
     check_sparsity,
     driven,
     living_groups,
@@ -30,9 +28,10 @@ from proxlab.optim.sparsity import (
 from proxlab.optim.state import State
 from proxlab.optim.updates import Slot
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import check_number
 from proxlab.rootfinders import Newton, RootFinder
+from proxlab.types import Array
 from proxlab.untraced import untraced
+from proxlab.values import check_count, check_number
 
 __all__ = [
     "RAMDA",

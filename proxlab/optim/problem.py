@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from proxlab.certificate import Certificate, certify
-from proxlab.groups import Array
 from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import RootFinder
+from proxlab.types import Array
 
 __all__ = ["ProxProblem", "Watch"]
 

@@ -17,11 +17,10 @@ import array_api_compat
 import numpy as np
 
 from proxlab.backends.build import over_arrays
-from proxlab.groups import Array
 from proxlab.optim import updates
-from proxlab.optim.sparsity import check_count
 from proxlab.optim.updates import Averages, Bregman, Descent, HeavyBall, MeanSquare, Moments, Update
-from proxlab.penalties.base import check_number
+from proxlab.types import Array
+from proxlab.values import check_count, check_number
 
 __all__ = [
     "RULES",

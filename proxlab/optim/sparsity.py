@@ -22,19 +22,20 @@ from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
-from proxlab.groups import Array, Groups
+from proxlab.groups import Groups
 from proxlab.optim.budget import Layer, Outcome, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import VanishingRows, check_number, row_norm
+from proxlab.penalties.base import VanishingRows, row_norm
 from proxlab.powers import factors, row_products, times_power
 from proxlab.rootfinders import Newton
+from proxlab.types import Array
 from proxlab.untraced import untraced
+from proxlab.values import check_count, check_number
 
 __all__ = [
     "Resting",
     "TargetSparsity",
-    "check_count",
     "check_sparsity",
     "driven",
     "living_groups",
@@ -435,14 +436,6 @@ class TargetSparsity:
                 "param groups by proxlab.torch.param_groups(model, penalty, example_inputs=…)"
             )
         return sizes.astype(np.float64) * uses
-
-
-def check_count(name: str, value: object, least: float = 1.0) -> int:
-    """Return a whole number, of at least 1 by default, or raise an error that names it."""
-    number = check_number(name, value, least)
-    if number % 1:
-        raise ValueError(f"{name}: must be a whole number, got {value!r}")
-    return int(number)
 
 
 def check_sparsity(sparsity: object) -> TargetSparsity | None:

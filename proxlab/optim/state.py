@@ -15,10 +15,10 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from proxlab.groups import Array
 from proxlab.optim.sparsity import to_numpy
 from proxlab.optim.tree import leaves, rebuild
 from proxlab.penalties import Penalty
+from proxlab.types import Array
 
 __all__ = ["State", "load", "save"]
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from proxlab.groups import Array
 from proxlab.scalar import any_order, fabs, fmax, sqrt
+from proxlab.types import Array
 
 __all__ = [
     "ADABREG",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import reprlib
 from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.bounds import rounding
-from proxlab.groups import Array, Groups, Layout, check_plain
+from proxlab.groups import Groups, Layout
 from proxlab.penalties.equations import GroupEquation, Radial
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, flat_after, form, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
+from proxlab.types import Array
 from proxlab.untraced import untraced
+from proxlab.values import check_number, check_plain
 
 __all__ = [
     "Penalty",
@@ -44,52 +45,6 @@ _BLUR = 2.0**-49
 #: Sums of numbers below this stay in the range.
 HUGE = 2.0**960
 Weights = None | Literal["sqrt_size"] | FloatArray
-
-
-def shown(value: object) -> str:
-    """Return what an error message says a value was: its ``repr``, if that is short."""
-    if isinstance(value, int) and value.bit_length() > 1024:
-        return f"an integer of {value.bit_length()} bits"
-    text = reprlib.repr(value) if isinstance(value, (list, tuple, dict, set)) else repr(value)
-    return text if len(text) <= 200 else text[:197] + "…"
-
-
-def as_float(value: Any) -> float:
-    """Return a real number as a float; beyond all floats it is infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def check_number(name: str, value: object, minimum: float, *, strict: bool = False) -> float:
-    """Return ``value`` as a float, or raise an error that names the argument.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name.
-    value : object
-        What was given.
-    minimum : float
-        The least admissible value.
-    strict : bool
-        Whether ``minimum`` itself is excluded.
-
-    Raises
-    ------
-    TypeError
-        If ``value`` is not a real number.
-    ValueError
-        If it is not finite or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: must be a real number, got {shown(value)}")
-    number = as_float(value)
-    if not math.isfinite(number) or number < minimum or (strict and number == minimum):
-        least = f"{'>' if strict else '>='} {minimum:g}"
-        raise ValueError(f"{name}: must be finite and {least}, got {shown(value)}")
-    return number
 
 
 def _check_groups(groups: object) -> Groups:

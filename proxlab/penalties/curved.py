@@ -12,10 +12,10 @@ import array_api_compat
 import numpy as np
 
 from proxlab import scalar
-from proxlab.groups import Array
 from proxlab.penalties.base import Checked, Penalty, VanishingRows, row_norm
 from proxlab.penalties.equations import Curved
 from proxlab.powers import product, times_power
+from proxlab.types import Array
 
 __all__ = ["Curve", "CurvedPenalty"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty
+from proxlab.values import check_number
 
 __all__ = ["GroupElasticNet"]
 

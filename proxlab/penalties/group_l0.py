@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty
+from proxlab.types import Array
+from proxlab.values import check_number
 
 __all__ = ["GroupL0"]
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.bounds import rounding
-from proxlab.groups import Array
-from proxlab.penalties.base import Penalty, VanishingRows, check_number, row_norm
+from proxlab.penalties.base import Penalty, VanishingRows, row_norm
 from proxlab.penalties.equations import Clipped
 from proxlab.powers import product, times_power
+from proxlab.types import Array
+from proxlab.values import check_number
 
 __all__ = ["GroupLinf"]
 

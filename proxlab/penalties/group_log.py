@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from proxlab.groups import Array
-from proxlab.penalties.base import check_number
 from proxlab.penalties.curved import CurvedPenalty
 from proxlab.scalar import filled, log, log1p, where
+from proxlab.types import Array
+from proxlab.values import check_number
 
 __all__ = ["GroupLog"]
 

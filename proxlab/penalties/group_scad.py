@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.groups import Array
-from proxlab.penalties.base import Piece, RadialPenalty, check_number, flat_after, joined
+from proxlab.penalties.base import Piece, RadialPenalty, flat_after, joined
+from proxlab.types import Array
+from proxlab.values import check_number
 
 __all__ = ["GroupSCAD"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from proxlab.groups import Groups
-from proxlab.penalties.base import Piece, RadialPenalty, Weights, check_number
+from proxlab.penalties.base import Piece, RadialPenalty, Weights
+from proxlab.values import check_number
 
 __all__ = ["L1"]
 

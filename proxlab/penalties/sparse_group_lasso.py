@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxlab.penalties.base import Piece, RadialPenalty, check_number
+from proxlab.penalties.base import Piece, RadialPenalty
+from proxlab.values import check_number
 
 __all__ = ["SparseGroupLasso"]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from proxlab.penalties.base import check_number
+from proxlab.values import check_number
 
 __all__ = ["RootFinder", "Status"]
 

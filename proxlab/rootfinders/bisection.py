@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
 from proxlab.scalar import midpoint
+from proxlab.types import Array
 
 __all__ = ["Bisection"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
 from proxlab.scalar import where
+from proxlab.types import Array
 
 __all__ = ["ClassicNewton"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxlab.groups import Array
 from proxlab.rootfinders.base import RootFinder
+from proxlab.types import Array
 
 __all__ = ["Newton"]
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from proxlab.optim import Optimizer
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import check_count
 from proxlab.study.problems import Collector, Problem
+from proxlab.values import check_count
 
 __all__ = ["Capture", "capture"]
 

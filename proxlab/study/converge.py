@@ -16,7 +16,7 @@ from proxlab.inexactness import Adaptive, Constant, Exact, Schedule
 from proxlab.optim import Optimizer, ProxAdam
 from proxlab.optim.optimizers import squared_distance
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import check_count, living_groups
+from proxlab.optim.sparsity import living_groups
 from proxlab.penalties import Penalty
 from proxlab.study import schedules as named
 from proxlab.study.convergence import Convergence
@@ -24,6 +24,7 @@ from proxlab.study.folder import Result, unit_name
 from proxlab.study.inner import Asked, Inner, InnerSolver, check_inner, residual, solve_inner
 from proxlab.study.references import Running, check_seeds
 from proxlab.study.run import Unit
+from proxlab.values import check_count
 
 __all__ = ["BatchSize", "converge"]
 

@@ -18,10 +18,9 @@ from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal, Rule, check_settings, check_start
-from proxlab.optim.sparsity import Resting, TargetSparsity, check_count, check_sparsity
+from proxlab.optim.sparsity import Resting, TargetSparsity, check_sparsity
 from proxlab.optim.updates import Slot
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import check_number
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.cut import CutProblem, dual_starts, solve
 from proxlab.torch.loading import adapted, check_entry, check_noted
@@ -43,6 +42,7 @@ from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
+from proxlab.values import check_count, check_number
 
 __all__ = ["ProxOptimizer"]
 

@@ -19,11 +19,11 @@ from proxlab import inexactness, penalties, rootfinders
 from proxlab.groups import Groups as Division
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.sparsity import TargetSparsity
-from proxlab.penalties import base
-from proxlab.torch.memory import check_number, check_whole
+from proxlab.torch.memory import check_counted, check_whole
 from proxlab.torch.problems import name_parameter
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
+from proxlab.values import check_number
 
 __all__ = ["LOCAL", "adapted", "check_entry", "check_noted"]
 
@@ -161,24 +161,24 @@ def check_entry(
             raise ValueError(f"{at}: its state {name!r} must have its shape, got {got}")
     for name in ("step", "weight_sum"):
         if name in entry:
-            check_number(entry[name], name == "step", f"{at}: its state {name!r}")
+            check_counted(entry[name], name == "step", f"{at}: its state {name!r}")
     return entry
 
 
 def check_noted(group: Mapping[str, Any]) -> None:
     """Raise an error if what a saved param group notes of the run is not of the kind."""
     for name, least in (("steps", 0.0), ("iterations", 1.0)):
-        if base.check_number(name, group[name], least) % 1.0:
+        if check_number(name, group[name], least) % 1.0:
             raise ValueError(f"{name}: must be a whole number, got {group[name]!r}")
     if group["strength"] is not None:
-        base.check_number("strength", group["strength"], 0.0)
+        check_number("strength", group["strength"], 0.0)
     state = group["sparsity"]
     if state is None:
         return
     if not isinstance(state, Mapping) or set(state) != set(DRIVEN):
         raise ValueError(f"sparsity: must be None or numbers {', '.join(DRIVEN)}, got {state!r}")
     for name, value in state.items():
-        base.check_number(f"sparsity[{name!r}]", value, -1.0 if name == "direction" else 0.0)
+        check_number(f"sparsity[{name!r}]", value, -1.0 if name == "direction" else 0.0)
 
 
 def _slots(rule: Rule) -> set[str]:

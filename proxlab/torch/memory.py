@@ -17,7 +17,7 @@ from torch import Tensor
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
 from proxlab.torch.shards import local
 
-__all__ = ["check_apart", "check_number", "check_tensors", "check_whole"]
+__all__ = ["check_apart", "check_counted", "check_tensors", "check_whole"]
 
 # Numbers of a state, and whether they count.
 _NUMBERS = {"step": True, "weight_sum": False}
@@ -80,7 +80,7 @@ def check_tensors(
                 _check(local(state[name]), here, dtype, block, k, f"its state {name!r}", half=False)
         for name, whole in _NUMBERS.items():
             if name in state:
-                check_number(state[name], whole, f"{_where(block, k)}: its state {name!r}")
+                check_counted(state[name], whole, f"{_where(block, k)}: its state {name!r}")
 
 
 def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, Any]]], slots: Any) -> None:
@@ -200,7 +200,7 @@ def _check(a: Any, p: Tensor, dtype: torch.dtype, block: Block, k: int, what: st
         raise ValueError(f"{_where(block, k)}: {what} must be on {p.device}, got {a.device}")
 
 
-def check_number(value: Any, whole: bool, what: str) -> None:
+def check_counted(value: Any, whole: bool, what: str) -> None:
     """Raise an error if a number of a state, which may be a tensor, is none or negative."""
     single = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))
     number = float(value) if single else math.nan

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
-from proxlab.optim.sparsity import check_count
 from proxlab.torch.sparsity import group_sparsity
 from proxlab.torch.text import format_table
+from proxlab.values import check_count
 
 __all__ = ["Monitor"]
 

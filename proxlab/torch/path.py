@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from proxlab.optim.sparsity import check_count, vanishing_strength
+from proxlab.optim.sparsity import vanishing_strength
 from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
-from proxlab.penalties.base import check_number
 from proxlab.torch.problems import Block, check_group, on_host, wide
 from proxlab.torch.shards import is_distributed
 from proxlab.untraced import untraced
+from proxlab.values import check_count, check_number
 
 __all__ = ["Strengths", "strengths"]
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxlab.groups import Array, AxisLayout, Groups
+from proxlab.groups import AxisLayout, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
 from proxlab.penalties.equations import Radial
 from proxlab.torch.shards import is_distributed, lies_across, local, part_of, shard_kind
+from proxlab.types import Array
 
 __all__ = [
     "HALF",

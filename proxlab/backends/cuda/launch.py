@@ -19,8 +19,9 @@ from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Place, arrange, plan
 from proxlab.backends.records import GroupResults, Options, Solved
-from proxlab.groups import Array, IndexLayout
+from proxlab.groups import IndexLayout
 from proxlab.rootfinders import Status
+from proxlab.types import Array
 
 __all__ = ["Device", "check_device", "solve"]
 

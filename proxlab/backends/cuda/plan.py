@@ -13,10 +13,10 @@ import numpy as np
 
 from proxlab.arguments import Problem, dtype_name
 from proxlab.backends.cuda.build import Variant
-from proxlab.backends.numba_cpu import canonical_shape
 from proxlab.backends.records import GroupResults, Options
-from proxlab.groups import Array, IndexLayout, Layout
+from proxlab.groups import IndexLayout, Layout
 from proxlab.rootfinders import Newton
+from proxlab.types import Array
 
 __all__ = ["MAX_BLOCKS", "Launch", "Place", "arrange", "plan"]
 
@@ -94,7 +94,7 @@ def arrange(layout: Layout, size_x: int, size_d: int) -> tuple[str, Shape]:
     if isinstance(layout, IndexLayout):
         return "gathered", (1, 1, 1, 1)
     n = layout.group_size
-    shape = canonical_shape(layout)
+    shape = layout.canonical_shape()
     if shape is not None and shape[1] == 1:
         return "contiguous", shape
     if shape is not None and shape[3] * size_x >= SECTOR:
