@@ -10,6 +10,8 @@ from proxlab.backends.kernel_records import Data, Scratch, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
+from proxlab.optim import fused_kernels
+from proxlab.optim.rules import RULES, check_settings
 
 PENALTIES = {
     "lasso": pl.GroupLasso(1.0),
@@ -66,3 +68,36 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
     # Sums are added in another order, by which an iteration more or less may be rounding.
     apart = np.abs(found.evaluations - expected.evaluations)
     assert np.mean(apart > 0) <= 0.05
+
+
+@pytest.mark.parametrize("name", ["ProxSGD", "ProxAdamW", "ProxAMSGrad", "ProxRMSprop"])
+def test_the_fused_pass_runs_in_python(name, monkeypatch):
+    """As the kernels stand they are those of gradient descent; a target sets the rule of another method."""
+    rule = RULES[name]
+    settings = check_settings(rule, {"lr": 0.1})
+    update = rule.select(settings)
+    if update.slots:
+        count = len(update.slots)
+        chosen = {"state": update.state, "point": update.point, "form": update.metric}
+        chosen |= {"read": getattr(fused_kernels, f"read{count}"), "metric": fused_kernels.metric_own}
+        chosen["write"] = getattr(fused_kernels, f"write{count}")
+        for key, value in chosen.items():
+            monkeypatch.setattr(fused_kernels, key, value)
+    rng = np.random.default_rng(0)
+    n, lam = 80, 2.0
+    w = rng.normal(size=(6, n)) * np.array([[1, 1, 0.1, 0.1, 0.01, 0.01]]).T
+    g, *slots = rng.uniform(1e-3, 1e-2, size=(1 + len(update.slots), *w.shape))
+    proposal = rule.propose(settings, w, g, tuple(slots), 3, 0.0)
+    expected = pl.prox(pl.GroupLasso(lam), proposal.x, proposal.step, metric=proposal.metric)
+    assert 0 < np.count_nonzero((expected == 0).all(axis=1)) < 6
+    numbers = fused_kernels.Numbers(lam, 0.0, np.inf, 0.0, 0.0, 1e-15, 2.0**-53, 1e-200, 0.1, 1e-14)
+    flat, state = w.ravel(), tuple(a.ravel() for a in slots)
+    x, d, left = np.empty(w.size), np.empty(w.size), np.zeros(6, np.int64)
+    found = fused_kernels.rows(
+        flat, g.ravel(), state, rule.coefficients(settings, 3, 0.0).formulas, (6, 1, 1, n), 0, 6, np.ones(1),
+        numbers, 0.0, 1.0, 0.0, 1.0, x, d, left, np.empty(1),
+    )  # fmt: skip
+    assert found == (6, 0)
+    np.testing.assert_allclose(flat.reshape(w.shape), expected, rtol=1e-12, atol=1e-15)
+    for ours, theirs in zip(state, proposal.slots, strict=True):
+        np.testing.assert_allclose(ours, theirs.ravel(), rtol=1e-14)
