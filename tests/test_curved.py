@@ -459,11 +459,18 @@ def test_a_bound_that_is_none_is_found(monkeypatch):
     h = pl.GroupLog(0.4, 0.3)
     good = pl.solve(h, x, metric=d)
     real = curved_search.Search._line
-    monkeypatch.setattr(curved_search.Search, "_line", lambda s, end, r: 0.5 * real(s, end, r))
+
+    def tangents(factor):
+        def line(s, line, r):
+            return np.where(line.eps > 0, factor, 1.0) * real(s, line, r)
+
+        monkeypatch.setattr(curved_search.Search, "_line", line)
+
+    tangents(0.5)
     slow = pl.solve(h, x, metric=d)
     assert slow.evaluations.sum() > good.evaluations.sum()
     np.testing.assert_allclose(slow.z, good.z, rtol=1e-5, atol=1e-7)
-    monkeypatch.setattr(curved_search.Search, "_line", lambda s, end, r: 2.0 * real(s, end, r))
+    tangents(2.0)
     wrong = pl.solve(h, x, metric=d)
     assert np.abs(wrong.z - good.z).max() > 1e-3
 

@@ -19,6 +19,7 @@ and the certificate encloses all of it.
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -43,6 +44,8 @@ MAX_EVALUATIONS = 400
 MAX_STEPS = 80
 #: Those that may be Newton's, and halvings where only a rough place is wanted.
 NEWTON_STEPS, LEAST_STEPS = 20, 20
+#: While fewer than this share of what is worked on is still open, the rest is put aside.
+FEW = 0.5
 #: Roundings that a slope, a curvature and a value are good for.
 GIVEN = 64
 #: What a slope or a value may lose to underflow, in scaled units; beyond LARGEST nothing is said.
@@ -68,6 +71,32 @@ class Ends(NamedTuple):
     turn: Array
     value: Array
     sign: Array
+
+
+class Price(NamedTuple):
+    """What makes ``τ``, ``τ'`` and ``η p`` of a penalty's functions: factors, each in one part or two.
+
+    ``length`` makes a radius one of the data; slopes, curvatures and values are multiplied by the others.
+    """
+
+    length: tuple[Array, ...]
+    slope: tuple[Array, ...]
+    turn: tuple[Array, ...]
+    value: tuple[Array, ...]
+
+
+class Line(NamedTuple):
+    """A bound of ``F'``: that of ``τ``, ``weight τ(r) + lost``, less a line for ``T``.
+
+    The line is ``t - kappa (r - start)``, less what rounding leaves open of it, a share ``eps`` of its parts.
+    """
+
+    weight: Array
+    lost: Array
+    start: Array
+    t: Array
+    kappa: Array
+    eps: Array
 
 
 class Verdict(NamedTuple):
@@ -106,8 +135,8 @@ class Search:
         # r 2^ex, and step·weight·2^-(…) for slopes, curvatures and values: one factor or two, in the range.
         first, second, third, whole = factors(xp, p.step, p.weight, strength)
         price = first * second * third
-        self.length = self._halves(self.one, p.ex)
-        self.factors = [self._halves(price, whole - p.ed - k * p.ex) for k in (1.0, 0.0, 2.0)]
+        parts = (self._halves(price, whole - p.ed - k * p.ex) for k in (1.0, 0.0, 2.0))
+        self.price = Price(self._halves(self.one, p.ex), *parts)
 
     def _halves(self, mantissa: Array, e: Array) -> tuple[Array, ...]:
         xp = self.xp
@@ -117,28 +146,29 @@ class Search:
             return (times_power(xp, mantissa, half + rest),)
         return times_power(xp, mantissa, half), times_power(xp, self.one, rest)
 
-    def _scaled(self, function: Any, r: Array, factors: tuple[Array, ...]) -> Array:
-        xp = self.xp
-        copies = r.shape[0] // self.zero.shape[0]
-        for a in self.length:
-            r = r * (a if copies == 1 else xp.concat([a] * copies))
+    def _scaled(self, function: Any, r: Array, price: Price, factors: tuple[Array, ...]) -> Array:
+        for a in price.length:
+            r = r * a
         v = function(r)
         for a in factors:
-            v = v * (a if copies == 1 else xp.concat([a] * copies))
-        return xp.where(xp.isnan(v), xp.zeros_like(v), v)
+            v = v * a
+        return self.xp.where(self.xp.isnan(v), self.xp.zeros_like(v), v)
 
-    def slope(self, r: Array) -> Array:
-        """Return ``τ``."""
-        return self._scaled(self.curve.slope, r, self.factors[0])
+    def slope(self, r: Array, price: Price | None = None) -> Array:
+        """Return ``τ``; by default of all rows."""
+        price = price or self.price
+        return self._scaled(self.curve.slope, r, price, price.slope)
 
-    def turn(self, r: Array) -> Array:
+    def turn(self, r: Array, price: Price | None = None) -> Array:
         """Return ``τ'``, ``r > 0``."""
-        return self._scaled(self.curve.curvature, r, self.factors[1])
+        price = price or self.price
+        return self._scaled(self.curve.curvature, r, price, price.turn)
 
-    def value(self, r: Array) -> Array:
+    def value(self, r: Array, price: Price | None = None) -> Array:
         """Return ``η p``."""
-        v = self._scaled(self.curve.value, self.xp.where(r > 0, r, self.xp.ones_like(r)), self.factors[2])
-        return self.xp.where(r > 0, v, self.xp.zeros_like(v))
+        xp, price = self.xp, price or self.price
+        v = self._scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
+        return xp.where(r > 0, v, xp.zeros_like(v))
 
     # ------------------------------------------------------------------------------------------------
     # Points of the path.
@@ -224,7 +254,7 @@ class Search:
         xp, p = self.xp, self.p
         tau, value = self.slope(xp.where(r > 0, r, self.one)), self.value(r)
         good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(p.ex) < 900.0)
-        for parts in self.factors:
+        for parts in self.price[1:]:
             size = self.one
             for part in parts:
                 size = size * part
@@ -282,10 +312,15 @@ class Search:
     # ------------------------------------------------------------------------------------------------
     # Intervals.
 
-    def _line(self, end: Ends, r: Array) -> Array:
-        """Return a lower bound of ``T``: the tangent at the point of an end."""
-        off = self.xp.abs(r - end.r)
-        return end.t - end.kappa * (r - end.r) - self.eps * (end.t + end.kappa * (off + end.r))
+    def _line(self, line: Line, r: Array) -> Array:
+        """Return what a line says of ``T``."""
+        off = r - line.start
+        share = line.eps * (line.t + line.kappa * (self.xp.abs(off) + line.start))
+        return line.t - line.kappa * off - share
+
+    def _along(self, line: Line, r: Array, price: Price) -> Array:
+        """Return a bound of ``F'`` at radii."""
+        return self.slope(r, price) * line.weight + line.lost - self._line(line, r)
 
     def noise(self, end: Ends) -> Array:
         """Return what rounding leaves open about ``F'`` at the point of an end."""
@@ -298,7 +333,9 @@ class Search:
         """Return what rounding leaves open about ``τ - T``."""
         return self.own * tau + self.eps * (self.xp.abs(turn) * r + t + kappa * r) + LOST
 
-    def judge(self, left: Ends, right: Ends, best: Array, tolerance: Array, loose: Array) -> Verdict:
+    def judge(
+        self, left: Ends, right: Ends, best: Array, tolerance: Array, loose: Array, price: Price
+    ) -> Verdict:
         """Say what is known of intervals.
 
         Parameters
@@ -308,6 +345,8 @@ class Search:
             What some point is known to cost at most.
         tolerance, loose : array
             Relative error of the middle, and width, at which an enclosure of a minimiser is good enough.
+        price : Price
+            Of the rows that the intervals are of.
         """
         xp, eps, own = self.xp, self.eps, self.own
         lo, hi = left.at, right.at
@@ -317,14 +356,18 @@ class Search:
         chord = xp.where(width > 0, (left.t - right.t) / xp.where(width > 0, width, one), zero)
         slack = eps * (left.t + right.t + chord * (left.r + right.r))
 
-        def above(r: Array) -> Array:  # a lower bound of F'
-            return self.slope(r) * (1.0 - own) - LOST - (left.t - chord * (r - left.r)) - slack
+        # A lower bound of F', and two upper ones.
+        chordal = Line(one - own, -LOST - slack, left.r, left.t, chord, zero)
+        by_tangents = tuple(Line(one + own, zero + LOST, e.r, e.t, e.kappa, one * eps) for e in (left, right))
 
-        def below_left(r: Array) -> Array:  # upper bounds of F'
-            return self.slope(r) * (1.0 + own) + LOST - self._line(left, r)
+        def above(r: Array) -> Array:
+            return self._along(chordal, r, price)
+
+        def below_left(r: Array) -> Array:
+            return self._along(by_tangents[0], r, price)
 
         def below_right(r: Array) -> Array:
-            return self.slope(r) * (1.0 + own) + LOST - self._line(right, r)
+            return self._along(by_tangents[1], r, price)
 
         # Where the tangents cross.
         gap = left.kappa - right.kappa
@@ -333,27 +376,18 @@ class Search:
         cross = xp.minimum(xp.maximum(xp.where(xp.isfinite(cross), cross, lo), lo), hi)
         at_cross = xp.maximum(below_left(cross), below_right(cross))
         at_lo, at_hi = below_left(lo), below_right(hi)
-        # Where F' is least against the chord.
-        least = self._least(lo, hi, chord) if self.bends else (lo if not self.falls else hi)
 
         empty = hi <= lo
         if self.bends:
-            # The tangent there is below a convex function.
-            turn = xp.where(least > 0, self.turn(xp.where(least > 0, least, one)), left.turn)
-            tilt, doubt = turn + chord, own * (xp.abs(turn) + chord)
-            dip = xp.maximum(tilt + doubt, zero) * (least - lo) + xp.maximum(doubt - tilt, zero) * (
-                hi - least
-            )
-            rises = above(least) - dip > 0
             falls = (at_lo < 0) & (at_hi < 0) & (at_cross < 0)
             bows = right.turn * (1.0 - own) + left.kappa * (1.0 + eps) < 0
+            dead = empty | falls | bows
         elif self.falls:
             rises = right.tau * (1.0 - own) - LOST > left.t - chord * (lo - left.r) + slack
-            falls = left.tau * (1.0 + own) + LOST < self._line(right, hi)
-            bows = xp.zeros_like(rises)
+            falls = left.tau * (1.0 + own) + LOST < self._line(by_tangents[1], hi)
+            dead = empty | rises | falls
         else:
-            rises, falls = above(lo) > 0, at_hi < 0
-            bows = xp.zeros_like(rises)
+            dead = empty | (above(lo) > 0) | (at_hi < 0)
 
         # Lower bounds of F: by the right end's tangent, and by the chord from the left.
         def by_right(r: Array) -> Array:
@@ -371,14 +405,14 @@ class Search:
         if not self.falls:
             mean = left.tau  # a convex p lies above its tangent
         steep = xp.where(lo > 0, left.tau * lo, zero) + right.tau * hi
-        price = own * (left.value + right.value) + eps * steep + LOST
+        slip = own * (left.value + right.value) + eps * steep + LOST
 
         def least_of(q: Any, slope_left: Array, bend: Array) -> Array:
             # Linear and a quadratic: q'(lo) = slope_left, q'' = bend.
             h = xp.where(bend > 0, -(mean + slope_left) / xp.where(bend > 0, bend, one), zero)
             h = xp.where(bend > 0, h, xp.where(mean + slope_left < 0, hi - lo, zero))
             h = xp.minimum(xp.maximum(h, zero), hi - lo)
-            return left.value + mean * h + q(lo + h) - price
+            return left.value + mean * h + q(lo + h) - slip
 
         by_a = least_of(by_right, -(right.t + right.kappa * (right.r - lo)), right.kappa)
         by_b = least_of(by_left, -(left.t - chord * (lo - left.r)), chord)
@@ -386,13 +420,24 @@ class Search:
         meet = self._meet(left, right, chord, lo, hi)
         if self.bends:
             # Where F still falls at the right end, both bounds are least at an end of each part.
-            here = self.value(meet) * (1.0 - own) + xp.maximum(by_left(meet), by_right(meet)) - price
-            begin = xp.where(left.sign > 0, far, left.value * (1.0 - own) + by_left(lo) - price)
+            here = self.value(meet, price) * (1.0 - own) + xp.maximum(by_left(meet), by_right(meet)) - slip
+            begin = xp.where(left.sign > 0, far, left.value * (1.0 - own) + by_left(lo) - slip)
             ends = (right.sign < 0) & (right.at == right.r)
             sharp = xp.where(ends, xp.minimum(here, begin), -far)
             floor = xp.maximum(floor, sharp)
         floor = xp.where(xp.isnan(floor), -far, floor)
-        dead = empty | rises | falls | bows | (floor > best)
+        dead = dead | (floor > best)
+        # Where F' is least against the chord.
+        least = hi if self.falls else lo
+        if self.bends:
+            least = self._least(lo, hi, chord, ~dead, price)
+            # The tangent there is below a convex function.
+            turn = xp.where(least > 0, self.turn(xp.where(least > 0, least, one), price), left.turn)
+            tilt, doubt = turn + chord, own * (xp.abs(turn) + chord)
+            dip = xp.maximum(tilt + doubt, zero) * (least - lo) + xp.maximum(doubt - tilt, zero) * (
+                hi - least
+            )
+            dead = dead | (above(least) - dip > 0)
 
         # Between which radii the minimiser lies, where there is one.
         holds = ~dead & (left.sign <= 0) & (right.sign >= 0)
@@ -404,29 +449,25 @@ class Search:
         if self.bends or not self.falls:
             first = at_cross < 0
             a, b = xp.where(first, cross, lo), xp.where(first, hi, cross)
-            kappa = xp.where(first, right.kappa, left.kappa)
-
-            def below(r: Array) -> Array:
-                return xp.where(first, below_right(r), below_left(r))
-
+            line = Line(*(xp.where(first, v, u) for u, v in zip(*by_tangents, strict=True)))
             on = holds & (at_lo < 0)
             # Elsewhere, where the tangents say that F falls.
             ahead = ~dead & ~holds & first & (right.sign > 0)
-            start, _ = self._root(below, kappa, a, b, on | ahead, xp.where(first, right.r, left.r), 2.0**-24)
+            start, _ = self._root(line, a, b, on | ahead, line.start, 2.0**-24, price)
             low = xp.where(on, start, low)
             found = (on | ahead) & (start > lo)
             look = xp.where(found, start, look)
-            towards = xp.where(found, self.slope(xp.where(found, start, one)), towards)
+            towards = xp.where(found, self.slope(xp.where(found, start, one), price), towards)
             on = holds & (above(hi) > 0)
-            _, end = self._root(above, chord, low, hi, on, low, 2.0**-6)
+            _, end = self._root(chordal, low, hi, on, low, 2.0**-6, price)
             high = xp.where(on, end, high)
         else:
             # Without a proof, where the tangent on the left says that it is.
             on = holds & (at_lo < 0)
-            start, _ = self._root(below_left, left.kappa, lo, hi, on, left.r, 2.0**-24)
+            start, _ = self._root(by_tangents[0], lo, hi, on, left.r, 2.0**-24, price)
             found = on & (start > lo) & (start < hi)
             look = xp.where(found, start, look)
-            towards = xp.where(found, self.slope(xp.where(found, start, one)), towards)
+            towards = xp.where(found, self.slope(xp.where(found, start, one), price), towards)
         wide = high - low
         if self.bends or not self.falls:
             # How far the crossing of the tangents may be off, of how far that of the chord is.
@@ -453,21 +494,24 @@ class Search:
         middle = 0.5 * (left.t + right.t) / xp.where(right.r > 0, 0.5 * (left.r + right.r), one)
         return xp.where(inside, mu, xp.where(middle > 0, middle, one))
 
-    def _least(self, lo: Array, hi: Array, chord: Array) -> Array:
-        """Return about where a convex ``τ`` is least against a chord: where ``τ' = -chord``."""
+    def _least(self, lo: Array, hi: Array, chord: Array, on: Array, price: Price) -> Array:
+        """Return about where a convex ``τ`` is least against a chord, where ``τ' = -chord``; else the end."""
         xp = self.xp
-        one = xp.ones_like(lo)
+        if not bool(xp.any(on)):
+            return hi
+        a, b, fall, price = chosen(on, (lo, hi, chord, price))
 
         def slope(r: Array) -> Array:
-            return self.turn(xp.where(r > 0, r, one)) + chord
+            return self.turn(xp.where(r > 0, r, xp.ones_like(r)), price) + fall
 
-        at_lo, at_hi = (lo > 0) & (slope(lo) >= 0), slope(hi) <= 0
-        a, b = lo, hi
+        first, last = (a > 0) & (slope(a) >= 0), slope(b) <= 0
+        near, far = a, b
         for _ in range(LEAST_STEPS):
-            middle = self.midpoint(a, b)
+            middle = self.midpoint(near, far)
             before = slope(middle) < 0
-            a, b = xp.where(before, middle, a), xp.where(before, b, middle)
-        return xp.where(at_lo, lo, xp.where(at_hi, hi, self.midpoint(a, b)))
+            near, far = xp.where(before, middle, near), xp.where(before, far, middle)
+        found = xp.where(first, a, xp.where(last, b, self.midpoint(near, far)))
+        return put_back(xp, on, found, hi)
 
     def _meet(self, left: Ends, right: Ends, chord: Array, lo: Array, hi: Array) -> Array:
         """Return about where the two lower bounds of ``q`` meet, that from the right rising past the
@@ -485,40 +529,57 @@ class Search:
         return xp.minimum(xp.maximum(r, lo), hi)
 
     def _root(
-        self, f: Any, kappa: Array, a: Array, b: Array, on: Array, base: Array, share: float
+        self, line: Line, a: Array, b: Array, on: Array, base: Array, share: float, price: Price
     ) -> tuple[Array, Array]:
-        """Narrow ``f(a) < 0 <= f(b)`` where it holds, for ``f' ≈ τ' + kappa``; other intervals stay.
+        """Narrow ``f(a) < 0 <= f(b)`` of a bound ``f`` where it holds; other intervals stay.
 
         Newton's method from the right, where a convex ``f`` keeps it, and from the left what it comes to
         next, up to a share of the distance to ``base``.
         """
         xp = self.xp
-        one = xp.ones_like(a)
-        a, b = xp.where(on, a, one), xp.where(on, b, one)
-        fb = f(b)
-        going = on & (f(xp.where(a > 0, a, xp.full_like(a, SMALLEST))) < 0)
+        if not bool(xp.any(on)):
+            return a, b
+        near, far, *given = chosen(on, (a, b, base, line, price))
+        base, line, price = given
+        value = self._along(line, far, price)
+        start = xp.where(near > 0, near, xp.full_like(near, SMALLEST))
+        going = self._along(line, start, price) < 0
         # Where f is negative all along, nothing is beyond.
-        a = xp.where(going & (fb < 0), b, a)
-        going = going & (fb >= 0)
-        for k in range(MAX_STEPS):
+        near = xp.where(going & (value < 0), far, near)
+        near, far = self._narrow(near, far, value, going & (value >= 0), base, line, price, share, 0)
+        return put_back(xp, on, near, a), put_back(xp, on, far, b)
+
+    def _narrow(
+        self, a: Array, b: Array, fb: Array, going: Array, base: Array, line: Line, price: Price,
+        share: float, done: int,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Go on with the brackets that :meth:`_root` begins, of which ``done`` steps are made."""
+        xp = self.xp
+        for k in range(done, MAX_STEPS):
             going = going & (b - a > xp.maximum(4.0 * UNIT * b, share * xp.abs(b - base)))
-            if not bool(xp.any(going)):
+            count = int(xp.sum(xp.astype(going, xp.int64)))
+            if count == 0:
                 break
-            middle = self.midpoint(a, b)
-            slope = self.turn(b) + kappa
+            if count < FEW * going.shape[0]:
+                *few, line, price = chosen(going, (a, b, fb, going, base, line, price))
+                near, far, value, still, base = few
+                near, far = self._narrow(near, far, value, still, base, line, price, share, k)
+                return put_back(xp, going, near, a), put_back(xp, going, far, b)
+            one = xp.ones_like(a)
+            slope = self.turn(b, price) + line.kappa
             ahead = b - fb / xp.where(slope > 0, slope, one)
             use = (slope > 0) & (ahead > a) & (ahead < b) & (k < NEWTON_STEPS)
-            spot = xp.where(going, xp.where(use, ahead, middle), one)
-            value = f(spot)
+            spot = xp.where(going, xp.where(use, ahead, self.midpoint(a, b)), one)
+            value = self._along(line, spot, price)
             right = going & (value >= 0)
             a, b, fb = xp.where(going & ~right, spot, a), xp.where(right, spot, b), xp.where(right, value, fb)
             # A little left of where Newton's method goes from there.
-            slope = self.turn(b) + kappa
+            slope = self.turn(b, price) + line.kappa
             step = fb / xp.where(slope > 0, slope, one)
             spot = b - 2.0 * step - 2.0 * UNIT * b
             use = going & (slope > 0) & (spot > a) & (spot < b)
             spot = xp.where(use, spot, one)
-            value = f(spot)
+            value = self._along(line, spot, price)
             a = xp.where(use & (value < 0), spot, a)
             right = use & (value >= 0)
             b, fb = xp.where(right, spot, b), xp.where(right, value, fb)
@@ -558,51 +619,74 @@ class Search:
         )  # fmt: skip
         up = 1.0 + 2.0 * self.eps
         best = xp.minimum(origin.q, whole.value * (1.0 + self.own) + LOST) * up
-        verdict = self.judge(origin, whole, best, tolerance, loose)
-        lefts, rights = (Ends(*(f[:, None] for f in end)) for end in (origin, whole))
-        verdicts = Verdict(*(f[:, None] for f in verdict))
-        going = active
-        evaluations = xp.astype(xp.zeros_like(self.zero), xp.int64)
-        for _ in range(most):
-            floors = xp.where(verdicts.open & (verdicts.floor <= best[:, None]), verdicts.floor, math.inf)
-            # What cannot be bounded comes first.
-            floors = xp.where(xp.isnan(floors), xp.full_like(floors, -math.inf), floors)
-            going = going & xp.any(verdicts.open & (verdicts.floor <= best[:, None]), axis=1)
-            if not bool(xp.any(going)):
+        verdict = self.judge(origin, whole, best, tolerance, loose, self.price)
+        none = xp.astype(xp.zeros_like(self.zero), xp.int64)
+        state = State(columns(origin), columns(whole), columns(verdict), best, active, none)
+        state = self._divide(state, tolerance, loose, most)
+        verdicts = state.verdicts
+        left_over = verdicts.open & (verdicts.floor <= state.best[:, None])
+        kept = (verdicts.kept | left_over) & (verdicts.floor <= state.best[:, None])
+        return Found(
+            origin, whole, kept, verdicts.low, verdicts.high, verdicts.floor, state.going, state.evaluations
+        )  # fmt: skip
+
+    def _divide(self, state: State, tolerance: Array, loose: Array, most: int) -> State:
+        """Divide the best interval of each row, at most so often, until none is open."""
+        xp = self.xp
+        for done in range(most):
+            lefts, rights, verdicts, best, going, evaluations = state
+            wanted = verdicts.open & (verdicts.floor <= best[:, None])
+            going = going & xp.any(wanted, axis=1)
+            state = state._replace(going=going)
+            count = int(xp.sum(xp.astype(going, xp.int64)))
+            if count == 0:
                 break
+            if count < FEW * going.shape[0]:
+                few, tolerance, loose = chosen(going, (state, tolerance, loose))
+                few = self._only(going)._divide(few, tolerance, loose, most - done)
+                return state.put_back(xp, going, few)
+            # What cannot be bounded comes first.
+            floors = xp.where(wanted, verdicts.floor, math.inf)
+            floors = xp.where(xp.isnan(floors), xp.full_like(floors, -math.inf), floors)
             column = xp.argmin(floors, axis=1)
             numbers = xp.arange(floors.shape[1], device=array_api_compat.device(column))
-            chosen = (column[:, None] == numbers[None, :]) & going[:, None]
+            picked = (column[:, None] == numbers[None, :]) & going[:, None]
 
-            def pick(f: Array, chosen: Array = chosen) -> Array:
-                return xp.sum(xp.where(chosen, f, xp.zeros_like(f)), axis=1)
+            def pick(f: Array, picked: Array = picked) -> Array:
+                return xp.sum(xp.where(picked, f, xp.zeros_like(f)), axis=1)
 
             left, right = (Ends(*(pick(f) for f in ends)) for ends in (lefts, rights))
             new = self.visit(xp.where(going, pick(verdicts.mu), self.one))
             evaluations = evaluations + xp.astype(going, xp.int64)
-            cost = (new.value * (1.0 + self.own) + LOST + new.q + self.eps * new.r * new.tau) * up
-            best = xp.where(going, xp.minimum(best, cost), best)
+            cost = new.value * (1.0 + self.own) + LOST + new.q + self.eps * new.r * new.tau
+            best = xp.where(going, xp.minimum(best, cost * (1.0 + 2.0 * self.eps)), best)
             inside = self._within(new, left, right)
             pair = self.judge(
-                Ends(*(xp.concat([u, v]) for u, v in zip(left, inside, strict=True))),
-                Ends(*(xp.concat([u, v]) for u, v in zip(inside, right, strict=True))),
-                *(xp.concat([a, a]) for a in (best, tolerance, loose)),
+                both(xp, left, inside), both(xp, inside, right),
+                *both(xp, (best, tolerance, loose, self.price), (best, tolerance, loose, self.price)),
             )  # fmt: skip
             n = self.zero.shape[0]
             first, second = (Verdict(*(f[part] for f in pair)) for part in (slice(None, n), slice(n, None)))
 
-            def put(old: Array, here: Array, there: Array, chosen: Array = chosen) -> Array:
-                return xp.concat([xp.where(chosen, here[:, None], old), there[:, None]], axis=1)
+            def put(old: Array, here: Array, there: Array, picked: Array = picked) -> Array:
+                return xp.concat([xp.where(picked, here[:, None], old), there[:, None]], axis=1)
 
-            lefts = Ends(*(put(o, u, v) for o, u, v in zip(lefts, left, inside, strict=True)))
-            rights = Ends(*(put(o, u, v) for o, u, v in zip(rights, inside, right, strict=True)))
             second = second._replace(open=second.open & going, kept=second.kept & going)
-            verdicts = Verdict(*(put(o, u, v) for o, u, v in zip(verdicts, first, second, strict=True)))
-        left_over = verdicts.open & (verdicts.floor <= best[:, None])
-        kept = (verdicts.kept | left_over) & (verdicts.floor <= best[:, None])
-        return Found(
-            origin, whole, kept, verdicts.low, verdicts.high, verdicts.floor, going, evaluations
-        )  # fmt: skip
+            state = State(
+                Ends(*(put(o, u, v) for o, u, v in zip(lefts, left, inside, strict=True))),
+                Ends(*(put(o, u, v) for o, u, v in zip(rights, inside, right, strict=True))),
+                Verdict(*(put(o, u, v) for o, u, v in zip(verdicts, first, second, strict=True))),
+                best, going, evaluations,
+            )  # fmt: skip
+        return state
+
+    def _only(self, on: Array) -> Search:
+        """Return the search of some of the rows."""
+        few = copy(self)
+        few.rows, few.p = copy(self.rows), copy(self.p)
+        few.rows.d, few.rows.b, few.p.size = chosen(on, (self.rows.d, self.rows.b, self.p.size))
+        few.zero, few.one, few.price = chosen(on, (self.zero, self.one, self.price))
+        return few
 
     def _within(self, new: Ends, left: Ends, right: Ends) -> Ends:
         """Return a new point as an end of the two parts of an interval, whose ends may lie inside."""
@@ -627,6 +711,63 @@ class Search:
             above = self.slope(middle) >= level
             lo, hi = xp.where(above, middle, lo), xp.where(above, hi, middle)
         return xp.where(on, lo, self.zero)
+
+
+class State(NamedTuple):
+    """Where a search stands: intervals in columns, and of each row what some point is known to cost."""
+
+    lefts: Ends
+    rights: Ends
+    verdicts: Verdict
+    best: Array
+    going: Array
+    evaluations: Array
+
+    def put_back(self, xp: Any, on: Array, few: State) -> State:
+        """Put what became of some rows back among the others, which have no more intervals."""
+        more = few.best.shape[0] and few.verdicts.low.shape[1] - self.verdicts.low.shape[1]
+
+        def put(old: Any, new: Any) -> Any:
+            if isinstance(old, tuple):
+                parts = [put(a, b) for a, b in zip(old, new, strict=True)]
+                return type(old)(*parts)
+            if old.ndim == 2:
+                none = xp.zeros((old.shape[0], more), dtype=old.dtype, device=array_api_compat.device(old))
+                old = xp.concat([old, none], axis=1)
+            return put_back(xp, on, new, old)
+
+        return State(*(put(a, b) for a, b in zip(self, few, strict=True)))
+
+
+def chosen(on: Array, what: Any) -> Any:
+    """Return some rows of arrays, and of records of arrays."""
+    if not isinstance(what, tuple):
+        return what[on]
+    parts = [chosen(on, part) for part in what]
+    return type(what)(*parts) if hasattr(what, "_fields") else tuple(parts)
+
+
+def put_back(xp: Any, on: Array, few: Array, others: Array) -> Array:
+    """Put some rows back among the others."""
+    place = xp.cumulative_sum(xp.astype(on, xp.int64)) - 1
+    found = xp.take(few, xp.where(place > 0, place, xp.zeros_like(place)), axis=0)
+    return xp.where(on if others.ndim == 1 else on[:, None], found, others)
+
+
+def both(xp: Any, first: Any, second: Any) -> Any:
+    """Return rows one after the other, of arrays and of records of arrays."""
+    if not isinstance(first, tuple):
+        return xp.concat([first, second])
+    parts = [both(xp, a, b) for a, b in zip(first, second, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def columns(what: Any) -> Any:
+    """Return arrays as single columns, and records of them."""
+    if not isinstance(what, tuple):
+        return what[:, None]
+    parts = [columns(part) for part in what]
+    return type(what)(*parts) if hasattr(what, "_fields") else tuple(parts)
 
 
 class Found(NamedTuple):
