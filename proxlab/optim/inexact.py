@@ -7,7 +7,7 @@ next.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,7 +20,10 @@ from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["Tolerance", "solve_certified"]
+__all__ = ["Tell", "Tolerance", "alone", "solve_certified"]
+
+#: Tells numbers to all processes that have a part in a step; returns those of each.
+Tell = Callable[[list[float]], list[list[float]]]
 
 # Iterations after which more of them prove nothing more.
 _ENOUGH = 200
@@ -31,6 +34,11 @@ _UNITS: dict[type[Criterion], str] = {
     Gap: "gap",
     EpsSubgradient: "gap",
 }
+
+
+def alone(numbers: list[float]) -> list[list[float]]:
+    """Tell nobody: there is one process."""
+    return [numbers]
 
 
 class Tolerance:
@@ -71,7 +79,9 @@ class Tolerance:
         """
         return self._schedule(t, progress)
 
-    def progress(self, problems: Sequence[ProxProblem]) -> float | None:
+    def progress(
+        self, problems: Sequence[ProxProblem], counts: Sequence[bool], tell: Tell = alone
+    ) -> float | None:
         """Return what is left to gain: what the last weights, taken for the solution, would be wrong by.
 
         That is the distance, the stationarity or the gap of the last weights in the problems of this step,
@@ -79,10 +89,16 @@ class Tolerance:
         the criterion has no unit, or where nothing is known.
         """
         unit = next((u for kind, u in _UNITS.items() if issubclass(self._criterion, kind)), None)
-        if not isinstance(self._schedule, Adaptive) or unit is None or not problems:
+        if not isinstance(self._schedule, Adaptive) or unit is None:
             return None
-        together = _together([p.certify(p.previous).total for p in problems])
-        return together[unit] if math.isfinite(together[unit]) else None
+        own = [_distance(p) for p, counted in zip(problems, counts, strict=True) if counted]
+        together = _together(own, tell)
+        return together[unit] if together["parts"] and math.isfinite(together[unit]) else None
+
+    @property
+    def name(self) -> str:
+        """What it is, in a word that all processes have to say alike."""
+        return f"{self._criterion.__name__}, {self._schedule!r}"
 
     def criterion(self, eps: float, parts: int) -> Criterion:
         """Return what each of ``parts`` proxes has to satisfy, so that all together satisfy it with ε."""
@@ -98,17 +114,27 @@ class Tolerance:
 
 
 def solve_certified(
-    problems: Sequence[ProxProblem], t: int, root_finder: RootFinder, tolerance: Tolerance | None
+    problems: Sequence[ProxProblem],
+    t: int,
+    root_finder: RootFinder,
+    tolerance: Tolerance | None,
+    counts: Sequence[bool] | None = None,
+    tell: Tell = alone,
 ) -> tuple[list[Array], dict[str, float]]:
     """Solve and certify all proxes of step ``t``, with more iterations until the tolerance is proved.
 
     Parameters
     ----------
     problems : sequence of ProxProblem
+        Those of this process.
     t : int
     root_finder : RootFinder
     tolerance : Tolerance or None
         For all problems together; it learns how many iterations are enough.
+    counts : sequence of bool, optional
+        Which problems count: of one that several processes solve alike, one does. By default all.
+    tell : callable, optional
+        Where several processes have problems, all of them call this together.
 
     Returns
     -------
@@ -122,18 +148,55 @@ def solve_certified(
     ------
     ValueError
         If the tolerance cannot be proved; the message names the step, the place and the group.
+    RuntimeError
+        If that is so in another process.
     """
+    counts = [True] * len(problems) if counts is None else counts
+    parts = sum(counts)
     eps = cap = math.inf
     if tolerance is not None:
         tolerance.iterations = max(1, tolerance.iterations - 1)
-        eps, cap = tolerance.at(t, tolerance.progress(problems)), tolerance.at(t)
-    solved = [_certified(p, t, root_finder, tolerance, eps, cap, len(problems)) for p in problems]
-    record = _together([s.certificate.total for s in solved])
-    record["evaluations"] = sum(s.evaluations for s in solved)
+        parts = round(sum(n for (n,) in tell([parts])))
+        eps, cap = tolerance.at(t, tolerance.progress(problems, counts, tell)), tolerance.at(t)
+    solved: list[_Solved] = []
+    failure: ValueError | None = None
+    start = most = 1 if tolerance is None else tolerance.iterations
+    for p in problems:
+        if tolerance is not None and tell is not alone:
+            # Copies of a problem take the same iterations, whatever else a process has to solve.
+            tolerance.iterations = start
+        try:
+            solved.append(_certified(p, t, root_finder, tolerance, eps, cap, parts))
+        except ValueError as error:
+            failure = error
+            break
+        most = max(most, 1 if tolerance is None else tolerance.iterations)
+    counted = [s for s, counts_here in zip(solved, counts, strict=False) if counts_here]
+    work, kept = sum(s.evaluations for s in counted), all(s.eps == eps for s in solved)
+    told = tell([failure is not None, most, work, not kept])
+    if failure is not None:
+        raise failure
+    for rank, (failed, *_) in enumerate(told):
+        if failed:
+            raise RuntimeError(
+                f"rank {rank}: inexactness: step {t}: a tolerance is not proved; see its error"
+            )
+    record = _together([s.certificate.total for s in counted], tell)
+    record.pop("parts")
+    record["evaluations"] = round(sum(row[2] for row in told))
     if tolerance is not None:
-        kept = all(s.eps == eps for s in solved)
-        record |= {"tolerance": eps if kept else cap, "iterations": tolerance.iterations}
+        tolerance.iterations = round(max(row[1] for row in told))
+        every = not any(row[3] for row in told)
+        record |= {"tolerance": eps if every else cap, "iterations": tolerance.iterations}
     return [s.z for s in solved], record
+
+
+def _distance(problem: ProxProblem) -> Total:
+    """Return the bounds of the last weights; what is wrong with a problem is said when it is solved."""
+    try:
+        return problem.certify(problem.previous).total
+    except ValueError:
+        return Total(math.inf, math.inf, math.inf, math.inf)
 
 
 class _Solved(NamedTuple):
@@ -181,14 +244,19 @@ def _certified(
         tolerance.iterations += 1
 
 
-def _together(bounds: Iterable[Total]) -> dict[str, float]:
-    """Put bounds of parts together: 2-norms of distances and stationarity, the sum of gaps."""
+def _together(bounds: Iterable[Total], tell: Tell) -> dict[str, float]:
+    """Put bounds of parts together: 2-norms of distances and stationarity, the sum of gaps.
+
+    And how many ``parts`` there are.
+    """
     bounds = list(bounds)
-    up = 1.0 + rounding(len(bounds) + 8)
-    norms = {
-        name: math.hypot(*(getattr(b, name) for b in bounds)) * up for name in Total._fields if name != "gap"
-    }
-    return norms | {"gap": math.fsum(b.gap for b in bounds) * up}
+    names = [name for name in Total._fields if name != "gap"]
+    norms = [math.hypot(*(getattr(b, name) for b in bounds)) for name in names]
+    told = tell([*norms, math.fsum(b.gap for b in bounds), len(bounds)])
+    *columns, gaps, parts = zip(*told, strict=True)
+    up = 1.0 + rounding(sum(parts) + len(told) + 8)
+    together = {name: math.hypot(*own) * up for name, own in zip(names, columns, strict=True)}
+    return together | {"gap": math.fsum(gaps) * up, "parts": sum(parts)}
 
 
 def _worst_group(certificate: Certificate) -> int:

@@ -34,11 +34,13 @@ from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
 
 __all__ = [
+    "Moving",
     "Resting",
     "TargetSparsity",
     "check_sparsity",
     "driven",
     "living_groups",
+    "moving",
     "record",
     "to_numpy",
     "vanishing_strength",
@@ -157,6 +159,30 @@ class Resting(NamedTuple):
     alive: npt.NDArray[np.bool_]
     sizes: npt.NDArray[np.int64]
     uses: float | None = None
+
+
+class Moving(NamedTuple):
+    """Groups that a prox of this step may make zero.
+
+    Attributes
+    ----------
+    strengths : ndarray of float, shape (n_groups,)
+        From which multiple of its strength on a penalty makes each of them zero.
+    sizes : ndarray of int, shape (n_groups,)
+        Their numbers of elements.
+    uses : float or None
+        How often a call of the network uses an element, where that is known.
+    """
+
+    strengths: npt.NDArray[np.float64]
+    sizes: npt.NDArray[np.int64]
+    uses: float | None = None
+
+
+def moving(p: ProxProblem) -> Moving:
+    """Return the groups of a prox problem."""
+    strengths = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
+    return Moving(strengths / p.penalty.strength, p.penalty.groups.sizes(tuple(p.x.shape)), p.uses)
 
 
 @dataclass(frozen=True)
@@ -317,7 +343,7 @@ class TargetSparsity:
         self,
         state: Mapping[str, float],
         t: int,
-        problems: Sequence[ProxProblem],
+        problems: Sequence[ProxProblem | Moving],
         resting: Sequence[Resting],
         sparsity: Callable[[], float],
     ) -> tuple[float, dict[str, Any]]:
@@ -329,8 +355,9 @@ class TargetSparsity:
             As :meth:`init` or this method returned it.
         t : int
             The count of this step, from 1.
-        problems : sequence of ProxProblem
-            The prox problems of this step, with the penalties as they were given, where the step needs them.
+        problems : sequence of ProxProblem or Moving
+            The prox problems of this step, with the penalties as they were given, or their groups, where the
+            step needs them.
         resting : sequence of Resting
             The groups of the parameters that have a penalty and no problem in this step, where it needs them.
         sparsity : callable
@@ -376,15 +403,15 @@ class TargetSparsity:
         new["lam"] = min(max(lam, _LEAST), _LARGEST)
 
     def _layers(
-        self, problems: Sequence[ProxProblem], resting: Sequence[Resting], unit: float
+        self, problems: Sequence[ProxProblem | Moving], resting: Sequence[Resting], unit: float
     ) -> list[Layer]:
         """Return the groups of all layers, those of the problems first."""
         found, sizes, uses = [], [], []
         for p in problems:
-            vanishing = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
-            found.append(vanishing * (unit / p.penalty.strength))
-            sizes.append(p.penalty.groups.sizes(tuple(p.x.shape)))
-            uses.append(p.uses)
+            groups = p if isinstance(p, Moving) else moving(p)
+            found.append(groups.strengths * unit)
+            sizes.append(groups.sizes)
+            uses.append(groups.uses)
         # Beyond the rounding of the strengths, so that the prox agrees.
         unsure = rounding(4.0 * max([1, *(int(n.max(initial=0)) for n in sizes)]) + 64.0)
         for r in resting:

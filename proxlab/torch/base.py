@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from proxlab.arguments import check_root_finder, compiles
 from proxlab.backends import threads
+from proxlab.groups import Groups
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
-from proxlab.optim.inexact import Tolerance, solve_certified
+from proxlab.optim.inexact import Tolerance, alone, solve_certified
 from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal, Rule, check_settings, check_start
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_sparsity
 from proxlab.optim.updates import Slot
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
-from proxlab.torch.cut import CutProblem, dual_starts, solve
+from proxlab.torch.cut import dual_starts, solve
+from proxlab.torch.everyone import all_moving
+from proxlab.torch.exchange import Share, prox_problem
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors
 from proxlab.torch.problems import (
     Block,
+    CutProblem,
     Problem,
+    as_tensor,
     check_group,
     check_kind,
-    check_whole,
     name_parameter,
     on_host,
     uses_of,
     wide,
 )
 from proxlab.torch.ranks import Ranks, agreed
-from proxlab.torch.shards import aligned, is_distributed, like, local, local_part
+from proxlab.torch.shards import aligned, counts_here, like, local, local_part
 from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
@@ -45,6 +49,8 @@ from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
 
 __all__ = ["ProxOptimizer"]
+
+P = TypeVar("P", Problem, CutProblem)
 
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
@@ -150,7 +156,6 @@ class ProxOptimizer(torch.optim.Optimizer):
         group.update({name: noted[name] for name in NOTED} | {"strength": None})
         try:
             check_group(group, f"param group {number}", self.rule.convex)
-            self._check_ranks(group)
             with _naming(number):
                 self._check_whole(whole)
                 self._check_settings(group)
@@ -160,19 +165,6 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._vanishing.open(self.param_groups[0]["steps"])
-
-    def _check_ranks(self, group: Mapping[str, Any]) -> None:
-        """Raise an error for what takes all groups of parameters of which only parts lie here."""
-        if not any(is_distributed(p) for p in group["params"]):
-            return
-        wanted = {
-            "sparsity": self._strength,
-            "inexactness": self._tolerance,
-            "certify_every": self.certify_every,
-        }
-        for name, value in wanted.items():
-            if value is not None:
-                raise ValueError(f"{name}: must be None for parameters that are distributed over processes")
 
     def _check_whole(self, given: Mapping[str, Any]) -> None:
         """Raise an error if a param group has an argument of its own that holds for the whole optimizer."""
@@ -329,15 +321,16 @@ class ProxOptimizer(torch.optim.Optimizer):
         if self._tolerance is not None:
             self._tolerance.iterations = self.param_groups[0]["iterations"]
         ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
-        blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks)
+        watch = self._watch if self._watch is not None and self._watch.due(self._steps + 1) else None
+        blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks, watch)
         if ranks is not None:
             self._start_together(blocks, ranks)
-        if self._asks_for_state(blocks):
+        if self._asks_for_state(blocks, ranks):
             self._make_state(blocks)
             return loss
         steps = self._steps + 1
         seen = self._vanishing.look(blocks, steps) if self._strength is None else None
-        record = self._take(blocks, steps, ranks)
+        record = self._take(blocks, steps, ranks, watch)
         self._note(steps=steps)
         if record:
             self.history.append({"step": steps, **record})
@@ -345,10 +338,10 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._vanishing.compare(seen, steps, self.state)
         return loss
 
-    def _take(self, blocks: list[Block], steps: int, ranks: Ranks | None) -> dict[str, Any]:
+    def _take(
+        self, blocks: list[Block], steps: int, ranks: Ranks | None, watch: Watch | None
+    ) -> dict[str, Any]:
         """Take a step; returns what the history says of it."""
-        if ranks is not None:
-            blocks = self._take_together(blocks, ranks)
         due = self.certify_every is not None and steps % self.certify_every == 0
         record: dict[str, Any] = {}
         # Steps with the penalty.
@@ -359,54 +352,57 @@ class ProxOptimizer(torch.optim.Optimizer):
         late = target is not None and target.needs_problems(count)
         lam = self._lam
         if drive and not late:
-            record |= self._drive([], count)[0]
+            record |= self._drive([], count, ranks)[0]
         if late or self._lam != lam:
             blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
-        fused: list[Block] = []
-        others: list[Block] = []
-        for block in blocks:
+        for block in (b for b in blocks if not b.is_cut):
             self._start_duals(block)
         # Formed before the step, since a fused one does not tell.
         watched: list[Problem] = []
-        if self._watch is not None and self._watch.due(steps):
-            watched = [self._problem(block) for block in blocks]
-        for block in blocks:
+        if watch is not None:
+            watched = [self._problem(block) for block in blocks if not block.is_cut]
+        cut = [
+            CutProblem(block, [self._propose(p, block) for p in block.params])
+            for block in blocks
+            if block.is_cut
+        ]
+        fused: list[Block] = []
+        others: list[Block] = []
+        for block in (b for b in blocks if not b.is_cut):
             (fused if not (due or late) and self._is_fused(block) else others).append(block)
-        threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
         # One after the other, unless all are needed at once.
         problems: Iterable[Problem] = (self._problem(block) for block in others)
         if late:
             problems = list(problems)
-            told, own = self._drive(problems, count)
+            told, own = self._drive([*problems, *cut], count, ranks)
             record |= told if drive else {}
             follows = self._lam != lam
-            problems, watched = (
-                [
-                    replace(
-                        p,
-                        block=replace(p.block, follows=p.block.follows and follows, own=own.get(p.block.key)),
-                    )
-                    for p in some
-                ]
-                for some in (problems, watched)
-            )
+
+            def decided(p: P) -> P:
+                block = replace(p.block, follows=p.block.follows and follows, own=own.get(p.block.key))
+                return replace(p, block=block)
+
+            problems, watched, cut = (
+                [decided(p) for p in problems], [decided(p) for p in watched], [decided(p) for p in cut],
+            )  # fmt: skip
+        seen = {p.block.name: p.asked() for p in watched if p.is_open}
+        if watch is not None and ranks is not None:
+            found = {p.block.name: prox_problem(p, ranks) for p in cut if p.is_open}
+            seen |= {name: asked for name, (share, asked) in found.items() if share.n_groups}
         if due:
-            record |= self._certified(list(problems), steps)
+            record |= self._certified(list(problems), cut, steps, ranks)
         else:
+            if cut and ranks is not None:
+                for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
+                    self._write(part, new)
+            # What may fail here comes after what processes do together.
+            threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
             for problem in problems:
                 self._write(problem, problem.block.split(self._solve(problem, self._finder())))
-        if watched and self._watch is not None:
+        if seen and watch is not None:
             # The penalties are those of this step, whose strength may have been driven meanwhile.
-            self._watch.see(steps, {p.block.name: p.asked() for p in watched if p.is_open})
+            watch.see(steps, seen)
         return record
-
-    def _take_together(self, blocks: list[Block], ranks: Ranks) -> list[Block]:
-        """Take the step of the blocks whose groups lie across processes; returns the others."""
-        cut = [block for block in blocks if block.is_cut]
-        problems = [CutProblem(block, [self._propose(p, block) for p in block.params]) for block in cut]
-        for problem, z in zip(problems, solve(problems, ranks, self._finder()), strict=True):
-            self._write(problem, z)
-        return [block for block in blocks if not block.is_cut]
 
     @property
     def _lam(self) -> float | None:
@@ -418,18 +414,18 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Form the prox of a block."""
         return Problem.of(block, [self._propose(p, block) for p in block.params])
 
-    def _asks_for_state(self, blocks: list[Block]) -> bool:
+    def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.
 
         So :mod:`torch.distributed.checkpoint` calls it: before the first step, at learning rate 0 and with
         gradients that are zero.
         """
-        return (
-            bool(blocks)
-            and not any(self.state.values())
-            and all(block.rests for block in blocks)
-            and all(p.grad is None or not local(p.grad).any() for block in blocks for p in block.params)
+        if not blocks or any(self.state.values()) or not all(block.rests for block in blocks):
+            return False
+        moves = any(
+            p.grad is not None and bool(local(p.grad).any()) for block in blocks for p in block.params
         )
+        return not any(any(told) for told in (alone if ranks is None else ranks.tell)([moves]))
 
     def _make_state(self, blocks: list[Block]) -> None:
         """Make the state from which the first step goes on."""
@@ -439,47 +435,46 @@ class ProxOptimizer(torch.optim.Optimizer):
                 self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
     def _drive(
-        self, problems: list[Problem], count: int
+        self, problems: Sequence[Problem | CutProblem], count: int, ranks: Ranks | None
     ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
         """Decide on the strength of all penalties.
 
         Returns what the history says of it, and the penalties of the blocks whose strength is their own.
         """
         assert self._strength is not None
-        asked = {}
+        asked: dict[tuple[int, int | None], tuple[Problem | CutProblem, Penalty]] = {}
         for p in problems:
             given = self._strength.given[p.block.number]
-            if p.is_open and given is not None:
-                asked[p.block.key] = p.asked()._replace(penalty=given)
+            if p.is_asked and given is not None:
+                asked[p.block.key] = p, given
+        groups = all_moving(list(asked.values()), ranks) if asked else []
         resting = self._resting(asked) if asked else []
-        told, strengths = self._strength.update(
-            self.param_groups, count, list(asked.values()), resting, self._sparsity
-        )
+        told, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)
         if strengths is None:
             return told, {}
         unit = self.param_groups[0]["sparsity"]["unit"]
         return told, {
-            key: p.penalty.with_strength(p.penalty.strength * (lam / unit))
-            for (key, p), lam in zip(asked.items(), strengths, strict=True)
+            key: given.with_strength(given.strength * (lam / unit))
+            for (key, (_, given)), lam in zip(asked.items(), strengths, strict=True)
         }
 
     def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
         """Return the penalised groups of all blocks but those that move, which are given by their keys."""
-        found = []
+        layers: list[tuple[list[Tensor], list[Groups]]] = []
+        uses = []
         for number, group in enumerate(self.param_groups):
             params, penalty, joint = group["params"], group["penalty"], group.get("joint")
             if penalty is None:
                 continue
             if joint is not None:
                 if (number, None) not in moving:
-                    found.append(living(params, list(joint))._replace(uses=uses_of(group, None)))
+                    layers.append((params, list(joint)))
+                    uses.append(uses_of(group, None))
             else:
-                found += [
-                    living([p], [penalty.groups])._replace(uses=uses_of(group, k))
-                    for k, p in enumerate(params)
-                    if (number, k) not in moving
-                ]
-        return found
+                resting = [k for k in range(len(params)) if (number, k) not in moving]
+                layers += [([params[k]], [penalty.groups]) for k in resting]
+                uses += [uses_of(group, k) for k in resting]
+        return [found._replace(uses=use) for found, use in zip(living(layers), uses, strict=True)]
 
     def _sparsity(self) -> float:
         assert self._strength is not None
@@ -513,16 +508,18 @@ class ProxOptimizer(torch.optim.Optimizer):
         check_apart(blocks, states, slots)
         return blocks
 
-    def _agreed_blocks(self, ranks: Ranks) -> list[Block]:
+    def _agreed_blocks(self, ranks: Ranks, watch: Watch | None) -> list[Block]:
         """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
-
-        def blocks() -> list[Block]:
-            found = self._checked_blocks()
-            if self._watch is not None and self._watch.due(self._steps + 1):
-                check_whole(found, "capture")
-            return found
-
-        return agreed(ranks, self.param_groups, blocks, _is_spoilt, "its gradient must be finite")
+        target = None if self._strength is None else self._strength.target
+        tolerance = None if self._tolerance is None else self._tolerance.name
+        does = (
+            f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
+            f"{self._lam}, {self.certify_every}, {tolerance}"
+        )
+        return agreed(
+            ranks, self.param_groups, self._checked_blocks, _is_spoilt, "its gradient must be finite", does,
+            watch is not None,
+        )  # fmt: skip
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
@@ -617,18 +614,37 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _solve(self, problem: Problem, finder: RootFinder) -> Tensor:
         """Solve the prox of a block; where there is none to solve, this is its point."""
-        return problem.tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
+        return as_tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
 
-    def _certified(self, problems: list[Problem], steps: int) -> dict[str, float]:
+    def _certified(
+        self, problems: list[Problem], cut: list[CutProblem], steps: int, ranks: Ranks | None
+    ) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
         asked = [p.asked(previous=True) for p in problems if p.is_open]
-        found, record = solve_certified(asked, steps, self.root_finder, self._tolerance)
+        counts = [ranks is None or counts_here(p.block.params[0]) for p in problems if p.is_open]
+        shares: list[Share] = []
+        if ranks is not None:
+            for share, own in (prox_problem(p, ranks, previous=True) for p in cut if p.is_open):
+                shares.append(share)
+                if share.n_groups:
+                    asked.append(own)
+                    counts.append(True)
+        found, record = solve_certified(
+            asked, steps, self.root_finder, self._tolerance, counts, alone if ranks is None else ranks.tell
+        )
         if self._tolerance is not None:
             self._note(iterations=self._tolerance.iterations)
         solutions = iter(found)
         for problem in problems:
-            z = problem.tensor(next(solutions)) if problem.is_open else problem.x
+            z = as_tensor(next(solutions)) if problem.is_open else problem.x
             self._write(problem, problem.block.split(z))
+        given = iter(shares)
+        for part in cut:
+            new = [q.x for q in part.proposals]
+            if part.is_open:
+                share = next(given)
+                new = share.give(as_tensor(next(solutions)) if share.n_groups else share.rows[0])
+            self._write(part, new)
         return record
 
     def _write(self, problem: Problem | CutProblem, z: list[Tensor]) -> None:

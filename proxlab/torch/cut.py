@@ -2,6 +2,7 @@
 
 Each process has some elements of each group. It adds up their terms, one reduction completes the sums of all
 groups, and every process goes on with the same numbers to the same radii, with which it writes its elements.
+Where sums are not enough, since the penalty has no kernels or a group spreads too far, groups are exchanged.
 """
 
 from __future__ import annotations
@@ -20,39 +21,20 @@ from proxlab.arguments import float_bits
 from proxlab.backends.array_api import APART_HIGH, APART_LOW, choose, shrink, shrunk
 from proxlab.backends.members import Part, Parts
 from proxlab.groups import AxisLayout
-from proxlab.optim.rules import Proposal
+from proxlab.optim.bregman import dual_start
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import radial_slopes
 from proxlab.penalties.equations import Radial
 from proxlab.penalties.tables import Table
 from proxlab.powers import exponent, times_power
 from proxlab.rootfinders import RootFinder
-from proxlab.torch.problems import Block, wide
+from proxlab.torch.exchange import Share, prox_problem
+from proxlab.torch.problems import Block, CutProblem, as_tensor, wide
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import Part as Place
 from proxlab.torch.shards import counts_here, part_of
 
-__all__ = ["CutProblem", "dual_starts", "solve"]
-
-
-@dataclass(frozen=True, eq=False)
-class CutProblem:
-    """The part of a prox that this process has.
-
-    Attributes
-    ----------
-    block : Block
-    proposals : list of Proposal
-        What the update rule asks for, for what of each parameter lies here.
-    """
-
-    block: Block
-    proposals: list[Proposal]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a prox to solve; otherwise the answer is the point."""
-        return self.block.penalty is not None and self.proposals[0].step > 0 and not self.block.rests
+__all__ = ["dual_starts", "solve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +89,53 @@ def solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> l
     """
     found: list[list[Tensor]] = [[q.x for q in problem.proposals] for problem in problems]
     alike: dict[Any, list[int]] = {}
+    exchanged: list[int] = []
     for k, problem in enumerate(problems):
         if problem.is_open:
             penalty, x = problem.block.penalty, problem.proposals[0].x
             assert penalty is not None
+            if not _by_sums(penalty):
+                exchanged.append(k)
+                continue
             key = (penalty.equation, penalty.threshold, penalty.nonnegative, float_bits(x), x.device)
             alike.setdefault(key, []).append(k)
     for some in alike.values():
         solved = _solve([problems[k] for k in some], ranks, finder)
+        if solved is None:
+            exchanged += some
+            continue
         for k, z in zip(some, solved, strict=True):
             found[k] = z
+    failure: Exception | None = None
+    for k in exchanged:
+        # One after the other: memory is that of the largest.
+        share, asked = prox_problem(problems[k], ranks)
+        rows = share.rows[0]
+        try:
+            rows = as_tensor(asked.prox(finder)) if share.n_groups else rows
+        except (TypeError, ValueError) as error:
+            failure = error
+        found[k] = share.give(rows)
+    if exchanged:
+        ranks.settle(failure)
     return found
 
 
-def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]]:
-    """Solve proxes that have one equation, of numbers of one precision on one device."""
+def _by_sums(penalty: Penalty) -> bool:
+    """Whether sums over a group are enough for its prox."""
+    return isinstance(penalty.equation, Radial) and penalty.equation.compiled
+
+
+def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]] | None:
+    """Solve proxes that have one equation, of numbers of one precision on one device.
+
+    Returns None, in every process, where a group spreads too far.
+    """
     places = _Places([problem.block for problem in problems])
     first = problems[0].proposals[0].x
     xp, penalty = array_api_compat.array_namespace(first), problems[0].block.penalty
     assert penalty is not None
-    steps = np.repeat([float(problem.proposals[0].step) for problem in problems], places.counts)
+    steps = np.repeat([problem.step for problem in problems], places.counts)
     step = torch.from_numpy(steps).to(first.device)
     matrices: list[list[list[_Matrix]]] = []
     for k, problem in enumerate(problems):
@@ -150,7 +159,8 @@ def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> 
     members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     if not members.in_range:
         ex, ed = _units(every, step, ranks)
-        _check_spread(every, ed, places, ranks)
+        if _spreads(every, ed, ranks):
+            return None
         members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     rtol = finder.relative_tolerance(float_bits(first))
     choice = choose(xp, members, step, places.weights(first.device), _table(penalty), finder, rtol)
@@ -195,21 +205,16 @@ def _units(matrices: Sequence[_Matrix], step: Tensor, ranks: Ranks) -> tuple[Ten
     return torch.where(zero, 0.0, ex), torch.where(zero, torch.where(torch.isinf(ed), 0.0, ed), eb - ex)
 
 
-def _check_spread(matrices: Sequence[_Matrix], ed: Tensor, places: _Places, ranks: Ranks) -> None:
-    """Raise an error in every process where elements of a group are lost that may count."""
+def _spreads(matrices: Sequence[_Matrix], ed: Tensor, ranks: Ranks) -> bool:
+    """Return whether elements of a group are lost that may count; every process says the same."""
     xp, apart = array_api_compat.array_namespace(ed), torch.zeros_like(ed)
     for m in (m for m in matrices if m.x.shape[1]):
         off = exponent(xp, m.d) - ed[m.ids][:, None]
         lost = (m.x != 0) & ((off <= APART_LOW) | (off >= APART_HIGH))
+        # Whoever has the whole group says what is wrong with it.
+        lost |= ~(torch.isfinite(m.x) & torch.isfinite(m.d))
         apart[m.ids] += lost.any(dim=1).double()
-    found = torch.nonzero(ranks.largest(apart))
-    if len(found):
-        group = int(found[0])
-        k = int(np.searchsorted(places.offsets, group, side="right")) - 1
-        raise ValueError(
-            f"{places.blocks[k].where}: x: elements and metric of group {group - places.offsets[k]} spread "
-            "too far for a group that lies across processes"
-        )
+    return bool((ranks.largest(apart) > 0).any())
 
 
 def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
@@ -217,6 +222,21 @@ def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
 
     See :func:`proxlab.optim.bregman.dual_start`; all processes must call it.
     """
+    summed = [k for k, block in enumerate(blocks) if block.penalty is not None and _by_sums(block.penalty)]
+    found: list[list[Tensor]] = [[] for _ in blocks]
+    if summed:
+        for k, starts in zip(summed, _dual_starts([blocks[k] for k in summed], ranks), strict=True):
+            found[k] = starts
+    for k, block in enumerate(blocks):
+        if k not in summed:
+            share = Share(block, [[wide(p) for p in block.params]], ranks)
+            assert block.penalty is not None
+            (w,) = share.rows
+            found[k] = share.give(dual_start(share.penalty(block.penalty), w, block.settings["delta"]))
+    return found
+
+
+def _dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
     places = _Places(blocks)
     device = blocks[0].params[0].device
     weights = places.weights(device)

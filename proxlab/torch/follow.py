@@ -15,9 +15,10 @@ from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
-from proxlab.torch.cut import CutProblem, solve
+from proxlab.torch.cut import solve
 from proxlab.torch.division import described
-from proxlab.torch.problems import Block, Problem, check_group, check_whole, name_parameter, wide
+from proxlab.torch.exchange import prox_problem
+from proxlab.torch.problems import Block, CutProblem, Problem, as_tensor, check_group, name_parameter, wide
 from proxlab.torch.ranks import Ranks, agreed
 from proxlab.torch.shards import like, local, part_of
 from proxlab.torch.sparsity import living
@@ -200,11 +201,12 @@ class ProxWrapper(torch.optim.Optimizer):
             others = [block for block in blocks if block not in held]
             for block in held:
                 self._hold(block)
-            for block in (b for b in others if not b.is_cut):
-                self._shrink(Problem.of(block, self._proposals(block)), watch, count)
             cut = [CutProblem(block, self._proposals(block)) for block in others if block.is_cut]
             if cut:
-                self._shrink_together(cut)
+                self._shrink_together(cut, watch, count)
+            # What may fail here comes after what processes do together.
+            for block in (b for b in others if not b.is_cut):
+                self._shrink(Problem.of(block, self._proposals(block)), watch, count)
         return loss
 
     def _hold(self, block: Block) -> None:
@@ -230,15 +232,14 @@ class ProxWrapper(torch.optim.Optimizer):
         """Return the blocks of a step; an error in one process is an error in all that share parameters."""
 
         def blocks() -> list[Block]:
-            found = [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
-            if watch is not None:
-                check_whole(found, "capture")
-            return found
+            return [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
 
         ranks = Ranks.of(p for group in self.penalised for p in group["params"])
         if ranks is None:
             return blocks()
-        return agreed(ranks, self.penalised, blocks, _is_spoilt, "its weights must be finite")
+        does = f"{type(self.optimizer).__name__}, {self.root_finder!r}, {len(self._frozen)} frozen"
+        told = "its weights must be finite"
+        return agreed(ranks, self.penalised, blocks, _is_spoilt, told, does, watch is not None)
 
     def _proposals(self, block: Block) -> list[Proposal]:
         """Return the point, which is the weights, and the metric of each parameter of a block."""
@@ -260,12 +261,17 @@ class ProxWrapper(torch.optim.Optimizer):
         if watch is not None:
             # Before the weights, which are the point, are written.
             watch.see(count, {block.name: asked})
-        _put(block, block.split(problem.tensor(asked.prox(self.root_finder))))
+        _put(block, block.split(as_tensor(asked.prox(self.root_finder))))
 
-    def _shrink_together(self, problems: list[CutProblem]) -> None:
+    def _shrink_together(self, problems: list[CutProblem], watch: Watch | None, count: int) -> None:
         """Replace the weights of blocks whose groups lie across processes."""
         ranks = Ranks.of(p for problem in problems for p in problem.block.params)
         assert ranks is not None
+        for problem in problems if watch is not None else ():
+            if problem.is_open:
+                share, asked = prox_problem(problem, ranks)
+                if share.n_groups and watch is not None:
+                    watch.see(count, {problem.block.name: asked})
         for problem, z in zip(problems, solve(problems, ranks, self.root_finder), strict=True):
             if problem.is_open:
                 _put(problem.block, z)
@@ -335,7 +341,7 @@ def implied_metric(
 
 def dead(block: Block) -> list[Tensor]:
     """Return for each parameter of a block which of its elements are in groups that are zero."""
-    alive: npt.NDArray[np.bool_] = living(block.params, block.groups).alive
+    alive: npt.NDArray[np.bool_] = living([(block.params, block.groups)])[0].alive
     masks = []
     for groups, p in zip(block.groups, block.params, strict=True):
         place, here = part_of(groups, p), local(p).detach()

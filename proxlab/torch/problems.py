@@ -15,17 +15,18 @@ from proxlab.groups import AxisLayout, Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
-from proxlab.penalties.equations import Radial
 from proxlab.torch.shards import is_distributed, lies_across, local, part_of, shard_kind
 from proxlab.types import Array
 
 __all__ = [
     "HALF",
     "Block",
+    "CutProblem",
     "Problem",
+    "as_array",
+    "as_tensor",
     "check_group",
     "check_kind",
-    "check_whole",
     "name_parameter",
     "on_host",
     "uses_of",
@@ -161,11 +162,16 @@ class Problem:
     step: float
 
     @property
+    def is_asked(self) -> bool:
+        """Whether there is a prox to solve, perhaps of elements that are in other processes."""
+        block = self.block
+        some = any(p.numel() for p in block.params)
+        return some and block.penalty is not None and self.step > 0 and not block.rests
+
+    @property
     def is_open(self) -> bool:
-        """Whether there is a prox to solve; otherwise the answer is the point."""
-        return (
-            self.block.penalty is not None and self.step > 0 and self.x.numel() > 0 and not self.block.rests
-        )
+        """Whether there is a prox to solve here; otherwise the answer is the point."""
+        return self.is_asked and self.x.numel() > 0
 
     def asked(self, previous: bool = False) -> ProxProblem:
         """Return the problem in arrays that compiled kernels take, where the tensors are on the host.
@@ -174,14 +180,10 @@ class Problem:
         """
         block = self.block
         assert block.penalty is not None
-        last = _numpy(block.join([wide(p) for p in block.params])) if previous else None
-        metric = None if self.metric is None else _numpy(self.metric)
+        last = as_array(block.join([wide(p) for p in block.params])) if previous else None
+        metric = None if self.metric is None else as_array(self.metric)
         uses = uses_of(block.group, block.index)
-        return ProxProblem(block.penalty, _numpy(self.x), metric, self.step, block.where, last, uses)
-
-    def tensor(self, z: Array) -> Tensor:
-        """Return a solution as a tensor."""
-        return torch.from_numpy(z) if on_host(self.x) else z
+        return ProxProblem(block.penalty, as_array(self.x), metric, self.step, block.where, last, uses)
 
     @classmethod
     def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
@@ -189,6 +191,36 @@ class Problem:
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
         return cls(block, proposals, block.join([p.x for p in proposals]), metric, first.step)
+
+
+@dataclass(frozen=True, eq=False)
+class CutProblem:
+    """The part that this process has of the prox of a block whose groups lie across processes.
+
+    Attributes
+    ----------
+    block : Block
+    proposals : list of Proposal
+        What the update rule asks for, for what of each parameter lies here.
+    """
+
+    block: Block
+    proposals: list[Proposal]
+
+    @property
+    def step(self) -> float:
+        """The step of the prox."""
+        return float(self.proposals[0].step)
+
+    @property
+    def is_asked(self) -> bool:
+        """As that of :class:`Problem`."""
+        return self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a prox to solve; otherwise the answer is the point."""
+        return self.block.penalty is not None and self.step > 0 and not self.block.rests
 
 
 def uses_of(group: Mapping[str, Any], index: int | None) -> float | None:
@@ -218,8 +250,14 @@ def wide(a: Tensor) -> Tensor:
     return a.float() if a.dtype in HALF else a
 
 
-def _numpy(a: Tensor) -> Array:
+def as_array(a: Tensor) -> Array:
+    """Return a tensor as compiled kernels take it: a view of NumPy, where it is on the host."""
     return a.numpy() if on_host(a) else a
+
+
+def as_tensor(a: Array) -> Tensor:
+    """Undo :func:`as_array`."""
+    return a if isinstance(a, Tensor) else torch.from_numpy(a)
 
 
 def check_kind(penalty: object, where: str) -> None:
@@ -273,7 +311,7 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
         for k, p in enumerate(params):
             at = f"{where}: {name_parameter(group, k)}"
             _check_fit(penalty, tuple(p.shape), at)
-            _check_parts(penalty, [penalty.groups], [p], at)
+            _check_parts([penalty.groups], [p], at)
 
 
 def name_parameter(group: Mapping[str, Any], k: int) -> str:
@@ -318,33 +356,16 @@ def _check_joint(penalty: Penalty | None, joint: list[Groups], params: list[Tens
     if len({p.device for p in params}) > 1 or len({p.dtype for p in params}) > 1:
         raise ValueError(f"{where}: joint: the parameters must be on one device and of one dtype")
     _check_fit(penalty, (counts[0], sum(layout.group_size for layout in layouts)), f"{where}: joint")
-    _check_parts(penalty, joint, params, f"{where}: joint")
+    _check_parts(joint, params, f"{where}: joint")
 
 
-def _check_parts(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor], where: str) -> None:
+def _check_parts(groups: Sequence[Groups], params: Sequence[Tensor], where: str) -> None:
     """Raise an error if groups of distributed parameters cannot be solved in parts."""
     try:
         for g, p in zip(groups, params, strict=True):
             part_of(g, p)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if lies_across(groups, params) and not (
-        isinstance(penalty.equation, Radial) and penalty.equation.compiled
-    ):
-        raise ValueError(
-            f"{where}: penalty: its groups lie across processes, which is supported for radial penalties "
-            f"that kernels know, got {penalty!r}"
-        )
-
-
-def check_whole(blocks: Sequence[Block], name: str) -> None:
-    """Raise an error for groups that lie across processes, where the problem of a group is wanted whole."""
-    for block in blocks:
-        if block.is_cut:
-            raise ValueError(
-                f"{name}: {block.where}: its groups lie across processes, and each has a part; they "
-                "must lie in one process whole"
-            )
 
 
 def _here(penalty: Penalty, groups: Sequence[Groups], params: Sequence[Tensor]) -> Penalty:

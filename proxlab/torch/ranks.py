@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -13,6 +14,10 @@ from proxlab.torch.problems import Block, name_parameter
 from proxlab.torch.shards import is_distributed
 
 __all__ = ["Ranks", "agreed"]
+
+T = TypeVar("T")
+
+FAILED = "its step failed, so that no rank takes it; see its error"
 
 
 class Ranks:
@@ -41,6 +46,7 @@ class Ranks:
         everyone = self.count == distributed.get_world_size()
         axes = [axis for axis in range(mesh.ndim) if mesh.size(axis) > 1]
         self._groups: list[Any] = [None] if everyone else [mesh.get_group(axis) for axis in axes]
+        self._together: Any = self._groups[0] if len(self._groups) == 1 else None
 
     @classmethod
     def of(cls, params: Iterable[Any]) -> Ranks | None:
@@ -82,6 +88,47 @@ class Ranks:
         found[self.rank] = numbers
         return self.add(found)
 
+    def tell(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Return what every process tells the others: as many numbers each."""
+        told = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        found: list[list[float]] = self.gather(told).tolist()
+        return found
+
+    def swap(self, rows: Tensor, counts: list[int]) -> tuple[Tensor, list[int]]:
+        """Send so many rows to each process; returns what they have sent, and how many rows each."""
+        group = self._one_group()
+        own = torch.tensor(counts, device=rows.device)
+        theirs = torch.empty_like(own)
+        distributed.all_to_all_single(theirs, own, group=group)
+        received: list[int] = theirs.tolist()
+        found = rows.new_empty((sum(received), *rows.shape[1:]))
+        distributed.all_to_all_single(found, rows.contiguous(), received, counts, group=group)
+        return found, received
+
+    def _one_group(self) -> Any:
+        """Return the group of all these processes; None for the default one."""
+        if len(self._groups) > 1 and self._together is None:
+            self._together = _group_of(tuple(self._members), distributed.group.WORLD)
+        return self._together
+
+    def attempt(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns; if it raises an error in one process, all raise one."""
+        found, failure = None, None
+        try:
+            found = make()
+        except (TypeError, ValueError, RuntimeError) as error:
+            failure = error
+        self.settle(failure)
+        return found  # type: ignore[return-value]
+
+    def settle(self, failure: Exception | None) -> None:
+        """Raise what has failed here, or say that something has failed elsewhere."""
+        failed, _ = self.compare(0 if failure is None else -1, "")
+        if failure is not None:
+            raise failure
+        for rank in failed:
+            raise RuntimeError(f"rank {rank}: {FAILED}")
+
     def compare(self, fares: int, does: str) -> tuple[dict[int, int], list[int]]:
         """Tell the others how this process fares and what it is about to do.
 
@@ -113,6 +160,8 @@ def agreed(
     make: Callable[[], list[Block]],
     is_spoilt: Callable[[Tensor], bool],
     told: str,
+    does: str,
+    watched: bool,
 ) -> list[Block]:
     """Return the blocks that all processes are about to step; an error in one is an error in all.
 
@@ -127,6 +176,10 @@ def agreed(
         Says whether numbers of a parameter are not finite here.
     told : str
         What an error says of such a parameter.
+    does : str
+        What all processes have to be about to do alike, besides the penalties.
+    watched : bool
+        Whether the problems of the step are captured; those of groups that are cut by all or none.
     """
     params = [(number, k, p) for number, group in enumerate(groups) for k, p in enumerate(group["params"])]
     blocks: list[Block] = []
@@ -138,22 +191,35 @@ def agreed(
         fares = next((place for place, (*_, p) in enumerate(params, 1) if p is spoilt), 0)
     except (TypeError, ValueError, RuntimeError) as error:
         failure, fares = error, -1
-    failed, others = ranks.compare(
-        fares, "; ".join(f"{block.where}: {block.group['penalty']!r}" for block in blocks)
-    )
+    own = [f"{block.where}: {block.group['penalty']!r}, {_numbers(block.settings)}" for block in blocks]
+    if watched and any(block.is_cut for block in blocks):
+        own.append("captured")
+    failed, others = ranks.compare(fares, "; ".join([does, *own]))
     if failure is not None:
         raise failure
     for rank, state in failed.items():
         if state < 0:
-            raise RuntimeError(f"rank {rank}: its step failed, so that no rank takes it; see its error")
+            raise RuntimeError(f"rank {rank}: {FAILED}")
         number, k, _ = params[state - 1]
         where = f"param group {number}, {name_parameter(groups[number], k)}"
         raise ValueError(f"rank {rank}: {where}: {told}")
     if others:
         raise ValueError(
-            f"ranks {others}: the parameters with gradients and their penalties must be the same on all"
+            f"ranks {others}: the optimizer, the parameters with gradients, their settings and their "
+            "penalties must be the same on all, and whether cut groups are captured"
         )
     return blocks
+
+
+def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in settings.items() if isinstance(v, (int, float, tuple))}
+
+
+@lru_cache(maxsize=64)
+def _group_of(members: tuple[int, ...], world: Any) -> Any:
+    del world  # another one needs other groups
+    # Only its members have to call this, and each does so once.
+    return distributed.new_group(list(members), use_local_synchronization=True)
 
 
 def _members(mesh: Any) -> list[int]:

@@ -31,6 +31,7 @@ __all__ = [
     "local",
     "local_part",
     "part_of",
+    "places",
     "shard_kind",
 ]
 
@@ -189,29 +190,59 @@ def _part(groups: Groups, shape: tuple[int, ...], offsets: tuple[int, ...], size
         return Part(AxisLayout(sizes, whole.reduced, whole.kept), ids, n_groups, size)
     # Groups of another view of the parameter: element by element.
     flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(shape))
-    labels = np.zeros_like(flat)
-    for a in whole.kept:
-        stride = math.prod(whole.shape[a + 1 :])
-        labels = labels * whole.shape[a] + flat // stride % whole.shape[a]
+    labels = _coordinate(flat, whole, whole.kept)
     ids, own = np.unique(labels, return_inverse=True)
     return Part(Groups.labels(own.reshape(sizes)).layout(sizes), ids, n_groups, size)
 
 
-def living(groups: Groups, p: Any) -> npt.NDArray[np.bool_]:
-    """Return which groups of a distributed parameter are not zero: of the whole, the same in each process.
+def places(groups: Groups, p: Any) -> tuple[IntArray, IntArray]:
+    """Return of every element that lies here the group, of groups by axes, and its place in the group.
 
-    All processes of the parameter's mesh must call it.
+    In the order of the elements here; groups and places are those of the whole parameter.
     """
-    part, here = part_of(groups, p), local(p).detach()
-    alive = torch.zeros(part.n_groups, dtype=torch.float32, device=here.device)
-    rows = part.layout.split(here, 0.0)
-    if rows and here.numel():
-        found = part.layout.join_groups([(row != 0).any(dim=1) for row in rows]).float()
-        ids = slice(None) if part.ids is None else torch.from_numpy(part.ids).to(here.device)
-        alive[ids] = found
-    for axis in mesh_axes(p):
-        distributed.all_reduce(alive, distributed.ReduceOp.MAX, group=p.device_mesh.get_group(axis))
-    return np.asarray((alive > 0).cpu())
+    whole = groups.layout(tuple(p.shape))
+    assert isinstance(whole, AxisLayout)
+    if is_distributed(p) and mesh_axes(p):
+        offsets, sizes = _chunk(p)
+        flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(p.shape))
+    else:
+        flat = np.arange(p.numel())
+    return _coordinate(flat, whole, whole.kept), _coordinate(flat, whole, whole.reduced)
+
+
+def living(pairs: Sequence[tuple[Groups, Any]]) -> list[npt.NDArray[np.bool_]]:
+    """Return which groups of distributed parameters are not zero: of the whole, the same in each process.
+
+    All processes of the parameters' meshes must call it.
+    """
+    found: list[Tensor] = []
+    alike: dict[Any, list[int]] = {}
+    for k, (groups, p) in enumerate(pairs):
+        part, here = part_of(groups, p), local(p).detach()
+        alive = torch.zeros(part.n_groups, dtype=torch.float32, device=here.device)
+        rows = part.layout.split(here, 0.0)
+        if rows and here.numel():
+            ids = slice(None) if part.ids is None else torch.from_numpy(part.ids).to(here.device)
+            alive[ids] = part.layout.join_groups([(row != 0).any(dim=1) for row in rows]).float()
+        found.append(alive)
+        if axes := mesh_axes(p):
+            alike.setdefault((p.device_mesh, tuple(axes), here.device), []).append(k)
+    # One reduction for all parameters that are divided alike.
+    for (mesh, axes, _), some in alike.items():
+        together = torch.cat([found[k] for k in some])
+        for axis in axes:
+            distributed.all_reduce(together, distributed.ReduceOp.MAX, group=mesh.get_group(axis))
+        for k, alive in zip(some, together.split([len(found[k]) for k in some]), strict=True):
+            found[k] = alive
+    return [np.asarray((alive > 0).cpu()) for alive in found]
+
+
+def _coordinate(flat: IntArray, layout: AxisLayout, axes: Sequence[int]) -> IntArray:
+    """Return where elements of flat indices are along some axes of a layout, counted in C order."""
+    found = np.zeros_like(flat)
+    for a in axes:
+        found = found * layout.shape[a] + flat // math.prod(layout.shape[a + 1 :]) % layout.shape[a]
+    return found
 
 
 def _ravel(ranges: list[IntArray], shape: list[int]) -> IntArray:

@@ -117,7 +117,8 @@ def group_sparsity(
         groups = getattr(source, "penalised", source.param_groups)
     else:
         groups = list(source)
-    rows: list[LayerSparsity] = []
+    named: list[str] = []
+    layers: list[tuple[list[torch.Tensor], list[Groups]]] = []
     for k, group in enumerate(groups):
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"source: must hold param groups, dicts with the key 'params', got {group!r}")
@@ -127,26 +128,37 @@ def group_sparsity(
         params = [group["params"]] if isinstance(group["params"], torch.Tensor) else list(group["params"])
         names = list(group.get("names", (f"group {k}, parameter {i}" for i in range(len(params)))))
         if "joint" in group:
-            rows.append(_count(" + ".join(names), params, list(group["joint"])))
+            named.append(" + ".join(names))
+            layers.append((params, list(group["joint"])))
         else:
             assert isinstance(penalty, Penalty)
-            rows += [_count(name, [p], [penalty.groups]) for name, p in zip(names, params, strict=True)]
+            named += names
+            layers += [([p], [penalty.groups]) for p in params]
+    rows = [_count(name, found) for name, found in zip(named, living(layers), strict=True)]
     if not rows:
         raise ValueError("source: no param group has a penalty, so there are no groups to count")
     return NetworkSparsity(tuple(rows))
 
 
-def _count(name: str, params: list[torch.Tensor], groups: list[Groups]) -> LayerSparsity:
-    alive, sizes, _ = living(params, groups)
+def _count(name: str, found: Resting) -> LayerSparsity:
+    alive, sizes, _ = found
     return LayerSparsity(name, len(alive), int((~alive).sum()), int(sizes.sum()), int(sizes[~alive].sum()))
 
 
-def living(params: Sequence[torch.Tensor], groups: Sequence[Groups]) -> Resting:
-    """Return which groups of one parameter, or joint groups of several, are not zero, and their sizes."""
-    alive: Any = None
-    sizes: Any = 0
-    for p, part in zip(params, groups, strict=True):
-        found = shards.living(part, p) if shards.is_distributed(p) else living_groups(part, p.detach())
-        alive = found if alive is None else alive | found
-        sizes = sizes + part.sizes(tuple(p.shape))
-    return Resting(alive, sizes)
+def living(layers: Sequence[tuple[Sequence[torch.Tensor], Sequence[Groups]]]) -> list[Resting]:
+    """Return which groups of layers are not zero, and their sizes.
+
+    A layer is one parameter, or the parameters of joint groups, with the groups of each.
+    """
+    pairs = [pair for params, groups in layers for pair in zip(groups, params, strict=True)]
+    divided = iter(shards.living([(g, p) for g, p in pairs if shards.is_distributed(p)]))
+    found = []
+    for params, groups in layers:
+        alive: Any = None
+        sizes: Any = 0
+        for g, p in zip(groups, params, strict=True):
+            own = next(divided) if shards.is_distributed(p) else living_groups(g, p.detach())
+            alive = own if alive is None else alive | own
+            sizes = sizes + g.sizes(tuple(p.shape))
+        found.append(Resting(alive, sizes))
+    return found

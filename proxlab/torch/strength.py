@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import Resting, TargetSparsity, driven, record, warn_of
+from proxlab.optim.sparsity import Moving, Resting, TargetSparsity, driven, record, warn_of
 from proxlab.penalties import Penalty
 
 __all__ = ["DRIVEN", "DrivenStrength"]
@@ -69,7 +68,7 @@ class DrivenStrength:
         self,
         groups: Groups,
         t: int,
-        problems: Sequence[ProxProblem],
+        problems: Sequence[Moving],
         resting: Sequence[Resting],
         sparsity: Callable[[], float],
     ) -> tuple[dict[str, float], Sequence[float] | None]:

@@ -1,10 +1,12 @@
 """What several processes do together, each as a scenario that they all run, with the asserts inside."""
 
+import contextlib
 import os
 import random
 import traceback
 import unittest.mock
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,14 @@ from torch import distributed, nn
 import proxlab as pl
 from proxlab import study
 from proxlab import torch as pt
+from proxlab.optim import TargetSparsity
 from proxlab.optim.rules import Proposal
-from proxlab.torch.cut import CutProblem, solve
-from proxlab.torch.problems import Block
+from proxlab.penalties.base import Piece, RadialPenalty
+from proxlab.torch.cut import solve
+from proxlab.torch.problems import Block, CutProblem
 from proxlab.torch.ranks import Ranks
-from proxlab.torch.shards import lies_across, local, part_of
-from tests.table import TABLED
+from proxlab.torch.shards import lies_across, like, local, part_of
+from tests.table import GROUPED
 from tests.torch.methods import ONE_EACH
 
 TIMEOUT = 240
@@ -144,6 +148,15 @@ def places(rank, world, folder):
 
     draw = random.Random(world)
     meshes = [init_device_mesh("cpu", (world,)), init_device_mesh("cpu", (world // 2, 2))]
+    # Where a mesh is a part of all processes, its own have to find together.
+    ranks = Ranks(distribute_tensor(torch.zeros(2), meshes[1], [Replicate(), Replicate()]))
+    counts = [(rank + k) % 3 for k in range(world)]
+    sent = torch.arange(float(sum(counts))) + 100 * rank
+    expected = ranks.swap(sent, counts)
+    ranks._groups = [meshes[1].get_group(axis) for axis in (0, 1)]
+    got = ranks.swap(sent, counts)
+    assert torch.equal(got[0], expected[0])
+    assert got[1] == expected[1] == [(k + rank) % 3 for k in range(world)]
     for _ in range(40):
         shape = tuple(draw.randint(1, 6) for _ in range(draw.randint(1, 4)))
         size, axes = int(np.prod(shape)), list(range(len(shape)))
@@ -205,22 +218,34 @@ def weights(rank, world, folder):
     assert_equal(model, one)
 
 
+@dataclass(frozen=True, eq=False)
+class Bent(RadialPenalty):
+    """Pieces that no kernel knows: the slope rises once."""
+
+    lam: float = 1.0
+
+    @property
+    def pieces(self):
+        return Piece(0.0, 0.0, self.lam, 0.0), Piece(0.5, 0.5 * self.lam, 3.0 * self.lam, 0.0)
+
+
 def penalties(rank, world, folder):
-    """Every penalty that kernels know, of columns, joint neurons, heads, in any placement."""
+    """Every penalty, of columns, joint neurons, heads, in any placement."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     mesh = init_device_mesh("cpu", (world // 2, 2)) if world > 2 else init_device_mesh("cpu", (world,))
     draw = random.Random(3)
     cuts = [Replicate(), Shard(0), Shard(1)]
-    for row in (r for r in TABLED if r.name not in ("L1", "GroupLinf")):
+    kinds = [(row.id, row.build) for row in GROUPED] + [("Bent", Bent)]
+    for name, build in kinds:
         torch.manual_seed(4)
         m, n, size, width = (draw.randint(2, 7) for _ in range(4))
         heads = pl.Groups.over((0, 2, 3), shape=(2, m, size, width))
         shapes = (m, n), (m,), (2 * m * size, width)
         weights, grads = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
-        joint = row.build(weights=np.linspace(0.5, 2, m)).with_strength(0.05)
-        alone = row.build(groups=heads).with_strength(0.05)
+        joint = build(weights=np.linspace(0.5, 2, m)).with_strength(0.05)
+        alone = build(groups=heads).with_strength(0.05)
 
         def optimizer(params, joint=joint, alone=alone):
             p, q, r = params
@@ -242,8 +267,8 @@ def penalties(rank, world, folder):
             first.step()
             second.step()
             for p, q in zip(one, model, strict=True):
-                torch.testing.assert_close(whole(q), p.detach(), rtol=2e-6, atol=2e-6, msg=row.id)
-                assert torch.equal(whole(q) == 0, p.detach() == 0), row.id
+                torch.testing.assert_close(whole(q), p.detach(), rtol=2e-6, atol=2e-6, msg=name)
+                assert torch.equal(whole(q) == 0, p.detach() == 0), name
 
 
 def reductions(rank, world, folder):
@@ -297,7 +322,12 @@ def extremes(rank, world, folder):
     d = distribute_tensor(torch.tensor([[1e300, 1.0], [1e-100, 1.0]], dtype=torch.float64), mesh, [Shard(0)])
     block = Block(0, {"params": [q], "penalty": pl.GroupLasso(1.0, groups=pl.Groups.over(0))}, {"lr": 1.0}, 0)
     problem = CutProblem(block, [Proposal(local(q).detach(), local(d), 1.0, (), 0.0)])
-    with pytest.raises(ValueError, match=r"param group 0, parameter 0 .*group 0 spread"):
+    ((z,),) = solve([problem], Ranks.of([q]), pl.Newton())
+    expected = pl.prox(pl.GroupLasso(1.0, groups=pl.Groups.over(0)), w.numpy(), metric=whole(d).numpy())
+    np.testing.assert_allclose(whole(like(z, q)).numpy(), expected, rtol=1e-15)
+    local(d)[0, 1] = np.inf
+    kind = ValueError if rank == 1 else RuntimeError
+    with pytest.raises(kind, match="rank 1: its step failed" if kind is RuntimeError else "metric"):
         solve([problem], Ranks.of([q]), pl.Newton())
 
 
@@ -348,28 +378,131 @@ def failures(rank, world, folder):
 def refused(rank, world, folder):
     """What is not supported is an error in every process, which names it."""
     model = sharded(network())
-    for options, told in (
-        ({"sparsity": pl.optim.TargetSparsity(0.5)}, "sparsity: "),
-        ({"certify_every": 1}, "certify_every: "),
-    ):
-        with pytest.raises(ValueError, match=told):
-            pt.ProxAdamW(rows(model), lr=1e-2, **options)
     with pytest.raises(ValueError, match=r"model: '0.weight' is distributed .*get_model_state_dict"):
         pt.compact(model, torch.zeros(1, 5))
     with pytest.raises(ValueError, match="groups: must be of parameters that lie in one process"):
         pt.strengths(model, mixed(model), nn.functional.mse_loss, [(torch.zeros(1, 5), torch.zeros(1, 3))])
+    for options in ({"certify_every": 1 + rank}, {"sparsity": TargetSparsity(0.3 + 0.1 * rank)}):
+        with pytest.raises(ValueError, match=r"ranks \[1\]: the optimizer"):
+            train(model, pt.ProxAdamW(mixed(model), lr=1e-2, **options), 1)
     optimizer = pt.ProxAdamW(mixed(model), lr=1e-2)
     with (
-        study.capture(optimizer, folder / f"{rank}.npz"),
-        pytest.raises(ValueError, match="capture: param group 1"),
+        study.capture(optimizer, folder / "one.npz") if rank else contextlib.nullcontext(),
+        pytest.raises(ValueError, match=r"ranks \[1\]: .* whether cut groups are captured"),
     ):
         train(model, optimizer, 1)
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
     with pytest.raises(ValueError, match="groups by labels"):
         pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)
-    curved = pl.GroupLog(1.0, 0.5, groups=pl.Groups.over(0))
-    with pytest.raises(ValueError, match="radial penalties that kernels know, got GroupLog"):
-        pt.ProxAdamW([{"params": [model[0].weight], "penalty": curved}], lr=1e-2)
+
+
+def driven(rank, world, folder):
+    """The strength for a sparsity, also where groups tie."""
+    for options in (
+        {}, {"per": "layer", "multiple_of": 2}, {"budget": "parameters", "keep_at_least": 2},
+        {"method": "multiplicative", "rate": 0.5},
+    ):  # fmt: skip
+        one, model = network(), sharded(network())
+        first, second = (
+            pt.ProxAdamW(mixed(m, 1e-2), lr=1e-2, sparsity=TargetSparsity(0.4, **options), start=2)
+            for m in (one, model)
+        )
+        train(one, first, 5)
+        train(model, second, 5)
+        assert_equal(model, one)
+        assert pt.group_sparsity(second) == pt.group_sparsity(first)
+        assert [h["sparsity"] for h in second.history] == [h["sparsity"] for h in first.history]
+        lams = [[h["lam"] for h in o.history] for o in (first, second)]
+        np.testing.assert_allclose(*lams, rtol=1e-5)
+        assert all(told == lams[1] for told in Ranks.of(model.parameters()).tell(lams[1]))
+    one, model = network(), sharded(network())
+    for m in (one, model):
+        with torch.no_grad():
+            for p in m.parameters():
+                local(p).fill_(0.1)
+    penalty = pl.SparseGroupLasso(0.1, 0.1, groups=pl.Groups.over(0))
+    first, second = (
+        pt.ProxSGD(
+            [{"params": [m[0].weight, m[2].weight], "penalty": penalty}], lr=0.1, sparsity=TargetSparsity(0.5)
+        )
+        for m in (one, model)
+    )
+    train(one, first, 2)
+    train(model, second, 2)
+    assert_equal(model, one)
+
+
+def certified(rank, world, folder):
+    """Bounds and tolerances hold for all processes together."""
+    one, model = network(), sharded(network())
+    first, second = (pt.ProxAdamW(mixed(m), lr=1e-2, certify_every=2) for m in (one, model))
+    train(one, first, 4)
+    train(model, second, 4)
+    assert_equal(model, one)
+    for a, b in zip(first.history, second.history, strict=True):
+        assert a.keys() == b.keys()
+        assert b["evaluations"] == a["evaluations"]
+        for name in ("distance", "metric_distance", "stationarity", "gap"):
+            assert 0 < b[name] < 4 * a[name] + 1e-30
+            assert a[name] < 4 * b[name] + 1e-30
+    schedule = pl.inexactness.Adaptive(1e-6)
+    for inexactness in (
+        (pl.inexactness.Distance, pl.inexactness.Constant(1e-5)), (pl.inexactness.Gap, schedule),
+    ):  # fmt: skip
+        one, model = network(), sharded(network())
+        options = {"lr": 1e-2, "inexactness": inexactness, "root_finder": pl.Bisection()}
+        first, second = (pt.ProxAdamW(mixed(m), **options) for m in (one, model))
+        train(one, first, 3)
+        train(model, second, 3)
+        told = [[h[name] for h in second.history] for name in ("distance", "gap", "tolerance", "iterations")]
+        assert all(own == told[3] for own in Ranks.of(model.parameters()).tell(told[3]))
+        bounds = told[0] if inexactness[0] is pl.inexactness.Distance else told[1]
+        assert all(b <= eps for b, eps in zip(bounds, told[2], strict=True))
+        assert max(told[3]) > 1, told
+        for p, q in zip(model.parameters(), one.parameters(), strict=True):
+            torch.testing.assert_close(whole(p), q.detach(), rtol=1e-2, atol=1e-3)
+    model = sharded(network())
+    options["inexactness"] = (pl.inexactness.Distance, pl.inexactness.Constant(1e-30))
+    options["root_finder"] = pl.Bisection(max_iterations=3)
+    optimizer = pt.ProxAdamW(mixed(model), **options)
+    before = [whole(p).clone() for p in model.parameters()]
+    with pytest.raises((ValueError, RuntimeError), match="inexactness: step 1"):
+        train(model, optimizer, 1)
+    assert all(torch.equal(whole(p), q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def captured(rank, world, folder):
+    """The problems that processes have solved are together those of one process."""
+    problems = {}
+    for name, model in (("one", network()), (f"{rank}", sharded(network()))):
+        optimizer = pt.ProxAdamW(mixed(model), lr=1e-2)
+        path = folder / f"captured-{world}-{rank}-{name}.npz"
+        with study.capture(optimizer, path, every=2):
+            train(model, optimizer, 3)
+        problems[name] = {p.name: p for p in study.load(path)}
+    ranks, count = Ranks.of(model.parameters()), 0
+    for name, p in problems["one"].items():
+        own = problems[f"{rank}"].get(name)
+        groups = 0 if own is None else own.penalty.groups.n_groups(own.x.shape)
+        told = ranks.tell([groups, 0.0 if own is None else float((np.asarray(own.x) ** 2).sum())])
+        assert sum(n for n, _ in told) == p.penalty.groups.n_groups(p.x.shape)
+        assert sum(s for _, s in told) == pytest.approx(float((np.asarray(p.x) ** 2).sum()), rel=1e-5)
+        count += 1
+    assert count == 6
+
+
+def clipped(rank, world, folder):
+    """Gradients that PyTorch clips, to a norm over all processes."""
+    one, model = network(), sharded(network())
+    first, second = pt.ProxAdamW(mixed(one), lr=1e-2), pt.ProxAdamW(mixed(model), lr=1e-2)
+    for seed in range(3):
+        for m, optimizer in ((one, first), (model, second)):
+            x = torch.randn(16, 5, generator=torch.Generator().manual_seed(seed))
+            optimizer.zero_grad()
+            ((m(x) - x[:, :3]) ** 2).mean().backward()
+            nn.utils.clip_grad_norm_(m.parameters(), 0.1)
+            optimizer.step()
+    assert_equal(model, one)
 
 
 def save(rank, world, folder):

@@ -21,8 +21,12 @@ TWO = [
     "wrapper",
     "failures",
     "refused",
+    "driven",
+    "certified",
+    "captured",
+    "clipped",
 ]
-MORE = {4: ["places", "methods", "penalties", "save"], 2: ["load"]}
+MORE = {4: ["places", "methods", "penalties", "driven", "certified", "save"], 2: ["load"]}
 
 
 @pytest.fixture(scope="module")

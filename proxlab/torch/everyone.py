@@ -1,0 +1,65 @@
+"""What processes have to know of all groups to decide alike: from which strength on each of them vanishes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from proxlab.optim.problem import ProxProblem
+from proxlab.optim.sparsity import Moving, moving
+from proxlab.penalties import Penalty
+from proxlab.torch.exchange import prox_problem
+from proxlab.torch.problems import CutProblem, Problem, uses_of
+from proxlab.torch.ranks import Ranks
+from proxlab.torch.shards import counts_here, part_of
+
+__all__ = ["all_moving"]
+
+
+def all_moving(problems: Sequence[tuple[Problem | CutProblem, Penalty]], ranks: Ranks | None) -> list[Moving]:
+    """Return the groups of problems, those of other processes too, in the order of the whole parameters.
+
+    Parameters
+    ----------
+    problems : sequence of (Problem or CutProblem, Penalty)
+        Each with what stands for its penalty. All processes have them in the same order.
+    ranks : Ranks or None
+        None for a single process.
+    """
+    asked = [replace(p, block=replace(p.block, own=penalty)) for p, penalty in problems]
+    if ranks is None:
+        return [moving(p.asked()) for p in asked if isinstance(p, Problem)]
+    sizes = [
+        np.sum([g.sizes(tuple(p.shape)) for g, p in zip(q.block.groups, q.block.params, strict=True)], axis=0)
+        for q in asked
+    ]
+    ends = np.cumsum([0, *(len(n) for n in sizes)])
+    strengths = np.zeros(ends[-1])
+    failure: Exception | None = None
+    for p, begin, end in zip(asked, ends, ends[1:], strict=False):
+        problem, ids, counts = _own(p, ranks)
+        if not counts or 0 in problem.x.shape:
+            continue
+        try:
+            strengths[begin:end][ids] = moving(problem).strengths
+        except (TypeError, ValueError) as error:
+            failure = error
+    ranks.settle(failure)
+    device = asked[0].block.params[0].device
+    whole = ranks.add(torch.from_numpy(strengths).to(device)).cpu().numpy()
+    return [
+        Moving(whole[begin:end], size, uses_of(p.block.group, p.block.index))
+        for p, size, begin, end in zip(asked, sizes, ends, ends[1:], strict=False)
+    ]
+
+
+def _own(p: Problem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np.ndarray, bool]:
+    """Return the groups of a problem that this process has whole, which they are, and whether they count."""
+    if isinstance(p, CutProblem):
+        share, problem = prox_problem(p, ranks)
+        return problem, slice(share.first, share.first + share.n_groups), True
+    ids = part_of(p.block.groups[0], p.block.params[0]).ids
+    return p.asked(), slice(None) if ids is None else ids, counts_here(p.block.params[0])
