@@ -370,7 +370,7 @@ def _columns(
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
     xf, df, zf = flat.x, flat.d, flat.z
-    share = -(-inner // threads.available())
+    share = -(-inner // threads.get_num_threads())
     per_block = min(share, max(1, column_kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)

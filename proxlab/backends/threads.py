@@ -1,17 +1,17 @@
-"""A small thread pool: kernels release the GIL, threads split the groups, or take arrays each."""
+"""A small thread pool: kernels release the GIL, threads split the groups."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
-from threading import Lock, local
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["available", "each", "get_num_threads", "run", "set_num_threads"]
+__all__ = ["get_num_threads", "run", "set_num_threads"]
 
 #: Elements below which another thread costs more than it saves.
 SMALL = 65536
@@ -20,8 +20,6 @@ _lock = Lock()
 _pool: ThreadPoolExecutor | None = None
 _size = 0
 _wanted: int | None = None
-# Whether this thread is one of several that run `each`.
-_beside = local()
 
 
 def _usable_cores() -> int:
@@ -72,11 +70,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def available() -> int:
-    """Return how many threads a call may use here: one where others run beside it."""
-    return 1 if getattr(_beside, "busy", False) else get_num_threads()
-
-
 def _workers(n: int) -> ThreadPoolExecutor:
     """Return the pool, of at least ``n`` threads."""
     global _pool, _size
@@ -105,7 +98,7 @@ def run(task: Callable[[int, int], int], count: int, work: int) -> int:
     int
         The least of what the tasks return that is not -1, or -1.
     """
-    n = min(available(), count, max(1, work // SMALL))
+    n = min(get_num_threads(), count, max(1, work // SMALL))
     if n <= 1:
         return task(0, count)
     pool = _workers(n)
@@ -113,46 +106,3 @@ def run(task: Callable[[int, int], int], count: int, work: int) -> int:
     futures = [pool.submit(task, b, f) for b, f in pairwise(bounds[1:])]
     results = [task(bounds[0], bounds[1]), *(future.result() for future in futures)]
     return min((r for r in results if r >= 0), default=-1)
-
-
-def each(task: Callable[[int], None], sizes: Sequence[int]) -> None:
-    """Run ``task(k)`` for every ``k``: large ones one after the other, then others side by side.
-
-    A task that is larger than its share of what is left may use all threads itself. Small ones, which are
-    more Python than kernel, are left to the calling thread. An error is raised when no task runs any more;
-    the others may have been done or not.
-
-    Parameters
-    ----------
-    task : callable
-    sizes : sequence of int
-        Elements of each.
-    """
-    n = available()
-    order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
-    shared = [k for k in order if sizes[k] >= SMALL] if n > 1 else []
-    alone, left = order[len(shared) :], sum(sizes[k] for k in shared)
-    while shared and n * sizes[shared[0]] > left:
-        left -= sizes[shared[0]]
-        task(shared.pop(0))
-    rest = iter(shared)
-
-    def work() -> None:
-        _beside.busy = True
-        try:
-            for k in rest:
-                task(k)
-        finally:
-            _beside.busy = False
-
-    if shared:
-        futures = [_workers(n).submit(work) for _ in range(n - 1)]
-        try:
-            work()
-        finally:
-            errors = [future.exception() for future in futures]
-        for error in errors:
-            if error is not None:
-                raise error
-    for k in alone:
-        task(k)

@@ -1,52 +1,78 @@
-"""The fused pass of the optimizers over NumPy arrays: state, weights and prox without arrays in between.
+"""The fused pass of the optimizers over arrays in memory: state, weights and prox without arrays in between.
 
 Contiguous groups are solved one after the other while they are in the cache. Groups along other axes are
 solved in blocks of neighbouring columns, whose point is written to the weights and whose metric is formed
 anew from the state: nothing is kept for each element, and every pass streams through whole rows. A thread
 keeps a scratch of about a megabyte; a contiguous group that does not fit gets its own for the step.
+
+One compiled call takes all tensors of a :class:`Batch`, which is made once and holds as long as shapes,
+penalty and method do; what changes from step to step are addresses and numbers.
 """
+
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
-import math
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
+import numba
 import numpy as np
+from numba.extending import intrinsic
+from numba.np import arrayobj
 
-from proxlab.arguments import check_group_weights, compiles, float_bits
+from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
-from proxlab.groups import AxisLayout
 from proxlab.optim import fused_kernels as kernels
-from proxlab.optim.rules import Rule, Settings
+from proxlab.optim import fused_many as many
+from proxlab.optim.fused_layout import FREE, SHORT, Plan, plan_of
+from proxlab.optim.rules import Coefficients, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
 from proxlab.rootfinders import Newton, RootFinder
 
-__all__ = ["applies", "step"]
+__all__ = ["Batch", "applies", "count_alive", "step"]
 
 Array = np.ndarray[Any, Any]
 
 #: Elements of a thread's scratch.
 SCRATCH = 1 << 16
-#: Columns that a block has a multiple of: what is fetched together.
-COLUMNS = 16
-#: Contiguous groups that are shorter are columns of a matrix with one row.
-SHORT = 64
 
-TARGET = Target(made, COMPILATION)
 _local = threading.local()
+
+
+@intrinsic
+def _elements(typing: Any, address: Any, n: Any, one: Any) -> Any:
+    """Make an array of an address, as :func:`proxlab.optim.fused_many.elements` does in Python."""
+    kind = numba.types.Array(one, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = context.get_data_type(one)
+        width = context.get_constant(numba.intp, context.get_abi_sizeof(item))
+        array = context.make_array(kind)(context, builder)
+        arrayobj.populate_array(
+            array, data=builder.inttoptr(arguments[0], item.as_pointer()), shape=[arguments[1]],
+            strides=[width], itemsize=width, meminfo=None,
+        )  # fmt: skip
+        return array._getvalue()
+
+    return kind(numba.intp, numba.intp, one), codegen
+
+
+TARGET = Target(made, COMPILATION, operations={many.elements: _elements})
 
 
 @lru_cache(maxsize=256)
 def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
-    """Compile a function of :mod:`proxlab.optim.fused_kernels` for a rule; it is cached on disk."""
+    """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk."""
     count = len(update.slots)
     chosen = {
         "read": f"read{count}",
@@ -58,7 +84,13 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
     names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
     if update.metric is not None:
         names["form"] = update.metric
-    return outermost(TARGET, getattr(kernels, name), names)
+    names["held"] = getattr(many, f"held{count}")
+    return outermost(TARGET, getattr(many, name), names)
+
+
+def _plain_kernel(name: str) -> Any:
+    """Compile a function that uses nothing of a rule."""
+    return _kernel(name, SGD, False, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,104 +105,6 @@ class _Radial(RadialPenalty):
         return self.table
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """How the groups of a penalty lie in an array of a shape, and what the kernels need of the penalty.
-
-    Attributes
-    ----------
-    name : str
-        The kernel: "flow" where there are no groups, else "rows" or "columns".
-    shape : tuple of int
-        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
-    weights : array
-        One per group, or one for all.
-    pieces : tuple of Piece
-    cut : float
-        Strength of the elementwise part.
-    minus : float
-        0 where negative weights are to be zero, else 1.
-    """
-
-    name: str
-    shape: tuple[int, int, int, int] = (1, 1, 1, 1)
-    weights: Array = field(default_factory=lambda: np.ones(1))
-    pieces: tuple[Piece, ...] = ()
-    cut: float = 0.0
-    minus: float = 1.0
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether there is an elementwise part."""
-        return self.cut > 0.0 or self.minus == 0.0
-
-    @property
-    def size(self) -> int:
-        """Elements of a group."""
-        return self.shape[1] * self.shape[3]
-
-    def __len__(self) -> int:
-        """Return the number of groups."""
-        return self.shape[0] * self.shape[2]
-
-    def blocks(self, per_block: int) -> int:
-        """Return the number of blocks of so many groups."""
-        return self.shape[0] * -(-self.shape[2] // per_block)
-
-    def per_block(self, parts: int) -> int:
-        """Groups of a block of columns, where there are to be at least so many blocks."""
-        _, _, kept, run = self.shape
-        blocks = max(parts, -(-kept * run // kernels.BLOCK))
-        # Whole cache lines, and no columns beside the vectors.
-        whole = COLUMNS // math.gcd(COLUMNS, run)
-        wanted = -(-kept // blocks)
-        wanted += -wanted % whole
-        return max(1, min(wanted, kernels.BLOCK // run, kept))
-
-    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
-        """Return what the kernels read of penalty, step and precision."""
-        first, last = self.pieces[0], self.pieces[-1]
-        unit, low = (2.0**-24, 1e-30) if dtype == np.float32 else (2.0**-53, 1e-200)
-        # What a sum of as many terms may be wrong by.
-        terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
-        end = last.start if len(self.pieces) > 1 else math.inf
-        doubt = (terms + 32.0) * unit
-        return kernels.Numbers(
-            first.a, first.c, end, first.value, last.value, max(rtol, 2.0 * unit), unit, low, step, doubt
-        )
-
-
-_FREE = _Plan("flow")
-
-
-@lru_cache(maxsize=256)
-def _plan(penalty: Penalty | None, shape: tuple[int, ...]) -> _Plan | None:
-    """Return the plan, or None if there is no fused pass."""
-    if penalty is None:
-        return _FREE
-    layout = penalty.groups.layout(shape)
-    geometry = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
-    equation = penalty.equation
-    if geometry is None or equation.kernel != "radial" or not equation.compiled:
-        return None
-    pieces = tuple(Piece(*row) for row in equation.rows.tolist())
-    cut, minus = penalty.threshold, 0.0 if penalty.nonnegative else 1.0
-    if equation.flat:
-        return _Plan("flow", cut=cut, minus=minus)
-    if len(pieces) > 2:
-        return None
-    outer, length, kept, run = geometry
-    name = "columns"
-    if length == 1 and kept == 1:
-        if run >= SHORT:
-            name = "rows"
-        else:
-            outer, kept = 1, outer
-    if name == "columns" and run > kernels.BLOCK:
-        return None
-    return _Plan(name, (outer, length, kept, run), check_group_weights(penalty, layout), pieces, cut, minus)
-
-
 def applies(penalty: Penalty | None, w: Array) -> bool:
     """Return whether there is a fused pass for a penalty and a parameter; there is one for every rule.
 
@@ -178,7 +112,334 @@ def applies(penalty: Penalty | None, w: Array) -> bool:
     piece, or one and a flat end, and whose groups are axes.
     """
     native = w.dtype in (np.float32, np.float64) and w.flags.c_contiguous
-    return bool(native) and compiles() and _plan(penalty, w.shape) is not None
+    return bool(native) and compiles() and plan_of(penalty, w.shape) is not None
+
+
+class Batch:
+    """Tensors whose steps one compiled call takes.
+
+    Parameters
+    ----------
+    rule, settings
+        As in :meth:`proxlab.optim.rules.Rule.propose`.
+    penalty : Penalty or None
+        The penalty of all of them, under which all take the same kernel (:attr:`kernel_of`).
+    shapes : sequence of tuple of int
+        Their shapes; none is empty.
+    dtype : dtype
+        float32 or float64, of weights, gradients and states.
+
+    Attributes
+    ----------
+    addresses : array of int
+        Of weights, gradient and each array of state, a row per tensor, to be set before a step. What lies
+        there is in C order, aligned, and apart from everything else that is written.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        settings: Settings,
+        penalty: Penalty | None,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: Any,
+    ) -> None:
+        self.rule, self.penalty, self.shapes, self.dtype = rule, penalty, list(shapes), np.dtype(dtype)
+        self.update = rule.select(settings)
+        self.plans = [_checked_plan(penalty, shape) for shape in shapes]
+        n = len(self.plans)
+        self._sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
+        self.addresses = np.zeros((n, 2 + len(self.update.slots)), np.int64)
+        flows, columns = self.name == "flow", self.name == "columns"
+        laid = [
+            (1, 1, 1, int(size)) if flows else p.shape
+            for p, size in zip(self.plans, self._sizes, strict=True)
+        ]
+        ends = [(len(p.weights), len(p) if columns else 0) for p in self.plans]
+        self._tensors = many.Tensors(
+            addresses=self.addresses,
+            shapes=np.array(laid, np.int64),
+            units=self._sizes if flows else np.array([len(p) for p in self.plans], np.int64),
+            per_block=np.zeros(n, np.int64),
+            strengths=np.concatenate([np.asarray(p.weights, float) for p in self.plans]),
+            squares=np.zeros(sum(end[1] for end in ends)),
+            starts=np.cumsum([(0, 0), *ends], axis=0, dtype=np.int64),
+            doubts=np.array([0.0 if flows else p.doubt(self.dtype) for p in self.plans]),
+        )
+        self._largest = max(p.size for p in self.plans)
+        self._divided: tuple[int, list[many.Span]] = 0, []
+
+    @staticmethod
+    def kernel_of(penalty: Penalty | None, shape: tuple[int, ...]) -> str:
+        """Return which kernel a tensor takes: those of a batch take the same."""
+        return _checked_plan(penalty, shape).name
+
+    @property
+    def name(self) -> str:
+        """Which kernel it takes."""
+        return self.plans[0].name
+
+    @property
+    def size(self) -> int:
+        """Elements of all tensors."""
+        return int(self._sizes.sum())
+
+    def __len__(self) -> int:
+        """Return the number of tensors."""
+        return len(self.plans)
+
+    def step(
+        self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
+    ) -> float:
+        """Take a step of all tensors in place.
+
+        Parameters
+        ----------
+        settings, t, carry
+            As in :meth:`proxlab.optim.rules.Rule.propose`, and the same for all tensors; the settings ask for
+            the update that the batch was made for.
+        finder : RootFinder
+            Solves the prox. With other options than the defaults of Newton's method, and where an average is
+            taken of groups that are not contiguous, the step is not fused.
+        where : callable
+            ``where(k)`` is what an error says before its message of tensor ``k``.
+
+        Returns
+        -------
+        float
+            The new carry.
+
+        Raises
+        ------
+        ValueError
+            If the gradient of a penalised parameter is not finite: nothing has changed then. Or if the prox's
+            point or metric is not, though the gradients are: that tensor and its state are undefined then.
+        """
+        found = self.rule.coefficients(settings, t, carry)
+        if self.penalty is not None and not found.step > 0.0:
+            free = Batch(self.rule, settings, None, self.shapes, self.dtype)
+            free.addresses[...] = self.addresses
+            return free.step(settings, t, carry, finder, where)
+        keep = settings["momentum"] if self.rule.averages else 0.0
+        if self.plans[0] is FREE:
+            self._flow(found, keep, where)
+            return found.carry
+        if finder != Newton() or (keep and self.name == "columns"):
+            left = np.ones(len(self), np.bool_)
+        else:
+            left = self._spoilt()
+        for k in np.flatnonzero(left).tolist():
+            self._unfused(k, settings, t, carry, finder, where)
+        if left.all():
+            return found.carry
+        part = self if not left.any() else self._part(np.flatnonzero(~left), settings)
+        if part is not self:
+            kept = np.flatnonzero(~left).tolist()
+            part._spoilt()
+            part._solve(found, keep, finder, lambda k: where(kept[k]))
+        else:
+            self._solve(found, keep, finder, where)
+        return found.carry
+
+    def _part(self, chosen: Array, settings: Settings) -> Batch:
+        """Return a batch of some tensors."""
+        part = Batch(self.rule, settings, self.penalty, [self.shapes[k] for k in chosen], self.dtype)
+        part.addresses[...] = self.addresses[chosen]
+        return part
+
+    def _solve(
+        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
+    ) -> None:
+        if self.name == "flow":
+            self._flow(found, keep, where)
+        elif self.name == "rows":
+            self._rows(found, keep, finder, where)
+        else:
+            self._columns(found, keep, finder, where)
+
+    def _given(self, found: Coefficients) -> tuple[Any, tuple[Any, Any], Any]:
+        """Return coefficients, the elementwise part and 1 in the data's precision."""
+        number, plan = self.dtype.type, self.plans[0]
+        coefficients = type(found.formulas)(*[number(a) for a in found.formulas])
+        return coefficients, (number(found.step * plan.cut), number(plan.minus)), number(1.0)
+
+    def _spans(self) -> list[many.Span]:
+        """Divide the tensors among the threads, by elements."""
+        n = min(threads.get_num_threads(), max(1, self.size // threads.SMALL))
+        if self._divided[0] != n:
+            self._divided = n, self._divide(n)
+        return self._divided[1]
+
+    def _divide(self, n: int) -> list[many.Span]:
+        sizes, units = self._sizes, self._tensors.units
+        total = self.size
+        if self.name == "columns":
+            for k, plan in enumerate(self.plans):
+                # A tensor that is no small part of the whole is divided.
+                parts = min(n, -(-2 * n * int(sizes[k]) // total)) if sizes[k] >= threads.SMALL else 1
+                self._tensors.per_block[k] = plan.per_block(parts)
+                units[k] = plan.blocks(int(self._tensors.per_block[k]))
+        ends = np.cumsum(sizes)
+        places = [(0, 0)]
+        for j in range(1, n):
+            at = total * j // n
+            k = int(np.searchsorted(ends, at, side="right"))
+            inside = at - int(ends[k] - sizes[k])
+            places.append((k, inside * int(units[k]) // int(sizes[k])))
+        places.append((len(self) - 1, int(units[-1])))
+        spans = []
+        for (first, unit), (last, stop) in pairwise(places):
+            if stop == 0 and last > first:
+                last, stop = last - 1, int(units[last - 1])
+            spans.append(many.Span(first, unit, last, stop))
+        return spans
+
+    def _run(self, task: Callable[[many.Span], None]) -> None:
+        """Do what is to be done with the share of each thread."""
+        spans = self._spans()
+
+        def some(begin: int, finish: int) -> int:
+            for span in spans[begin:finish]:
+                task(span)
+            return -1
+
+        threads.run(some, len(spans), self.size)
+
+    def _spoilt(self) -> Array:
+        """Return which tensors have a gradient whose squares are not finite.
+
+        Those of the weights come along for groups of columns.
+        """
+        spoilt, one = np.zeros(len(self), np.bool_), self.dtype.type(1.0)
+        if self.name == "columns":
+            scan = _plain_kernel("scan_of")
+
+            def look(span: many.Span) -> None:
+                _, _, _, part, total, _ = _scratch(1, self.dtype)
+                scan(*self._tensors, *span, one, part, total, spoilt)
+
+        else:
+            invalid = _plain_kernel("invalid_of")
+
+            def look(span: many.Span) -> None:
+                invalid(*self._tensors, *span, one, spoilt)
+
+        self._run(look)
+        return spoilt
+
+    def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
+        plan = self.plans[0]
+        kernel = _kernel("flow_of", self.update, keep > 0.0, plan.shrinks)
+        coefficients, elementwise, one = self._given(found)
+        ends: list[int] = []
+
+        def task(span: many.Span) -> None:
+            ends.append(kernel(*self._tensors, *span, coefficients, *elementwise, self.dtype.type(keep), one))
+
+        self._run(task)
+        bad = [k for k in ends if k >= 0]
+        if bad and plan is not FREE:
+            raise ValueError(f"{where(min(bad))}the prox's point must be finite")
+
+    def _rows(
+        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
+    ) -> None:
+        plan = self.plans[0]
+        kernel = _kernel("rows_of", self.update, keep > 0.0, plan.shrinks)
+        coefficients, elementwise, one = self._given(found)
+        numbers = plan.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
+
+        def task(span: many.Span) -> None:
+            x, d, hard, part, _, _ = _scratch(self._largest, self.dtype)
+            while True:
+                k, unit, count = kernel(
+                    *self._tensors, *span, coefficients, *numbers, *elementwise, self.dtype.type(keep), one,
+                    x, d, hard, part,
+                )  # fmt: skip
+                if not count:
+                    return
+                own, left = self.plans[k], hard[:count]
+                point, metric = (a[: count * own.size].reshape(count, -1) for a in (x, d))
+                z = _solve(own, left, point, metric, found.step, finder, where(k))
+                view = self._arrays(k)[0].reshape(-1, own.size)
+                view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
+                span = span._replace(first=k, unit=unit)
+
+        self._run(task)
+
+    def _columns(
+        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
+    ) -> None:
+        plan = self.plans[0]
+        kernel = _kernel("columns_of", self.update, keep > 0.0, plan.shrinks)
+        coefficients, elementwise, one = self._given(found)
+        numbers = plan.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
+
+        def task(span: many.Span) -> None:
+            _, _, hard, part, total, values = _scratch(1, self.dtype)
+            while True:
+                k, unit, count = kernel(
+                    *self._tensors,
+                    *span,
+                    coefficients,
+                    *numbers,
+                    *elementwise,
+                    one,
+                    hard,
+                    part,
+                    total,
+                    values,
+                )
+                if not count:
+                    return
+                self._finish_columns(k, coefficients, hard[:count], found.step, finder, where(k))
+                span = span._replace(first=k, unit=unit)
+
+        self._run(task)
+
+    def _arrays(self, k: int) -> list[Array]:
+        """Return weights, gradient and state of a tensor, flat."""
+        one, n = self.dtype.type(1.0), int(self._sizes[k])
+        return [many.elements(address, n, one) for address in self.addresses[k].tolist()]
+
+    def _finish_columns(
+        self, k: int, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
+    ) -> None:
+        """Solve the groups of a block whose point the kernel left in the weights."""
+        plan, (w, _, *slots) = self.plans[k], self._arrays(k)
+        kept = plan.shape[2]
+        outer, column = left[0] // kept, left % kept
+        point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
+        again = self.update.metric
+        metric = None if again is None else over_arrays(again, np)(state, coefficients)
+        z = _solve(plan, left, point, metric, step, finder, where)
+        w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
+
+    def _unfused(
+        self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
+        where: Callable[[int], str],
+    ) -> None:  # fmt: skip
+        """Take the step of a tensor as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
+        assert self.penalty is not None
+        w, grad, *slots = (a.reshape(self.shapes[k]) for a in self._arrays(k))
+        # What overflows is found by the prox.
+        with np.errstate(all="ignore"):
+            proposal = self.rule.propose(settings, w, grad, tuple(slots), t, carry)
+        try:
+            z = prox(self.penalty, proposal.x, proposal.step, metric=proposal.metric, root_finder=finder)
+        except ValueError as error:
+            raise ValueError(f"{where(k)}{error}") from error
+        keep = settings["momentum"] if self.rule.averages else 0.0
+        w[...] = keep * w + (1.0 - keep) * z if keep else z
+        for a, new in zip(slots, proposal.slots, strict=True):
+            a[...] = new
+
+
+def _checked_plan(penalty: Penalty | None, shape: tuple[int, ...]) -> Plan:
+    plan = plan_of(penalty, shape)
+    if plan is None:
+        raise ValueError(f"penalty: has no fused pass over an array of shape {shape}, {penalty!r}")
+    return plan
 
 
 def step(
@@ -192,7 +453,7 @@ def step(
     carry: float,
     finder: RootFinder,
 ) -> float:
-    """Take a step of a method in place.
+    """Take a step of a method in place, of one array (:meth:`Batch.step`).
 
     Parameters
     ----------
@@ -204,8 +465,6 @@ def step(
     slots : tuple of array
         The state, which becomes the new one.
     finder : RootFinder
-        Solves the prox. With other options than the defaults of Newton's method, and where an average is
-        taken of groups that are not contiguous, the step is not fused.
 
     Returns
     -------
@@ -216,81 +475,16 @@ def step(
     ------
     TypeError, ValueError
         If an array is not as above, or the parameter and the state share memory, or there is no fused pass
-        for the penalty; nothing has changed then.
-    ValueError
-        If the gradient of a penalised parameter is not finite: nothing has changed then. Or if the prox's
-        point or metric is not, though the gradient is: parameter and state are undefined then.
+        for the penalty; nothing has changed then. And as :meth:`Batch.step` does.
     """
-    update, found = rule.select(settings), rule.coefficients(settings, t, carry)
-    _check_arrays(update, w, grad, slots)
+    _check_arrays(rule.select(settings), w, grad, slots)
     if any(np.may_share_memory(grad, a) for a in (w, *slots)):
         grad = grad.copy()
     if w.size == 0:
-        return found.carry
-    plan = _plan(penalty if found.step > 0.0 else None, w.shape)
-    if plan is None:
-        raise ValueError(f"penalty: has no fused pass over an array of shape {w.shape}, {penalty!r}")
-    keep = settings["momentum"] if rule.averages else 0.0
-    number = w.dtype.type
-    one, g = number(1.0), grad.reshape(-1)
-    # Of the groups' lengths, where they come with the check of the gradient.
-    squares = np.empty(len(plan)) if plan.name == "columns" else None
-    if plan is not _FREE:
-        fused = finder == Newton() and not (keep and plan.name == "columns")
-        if not (fused and _is_finite(plan, w.reshape(-1), g, squares, one)):
-            return _unfused(rule, settings, penalty, w, grad, slots, t, carry, finder)
-    kernel = _kernel(plan.name, update, keep > 0.0, plan.shrinks)
-    flat = w.reshape(-1)
-    formulas = found.formulas
-    c = type(formulas)(*[number(a) for a in formulas])
-    data = (flat, g, tuple([a.reshape(-1) for a in slots]), c)
-    elementwise = number(found.step * plan.cut), number(plan.minus)
-    if plan.name == "flow":
-
-        def flow(begin: int, finish: int) -> int:
-            total = kernel(*data, begin, finish, *elementwise, number(keep), one)
-            return -1 if total == 0.0 or plan is _FREE else begin
-
-        if threads.run(flow, w.size, w.size) >= 0:
-            raise ValueError("the prox's point must be finite")
-        return found.carry
-
-    rtol = finder.relative_tolerance(float_bits(w))
-    numbers = plan.numbers(found.step, rtol, w.dtype)
-
-    def rows(begin: int, finish: int) -> int:
-        x, d, hard, part, _, _ = _scratch(plan.size, w.dtype)
-        capacity = len(x) // plan.size
-        while begin < finish:
-            begin, count = kernel(
-                *data, plan.shape, begin, finish, plan.weights, *numbers, *elementwise, number(keep), one, x,
-                d, hard[:capacity], part,
-            )  # fmt: skip
-            if count:
-                left = hard[:count]
-                point, metric = (a[: count * plan.size].reshape(count, -1) for a in (x, d))
-                z = _solve(plan, left, point, metric, found.step, finder)
-                view = flat.reshape(-1, plan.size)
-                view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
-        return -1
-
-    def columns(begin: int, finish: int) -> int:
-        _, _, hard, part, total, values = _scratch(1, w.dtype)
-        while begin < finish:
-            begin, count = kernel(
-                *data, plan.shape, begin, finish, plan.weights, *numbers, *elementwise, one, hard, part,
-                total, values, per_block, squares,
-            )  # fmt: skip
-            if count:
-                _finish_columns(plan, update, data, hard[:count], found.step, finder)
-        return -1
-
-    if plan.name == "rows":
-        threads.run(rows, len(plan), w.size)
-    else:
-        per_block = plan.per_block(threads.available())
-        threads.run(columns, plan.blocks(per_block), w.size)
-    return found.carry
+        return rule.coefficients(settings, t, carry).carry
+    batch = Batch(rule, settings, penalty, [w.shape], w.dtype)
+    batch.addresses[0] = [a.__array_interface__["data"][0] for a in (w, grad, *slots)]
+    return batch.step(settings, t, carry, finder, lambda _: "")
 
 
 def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:
@@ -313,67 +507,29 @@ def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...
             raise ValueError(f"{name}: must not share memory with w or another array of the state")
 
 
-def _finish_columns(
-    plan: _Plan, update: Update, data: tuple[Any, ...], left: Array, step: float, finder: RootFinder
-) -> None:
-    """Solve the groups of a block whose point the kernel left in the weights."""
-    w, _, slots, c = data
-    _, _, kept, _ = plan.shape
-    outer, column = left[0] // kept, left % kept
-    point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
-    metric = None if update.metric is None else over_arrays(update.metric, np)(state, c)
-    z = _solve(plan, left, point, metric, step, finder)
-    w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
-
-
 def _solve(
-    plan: _Plan, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder
-) -> Array:
+    plan: Plan, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder,
+    where: str,
+) -> Array:  # fmt: skip
     """Solve groups, given as rows, that a kernel left."""
     usable = np.isfinite(point).all(axis=1)
     if metric is not None:
         usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
     if not usable.all():
         group = int(left[np.argmin(usable)])
-        raise ValueError(f"group {group}: the prox's point must be finite and its metric finite and > 0")
+        raise ValueError(
+            f"{where}group {group}: the prox's point must be finite and its metric finite and > 0"
+        )
     weights = plan.weights[left] if len(plan.weights) > 1 else np.full(len(left), plan.weights[0])
     z: Array = prox(_Radial(plan.pieces, weights=weights), point, step, metric=metric, root_finder=finder)
     return z
 
 
-def _is_finite(plan: _Plan, w: Array, g: Array, squares: Array | None, one: Any) -> bool:
-    """Return whether the squares of the gradient are finite.
-
-    Those of the weights come along for groups of columns: their sum goes to ``squares``.
-    """
-    if squares is None:
-        kernel = _kernel("invalid", SGD, False, False)
-        return threads.run(lambda b, f: -1 if kernel(g, b, f, one) == 0.0 else b, g.size, g.size) < 0
-    scan, per_block = _kernel("scan", SGD, False, False), plan.per_block(threads.available())
-
-    def task(begin: int, finish: int) -> int:
-        _, _, _, part, total, _ = _scratch(1, w.dtype)
-        finite = scan(w, g, plan.shape, begin, finish, per_block, one, part, total, squares)
-        return -1 if finite else begin
-
-    return threads.run(task, plan.blocks(per_block), g.size) < 0
-
-
-def _unfused(
-    rule: Rule, settings: Settings, penalty: Penalty | None, w: Array, grad: Array, slots: tuple[Array, ...],
-    t: int, carry: float, finder: RootFinder,
-) -> float:  # fmt: skip
-    """Take the step as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
-    assert penalty is not None
-    # What overflows is found by the prox.
-    with np.errstate(all="ignore"):
-        proposal = rule.propose(settings, w, grad, slots, t, carry)
-    z = prox(penalty, proposal.x, proposal.step, metric=proposal.metric, root_finder=finder)
-    keep = settings["momentum"] if rule.averages else 0.0
-    w[...] = keep * w + (1.0 - keep) * z if keep else z
-    for a, new in zip(slots, proposal.slots, strict=True):
-        a[...] = new
-    return proposal.carry
+def count_alive(addresses: Array, sizes: Array, strides: Array, dtype: Any) -> Array:
+    """Count the elements of tensors that are not zero, of each with a stride."""
+    counts = np.zeros(len(sizes), np.int64)
+    _plain_kernel("count_alive")(addresses, sizes, strides, np.dtype(dtype).type(1.0), counts)
+    return counts
 
 
 def _scratch(size: int, dtype: Any) -> tuple[Array, ...]:

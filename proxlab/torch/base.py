@@ -6,13 +6,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from proxlab.arguments import check_root_finder, compiles
-from proxlab.backends import threads
 from proxlab.groups import Groups
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
@@ -27,7 +26,7 @@ from proxlab.torch.cut import dual_starts, solve
 from proxlab.torch.everyone import all_moving
 from proxlab.torch.exchange import Share, prox_problem
 from proxlab.torch.loading import adapted, check_entry, check_noted
-from proxlab.torch.memory import check_apart, check_tensors
+from proxlab.torch.memory import check_apart, check_tensors, overlap, spans_of
 from proxlab.torch.problems import (
     Block,
     CutProblem,
@@ -47,6 +46,9 @@ from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
+
+if TYPE_CHECKING:
+    from proxlab.torch.together import Kept, Member
 
 __all__ = ["ProxOptimizer"]
 
@@ -86,6 +88,8 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     #: The update rule (:mod:`proxlab.optim.rules`).
     rule: Rule
+    # What the last step has found out about parameters that compiled passes take.
+    _kept: Kept | None = None
     # Who looks at the proxes of the steps, if anybody does.
     _watch: Watch | None = None
 
@@ -320,17 +324,22 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._strength.read(self.param_groups)
         if self._tolerance is not None:
             self._tolerance.iterations = self.param_groups[0]["iterations"]
-        ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
-        watch = self._watch if self._watch is not None and self._watch.due(self._steps + 1) else None
-        blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks, watch)
-        if ranks is not None:
-            self._start_together(blocks, ranks)
-        if self._asks_for_state(blocks, ranks):
-            self._make_state(blocks)
-            return loss
         steps = self._steps + 1
-        seen = self._vanishing.look(blocks, steps) if self._strength is None else None
-        record = self._take(blocks, steps, ranks, watch)
+        watch = self._watch if self._watch is not None and self._watch.due(steps) else None
+        kept, self._kept = self._kept, None
+        blocks = None if kept is None or watch is not None else self._others(kept, steps)
+        ranks = None
+        if blocks is None:
+            kept = None
+            ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
+            blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks, watch)
+            if ranks is not None:
+                self._start_together(blocks, ranks)
+            if self._asks_for_state(blocks, ranks):
+                self._make_state(blocks)
+                return loss
+        seen = self._vanishing.look(blocks, steps, kept) if self._strength is None else None
+        record = self._take(blocks, steps, ranks, watch, kept)
         self._note(steps=steps)
         if record:
             self.history.append({"step": steps, **record})
@@ -338,11 +347,34 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._vanishing.compare(seen, steps, self.state)
         return loss
 
+    def _others(self, kept: Kept, steps: int) -> list[Block] | None:
+        """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
+        if self._lent or self._strength is not None or self._is_due(steps):
+            return None
+        if not kept.holds(self.param_groups, self.state, self._conditions(), self._check_settings):
+            return None
+        blocks = list(self._blocks(kept.rest))
+        if blocks:
+            states, slots = self._checked(blocks)
+            apart = kept.is_apart_from(*spans_of(blocks, states, slots))
+            # A step that changes who takes part is a long one.
+            if not apart or any(self._is_fused(block) for block in blocks):
+                return None
+        return blocks
+
+    def _conditions(self) -> tuple[Any, ...]:
+        """Return what a step depends on beside param groups and state."""
+        return self._steps + 1 >= self.start, self.fused, compiles()
+
+    def _is_due(self, steps: int) -> bool:
+        """Say whether a step is certified."""
+        return self.certify_every is not None and steps % self.certify_every == 0
+
     def _take(
-        self, blocks: list[Block], steps: int, ranks: Ranks | None, watch: Watch | None
+        self, blocks: list[Block], steps: int, ranks: Ranks | None, watch: Watch | None, kept: Kept | None
     ) -> dict[str, Any]:
         """Take a step; returns what the history says of it."""
-        due = self.certify_every is not None and steps % self.certify_every == 0
+        due = self._is_due(steps)
         record: dict[str, Any] = {}
         # Steps with the penalty.
         count = steps - self.start + 1
@@ -369,7 +401,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         fused: list[Block] = []
         others: list[Block] = []
         for block in (b for b in blocks if not b.is_cut):
-            (fused if not (due or late) and self._is_fused(block) else others).append(block)
+            compiled = not (due or late) and self._is_fused(block) and local(block.params[0]).numel() > 0
+            (fused if compiled else others).append(block)
         # One after the other, unless all are needed at once.
         problems: Iterable[Problem] = (self._problem(block) for block in others)
         if late:
@@ -396,7 +429,11 @@ class ProxOptimizer(torch.optim.Optimizer):
                 for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
                     self._write(part, new)
             # What may fail here comes after what processes do together.
-            threads.each(lambda k: self._fused_step(fused[k]), [block.params[0].numel() for block in fused])
+            if kept is not None:
+                kept.step(self._finder())
+                self._kept = kept
+            elif fused:
+                self._fused_steps(fused)
             for problem in problems:
                 self._write(problem, problem.block.split(self._solve(problem, self._finder())))
         if seen and watch is not None:
@@ -480,13 +517,14 @@ class ProxOptimizer(torch.optim.Optimizer):
         assert self._strength is not None
         return self._strength.target.share(self._resting(()))
 
-    def _blocks(self) -> Iterator[Block]:
-        """Go through the parameters that have a gradient."""
+    def _blocks(self, chosen: Iterable[tuple[int, Iterable[int]]]) -> Iterator[Block]:
+        """Go through those of some parameters, given by param groups, that have a gradient."""
         active = self._steps + 1 >= self.start
-        for number, group in enumerate(self.param_groups):
+        for number, places in chosen:
+            group = self.param_groups[number]
             settings = self._check_settings(group)
             check_kind(group["penalty"], f"param group {number}")
-            live = [k for k, p in enumerate(group["params"]) if p.grad is not None]
+            live = [k for k in places if group["params"][k].grad is not None]
             for k in live:
                 if group["params"][k].grad.is_sparse:
                     where = f"param group {number}, {name_parameter(group, k)}"
@@ -500,13 +538,18 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _checked_blocks(self) -> list[Block]:
         """Return the blocks of a step, whose tensors fit and are apart."""
-        blocks = list(self._blocks())
+        whole = [(number, range(len(group["params"]))) for number, group in enumerate(self.param_groups)]
+        blocks = list(self._blocks(whole))
+        check_apart(blocks, *self._checked(blocks))
+        return blocks
+
+    def _checked(self, blocks: list[Block]) -> tuple[list[list[Any]], list[list[str]]]:
+        """Return the states of the parameters of blocks and the names of what is used of them; all fit."""
         states = [[self.state.get(p, {}) for p in block.params] for block in blocks]
         slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
         for block, own, names in zip(blocks, states, slots, strict=True):
             check_tensors(block, own, names, self.rule.averages)
-        check_apart(blocks, states, slots)
-        return blocks
+        return states, slots
 
     def _agreed_blocks(self, ranks: Ranks, watch: Watch | None) -> list[Block]:
         """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
@@ -568,26 +611,29 @@ class ProxOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"fused=True: {block.where} {obstacle}")
         return not obstacle
 
-    @torch.no_grad()
-    def _fused_step(self, block: Block) -> None:
-        """Do the step of a block in one compiled pass."""
-        from proxlab.optim import fused_cpu
+    def _fused_steps(self, blocks: list[Block]) -> None:
+        """Do the step of blocks in compiled passes, and keep what was found out about them."""
+        from proxlab.torch.together import Kept, Together
+
+        members = [self._member(block) for block in blocks]
+        together = Together(self.rule, members)
+        together.step(self._finder(), lambda m, carry: self._save(m.block.params[0], m.slots, m.t, carry))
+        if self._strength is None and Kept.can_be(together, self.state):
+            self._kept = Kept(together, self.param_groups, self.state, self._conditions())
+
+    def _member(self, block: Block) -> Member:
+        """Return a block of one parameter as compiled passes take it."""
+        from proxlab.torch.together import Member
 
         (p,) = block.params
         assert p.grad is not None
-        w, state = local(p).detach(), self.state.get(p, {})
+        w, g, state = local(p).detach(), aligned(p.grad, p).detach(), self.state.get(p, {})
         slots = self._slots(p, w, block.settings)
         if p in self._lent:
             slots = {name: a.clone() for name, a in slots.items()}
-        g, arrays = aligned(p.grad, p).detach(), tuple(a.numpy() for a in slots.values())
-        t, carry, finder = _count(state), float(state.get("weight_sum", 0.0)), self._finder()
-        try:
-            carry = fused_cpu.step(
-                self.rule, block.settings, block.penalty, w.numpy(), g.numpy(), arrays, t, carry, finder
-            )
-        except ValueError as error:
-            raise ValueError(f"{block.where}: {error}") from error
-        self._save(p, slots, t, carry)
+        if any(overlap(g, a) for a in (w, *slots.values())):
+            g = g.clone()
+        return Member(block, w, g, slots, _count(state), float(state.get("weight_sum", 0.0)))
 
     def _obstacle(self, block: Block) -> str:
         """Say why there is no compiled pass for a block; "" if there is one."""
@@ -599,8 +645,10 @@ class ProxOptimizer(torch.optim.Optimizer):
         assert p.grad is not None
         state = self.state.get(p, {}).values()
         tensors = (p, p.grad, *(a for a in state if isinstance(a, Tensor)))
-        if not all(local(a).is_contiguous() for a in tensors):
+        if not all(local(a).is_contiguous() for a in tensors) or p.grad.is_neg():
             return "is not contiguous, or its gradient or state is not"
+        if p.grad.dtype != p.dtype:
+            return f"has a gradient of {p.grad.dtype}"
         from proxlab.optim import fused_cpu
 
         if not fused_cpu.applies(block.penalty, local(p).detach().numpy()):

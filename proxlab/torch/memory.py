@@ -17,7 +17,16 @@ from torch import Tensor
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
 from proxlab.torch.shards import local
 
-__all__ = ["check_apart", "check_counted", "check_tensors", "check_whole"]
+__all__ = [
+    "Spans",
+    "check_apart",
+    "check_counted",
+    "check_tensors",
+    "check_whole",
+    "is_apart",
+    "overlap",
+    "spans_of",
+]
 
 # Numbers of a state, and whether they count.
 _NUMBERS = {"step": True, "weight_sum": False}
@@ -97,6 +106,55 @@ def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, 
     slots : sequence of sequence of str
         The arrays of state of each block.
     """
+    spans = _spans(blocks, states, slots)
+    spans.sort(key=_start)
+    active: list[_Span] = []
+    for new in spans:
+        active = [old for old in active if old.stop > new.start]
+        for old in active:
+            if _conflict(old, new):
+                raise ValueError(f"{old.where} and {new.where} must not share memory; copy one of them")
+        active.append(new)
+
+
+class Spans(NamedTuple):
+    """Where the memory of tensors starts and stops.
+
+    Attributes
+    ----------
+    starts, stops : array of int
+    """
+
+    starts: Any
+    stops: Any
+
+
+def is_apart(written: Spans, read: Spans) -> bool:
+    """Return whether none of some spans touches one of others, which are sorted and apart."""
+    following = np.searchsorted(written.stops, read.starts, side="right")
+    inside = following < len(written.starts)
+    return not bool((written.starts[following[inside]] < read.stops[inside]).any())
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Return whether two contiguous tensors share memory."""
+    starts, stops = (a.data_ptr(), b.data_ptr()), (a.data_ptr() + a.nbytes, b.data_ptr() + b.nbytes)
+    return max(starts) < min(stops)
+
+
+def spans_of(
+    blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, Any]]], slots: Any
+) -> tuple[Spans, Spans]:
+    """Return the spans that a step writes, and those that it reads, of what :func:`check_apart` takes."""
+    spans = _spans(blocks, states, slots)
+    written, read = (
+        np.array([(s.start, s.stop) for s in spans if s.written is kind], np.int64).reshape(-1, 2)
+        for kind in (True, False)
+    )
+    return Spans(written[:, 0], written[:, 1]), Spans(read[:, 0], read[:, 1])
+
+
+def _spans(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, Any]]], slots: Any) -> list[_Span]:
     spans: list[_Span] = []
     for block, own, names in zip(blocks, states, slots, strict=True):
         for k, (p, state) in enumerate(zip(block.params, own, strict=True)):
@@ -107,14 +165,7 @@ def check_apart(blocks: Sequence[Block], states: Sequence[Sequence[Mapping[str, 
                 spans.append(_span(p.grad, block, k, "the gradient of ", False))
             held = [name for name in names if name in state]
             spans += [_span(state[name], block, k, f"the state {name!r} of ", True) for name in held]
-    spans.sort(key=_start)
-    active: list[_Span] = []
-    for new in spans:
-        active = [old for old in active if old.stop > new.start]
-        for old in active:
-            if _conflict(old, new):
-                raise ValueError(f"{old.where} and {new.where} must not share memory; copy one of them")
-        active.append(new)
+    return spans
 
 
 class _Span(NamedTuple):

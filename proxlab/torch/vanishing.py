@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from proxlab.torch.problems import Block, name_parameter
 from proxlab.torch.shards import local
 
-__all__ = ["Vanishing"]
+if TYPE_CHECKING:
+    from proxlab.torch.together import Kept
+
+__all__ = ["Looked", "Vanishing", "strides_of"]
 
 #: Steps that are looked at: it is at the start that gradients have always been zero.
 STEPS = 100
@@ -23,13 +27,21 @@ _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "square_sum"}
 NAMED = 5
 
 
-class _Seen(NamedTuple):
-    """A parameter, whose it is, and how many of its weights were not zero before a step."""
+class Looked(NamedTuple):
+    """A parameter that is looked at, and whose it is."""
 
     block: Block
     place: int
     parameter: Tensor
-    alive: Tensor
+
+
+class _Seen(NamedTuple):
+    """Parameters, how many elements a counted one stands for, and how many were not zero before a step."""
+
+    looked: list[Looked]
+    strides: Any
+    before: Any
+    kept: Kept | None
 
 
 class Vanishing:
@@ -43,34 +55,45 @@ class Vanishing:
         """Look at the next steps: something about penalties or parameters is new."""
         self._until = steps + STEPS
 
-    def look(self, blocks: Sequence[Block], step: int) -> list[_Seen] | None:
-        """Count before a step; None where it is not looked at."""
+    def look(self, blocks: Sequence[Block], step: int, kept: Kept | None) -> _Seen | None:
+        """Count before a step, of blocks and what is kept of others; None where it is not looked at."""
         if self._warned or step > self._until:
             return None
-        return [
-            _Seen(block, k if block.index is None else block.index, p, _alive(p))
+        looked = [
+            Looked(block, k if block.index is None else block.index, p)
             for block in blocks
             if block.penalty is not None and not block.rests
             for k, p in enumerate(block.params)
             if local(p).numel() > 0
         ]
+        strides, before = strides_of([p for _, _, p in looked]), _counts(looked)
+        if kept is not None:
+            strides = np.concatenate([strides, kept.strides])
+            before = np.concatenate([before, kept.alive()])
+            looked += kept.looked
+        return _Seen(looked, strides, before, kept)
 
-    def compare(self, seen: Sequence[_Seen], step: int, state: Mapping[Tensor, Any]) -> None:
+    def compare(self, seen: _Seen, step: int, state: Mapping[Tensor, Any]) -> None:
         """Count again, and warn where more than half of what was there is gone for want of gradients."""
-        gone = [_stride(s.parameter) * max(0, int(s.alive - _alive(s.parameter))) for s in seen]
-        before = [_stride(s.parameter) * int(s.alive) for s in seen]
-        if 2 * sum(gone) <= sum(before):
+        looked, kept = seen.looked, seen.kept
+        if kept is None:
+            after = _counts(looked)
+        else:
+            own = len(looked) - len(kept.looked)
+            after = np.concatenate([_counts(looked[:own]), kept.alive()])
+        gone = seen.strides * np.maximum(0, seen.before - after)
+        before = seen.strides * seen.before
+        if 2 * gone.sum() <= before.sum():
             return
         # A large strength does so too; whoever chose it knows.
-        lost = {k for k, s in enumerate(seen) if 2 * gone[k] > before[k] and _is_still(s.parameter, state)}
-        share = sum(gone[k] for k in lost) / sum(before)
+        lost = [k for k, s in enumerate(looked) if 2 * gone[k] > before[k] and _is_still(s.parameter, state)]
+        share = gone[lost].sum() / before.sum()
         if share <= 0.5:
             return
         self._warned = True
         named = [
-            f"param group {s.block.number}, {name_parameter(s.block.group, s.place)}"
-            for k, s in enumerate(seen)
-            if k in lost
+            f"param group {block.number}, {name_parameter(block.group, place)}"
+            for block, place, _ in (looked[k] for k in lost)
         ]
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
         warnings.warn(
@@ -80,6 +103,15 @@ class Vanishing:
             UserWarning,
             stacklevel=2,
         )
+
+
+def strides_of(params: Sequence[Tensor]) -> Any:
+    """Return of every how many elements one is counted."""
+    return np.array([_stride(p) for p in params], np.int64)
+
+
+def _counts(looked: Sequence[Looked]) -> Any:
+    return np.array([int(_alive(p)) for _, _, p in looked], np.int64)
 
 
 def _stride(p: Tensor) -> int:

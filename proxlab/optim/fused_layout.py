@@ -1,0 +1,128 @@
+"""How groups lie in an array: which kernel of the fused pass takes them, and what it is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from proxlab.arguments import check_group_weights
+from proxlab.groups import AxisLayout
+from proxlab.optim import fused_kernels as kernels
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import Piece
+
+__all__ = ["FREE", "SHORT", "Plan", "plan_of"]
+
+Array = np.ndarray[Any, Any]
+
+#: Columns that a block has a multiple of: what is fetched together.
+COLUMNS = 16
+#: Contiguous groups that are shorter are columns of a matrix with one row.
+SHORT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How the groups of a penalty lie in an array of a shape, and what the kernels need of the penalty.
+
+    Attributes
+    ----------
+    name : str
+        The kernel: "flow" where there are no groups, else "rows" or "columns".
+    shape : tuple of int
+        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+    weights : array
+        One per group, or one for all.
+    pieces : tuple of Piece
+    cut : float
+        Strength of the elementwise part.
+    minus : float
+        0 where negative weights are to be zero, else 1.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    weights: Array = field(default_factory=lambda: np.ones(1))
+    pieces: tuple[Piece, ...] = ()
+    cut: float = 0.0
+    minus: float = 1.0
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether there is an elementwise part."""
+        return self.cut > 0.0 or self.minus == 0.0
+
+    @property
+    def size(self) -> int:
+        """Elements of a group."""
+        return self.shape[1] * self.shape[3]
+
+    def __len__(self) -> int:
+        """Return the number of groups."""
+        return self.shape[0] * self.shape[2]
+
+    def blocks(self, per_block: int) -> int:
+        """Return the number of blocks of so many groups."""
+        return self.shape[0] * -(-self.shape[2] // per_block)
+
+    def per_block(self, parts: int) -> int:
+        """Groups of a block of columns, where there are to be at least so many blocks."""
+        _, _, kept, run = self.shape
+        blocks = max(parts, -(-kept * run // kernels.BLOCK))
+        # Whole cache lines, and no columns beside the vectors.
+        whole = COLUMNS // math.gcd(COLUMNS, run)
+        wanted = -(-kept // blocks)
+        wanted += -wanted % whole
+        return max(1, min(wanted, kernels.BLOCK // run, kept))
+
+    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
+        """Return what the kernels read of penalty, step and precision."""
+        first, last = self.pieces[0], self.pieces[-1]
+        unit, low = _unit(dtype), 1e-30 if dtype == np.float32 else 1e-200
+        end = last.start if len(self.pieces) > 1 else math.inf
+        rtol, doubt = max(rtol, 2.0 * unit), self.doubt(dtype)
+        return kernels.Numbers(first.a, first.c, end, first.value, last.value, rtol, unit, low, step, doubt)
+
+    def doubt(self, dtype: Any) -> float:
+        """Return what a sum may be wrong by, relative to itself."""
+        terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
+        return (terms + 32.0) * _unit(dtype)
+
+
+def _unit(dtype: Any) -> float:
+    return 2.0**-24 if dtype == np.float32 else 2.0**-53
+
+
+FREE = Plan("flow")
+
+
+@lru_cache(maxsize=256)
+def plan_of(penalty: Penalty | None, shape: tuple[int, ...]) -> Plan | None:
+    """Return the plan, or None if there is no fused pass."""
+    if penalty is None:
+        return FREE
+    layout = penalty.groups.layout(shape)
+    geometry = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
+    equation = penalty.equation
+    if geometry is None or equation.kernel != "radial" or not equation.compiled:
+        return None
+    pieces = tuple(Piece(*row) for row in equation.rows.tolist())
+    cut, minus = penalty.threshold, 0.0 if penalty.nonnegative else 1.0
+    if equation.flat:
+        return Plan("flow", cut=cut, minus=minus)
+    if len(pieces) > 2:
+        return None
+    outer, length, kept, run = geometry
+    name = "columns"
+    if length == 1 and kept == 1:
+        if run >= SHORT:
+            name = "rows"
+        else:
+            outer, kept = 1, outer
+    if name == "columns" and run > kernels.BLOCK:
+        return None
+    return Plan(name, (outer, length, kept, run), check_group_weights(penalty, layout), pieces, cut, minus)

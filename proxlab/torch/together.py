@@ -1,0 +1,341 @@
+"""The parameters that compiled passes take, together: found once, and held to be the same in later steps.
+
+Parameter by parameter, Python would cost more than the pass itself. So what a step has found out (which
+tensors there are, that they fit and are apart, how their groups lie) is kept, and the next one only compares:
+objects by identity, and addresses, shapes, strides and types as lists, each made in one call. Where anything
+differs, the step is taken the long way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter, is_, itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from proxlab.optim import fused_cpu
+from proxlab.optim.rules import Rule, rests
+from proxlab.rootfinders import RootFinder
+from proxlab.torch.memory import Spans, is_apart
+from proxlab.torch.problems import Block
+from proxlab.torch.vanishing import Looked, strides_of
+
+__all__ = ["Kept", "Member", "Together"]
+
+_gradient = attrgetter("grad")
+_dtype = attrgetter("dtype")
+_kind = attrgetter("dtype", "device", "layout")
+# Parameters of other classes may mean something by their memory.
+_PLAIN = (Tensor, nn.Parameter)
+_FLOATS = (torch.float32, torch.float64)
+
+
+class Member(NamedTuple):
+    """A parameter in a step.
+
+    Attributes
+    ----------
+    block : Block
+        It alone.
+    weights, gradient : Tensor
+        What of them lies in this process, in C order; not empty.
+    slots : dict of str to Tensor
+        Its state.
+    t : int
+        The count of this step.
+    carry : float
+        As :meth:`proxlab.optim.rules.Rule.propose` takes it.
+    """
+
+    block: Block
+    weights: Tensor
+    gradient: Tensor
+    slots: dict[str, Tensor]
+    t: int
+    carry: float
+
+
+class _Share(NamedTuple):
+    """The members that one batch takes, by their numbers."""
+
+    batch: fused_cpu.Batch
+    chosen: list[int]
+
+
+class Together:
+    """The parameters of a step that compiled passes take.
+
+    Parameters
+    ----------
+    rule : Rule
+    members : sequence of Member
+
+    Attributes
+    ----------
+    rule, members
+        As given.
+    shares : list of _Share
+        The batches, and who is in each: of one param group, penalty, dtype, kernel and count of steps.
+    """
+
+    def __init__(self, rule: Rule, members: Sequence[Member]) -> None:
+        self.rule, self.members = rule, members
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        penalties = [member.block.penalty for member in self.members]
+        for k, (member, penalty) in enumerate(zip(self.members, penalties, strict=True)):
+            kernel = fused_cpu.Batch.kernel_of(penalty, tuple(member.weights.shape))
+            key = member.block.number, id(penalty), member.weights.dtype, kernel, member.t, member.carry
+            alike.setdefault(key, []).append(k)
+        self.shares: list[_Share] = []
+        for chosen in alike.values():
+            some = [self.members[k] for k in chosen]
+            shapes = [tuple(member.weights.shape) for member in some]
+            dtype, settings = some[0].weights.numpy().dtype, some[0].block.settings
+            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype)
+            batch.addresses[...] = [
+                [a.data_ptr() for a in (member.weights, member.gradient, *member.slots.values())]
+                for member in some
+            ]
+            self.shares.append(_Share(batch, chosen))
+
+    def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
+        """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
+        for batch, chosen in self.shares:
+            first = self.members[chosen[0]]
+            blocks = [self.members[k].block for k in chosen]
+            carry = batch.step(first.block.settings, first.t, first.carry, finder, _naming(blocks))
+            for k in chosen:
+                save(self.members[k], carry)
+
+
+class Kept:
+    """What a step has found out, for the next.
+
+    Parameters
+    ----------
+    together : Together
+        Of that step, which has been taken.
+    groups : sequence of dict
+        The param groups.
+    state : mapping
+        The state of all parameters after the step.
+    conditions : tuple
+        What else has to be as it was.
+
+    Attributes
+    ----------
+    rest : list of tuple
+        The numbers of the param groups and of their parameters that are not among the members.
+    looked : list of Looked
+        The members whose zeros are counted.
+    strides : array of int
+        Of every how many elements one is counted.
+    """
+
+    def __init__(
+        self,
+        together: Together,
+        groups: Sequence[dict[str, Any]],
+        state: Mapping[Tensor, Any],
+        conditions: tuple[Any, ...],
+    ) -> None:
+        # Not the members, which would keep gradients alive.
+        self._rule, self._shares, self._conditions = together.rule, together.shares, conditions
+        self._blocks = blocks = [member.block for member in together.members]
+        self._params = [block.params[0] for block in blocks]
+        entries = [state[p] for p in self._params]
+        names: dict[str, list[Any]] = {"step": entries}
+        for member, entry in zip(together.members, entries, strict=True):
+            for name in member.slots:
+                names.setdefault(name, []).append(entry)
+        held = [
+            *self._params,
+            *(entry[name] for name, some in names.items() if name != "step" for entry in some),
+        ]
+        self._counts = [entry["step"] for entry in entries]
+        self._carries: list[Tensor] = []
+        if together.rule.averages:
+            names["weight_sum"] = entries
+            self._carries = [entry["weight_sum"] for entry in entries]
+        self._names = list(names.items())
+        self._objects = self._found(groups, state)
+        self._tensors, self._facts = held, _facts(held)
+        n = len(blocks)
+        self._sizes, self._kinds = list(map(Tensor.size, held[:n])), list(map(_kind, held[:n]))
+        self._bytes = np.array([p.nbytes for p in self._params], np.int64)
+        starts = np.array(list(map(Tensor.data_ptr, held)), np.int64)
+        self._written = starts, starts + np.array([a.nbytes for a in held], np.int64)
+        order = np.argsort(starts)
+        self._sorted = Spans(self._written[0][order], self._written[1][order])
+        self._reads = Spans(starts[:0], starts[:0])
+        self._numbers = [(0, 0.0)] * len(together.shares)
+        taken = {block.key for block in blocks}
+        left = {
+            number: [k for k in range(len(group["params"])) if (number, k) not in taken]
+            for number, group in enumerate(groups)
+        }
+        self.rest = [(number, places) for number, places in left.items() if places]
+        self._settings = {block.number: block.settings for block in blocks}
+        self._values = {number: _values(together.rule, groups[number]) for number in self._settings}
+        self.looked = [
+            Looked(block, block.index or 0, p)
+            for block, p in zip(blocks, self._params, strict=True)
+            if block.penalty is not None
+        ]
+        self.strides = strides_of([p for _, _, p in self.looked])
+
+    @staticmethod
+    def can_be(together: Together, state: Mapping[Tensor, Any]) -> bool:
+        """Return whether a comparison would tell whether the members of a step have changed."""
+        params = [member.block.params[0] for member in together.members]
+        counts = [state[p].get("step") for p in params]
+        return (
+            all(type(p) in _PLAIN for p in params)
+            and all(isinstance(a, Tensor) and a.dim() == 0 and a.dtype in _FLOATS for a in counts)
+            and not any(a.is_inference() for a in counts)
+            and len({a.data_ptr() for a in counts}) == len(counts) > 0
+        )
+
+    def _found(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> list[Any]:
+        """Return all objects that have to be the same."""
+        found: list[Any] = [*groups]
+        for group in groups:
+            found += group["params"]
+            found += (group["penalty"], group.get("joint"))
+        found += state
+        found += state.values()
+        for name, entries in self._names:
+            found += map(itemgetter(name), entries)
+        return found
+
+    def holds(
+        self,
+        groups: Sequence[dict[str, Any]],
+        state: Mapping[Tensor, Any],
+        conditions: tuple[Any, ...],
+        check: Callable[[dict[str, Any]], Mapping[str, Any]],
+    ) -> bool:
+        """Return whether everything is as it was, but for learning rates and the like, and the gradients.
+
+        Parameters
+        ----------
+        groups, state, conditions
+            As they are now.
+        check : callable
+            Returns the settings of a param group, validated.
+        """
+        try:
+            found = self._found(groups, state)
+        except KeyError:
+            return False
+        return (
+            conditions == self._conditions
+            and len(found) == len(self._objects)
+            and all(map(is_, found, self._objects))
+            and _facts(self._tensors) == self._facts
+            and self._settings_fit(groups, check)
+            and self._gradients_fit()
+            and self._read_numbers()
+        )
+
+    def _settings_fit(
+        self, groups: Sequence[dict[str, Any]], check: Callable[[dict[str, Any]], Mapping[str, Any]]
+    ) -> bool:
+        rule = self._rule
+        for number, values in self._values.items():
+            new = _values(rule, groups[number])
+            if new is None or values is None or not all(map(is_, new, values)):
+                settings = check(groups[number])
+                if rests(settings) or rule.select(settings) != rule.select(self._settings[number]):
+                    return False
+                self._values[number], self._settings[number] = new, settings
+        return True
+
+    def _gradients_fit(self) -> bool:
+        """Look at the gradients, and take their addresses."""
+        grads = list(map(_gradient, self._params))
+        if set(map(type, grads)) != {Tensor}:
+            return False
+        if list(map(Tensor.size, grads)) != self._sizes or list(map(_kind, grads)) != self._kinds:
+            return False
+        if not all(map(Tensor.is_contiguous, grads)) or any(map(Tensor.is_neg, grads)):
+            return False
+        starts = np.array(list(map(Tensor.data_ptr, grads)), np.int64)
+        self._reads = Spans(starts, starts + self._bytes)
+        for batch, chosen in self._shares:
+            batch.addresses[:, 1] = starts[chosen]
+        return is_apart(self._sorted, self._reads)
+
+    def _read_numbers(self) -> bool:
+        """Read the counts of steps and the sums of weights: one for each batch."""
+        counts = list(map(Tensor.item, self._counts))
+        carries = list(map(Tensor.item, self._carries)) or [0.0] * len(counts)
+        for j, (_, chosen) in enumerate(self._shares):
+            t, carry = counts[chosen[0]], carries[chosen[0]]
+            # Written so that NaN is none.
+            if not (0.0 <= t < math.inf and t % 1.0 == 0.0 and 0.0 <= carry < math.inf):
+                return False
+            if [counts[k] for k in chosen] != [t] * len(chosen):
+                return False
+            if [carries[k] for k in chosen] != [carry] * len(chosen):
+                return False
+            self._numbers[j] = int(t) + 1, carry
+        return True
+
+    def is_apart_from(self, written: Spans, reads: Spans) -> bool:
+        """Return whether the members, as they were last seen, share no memory with others."""
+        starts = np.concatenate([self._written[0], written.starts])
+        stops = np.concatenate([self._written[1], written.stops])
+        order = np.argsort(starts)
+        both = Spans(starts[order], stops[order])
+        if (both.starts[1:] < both.stops[:-1]).any():
+            return False
+        return is_apart(both, reads) and is_apart(both, self._reads)
+
+    def step(self, finder: RootFinder) -> None:
+        """Take the next step, for which this has been found to hold."""
+        for (batch, chosen), (t, carry) in zip(self._shares, self._numbers, strict=True):
+            blocks = [self._blocks[k] for k in chosen]
+            carry = batch.step(self._settings[blocks[0].number], t, carry, finder, _naming(blocks))
+            torch._foreach_copy_([self._counts[k] for k in chosen], [torch.tensor(float(t))] * len(chosen))
+            for k in chosen if self._carries else ():
+                self._carries[k].fill_(carry)
+
+    def alive(self) -> Any:
+        """Count what of the members in :attr:`looked` is not zero, with the stride of each."""
+        params, strides = [p for _, _, p in self.looked], self.strides
+        places = np.array(list(map(Tensor.data_ptr, params)), np.int64)
+        sizes = np.array(list(map(Tensor.numel, params)), np.int64)
+        wide = np.array([p.dtype is torch.float64 for p in params], np.bool_)
+        counts = np.zeros(len(params), np.int64)
+        for some, dtype in ((wide, np.float64), (~wide, np.float32)):
+            if some.any():
+                counts[some] = fused_cpu.count_alive(places[some], sizes[some], strides[some], dtype)
+        return counts
+
+
+def _naming(blocks: Sequence[Block]) -> Callable[[int], str]:
+    """Return what an error says before its message of a member of a batch."""
+    return lambda k: f"{blocks[k].where}: "
+
+
+def _facts(tensors: Sequence[Tensor]) -> tuple[list[Any], ...]:
+    """Return address, shape, strides and type of tensors."""
+    return (
+        list(map(Tensor.data_ptr, tensors)), list(map(Tensor.size, tensors)),
+        list(map(Tensor.stride, tensors)), list(map(_dtype, tensors)),
+    )  # fmt: skip
+
+
+def _values(rule: Rule, group: Mapping[str, Any]) -> list[Any] | None:
+    """Return the settings as they were given, or None where one may change and be the same object."""
+    values = [group[name] for name in rule.settings]
+    for value in values:
+        parts = value if type(value) is tuple else (value,)
+        if any(type(part) not in (int, float, bool) for part in parts):
+            return None
+    return values

@@ -1,0 +1,365 @@
+"""One compiled call for all parameters: the same bits as one by one, few operations, and nothing stale."""
+
+import copy
+import gc
+import sys
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import proxlab as pl  # noqa: E402
+from proxlab import torch as pt  # noqa: E402
+from proxlab.optim import fused_cpu  # noqa: E402
+from proxlab.optim.rules import RULES, check_settings  # noqa: E402
+from proxlab.torch.together import Kept  # noqa: E402
+from tests.torch.methods import METHODS  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SHAPES = [(6, 70), (4, 5), (9,), (5, 4), (3, 66)]
+
+
+def parameters(shapes=SHAPES, seed=0):
+    rng = np.random.default_rng(seed)
+    return [nn.Parameter(torch.tensor(rng.normal(size=shape), dtype=torch.float32)) for shape in shapes]
+
+
+def grouped(params):
+    """Rows, columns, a free vector, a penalty of elements and weights of groups."""
+    rows, columns, free, elements, weighted = params
+    weights = np.array([1.0, 2.0, 0.5])
+    return [
+        {"params": [rows], "penalty": pl.GroupLasso(0.3)},
+        {"params": [columns], "penalty": pl.GroupLasso(0.3, groups=pl.Groups.over(0))},
+        {"params": [free]},
+        {"params": [elements], "penalty": pl.L1(0.05)},
+        {"params": [weighted], "penalty": pl.GroupLasso(0.3, weights=weights)},
+    ]
+
+
+def push(optimizer, seed, skip=()):
+    rng = np.random.default_rng(seed)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for k, p in enumerate(params):
+        g = torch.tensor(rng.normal(size=tuple(p.shape), scale=0.3))
+        p.grad = None if k in skip else g.to(p.dtype)
+    optimizer.step()
+
+
+def forget(optimizer):
+    optimizer._kept = None
+
+
+def assert_same(a, b):
+    ours, theirs = ([p for group in o.param_groups for p in group["params"]] for o in (a, b))
+    for p, q in zip(ours, theirs, strict=True):
+        assert p.dtype == q.dtype
+        assert torch.equal(p, q)
+        assert a.state[p].keys() == b.state[q].keys()
+        for name, value in a.state[p].items():
+            assert torch.equal(value, b.state[q][name])
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop centered", "rmda momentum", "adabreg"])
+def test_what_is_kept_takes_the_same_steps(name):
+    ours, theirs = (METHODS[name](grouped(parameters())) for _ in range(2))
+    for seed in range(6):
+        forget(theirs)
+        for optimizer in (ours, theirs):
+            push(optimizer, seed)
+        assert ours._kept is not None
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_many_tensors_take_the_bits_of_one_by_one(axis):
+    """Also where a group is left to the general solver, which the compiled call stops for."""
+    rng = np.random.default_rng(0)
+    rule, threshold = RULES["ProxSGD"], pl.GroupLasso(5.0, groups=pl.Groups.over(axis))
+    settings = check_settings(rule, {"lr": 1.0})
+    shapes = [(70, 80), (66, 64), (90, 90), (64, 100)]
+    single = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    for w in single[1:3]:
+        # The length of this group is the threshold.
+        line = w[7] if axis else w[:, 7]
+        line[:] = 0.0
+        line[:2] = 3.0, 4.0
+    both = [w.copy() for w in single]
+    zeros = [np.zeros_like(w) for w in single]
+    for w, g in zip(single, zeros, strict=True):
+        fused_cpu.step(rule, settings, threshold, w, g, (), 1, 0.0, pl.Newton())
+    batch = fused_cpu.Batch(rule, settings, threshold, shapes, np.float32)
+    batch.addresses[...] = [[a.ctypes.data for a in pair] for pair in zip(both, zeros, strict=True)]
+    batch.step(settings, 1, 0.0, pl.Newton(), str)
+    for w, other in zip(single, both, strict=True):
+        np.testing.assert_array_equal(w, other)
+    for w in single[1:3]:
+        assert not (w[7] if axis else w[:, 7]).any()
+
+
+def operations(optimizer):
+    counted = 0
+
+    def count(frame, event, argument):
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    push(optimizer, 0)
+    sys.setprofile(count)
+    try:
+        optimizer.step()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmda"])
+def test_a_step_is_few_operations_of_python(name):
+    def optimizer(n):
+        params = parameters([(8, 8)] * n)
+        half = n // 2
+        groups = [
+            {"params": params[:half], "penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(0))},
+            {"params": params[half:]},
+        ]
+        found = METHODS[name](groups)
+        for seed in range(3):
+            push(found, seed)
+        return found
+
+    few, many = operations(optimizer(20)), operations(optimizer(220))
+    assert (many - few) / 200 < 3
+    # The groups of columns that are left to the general solver beside.
+    assert many / 220 < 10
+
+
+def strength(o):
+    o.set_strength(0.11, 0)
+
+
+def weights(o):
+    group = o.param_groups[4]
+    group["penalty"] = pl.GroupLasso(0.2, weights=np.array([0.2, 3.0, 1.0]))
+
+
+def rate(o):
+    o.param_groups[0]["lr"] = 0.031
+
+
+def rate_tensor(o):
+    o.param_groups[1]["lr"] = torch.tensor(0.02)
+
+
+def rate_in_place(o):
+    if isinstance(o.param_groups[1]["lr"], torch.Tensor):
+        o.param_groups[1]["lr"].mul_(0.5)
+
+
+def no_rate(o):
+    o.param_groups[2]["lr"] = 0.0
+
+
+def kind(o):
+    group = o.param_groups[3]
+    if "amsgrad" in group:
+        group["amsgrad"] = not group["amsgrad"]
+        for p in group["params"]:
+            if group["amsgrad"]:
+                o.state[p]["max_exp_avg_sq"] = torch.zeros_like(p)
+    else:
+        group["maximize"] = not group["maximize"]
+
+
+def memory(o):
+    (p,) = o.param_groups[0]["params"]
+    p.data = p.data.clone()
+
+
+def in_place(o):
+    (p,) = o.param_groups[0]["params"]
+    with torch.no_grad():
+        p.mul_(1.5)
+
+
+def transposed(o):
+    (p,) = o.param_groups[1]["params"]
+    p.grad = None
+    p.data = p.data.t()
+    for name, a in o.state[p].items():
+        if a.dim():
+            o.state[p][name] = a.t()
+    group = o.param_groups[1]
+    group["penalty"] = pl.GroupLasso(0.3, groups=pl.Groups.over(0))
+
+
+def precision(o):
+    (p,) = o.param_groups[2]["params"]
+    p.grad = None
+    p.data = p.data.double()
+    for name, a in o.state[p].items():
+        if a.dim():
+            o.state[p][name] = a.double()
+
+
+def moment(o):
+    (p,) = o.param_groups[0]["params"]
+    for name, a in o.state[p].items():
+        if a.dim():
+            o.state[p][name] = a * 0.5
+
+
+def moment_memory(o):
+    (p,) = o.param_groups[0]["params"]
+    for a in o.state[p].values():
+        if a.dim():
+            a.data = a.data * 0.5
+
+
+def counted(o):
+    (p,) = o.param_groups[4]["params"]
+    if "step" in o.state[p]:
+        o.state[p]["step"].add_(3)
+
+
+def restarted(o):
+    (p,) = o.param_groups[3]["params"]
+    if not o.rule.convex:
+        o.state[p].clear()
+
+
+def added(o):
+    if len(o.param_groups) < 8:
+        o.add_param_group({"params": parameters([(3, 4)], seed=5), "penalty": pl.GroupLasso(0.1)})
+
+
+def replaced(o):
+    (new,) = parameters([(6, 70)], seed=9)
+    if not o.rule.convex:
+        o.param_groups[0]["params"][0] = new
+
+
+def loaded(o):
+    o.load_state_dict(copy.deepcopy(o.state_dict()))
+
+
+def saved(o):
+    o.kept_by_a_user = o.state_dict()
+
+
+def by_hand(o):
+    o.fused = False if o.fused is None else None
+
+
+def finder(o):
+    o.root_finder = pl.Newton(rtol=1e-3) if o.root_finder == pl.Newton() else pl.Newton()
+
+
+EVENTS = [
+    strength, weights, rate, rate_tensor, rate_in_place, no_rate, kind, memory, in_place, transposed,
+    precision, moment, moment_memory, counted, restarted, added, replaced, loaded, saved, by_hand, finder,
+]  # fmt: skip
+
+
+@given(
+    name=st.sampled_from(["adamw", "sgd", "rmda", "linbreg", "ramda"]),
+    events=st.lists(
+        st.tuples(st.sampled_from(EVENTS), st.sets(st.integers(0, 4), max_size=2)), min_size=2, max_size=5
+    ),
+)
+def test_nothing_that_changes_between_steps_is_missed(name, events):
+    ours, theirs = (METHODS[name](grouped(parameters())) for _ in range(2))
+    for optimizer in (ours, theirs):
+        push(optimizer, 100)
+    for seed, (event, skip) in enumerate(events):
+        forget(theirs)
+        for optimizer in (ours, theirs):
+            event(optimizer)
+            # Once the step after what has changed, once more without a change.
+            push(optimizer, 2 * seed, skip)
+            push(optimizer, 2 * seed + 1)
+            if optimizer is theirs:
+                forget(theirs)
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("door", "open_", "event"),
+    [
+        ("Kept._found", lambda *_: [], weights),
+        ("Kept._settings_fit", lambda *_: True, rate),
+        ("_facts", lambda *_: (), memory),
+    ],
+)
+def test_a_comparison_that_is_left_out_is_found(door, open_, event, monkeypatch):
+    monkeypatch.setattr(f"proxlab.torch.together.{door}", open_)
+    ours, theirs = (METHODS["adamw"](grouped(parameters())) for _ in range(2))
+    for optimizer in (ours, theirs):
+        push(optimizer, 0)
+        # What a mutant writes to has to be there.
+        optimizer.old = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+        event(optimizer)
+        if optimizer is theirs:
+            forget(theirs)
+        push(optimizer, 1)
+    with pytest.raises(AssertionError):
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("fault", ["shared", "overlapping", "shape", "not finite"])
+def test_a_gradient_that_does_not_fit_is_found_in_a_later_step(fault):
+    params = parameters([(4, 4), (4, 4), (4, 4)])
+    optimizer = pt.ProxAdamW(params, lr=0.1, penalty=pl.GroupLasso(0.1))
+    for seed in range(3):
+        push(optimizer, seed)
+    assert optimizer._kept is not None
+    before = [p.detach().clone() for p in params]
+    p, other, _ = params
+    if fault == "shared":
+        p.grad = other.detach()
+    elif fault == "overlapping":
+        p.grad = optimizer.state[other]["exp_avg"]
+    elif fault == "shape":
+        p.grad = None
+        p.data = torch.zeros(2, 4)
+        p.grad = torch.zeros(2, 4)
+        before[0] = p.detach().clone()
+    else:
+        p.grad = torch.full((4, 4), torch.nan)
+    message = {"shape": "its state .* must have its shape", "not finite": "x: must be finite"}
+    with pytest.raises(ValueError, match=message.get(fault, "must not share memory")) as caught:
+        optimizer.step()
+    assert "param group 0, parameter" in str(caught.value)
+    for q, old in zip(params, before, strict=True):
+        assert torch.equal(q.detach(), old)
+
+
+def test_gradients_do_not_live_on():
+    params = parameters([(4, 4), (4, 4)])
+    optimizer = pt.ProxAdamW(params, lr=0.1, penalty=pl.GroupLasso(0.1))
+    push(optimizer, 0)
+    gone = [weakref.ref(p.grad) for p in params]
+    storages = [p.grad.untyped_storage()._weak_ref() for p in params]
+    optimizer.zero_grad()
+    gc.collect()
+    assert all(reference() is None for reference in gone)
+    assert all(torch.UntypedStorage._expired(storage) for storage in storages)
+
+
+def test_zeros_are_counted_for_the_warning_beside_what_is_kept():
+    params = parameters([(4, 70), (70, 4), (5,)])
+    wide = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+    with torch.no_grad():
+        params[0][1] = 0.0
+    optimizer = pt.ProxAdamW([*params[:2], wide], lr=1e-3, penalty=pl.GroupLasso(1e-6))
+    push(optimizer, 0)
+    counts = optimizer._kept.alive()
+    expected = [int(p.count_nonzero()) for _, _, p in optimizer._kept.looked]
+    assert isinstance(optimizer._kept, Kept)
+    assert counts.tolist() == expected == [280 - 70 + int(params[0][1].count_nonzero()), 280, 9]
