@@ -1,4 +1,4 @@
-"""The prox of Dask arrays: lazily, block by block, where every group lies within a block."""
+"""The prox of Dask arrays: lazily, block by block where every group lies within a block."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prox_of_blocks(
     Raises
     ------
     ValueError
-        If a group reaches across blocks; the message says how to rechunk.
+        If blocks cut groups of indices that the penalty takes whole; the message says how to rechunk.
     """
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
@@ -48,9 +48,28 @@ def prox_of_blocks(
     layout = penalty.groups.layout(tuple(x.shape))
     steps, weights = _per_group("step", step, layout), penalty.group_weights(layout)
     metric = _metric(metric, x)
-    if isinstance(layout, AxisLayout) and layout.shape == tuple(x.shape):
-        return _by_axes(prox, penalty, x, steps, weights, metric, layout, options)
-    return _by_index(prox, penalty, x, steps, weights, metric, layout, options)
+    by_axes = isinstance(layout, AxisLayout) and layout.shape == tuple(x.shape)
+    if by_axes:
+        assert isinstance(layout, AxisLayout)
+        cut = [axis for axis in layout.reduced if len(x.chunks[axis]) > 1]
+        if not cut:
+            return _by_axes(prox, penalty, x, steps, weights, metric, layout, options)
+    else:
+        first = _first_blocks(layout, x)
+        if first is not None:
+            return _by_index(prox, penalty, x, steps, weights, metric, layout, first, options)
+    from proxlab import chunks
+
+    if chunks.by_sums(penalty):
+        return chunks.prox_of_cut_groups(penalty, x, steps, weights, metric, **options)
+    if not by_axes:
+        raise ValueError(
+            f"x: blocks cut groups of indices, which {type(penalty).__name__} takes whole; rechunk first so "
+            "that a block of the first axis holds whole groups, for example x.rechunk(-1)"
+        )
+    # In blocks of whole groups, and back.
+    own = x.rechunk({axis: -1 if axis in cut else "auto" for axis in range(x.ndim)})
+    return prox_of_blocks(prox, penalty, own, step, metric, **options).rechunk(x.chunks)
 
 
 def _per_group(name: str, values: Any, layout: Layout) -> Any:
@@ -93,14 +112,7 @@ def _by_axes(
     layout: AxisLayout,
     options: dict[str, Any],
 ) -> Any:
-    """Groups that reduce axes, which must not be cut."""
-    cut = [axis for axis in layout.reduced if len(x.chunks[axis]) > 1]
-    if cut:
-        whole = ", ".join(f"{axis}: -1" for axis in cut)
-        raise ValueError(
-            f"x: groups reach across blocks along axis {', '.join(map(str, cut))} of chunks "
-            f"{tuple(len(c) for c in x.chunks)}; rechunk first: x.rechunk({{{whole}}})"
-        )
+    """Groups that reduce axes, which are not cut."""
     shape = tuple(x.shape[a] if a in layout.kept else 1 for a in range(x.ndim))
     own_weights = penalty.weights is not None and not isinstance(penalty.weights, str)
     rows = {"step": steps, "weights": weights if own_weights else None}
@@ -128,33 +140,13 @@ def _by_index(
     weights: npt.NDArray[Any],
     metric: Any,
     layout: Layout,
+    first: npt.NDArray[np.int64],
     options: dict[str, Any],
 ) -> Any:
-    """Groups of indices into the flattened array, whose blocks must follow one another in it."""
-    if any(len(c) > 1 for c in x.chunks[1:]):
-        whole = ", ".join(f"{axis}: -1" for axis in range(1, x.ndim))
-        raise ValueError(
-            f"x: groups of indices need blocks along the first axis alone, got chunks "
-            f"{tuple(len(c) for c in x.chunks)}; rechunk first: x.rechunk({{{whole}}})"
-        )
+    """Groups of indices into the flattened array, each within the block ``first``."""
     indptr, indices = layout.csr()
-    row = int(np.prod(x.shape[1:], dtype=np.int64))
-    ends = np.cumsum(x.chunks[0]) * row
+    ends = _ends(x)
     sizes = np.diff(indptr)
-    block_of = np.searchsorted(ends, indices, side="right")
-    filled = np.flatnonzero(sizes)
-    first = np.zeros(len(sizes), dtype=np.int64)
-    if len(filled):
-        first[filled] = np.minimum.reduceat(block_of, indptr[filled])
-        last = np.maximum.reduceat(block_of, indptr[filled])
-        cut = filled[first[filled] != last]
-        if len(cut):
-            g = int(cut[0])
-            reached = int(block_of[indptr[g] : indptr[g + 1]].max())
-            raise ValueError(
-                f"x: group {g} reaches across blocks {int(first[g])} and {reached} of the first axis, as "
-                f"{len(cut)} groups do; rechunk so that a block holds whole groups, for example x.rechunk(-1)"
-            )
     own_weights = penalty.weights is not None and not isinstance(penalty.weights, str)
 
     def solve(block: Array, *more: Array, block_id: tuple[int, ...] = ()) -> Array:
@@ -171,6 +163,28 @@ def _by_index(
         return prox(replace(penalty, **changes), block, step, metric=more[0] if more else metric, **options)
 
     return _map(solve, x, metric)
+
+
+def _ends(x: Any) -> npt.NDArray[np.int64]:
+    """Where every block of the first axis ends in the flattened array."""
+    return np.cumsum(x.chunks[0]) * int(np.prod(x.shape[1:], dtype=np.int64))
+
+
+def _first_blocks(layout: Layout, x: Any) -> npt.NDArray[np.int64] | None:
+    """Return the block of the first axis that holds each group; None where blocks cut some."""
+    if any(len(c) > 1 for c in x.chunks[1:]):
+        return None
+    indptr, indices = layout.csr()
+    block_of = np.searchsorted(_ends(x), indices, side="right")
+    sizes = np.diff(indptr)
+    filled = np.flatnonzero(sizes)
+    first = np.zeros(len(sizes), dtype=np.int64)
+    if len(filled):
+        first[filled] = np.minimum.reduceat(block_of, indptr[filled])
+        last = np.maximum.reduceat(block_of, indptr[filled])
+        if (first[filled] != last).any():
+            return None
+    return first
 
 
 def _map(solve: Callable[..., Array], x: Any, metric: Any) -> Any:

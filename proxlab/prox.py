@@ -94,7 +94,7 @@ def prox(
         The function ``h``.
     x : array
         The point: a real floating-point array of NumPy, torch, CuPy or another array namespace. An array of
-        Dask is solved lazily, block by block; its blocks must not cut groups.
+        Dask is solved lazily: block by block, or by passes over it where blocks cut groups.
     step : float or array of shape (n_groups,), optional
         The step size η, or one per group.
     metric : float or array, optional

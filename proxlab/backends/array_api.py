@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import array_api_compat
+
 from proxlab import choose as shared
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import module_over_arrays, over_arrays
-from proxlab.backends.members import MOST, Members, Rows, added
+from proxlab.backends.members import APART_HIGH, APART_LOW, MOST, Members, Rows, added
 from proxlab.bounds import UNIT
 from proxlab.choose import Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
@@ -34,8 +36,6 @@ from proxlab.types import Array
 
 __all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 
-#: Exponents of the metric, in units of the group, between which every element counts as it should.
-APART_LOW, APART_HIGH = -900.0, 800.0
 #: The exponent of a product ``d r`` at a root that loses nothing is greater.
 FAINT = -900.0
 #: The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
@@ -264,7 +264,7 @@ def choose(
 
             def sums(r: Array, a: Array = part.a, c: Array = part.c) -> Sums:
                 tau = xp.maximum(a - c * r, zero)
-                s, s1, s2 = p.sum(lambda _, d, b, r, t, c: equation.terms(b, d, r, t, c), r, tau, c)
+                s, s1, s2 = p.sum(_evaluated, r, tau, c)
                 return Sums(xp.where(s > 0, s, ones), s1, s2)
 
             f, slope = group.f0, (bbd - part.c * bb) / (bb * norm)
@@ -285,6 +285,13 @@ def choose(
         best = on.offer(best, candidate, part, best.objective, value)
     answer = on.settle(best)
     return Choice(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
+
+
+def _evaluated(_: Array, d: Array, b: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, ...]:
+    """Terms of the equation's sums; a name that every process knows, as that of the next one."""
+    terms = module_over_arrays(radial, array_api_compat.array_namespace(b)).terms
+    found: tuple[Array, ...] = terms(b, d, r, tau, shift)
+    return found
 
 
 def _moved(x: Array, d: Array, _: Array, r: Array, tau: Array, none: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ matrices, and the rest is elsewhere: sums are completed by whoever has the other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,10 +15,27 @@ from typing import Any, NamedTuple, Protocol
 import array_api_compat
 
 from proxlab.double_double import square, two_product, two_sum
-from proxlab.powers import times_power
+from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
-__all__ = ["Members", "Part", "Parts", "Rows"]
+__all__ = [
+    "APART_HIGH",
+    "APART_LOW",
+    "Cut",
+    "Members",
+    "Part",
+    "Parts",
+    "Pieces",
+    "Rows",
+    "add_doubles",
+    "all_first_terms",
+    "exponents",
+    "lost",
+    "units",
+]
+
+#: Exponents of the metric, in units of the group, between which every element counts as it should.
+APART_LOW, APART_HIGH = -900.0, 800.0
 
 #: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
 MOST = 2.0**900
@@ -100,7 +118,89 @@ class Part(NamedTuple):
     ids: Array
 
 
-class Parts:
+class Pieces:
+    """Elements of groups that are here, in units of the groups.
+
+    Parameters
+    ----------
+    xp : module
+    parts : sequence of Part
+    ex, ed : array of shape (n_groups,)
+        The units.
+    """
+
+    def __init__(self, xp: Any, parts: Sequence[Part], ex: Array, ed: Array) -> None:
+        self.xp, self._like = xp, ex
+        self._parts = []
+        for part in (p for p in parts if p.x.shape[1]):
+            x = times_power(xp, part.x, -xp.take(ex, part.ids, axis=0)[:, None])
+            d = times_power(xp, part.d, -xp.take(ed, part.ids, axis=0)[:, None])
+            d = xp.minimum(d, xp.full_like(d, MOST))
+            self._parts.append((x, d, x * d, part.ids))
+
+    def sum(self, terms: Terms, *values: Array) -> Array:
+        """Add up the terms of each group, at the numbers of each group: shape (terms, n_groups)."""
+        # Without elements here, a matrix without any says how many terms there are.
+        total = self._zeros(len(terms(*(self._zeros(0),) * 3, *(self._zeros(0) for _ in values))))
+        for x, d, b, ids in self._parts:
+            spread = (v[ids][:, None] for v in values)
+            for row, t in zip(total, terms(x, d, b, *spread), strict=True):
+                row[ids] += self.xp.sum(t, axis=1)
+        return total
+
+    def exact_square(self) -> Array:
+        """Return ``‖b‖²`` as a double-double: shape (2, n_groups)."""
+        total = self._zeros(2)
+        for x, d, _, ids in self._parts:
+            h, e = added(*square(*two_product(x, d)))
+            total[:, ids] = self.xp.stack(add_doubles(total[:, ids], (h, e)))
+        return total
+
+    def _zeros(self, rows: int) -> Array:
+        return self.xp.zeros(
+            (rows, *self._like.shape), dtype=self._like.dtype, device=array_api_compat.device(self._like)
+        )
+
+
+class Cut:
+    """Groups of which nobody has all elements: sums are completed by whoever has the others.
+
+    Parameters
+    ----------
+    xp : module
+    ex, ed : array of shape (n_groups,)
+        The units.
+    size : int
+        Elements of the largest group.
+    """
+
+    def __init__(self, xp: Any, ex: Array, ed: Array, size: int) -> None:
+        self.xp, self.size, self.ex, self.ed = xp, size, ex, ed
+        bb, bbd, xx, xb, dd, nonzero = self.sum(all_first_terms)
+        self._first = bb, bbd, xx, xb, xp.sqrt(dd), nonzero
+
+    def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
+        """Add up the terms of each group, at the numbers of each group."""
+        raise NotImplementedError
+
+    def exact_square(self) -> tuple[Array, Array]:
+        """Return ``‖b‖²`` as a double-double."""
+        raise NotImplementedError
+
+    def begin(self) -> tuple[Array, Array, Array, Array, Array]:
+        """Return the sums of :func:`first_terms`, and as a bound of the metric its 2-norm."""
+        return self._first[:5]
+
+    @property
+    def in_range(self) -> bool:
+        """Whether the first sums have lost nothing to overflow or underflow; everyone says the same."""
+        xp, (bb, _, xx, _, bound, nonzero) = self.xp, self._first
+        sums = xp.stack([bb, xx, bound * bound])
+        least, most = xp.min(sums, axis=0), xp.max(sums, axis=0)
+        return bool(xp.all(((least > SAFE_LOW) | (nonzero == 0)) & (most < SAFE_HIGH)))
+
+
+class Parts(Cut):
     """Groups of which some elements are here.
 
     Parameters
@@ -120,56 +220,60 @@ class Parts:
         self, xp: Any, parts: Sequence[Part], ex: Array, ed: Array, size: int,
         add: Callable[[Array], Array], gather: Callable[[Array], Array],
     ) -> None:  # fmt: skip
-        self.xp, self.size, self.ex, self.ed = xp, size, ex, ed
         self._add, self._gather = add, gather
-        self._parts = []
-        for part in (p for p in parts if p.x.shape[1]):
-            x = times_power(xp, part.x, -xp.take(ex, part.ids, axis=0)[:, None])
-            d = times_power(xp, part.d, -xp.take(ed, part.ids, axis=0)[:, None])
-            d = xp.minimum(d, xp.full_like(d, MOST))
-            self._parts.append((x, d, x * d, part.ids))
-        bb, bbd, xx, xb, dd, nonzero = self.sum(_all_first_terms)
-        self._first = bb, bbd, xx, xb, xp.sqrt(dd), nonzero
+        self._pieces = Pieces(xp, parts, ex, ed)
+        super().__init__(xp, ex, ed, size)
 
     def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
         """Add up the terms of each group, at the numbers of each group."""
-        # Without elements here, a matrix without any says how many terms there are.
-        total = self._zeros(len(terms(*(self._zeros(0),) * 3, *(self._zeros(0) for _ in values))))
-        for x, d, b, ids in self._parts:
-            spread = (v[ids][:, None] for v in values)
-            for row, t in zip(total, terms(x, d, b, *spread), strict=True):
-                row[ids] += self.xp.sum(t, axis=1)
-        return tuple(self._add(total))
-
-    def begin(self) -> tuple[Array, Array, Array, Array, Array]:
-        """Return the sums of :func:`first_terms`, and as a bound of the metric its 2-norm."""
-        return self._first[:5]
-
-    @property
-    def in_range(self) -> bool:
-        """Whether the first sums have lost nothing to overflow or underflow; everyone says the same."""
-        xp, (bb, _, xx, _, bound, nonzero) = self.xp, self._first
-        sums = xp.stack([bb, xx, bound * bound])
-        least, most = xp.min(sums, axis=0), xp.max(sums, axis=0)
-        return bool(xp.all(((least > SAFE_LOW) | (nonzero == 0)) & (most < SAFE_HIGH)))
+        return tuple(self._add(self._pieces.sum(terms, *values)))
 
     def exact_square(self) -> tuple[Array, Array]:
         """Return ``‖b‖²`` as a double-double."""
-        high, low = self._zeros(2)
-        for x, d, _, ids in self._parts:
-            h, e = added(*square(*two_product(x, d)))
-            s, t = two_sum(high[ids], h)
-            high[ids], low[ids] = two_sum(s, t + low[ids] + e)
-        total, rest = self._zeros(2)
-        for h, e in self._gather(self.xp.stack([high, low])):
-            s, t = two_sum(total, h)
-            total, rest = two_sum(s, t + rest + e)
-        return total, rest
+        total, *others = self._gather(self._pieces.exact_square())
+        for more in others:
+            total = add_doubles(total, more)
+        return total[0], total[1]
 
-    def _zeros(self, rows: int) -> Array:
-        return self.xp.zeros(
-            (rows, *self.ex.shape), dtype=self.ex.dtype, device=array_api_compat.device(self.ex)
-        )
+
+def add_doubles(total: Sequence[Array], more: Sequence[Array]) -> tuple[Array, Array]:
+    """Add two double-doubles."""
+    s, t = two_sum(total[0], more[0])
+    return two_sum(s, t + total[1] + more[1])
+
+
+def exponents(xp: Any, parts: Sequence[Part], like: Array) -> Array:
+    """Return exponents of the largest ``x``, product and metric of each group, shape (3, n_groups).
+
+    Below all where there is none.
+    """
+    found = xp.stack([xp.full_like(like, -math.inf)] * 3)
+    for part in (p for p in parts if p.x.shape[1]):
+        size, none = xp.abs(part.x), xp.full_like(part.x, -math.inf)
+        e, f = exponent(xp, size), exponent(xp, part.d)
+        some = size > 0
+        for row, values in zip(found, (xp.where(some, e, none), xp.where(some, e + f, none), f), strict=True):
+            row[part.ids] = xp.maximum(row[part.ids], xp.max(values, axis=1))
+    return found
+
+
+def units(xp: Any, largest: Array) -> tuple[Array, Array]:
+    """Return the units of ``x`` and of the metric, as those of rows, from :func:`exponents` of all."""
+    ex, eb, ed = largest
+    zero, nothing = xp.zeros_like(ex), xp.isinf(ex)
+    none = xp.where(xp.isinf(ed), zero, ed)
+    return xp.where(nothing, zero, ex), xp.where(nothing, none, eb - xp.where(nothing, zero, ex))
+
+
+def lost(xp: Any, parts: Sequence[Part], ed: Array) -> Array:
+    """Return how often elements of each group are lost that may count, or are no numbers; 0 for never."""
+    found = xp.zeros_like(ed)
+    for part in (p for p in parts if p.x.shape[1]):
+        off = exponent(xp, part.d) - ed[part.ids][:, None]
+        apart = (part.x != 0) & ((off <= APART_LOW) | (off >= APART_HIGH))
+        apart = apart | ~(xp.isfinite(part.x) & xp.isfinite(part.d))
+        found[part.ids] += xp.astype(xp.any(apart, axis=1), ed.dtype)
+    return found
 
 
 def first_terms(x: Array, d: Array, b: Array) -> tuple[Array, Array, Array, Array]:
@@ -178,7 +282,8 @@ def first_terms(x: Array, d: Array, b: Array) -> tuple[Array, Array, Array, Arra
     return bb, bb * d, x * x, x * b
 
 
-def _all_first_terms(x: Array, d: Array, b: Array) -> tuple[Array, ...]:
+def all_first_terms(x: Array, d: Array, b: Array) -> tuple[Array, ...]:
+    """Return those of :func:`first_terms`, of ``Σ d²``, and 1 where ``x`` is not zero."""
     return (*first_terms(x, d, b), d * d, abs(x) / (abs(x) + (x == 0)))
 
 

@@ -7,7 +7,6 @@ Where sums are not enough, since the penalty has no kernels or a group spreads t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +17,15 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import float_bits
-from proxlab.backends.array_api import APART_HIGH, APART_LOW, choose, shrink, shrunk
-from proxlab.backends.members import Part, Parts
+from proxlab.backends.array_api import choose, shrink, shrunk
+from proxlab.backends.members import Part, Parts, exponents, lost, units
 from proxlab.groups import AxisLayout
 from proxlab.optim.bregman import dual_start
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import radial_slopes
 from proxlab.penalties.equations import Radial
 from proxlab.penalties.tables import Table
-from proxlab.powers import exponent, times_power
+from proxlab.powers import times_power
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.exchange import Share, prox_problem
 from proxlab.torch.problems import Block, CutProblem, as_tensor, wide
@@ -158,8 +157,10 @@ def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> 
     ex = ed = torch.zeros_like(step)
     members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     if not members.in_range:
-        ex, ed = _units(every, step, ranks)
-        if _spreads(every, ed, ranks):
+        known = [Part(m.x, m.d, m.ids) for m in every]
+        ex, ed = units(xp, ranks.largest(exponents(xp, known, step)))
+        # Whoever has the whole group says what is wrong with it.
+        if bool((ranks.largest(lost(xp, known, ed)) > 0).any()):
             return None
         members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     rtol = finder.relative_tolerance(float_bits(first))
@@ -185,36 +186,6 @@ def _table(penalty: Penalty) -> Table:
     equation = penalty.equation
     assert isinstance(equation, Radial)
     return equation.table
-
-
-def _units(matrices: Sequence[_Matrix], step: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Return units of every group, as :func:`proxlab.backends.array_api.scale` has them."""
-    xp = array_api_compat.array_namespace(step)
-    # Exponents of the largest x, product and metric; below all where there is none.
-    found = torch.full((3, len(step)), -math.inf, dtype=torch.float64, device=step.device)
-    for m in (m for m in matrices if m.x.shape[1]):
-        size, none = m.x.abs(), torch.full_like(m.x, -math.inf)
-        e, f = exponent(xp, size), exponent(xp, m.d)
-        some = size > 0
-        for row, values in zip(
-            found, (torch.where(some, e, none), torch.where(some, e + f, none), f), strict=True
-        ):
-            row[m.ids] = torch.maximum(row[m.ids], values.amax(dim=1))
-    ex, eb, ed = ranks.largest(found)
-    zero = torch.isinf(ex)
-    return torch.where(zero, 0.0, ex), torch.where(zero, torch.where(torch.isinf(ed), 0.0, ed), eb - ex)
-
-
-def _spreads(matrices: Sequence[_Matrix], ed: Tensor, ranks: Ranks) -> bool:
-    """Return whether elements of a group are lost that may count; every process says the same."""
-    xp, apart = array_api_compat.array_namespace(ed), torch.zeros_like(ed)
-    for m in (m for m in matrices if m.x.shape[1]):
-        off = exponent(xp, m.d) - ed[m.ids][:, None]
-        lost = (m.x != 0) & ((off <= APART_LOW) | (off >= APART_HIGH))
-        # Whoever has the whole group says what is wrong with it.
-        lost |= ~(torch.isfinite(m.x) & torch.isfinite(m.d))
-        apart[m.ids] += lost.any(dim=1).double()
-    return bool((ranks.largest(apart) > 0).any())
 
 
 def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:

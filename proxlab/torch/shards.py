@@ -7,18 +7,17 @@ whole is solved there.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 
-from proxlab.groups import AxisLayout, Groups, IntArray, Layout
+from proxlab.groups import AxisLayout, Groups, IntArray
+from proxlab.parts import Part, coordinate, part_of_box, ravel
 
 __all__ = [
     "Part",
@@ -116,27 +115,6 @@ def mesh_axes(p: Any) -> dict[int, int]:
     }
 
 
-class Part(NamedTuple):
-    """The groups of the part of a parameter that lies in this process.
-
-    Attributes
-    ----------
-    layout : Layout
-        The groups that the part has elements of, bound to its shape.
-    ids : array of int64 or None
-        Which groups of the whole parameter they are; None for all, in order.
-    n_groups : int
-        Number of groups of the whole parameter.
-    size : int
-        Elements of a group of the whole parameter; of the largest, if they differ.
-    """
-
-    layout: Layout
-    ids: IntArray | None
-    n_groups: int
-    size: int
-
-
 def lies_across(groups: Sequence[Groups], params: Sequence[Tensor]) -> bool:
     """Return whether groups, perhaps joint ones of several parameters, lie across processes.
 
@@ -171,28 +149,12 @@ def part_of(groups: Groups, p: Any) -> Part:
         whole = groups.layout(shape)
         size = whole.group_size if isinstance(whole, AxisLayout) else int(whole.sizes().max(initial=0))
         return Part(whole, None, whole.n_groups, size)
-    return _part(groups, shape, *_chunk(p))
-
-
-@lru_cache(maxsize=4096)
-def _part(groups: Groups, shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Part:
-    """Find the groups of the elements at ``offsets`` of a parameter of a shape."""
-    whole = groups.layout(shape)
-    if not isinstance(whole, AxisLayout):
+    if not isinstance(groups.layout(shape), AxisLayout):
         raise ValueError(
             "groups by labels or indices of a parameter that is cut over processes are not supported; use "
             "groups by axes"
         )
-    n_groups, size = whole.n_groups, whole.group_size
-    if whole.shape == shape:
-        ranges = [np.arange(offsets[a], offsets[a] + sizes[a]) for a in whole.kept]
-        ids = _ravel(ranges, [whole.shape[a] for a in whole.kept])
-        return Part(AxisLayout(sizes, whole.reduced, whole.kept), ids, n_groups, size)
-    # Groups of another view of the parameter: element by element.
-    flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(shape))
-    labels = _coordinate(flat, whole, whole.kept)
-    ids, own = np.unique(labels, return_inverse=True)
-    return Part(Groups.labels(own.reshape(sizes)).layout(sizes), ids, n_groups, size)
+    return part_of_box(groups, shape, *_chunk(p))
 
 
 def places(groups: Groups, p: Any) -> tuple[IntArray, IntArray]:
@@ -204,10 +166,10 @@ def places(groups: Groups, p: Any) -> tuple[IntArray, IntArray]:
     assert isinstance(whole, AxisLayout)
     if is_distributed(p) and mesh_axes(p):
         offsets, sizes = _chunk(p)
-        flat = _ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(p.shape))
+        flat = ravel([np.arange(o, o + n) for o, n in zip(offsets, sizes, strict=True)], list(p.shape))
     else:
         flat = np.arange(p.numel())
-    return _coordinate(flat, whole, whole.kept), _coordinate(flat, whole, whole.reduced)
+    return coordinate(flat, whole, whole.kept), coordinate(flat, whole, whole.reduced)
 
 
 def living(pairs: Sequence[tuple[Groups, Any]]) -> list[npt.NDArray[np.bool_]]:
@@ -235,19 +197,3 @@ def living(pairs: Sequence[tuple[Groups, Any]]) -> list[npt.NDArray[np.bool_]]:
         for k, alive in zip(some, together.split([len(found[k]) for k in some]), strict=True):
             found[k] = alive
     return [np.asarray((alive > 0).cpu()) for alive in found]
-
-
-def _coordinate(flat: IntArray, layout: AxisLayout, axes: Sequence[int]) -> IntArray:
-    """Return where elements of flat indices are along some axes of a layout, counted in C order."""
-    found = np.zeros_like(flat)
-    for a in axes:
-        found = found * layout.shape[a] + flat // math.prod(layout.shape[a + 1 :]) % layout.shape[a]
-    return found
-
-
-def _ravel(ranges: list[IntArray], shape: list[int]) -> IntArray:
-    """Return the flat index of every combination of the ranges, in C order."""
-    found: IntArray = np.zeros(1, np.int64)
-    for k, values in enumerate(ranges):
-        found = (found[:, None] + values[None, :] * math.prod(shape[k + 1 :])).reshape(-1)
-    return found

@@ -3,20 +3,25 @@
 import subprocess
 import sys
 import textwrap
+import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxlab as pl
 
 pytest.importorskip("flint")
 pytest.importorskip("dask")
+import dask
 import dask.array as da
 
 from proxlab import study
+from tests.table import GROUPED
 
 RNG = np.random.default_rng(5)
 
@@ -99,25 +104,146 @@ def test_nothing_is_computed_before_it_is_asked_for():
     assert pl.prox(pl.GroupLasso(1.0), x).shape == (8, 3)
 
 
-@pytest.mark.parametrize(
-    ("groups", "shape", "chunks", "match"),
-    [
-        (
-            pl.Groups.over(-1),
-            (4, 6),
-            (2, 3),
-            r"groups reach across blocks along axis 1 .* x.rechunk\(\{1: -1\}\)",
-        ),
-        (pl.Groups.over((0, 1)), (4, 6), (2, 3), r"axis 0, 1 .* x.rechunk\(\{0: -1, 1: -1\}\)"),
-        (pl.Groups.conv("channel"), (4, 2, 3, 3), (2, 1, 3, 3), r"x.rechunk\(\{0: -1\}\)"),
-        (pl.Groups.csr([0, 3, 8]), (8,), (4,), r"group 1 reaches across blocks 0 and 1 .* x.rechunk\(-1\)"),
-        (pl.Groups.labels(np.zeros((4, 4), int)), (4, 4), (4, 2), r"need blocks along the first axis alone"),
-    ],
+#: Penalties that take a group whole.
+WHOLE = ("GroupLinf", "GroupLog", "GroupLq")
+SUMMED = [row for row in GROUPED if row.name not in WHOLE]
+
+
+@st.composite
+def cut_problems(draw):
+    """A penalty, arrays, and random chunks, which cut groups more often than not."""
+    shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    size, axes = int(np.prod(shape)), range(len(shape))
+    kind = draw(st.sampled_from(["axes", "view", "labels"]))
+    if kind == "axes":
+        groups = pl.Groups.over(tuple(a for a in axes if draw(st.booleans())))
+    elif kind == "view":
+        rows = draw(st.sampled_from([n for n in range(1, size + 1) if size % n == 0]))
+        groups = pl.Groups.over(draw(st.sampled_from([0, 1])), shape=(rows, -1))
+    else:
+        labels = draw(st.lists(st.integers(-1, 3), min_size=size, max_size=size))
+        groups = pl.Groups.labels(np.reshape(labels, shape))
+    chunks = []
+    for n in shape:
+        ends = sorted({*draw(st.lists(st.integers(1, n), max_size=3)), n})
+        chunks.append(tuple(int(k) for k in np.diff([0, *ends])))
+    row = draw(st.sampled_from(GROUPED if kind == "axes" else SUMMED))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    h = row.build(groups=groups, weights=rng.uniform(0.3, 2.0, groups.n_groups(shape)))
+    x = rng.standard_normal(shape) * np.exp(rng.normal(0.0, 1.0, shape)) * (rng.random(shape) < 0.9)
+    scale = draw(st.sampled_from([1.0, 1.0, 1e200, 1e-200]))
+    if scale != 1.0:
+        h = pl.GroupLasso(scale, groups=groups)
+    return h, x * scale, np.exp(rng.normal(0.0, 1.0, shape)), tuple(chunks)
+
+
+@given(
+    cut_problems(), st.sampled_from([np.float32, np.float64]), st.sampled_from(["array", "lazy", "number"])
 )
-def test_groups_that_are_cut_are_refused_with_what_to_do(groups, shape, chunks, match):
-    x = da.ones(shape, chunks=chunks)
-    with pytest.raises(ValueError, match=match):
-        pl.prox(pl.GroupLasso(1.0, groups=groups), x)
+@settings(max_examples=60)
+def test_chunks_cut_groups_as_they_like(problem, dtype, metric):
+    h, x, d, chunks = problem
+    if np.abs(x).max() > 1e38 or (0 < np.abs(x).max() < 1e-38):
+        dtype = np.float64
+    x, d = x.astype(dtype), d.astype(dtype)
+    lazy = da.from_array(x, chunks=chunks)
+    d = 0.7 if metric == "one" else d
+    given_metric = da.from_array(d, chunks=-1) if metric == "lazy" else d
+    steps = np.linspace(0.5, 1.0, h.groups.n_groups(x.shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        z = pl.prox(h, lazy, steps, metric=given_metric)
+        assert isinstance(z, da.Array)
+        assert (z.chunks, z.dtype, z._meta.shape) == (lazy.chunks, x.dtype, (0,) * x.ndim)
+        found = z.compute(scheduler="sync")
+    expected = pl.prox(h, x, steps, metric=d)
+    rtol = 1e-6 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(found, expected, rtol=rtol)
+    assert found.dtype == dtype
+
+
+def test_sums_close_to_the_zero_test_are_as_exact_as_in_one_array():
+    rng = np.random.default_rng(5)
+    x, d = rng.standard_normal((40, 6)), rng.uniform(0.5, 2.0, (40, 6))
+    lazy = da.from_array(x, chunks=(7, 4))
+    for k in range(6):
+        lam = float(np.linalg.norm((d * x)[:, k]))
+        for near in (np.nextafter(lam, 0), lam, np.nextafter(lam, np.inf)):
+            h = pl.GroupLasso(float(near), groups=pl.Groups.over(0))
+            found = pl.prox(h, lazy, metric=d).compute(scheduler="sync")
+            assert np.array_equal(found == 0, pl.prox(h, x, metric=d) == 0)
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+def test_passes_over_chunks_keep_none_of_them(scheduler):
+    """A chunk is read anew in every pass; at most those that are worked on are there at once."""
+    alive, peak, read = [0], [0], [0]
+
+    def gone():
+        alive[0] -= 1
+
+    def load(block_id=None):
+        found = np.random.default_rng(block_id).standard_normal((10, 10))
+        alive[0], read[0] = alive[0] + 1, read[0] + 1
+        peak[0] = max(peak[0], alive[0])
+        weakref.finalize(found, gone)
+        return found
+
+    x = da.map_blocks(load, chunks=((10,) * 20, (10,) * 2), dtype=np.float64, meta=np.empty((0, 0)))
+    z = pl.prox(pl.GroupLasso(3.0, groups=pl.Groups.over(0)), 2.0 * x, metric=abs(x) + 1.0)
+    assert read[0] == 0
+    with dask.config.set(num_workers=2):
+        assert float(abs(z).sum(split_every=2).compute(scheduler=scheduler)) > 0
+    assert 3 * 40 <= read[0] <= 10 * 40
+    assert peak[0] <= 6, (peak, read)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "own pool", "cluster"])
+def test_who_computes_the_result_computes_the_passes(scheduler):
+    x = np.random.default_rng(0).standard_normal((60, 4))
+    h = pl.GroupMCP(3.0, 3.0, groups=pl.Groups.over(0))
+    z = pl.prox(h, da.from_array(x, chunks=(7, 3)))
+    if scheduler == "threads":
+        found = z.compute(scheduler="threads")
+    elif scheduler == "own pool":
+        with ThreadPoolExecutor(1) as pool, dask.config.set(pool=pool):
+            found = z.compute(scheduler="threads")
+    else:
+        distributed = pytest.importorskip("distributed")
+        options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+            found = z.compute()
+            kept = pl.prox(h, da.from_array(x, chunks=(7, 3)).persist()).compute()
+        np.testing.assert_array_equal(kept, found)
+    np.testing.assert_allclose(found, pl.prox(h, x), rtol=1e-13)
+
+
+def test_what_is_wrong_where_chunks_cut_groups():
+    columns, x = pl.GroupLasso(1.0, groups=pl.Groups.over(0)), np.ones((4, 3))
+    lazy = da.from_array(x, chunks=(2, 3))
+    for options, match in (
+        ({"step": 0.0}, "step: "), ({"step": np.ones(2)}, "step: "), ({"metric": -1.0}, "metric: "),
+        ({"backend": "numba"}, 'backend: must be None or "array_api"'), ({"backend": "other"}, "backend: "),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            pl.prox(columns, lazy, **options)
+    with pytest.raises(TypeError, match="x: must have a real floating-point dtype"):
+        pl.prox(columns, da.ones((4, 3), chunks=(2, 3), dtype=int))
+    for where, match in (("x", "x: must be finite"), ("metric", "metric: must be finite and > 0")):
+        given = {"x": x, "metric": np.ones((4, 3))}
+        given[where] = np.where(np.arange(12).reshape(4, 3) == 10, np.nan, given[where])
+        d = da.from_array(given["metric"], chunks=2)
+        z = pl.prox(columns, da.from_array(given["x"], chunks=(2, 3)), metric=d)
+        with pytest.raises(ValueError, match=match):
+            z.compute(scheduler="sync")
+    wide = np.array([[1e-200, 1.0], [1e200, 1.0]])
+    d = np.array([[1e300, 1.0], [1e-100, 1.0]])
+    z = pl.prox(columns, da.from_array(wide, chunks=(1, 2)), metric=d)
+    with pytest.raises(ValueError, match=r"of group 0 spread too far .* rechunk"):
+        z.compute(scheduler="sync")
+    h = pl.GroupLinf(1.0, groups=pl.Groups.csr([0, 3, 8]))
+    with pytest.raises(ValueError, match=r"which GroupLinf takes whole; rechunk first .* x.rechunk\(-1\)"):
+        pl.prox(h, da.ones(8, chunks=4))
 
 
 def test_what_dask_arrays_are_not_for():

@@ -1,0 +1,321 @@
+"""Groups that are cut over the chunks of a Dask array: their sums are added over chunks, a pass for each.
+
+A pass reads every chunk, adds up its elements' terms, and keeps nothing else: memory is that of the chunks
+that are worked on, and of a few numbers for each group.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from proxlab.arguments import check_finite, check_metric_values, float_bits
+from proxlab.arguments import problem as check_problem
+from proxlab.backends.array_api import choose, shrink, shrunk
+from proxlab.backends.members import (
+    Cut,
+    Part,
+    Pieces,
+    Terms,
+    add_doubles,
+    all_first_terms,
+    exponents,
+    lost,
+    units,
+)
+from proxlab.groups import AxisLayout, Groups
+from proxlab.parts import part_of_box
+from proxlab.penalties import Penalty
+from proxlab.penalties.base import Piece
+from proxlab.penalties.equations import Radial
+from proxlab.powers import times_power
+from proxlab.rootfinders import RootFinder
+from proxlab.types import Array
+
+__all__ = ["by_sums", "prox_of_cut_groups"]
+
+#: Partial sums that one task adds up.
+FAN_IN = 16
+XP = array_api_compat.array_namespace(np.zeros(1))
+
+
+def by_sums(penalty: Penalty) -> bool:
+    """Whether sums over a group are enough for its prox."""
+    return isinstance(penalty.equation, Radial) and penalty.equation.compiled
+
+
+class _Problem(NamedTuple):
+    """What every task knows of the problem."""
+
+    groups: Groups
+    shape: tuple[int, ...]
+    threshold: float
+    nonnegative: bool
+    steps: Array
+
+
+class _Radii(NamedTuple):
+    """What a group's elements follow from: the radius, the slope there, and the unit of the metric."""
+
+    radius: Array
+    tau: Array
+    ed: Array
+
+
+def prox_of_cut_groups(
+    penalty: Penalty,
+    x: Any,
+    step: Any,
+    weights: Array,
+    metric: Any,
+    root_finder: RootFinder,
+    backend: str | None,
+    check: bool | None,
+) -> Any:
+    """Return the prox of a Dask array whose chunks cut groups, as a Dask array that is not computed.
+
+    Parameters
+    ----------
+    penalty : Penalty
+        One for which sums are enough (:func:`by_sums`).
+    x : dask array
+    step, weights : float, or array of shape (n_groups,)
+    metric : float, None, or dask array of the chunks of ``x``
+    root_finder, backend, check
+        As :func:`proxlab.prox` takes them; invalid values are found in any case.
+    """
+    import dask
+    import dask.array as da
+
+    del check
+    if backend not in (None, "array_api"):
+        raise ValueError(f'backend: must be None or "array_api" where blocks cut groups, got {backend!r}')
+    if not isinstance(x._meta, np.ndarray):
+        raise TypeError(f"x: must have blocks of NumPy where these cut groups, got {type(x._meta).__name__}")
+    equation, count = penalty.equation, penalty.groups.n_groups(tuple(x.shape))
+    assert isinstance(equation, Radial)
+    # What the arguments are but for the values of elements.
+    shown = np.zeros((count, 1), x.dtype)
+    number = metric if metric is None or np.ndim(metric) == 0 else None
+    checked = check_problem(
+        replace(penalty, groups=Groups.over(-1), weights=None), shown, step, number, backend
+    )
+    problem = _Problem(
+        penalty.groups, tuple(x.shape), penalty.threshold, penalty.nonnegative, checked.group_steps()
+    )
+    arrays = [a for a in (x, metric) if hasattr(a, "dask")]
+    number = 1.0 if number is None else float(number)
+    weights = np.broadcast_to(weights, (count,))
+    radii = dask.delayed(_find_radii, pure=False)(
+        _Chunks(problem, lambda: arrays, number), equation.table, weights, root_finder, float_bits(x._meta)
+    )
+    boxes = _boxes(x)
+
+    def write(block: Array, *more: Any, block_id: tuple[int, ...] = ()) -> Array:
+        *metrics, found = more
+        part = part_of_box(problem.groups, problem.shape, *boxes[block_id])
+        d = metrics[0] if metrics else np.full_like(block, number)
+        ids = _ids(part)
+        rows = []
+        for m in _matrices(problem, part, block, d):
+            own = ids[m.ids]
+            scaled = times_power(XP, m.d, -found.ed[own][:, None])
+            with np.errstate(all="ignore"):
+                rows.append(shrunk(XP, m.x, scaled, found.radius[own], found.tau[own]))
+        return part.layout.join(rows, block.astype(np.float64)).astype(block.dtype)
+
+    meta = np.empty((0,) * x.ndim, dtype=x.dtype)
+    return da.map_blocks(write, *arrays, radii, dtype=x.dtype, meta=meta, chunks=x.chunks)
+
+
+def _find_radii(
+    chunks: _Chunks, table: tuple[Piece, ...], weights: Array, finder: RootFinder, bits: int
+) -> _Radii:
+    """Solve the scalar equations of all groups."""
+    ex = ed = np.zeros(len(weights))
+    with np.errstate(all="ignore"):
+        members = _Groups(chunks, ex, ed)
+        if not members.in_range:
+            ex, ed = units(XP, chunks.total(np.maximum, exponents, ex))
+            (apart,) = chunks.total(np.add, _lost, ed)
+            if apart.any():
+                raise ValueError(
+                    f"x: elements and metric of group {int(np.argmax(apart > 0))} spread too far for a group "
+                    "that is cut by chunks; rechunk so that a block holds it whole"
+                )
+            members = _Groups(chunks, ex, ed)
+        rtol = finder.relative_tolerance(bits)
+        choice = choose(XP, members, chunks.problem.steps, weights, table, finder, rtol)
+    return _Radii(choice.radius, choice.tau, ed)
+
+
+class _Chunks:
+    """The chunks of a point and of a metric, over which numbers of groups are put together."""
+
+    def __init__(self, problem: _Problem, arrays: Callable[[], list[Any]], number: Any) -> None:
+        self.problem, self._arrays, self._number = problem, arrays, number
+
+    def total(
+        self, how: Callable[..., Any], function: Callable[..., Array], *values: Array, check: bool = False
+    ) -> Array:
+        """Put together what ``function(xp, parts, *values)`` returns for every chunk.
+
+        Returns an array whose last axis are the groups.
+        """
+        import dask
+
+        x, *metric = self._arrays()
+        boxes, shared = _boxes(x), dask.delayed((self.problem, values), traverse=False)
+        blocks = [a.to_delayed() for a in (x, *metric)]
+        alike: dict[tuple[int, ...], list[Any]] = {}
+        one = dask.delayed(_of_chunk, pure=False)
+        kept = _kept_axes(self.problem)
+        for k in product(*(range(len(c)) for c in x.chunks)):
+            d = blocks[1][k] if metric else self._number
+            task = one(shared, function, check, boxes[k], blocks[0][k], d)
+            # Chunks along the axes inside a group have the same groups.
+            alike.setdefault(tuple(k[a] for a in kept), []).append(task)
+        merge = dask.delayed(partial(_merged, how), pure=False)
+        roots = []
+        for tasks in alike.values():
+            while len(tasks) > 1:
+                tasks = [merge(tasks[k : k + FAN_IN]) for k in range(0, len(tasks), FAN_IN)]
+            roots += tasks
+        found = _merged(how, _compute(roots))
+        table = np.zeros((len(found.table), len(self.problem.steps)))
+        table[:, found.ids] = found.table
+        return table
+
+
+class _Table(NamedTuple):
+    """Numbers of some groups, ``ids``, which are in order."""
+
+    ids: Array
+    table: Array
+
+
+def _of_chunk(
+    shared: tuple[_Problem, tuple[Array, ...]], function: Callable[..., Array], check: bool,
+    box: tuple[tuple[int, ...], tuple[int, ...]], x: Array, d: Any,
+) -> _Table:  # fmt: skip
+    problem, values = shared
+    if check:
+        check_finite("x", x, XP)
+        if np.ndim(d):
+            check_metric_values(d, XP)
+    part = part_of_box(problem.groups, problem.shape, *box)
+    ids = _ids(part)
+    parts = _matrices(problem, part, x, d if np.ndim(d) else np.full_like(x, d))
+    with np.errstate(all="ignore"):
+        return _Table(ids, function(XP, parts, *(v[ids] for v in values)))
+
+
+def _matrices(problem: _Problem, part: Any, x: Array, d: Array) -> list[Part]:
+    """Arrange a chunk as rows of groups, after the elementwise part of the penalty."""
+    ids = _ids(part)
+    steps = part.layout.split_groups(problem.steps[ids])
+    rows = (part.layout.split(a.astype(np.float64), fill) for a, fill in ((x, 0.0), (d, 1.0)))
+    local = part.layout.split_groups(np.arange(len(ids)))
+    return [
+        Part(shrink(XP, r, s, m, problem.threshold, problem.nonnegative), m, k)
+        for r, m, s, k in zip(*rows, steps, local, strict=True)
+        if r.shape[0]
+    ]
+
+
+def _ids(part: Any) -> Array:
+    return np.arange(part.n_groups) if part.ids is None else part.ids
+
+
+def _merged(how: Callable[..., Any], found: Sequence[_Table]) -> _Table:
+    """Put numbers of groups together."""
+    ids = found[0].ids
+    if any(not np.array_equal(ids, t.ids) for t in found):
+        ids = np.unique(np.concatenate([t.ids for t in found]))
+    first = found[0].table
+    total = np.full((*first.shape[:-1], len(ids)), -math.inf if how is np.maximum else 0.0)
+    for t in found:
+        at = np.searchsorted(ids, t.ids)
+        total[:, at] = how(total[:, at], t.table)
+    return _Table(ids, total)
+
+
+class _Groups(Cut):
+    """Groups whose sums are added over chunks."""
+
+    def __init__(self, chunks: _Chunks, ex: Array, ed: Array) -> None:
+        self._chunks = chunks
+        problem = chunks.problem
+        size = int(problem.groups.sizes(problem.shape).max(initial=0))
+        super().__init__(XP, ex, ed, size)
+
+    def sum(self, terms: Terms, *values: Array) -> tuple[Array, ...]:
+        """Add up the terms of each group, at the numbers of each group."""
+        first = terms is all_first_terms
+        return tuple(
+            self._chunks.total(np.add, partial(_sums, terms), self.ex, self.ed, *values, check=first)
+        )
+
+    def exact_square(self) -> tuple[Array, Array]:
+        """Return ``‖b‖²`` as a double-double."""
+        high, low = self._chunks.total(add_doubles, _squares, self.ex, self.ed)
+        return high, low
+
+
+def _sums(terms: Terms, xp: Any, parts: Sequence[Part], ex: Array, ed: Array, *values: Array) -> Array:
+    return Pieces(xp, parts, ex, ed).sum(terms, *values)
+
+
+def _squares(xp: Any, parts: Sequence[Part], ex: Array, ed: Array) -> Array:
+    return Pieces(xp, parts, ex, ed).exact_square()
+
+
+def _lost(xp: Any, parts: Sequence[Part], ed: Array) -> Array:
+    return lost(xp, parts, ed)[None, :]
+
+
+def _boxes(x: Any) -> dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return where every chunk begins, and its shape."""
+    starts = [np.concatenate([[0], np.cumsum(c)]).tolist() for c in x.chunks]
+    return {
+        k: (
+            tuple(starts[a][i] for a, i in enumerate(k)),
+            tuple(int(x.chunks[a][i]) for a, i in enumerate(k)),
+        )
+        for k in product(*(range(len(c)) for c in x.chunks))
+    }
+
+
+def _kept_axes(problem: _Problem) -> tuple[int, ...]:
+    """Return axes along which chunks have other groups, where that is so along some."""
+    layout = problem.groups.layout(problem.shape)
+    whole = isinstance(layout, AxisLayout) and layout.shape == problem.shape
+    return layout.kept if whole and isinstance(layout, AxisLayout) else ()
+
+
+def _compute(tasks: list[Any]) -> list[Any]:
+    """Compute within a task, by whoever computes the task; threads are some of our own, so that all end."""
+    import dask
+
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        try:
+            distributed.get_worker()
+        except ValueError:
+            pass
+        else:
+            return list(dask.compute(*tasks))
+    if threading.current_thread() is threading.main_thread():
+        return list(dask.compute(*tasks, scheduler="sync"))
+    with ThreadPoolExecutor(dask.config.get("num_workers", None) or dask.system.CPU_COUNT) as pool:
+        return list(dask.compute(*tasks, scheduler="threads", pool=pool))
