@@ -6,6 +6,7 @@ class and state. What is installed counts by name, since its version is in the r
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import struct
@@ -197,7 +198,9 @@ class _Walk:
         )
 
     def _object(self, value: Any) -> bytes:
-        reduced = value.__reduce_ex__(4)
+        # as pickle does: some types, such as compiled patterns, are pickled by a function of a table
+        reducer = copyreg.dispatch_table.get(type(value))
+        reduced: Any = value.__reduce_ex__(4) if reducer is None else reducer(value)
         if isinstance(reduced, str):
             return _join(b"name", self._label(type(value)), reduced.encode())
         parts: Iterable[Any] = (
