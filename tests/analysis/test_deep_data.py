@@ -88,7 +88,16 @@ def test_nothing_anywhere_says_what_was_tried_and_what_to_do():
         assert part in message
 
 
-def test_the_archive_is_a_checked_download(monkeypatch):
+@pytest.fixture(params=["pooch", "by hand"])
+def downloader(request, monkeypatch):
+    """With pooch, where it is installed, and without."""
+    if request.param == "pooch":
+        pytest.importorskip("pooch", reason="pooch is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "pooch", None)
+
+
+def test_the_archive_is_a_checked_download(downloader, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(DEB))
     said = []
     (path,) = fetch.locate(TOY, said.append)
@@ -98,7 +107,19 @@ def test_the_archive_is_a_checked_download(monkeypatch):
     assert fetch.locate(TOY) == [path]
 
 
-def test_another_file_is_refused(monkeypatch):
+def test_a_download_that_trickles_ends(downloader, monkeypatch):
+    class Trickle(io.BytesIO):
+        def read1(self, size):
+            return b"x"
+
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Trickle())
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: next(seconds))
+    with pytest.raises(MissingDataError, match=r"snapshot\.debian\.org/\S*: not done in 600 s"):
+        fetch.locate(TOY)
+
+
+def test_another_file_is_refused(downloader, monkeypatch):
     other = DEB[:-1] + b"x"
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(other))
     with pytest.raises(MissingDataError, match="its SHA-256 must be"):
