@@ -172,6 +172,7 @@ def ramda_group_lasso(
     *,
     axis: int | tuple[int, ...] = -1,
     max_iterations: int = RAMDA_MAX_ITERATIONS,
+    tolerance: float = RAMDA_TOLERANCE,
 ) -> Outcome:
     """RAMDA's inner solver: Algorithm 2 of [2]_, proximal gradient with step ``1/max d`` in each group.
 
@@ -189,6 +190,8 @@ def ramda_group_lasso(
         The axes that the norm reduces.
     max_iterations : int
         100 is the published default.
+    tolerance : float
+        Of the decrease; 1e-8 is the published default, and with minus infinity it does not stop for it.
     """
     axes = (axis,) if isinstance(axis, int) else axis
     axes = tuple(a % x.ndim for a in axes)
@@ -215,7 +218,7 @@ def ramda_group_lasso(
             np.multiply(offset, d, out=gradient)
             smooth = float(np.sum(np.multiply(gradient, offset, out=work)))
             objective = smooth / (2 * step) + lam * float(np.sum(norm))
-            if iteration > 1 and (previous - objective) / (abs(objective) + 1.0) < RAMDA_TOLERANCE:
+            if iteration > 1 and (previous - objective) / (abs(objective) + 1.0) < tolerance:
                 converged = True
                 break
             previous = objective

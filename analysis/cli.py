@@ -13,7 +13,7 @@ from rich.console import Console
 
 from analysis.deep.fetch import MissingDataError
 from analysis.report import DEEP_STUDIES, STUDIES, build
-from analysis.results import Profile, ResultsDir
+from analysis.results import DeepProfile, Profile, ResultsDir
 from proxlab.study import ClusterError, FolderError, UnitsFailedError
 from proxlab.study.environment import usable_cores
 
@@ -34,8 +34,26 @@ class ProfileName(enum.StrEnum):
     full = enum.auto()
 
 
+class DeepProfileName(enum.StrEnum):
+    """The sizes of a study on networks."""
+
+    quick = enum.auto()
+    full = enum.auto()
+    paper = enum.auto()
+    tiny = enum.auto()
+
+
 ProfileOption = Annotated[
     ProfileName, typer.Option("--profile", "-p", help="How much work: quick is minutes, full is hours.")
+]
+DeepProfileOption = Annotated[
+    DeepProfileName,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="How much work: quick is minutes, paper at most two and a half hours on two cores, full is "
+        "many hours; tiny is a trial of seconds.",
+    ),
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", "-r", help="Where results are kept and looked up.")]
 ThreadsOption = Annotated[
@@ -76,14 +94,15 @@ HELP = {
 
 def _run(
     studies: list[str],
-    profile: ProfileName,
+    profile: ProfileName | DeepProfileName,
     results: Path,
     threads: int,
     seed: int,
     cluster: str | None,
     **options: Any,
 ) -> None:
-    chosen = Profile(profile.value, seed=seed, threads=threads or usable_cores(), cluster=cluster)
+    sort = DeepProfile if isinstance(profile, DeepProfileName) else Profile
+    chosen = sort(profile.value, seed=seed, threads=threads or usable_cores(), cluster=cluster)
     directory = ResultsDir(results)
     started = time.perf_counter()
     modules = STUDIES | DEEP_STUDIES
@@ -142,8 +161,23 @@ def _add_command(name: str, studies: list[str], text: str) -> None:
     app.command(name, help=text)(command)
 
 
+def _add_deep_command(name: str, text: str) -> None:
+    def command(
+        profile: DeepProfileOption = DeepProfileName.quick,
+        results: ResultsOption = RESULTS,
+        threads: ThreadsOption = 0,
+        seed: SeedOption = 0,
+        cluster: ClusterOption = None,
+    ) -> None:
+        _run([name], profile, results, threads, seed, cluster)
+
+    app.command(name, help=text)(command)
+
+
 for _study, _text in HELP.items():
-    if _study != "speed":
+    if _study in DEEP_STUDIES:
+        _add_deep_command(_study, _text)
+    elif _study != "speed":
         _add_command(_study, [_study], _text)
 _add_command(
     "all",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis.deep import section as report
+from analysis.deep import study
 from analysis.deep.catalogue import LANGUAGE
 from analysis.results import Profile, ResultsDir, Say
 from proxlab.study.page import Section
@@ -10,8 +11,6 @@ from proxlab.study.page import Section
 
 def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Train with every method, then time the steps."""
-    from analysis.deep import study  # needs PyTorch, which the report does not
-
     study.run(LANGUAGE, profile, results, say)
 
 

@@ -61,8 +61,12 @@ def build(results: ResultsDir, studies: Mapping[str, str] | None = None) -> Path
         except FolderError as error:
             missing.append(f"{name} ({error})")
             continue
-        section = partial(_section, module, results)
-        parts.append(read_part(name, stored, section))
+        try:
+            parts.append(read_part(name, stored, partial(_section, module, results)))
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            missing.append(f"{name} (its report needs the package 'torch')")
     if not parts:
         raise MissingResultsError(
             f"{results.path} holds no results of {', '.join(missing)}: run python -m analysis all"

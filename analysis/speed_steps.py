@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import proxlab as pl
-from analysis.deep.shortcuts import ProxSSI
+from analysis.deep.methods.proxssi import ProxSSI
 from proxlab.study import Result
 from proxlab.torch import ProxAdamW
 

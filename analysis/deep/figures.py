@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.deep import readout
-from analysis.deep.catalogue import CONVEXITY_EDGES, METHODS, TITLES, Plan
+from analysis.deep.catalogue import Plan
+from analysis.deep.methods import Method
+from analysis.deep.probes import CONVEXITY_EDGES
 from proxlab.study import StoredStudy, StoredUnit, style
 
 _LINES = {"ours": "-", "published": (0, (5, 1.5)), "shortcut": (0, (1, 1.1))}
@@ -24,9 +26,12 @@ _DEPTH = 6.0
 _COMPARED = 80.0
 
 
-def _look(method: str) -> dict[str, Any]:
-    m = METHODS[method]
-    return {"color": style.PALETTE[m.colour], "linestyle": _LINES[m.kind], "label": m.title}
+def _look(method: Method) -> dict[str, Any]:
+    return {
+        "color": style.PALETTE[method.colour],
+        "linestyle": _LINES[method.kind],
+        "label": method.title,
+    }
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
@@ -45,25 +50,27 @@ def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axe
 def plot_frontier(means: pd.DataFrame, plan: Plan) -> Figure:
     """Accuracy against weighted group sparsity."""
     figure, axes = _panels(len(plan.tasks), 4.9)
+    shown = [m.name for m in plan.methods if m.compared]
     for ax, task in zip(axes, reversed(plan.tasks), strict=True):
-        part = means[(means["task"] == task) & (means["method"] != "inexact")].dropna(subset=["accuracy"])
+        part = means[(means["task"] == task.name) & means["method"].isin(shown)].dropna(subset=["accuracy"])
         dense = part.loc[part["method"] == "dense", "accuracy"]
         if len(dense):
             level = float(dense.iloc[0])
             ax.axhline(level, color=style.PALETTE[8], linewidth=1.0)
             ax.axhspan(level - plan.points, level, color=style.PALETTE[8], alpha=0.13, linewidth=0)
             ax.set_ylim(level - _DEPTH, max(level + 0.6, part["accuracy"].max() + 0.2))
-        for method, rows in part[part["method"] != "dense"].groupby("method", sort=False):
+        for name, rows in part[part["method"] != "dense"].groupby("method", sort=False):
+            method = plan.method(str(name))
             ax.errorbar(
                 rows["weighted sparsity"],
                 rows["accuracy"],
                 yerr=rows["accuracy ±"].fillna(0.0),
-                marker=_POINTS[METHODS[str(method)].kind],
+                marker=_POINTS[method.kind],
                 elinewidth=0.8,
-                **_look(str(method)),
+                **_look(method),
             )
         ax.axvline(100.0 * readout.SPARSE, color=style.QUIET, linewidth=1.2, zorder=0)
-        ax.set(xlim=(-3, 103), xlabel="weighted group sparsity [%]", title=TITLES[task])
+        ax.set(xlim=(-3, 103), xlabel="weighted group sparsity [%]", title=task.title)
     axes[0].set_ylabel("test accuracy [%]")
     _legend(figure, axes)
     return figure
@@ -72,8 +79,8 @@ def plot_frontier(means: pd.DataFrame, plan: Plan) -> Figure:
 def plot_course(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figure:
     """Sparsity in the course of training, and groups that come back."""
     figure, axes = _panels(2, 4.5)
-    for unit in readout.compared(stored, means, plan.tasks[-1], _COMPARED):
-        a, look = unit.arrays, _look(unit.parameters["method"])
+    for unit in readout.compared(stored, means, plan, plan.tasks[-1].name, _COMPARED):
+        a, look = unit.arrays, _look(plan.method(unit.parameters["method"]))
         axes[0].plot(a["epoch"], 100.0 * a["weighted"], **look)
         axes[1].plot(a["epoch"], 100.0 * np.cumsum(a["back"]), **look)
     axes[0].set(title="weighted sparsity [%]", ylim=(-3, 103))
@@ -87,27 +94,27 @@ def plot_course(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figure:
 
 def plot_patterns(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> Figure:
     """Which weights are left, layer by layer."""
-    chosen = ("magnitude", "unweighted", "lasso", "mcp", "target")
+    task = plan.tasks[-1]
     found = [
         u
-        for u in readout.compared(stored, means, plan.tasks[-1], _COMPARED)
-        if u.parameters["method"] in chosen
+        for u in readout.compared(stored, means, plan, task.name, _COMPARED)
+        if plan.method(u.parameters["method"]).pictured
     ]
     figure = style.new_figure(0.6 + 1.45 * max(len(found), 1))
-    if not found:
+    if not found or not task.pictured:
         return figure
-    grid = figure.subplots(len(found), len(plan.pictured), squeeze=False)
+    grid = figure.subplots(len(found), len(task.pictured), squeeze=False)
     for row, unit in zip(grid, found, strict=True):
-        method = unit.parameters["method"]
-        for ax, name in zip(row, plan.pictured, strict=True):
+        method = plan.method(unit.parameters["method"])
+        for ax, name in zip(row, task.pictured, strict=True):
             norms = unit.arrays[f"pattern-{name}"].astype(np.float64)
-            ax.imshow(_picture(norms, style.PALETTE[METHODS[method].colour]), aspect="auto")
+            ax.imshow(_picture(norms, style.PALETTE[method.colour]), aspect="auto")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             if row is grid[0]:
                 ax.set_title(name.removesuffix(".weight").replace("layers.0.", ""), fontsize=8)
         weighted = 100.0 * unit.values["weighted"]
-        title = METHODS[method].title.replace(", ", ",\n")
+        title = method.title.replace(", ", ",\n")
         row[0].set_ylabel(f"{title}\n{weighted:.0f} %", fontsize=7.5)
     return figure
 
@@ -131,7 +138,9 @@ def plot_times(times: pd.DataFrame) -> Figure:
         model = part["step [ms]"] - part["optimizer [ms]"]
         ax.barh(places, model, color=style.PALETTE[8], alpha=0.6, label="forward and backward")
         ax.barh(places, part["optimizer [ms]"], left=model, color=style.PALETTE[0], label="optimizer")
-        for place, (total, ratio) in enumerate(zip(part["step [ms]"], part["against dense"], strict=True)):
+        for place, (total, ratio) in enumerate(
+            zip(part["step [ms]"], part["against the first"], strict=True)
+        ):
             ax.text(total, place, f" {ratio:.2f}×", va="center", fontsize=7.5)
         ax.set_yticks(places, part["method"])
         ax.set(xlabel="time of a step [ms]", title=network, xlim=(0, 1.15 * part["step [ms]"].max()))
@@ -141,7 +150,7 @@ def plot_times(times: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_certified(units: list[StoredUnit]) -> Figure:
+def plot_certified(units: list[StoredUnit], plan: Plan) -> Figure:
     """Tolerance, proof and error of inexact proxes."""
     figure, axes = _panels(max(len(units), 1), 3.5)
     for ax, unit in zip(axes, units, strict=False):
@@ -153,7 +162,7 @@ def plot_certified(units: list[StoredUnit]) -> Figure:
             given = frame.dropna(subset=[name])
             colour = style.PALETTE[k]
             ax.plot(given["step"], given[name], linestyle="none", color=colour, label=label, **look)
-        ax.set(yscale="log", xlabel="step", title=TITLES[unit.parameters["task"]])
+        ax.set(yscale="log", xlabel="step", title=plan.task(unit.parameters["task"]).title)
     axes[0].set_ylabel("distance from the exact prox")
     _legend(figure, axes)
     return figure
@@ -189,7 +198,8 @@ def plot_targets(stored: StoredStudy, plan: Plan) -> Figure:
     """Wanted and reached sparsity in the course of training, and the strength that it takes."""
     task = plan.tasks[-1]
     figure, axes = _panels(2, 3.6)
-    for k, unit in enumerate(readout.with_arrays(stored, task, "target", "history-lam")):
+    driven_runs = readout.with_arrays(stored, plan, task.name, "history-lam")
+    for k, unit in enumerate(driven_runs):
         target, colour = unit.parameters["strength"], style.PALETTE[k]
         axes[0].axhline(100.0 * target, color=colour, linewidth=0.8, linestyle=(0, (2, 2)))
         axes[0].plot(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 import proxlab as pl
 from analysis.baselines import proxssi_group_mcp
 from analysis.deep.blocks import Block
-from analysis.deep.catalogue import CONVEXITY_EDGES
 
 Array = NDArray[Any]
 
+#: Edges of the histogram of log10(γ·d / (η·w)); what lies beyond counts in the last bin.
+CONVEXITY_EDGES = tuple(k / 8 for k in range(-32, 33))
 _EDGES = np.array(CONVEXITY_EDGES)
 
 

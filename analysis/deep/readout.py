@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.deep.catalogue import METHODS, TITLES, Plan, unit_name
+from analysis.deep.catalogue import Plan
+from analysis.deep.methods import Method
 from proxlab.study import StoredStudy, StoredUnit
 
 #: Weighted sparsity from which on a network counts as sparse.
@@ -26,15 +27,21 @@ _MEANS = (
 )
 
 
-def trained(stored: StoredStudy) -> list[StoredUnit]:
-    """The training runs of a study."""
-    return [unit for unit in stored.units if "method" in unit.parameters]
+def trained(stored: StoredStudy, plan: Plan, of: tuple[Method, ...] | None = None) -> list[StoredUnit]:
+    """The training runs of a study with its methods, or with others; what it no longer knows is left out."""
+    tasks = {task.name for task in plan.tasks}
+    names = {method.name for method in (plan.methods if of is None else of)}
+    return [
+        unit
+        for unit in stored.units
+        if unit.parameters.get("task") in tasks and unit.parameters.get("method") in names
+    ]
 
 
-def runs(stored: StoredStudy) -> pd.DataFrame:
+def runs(stored: StoredStudy, plan: Plan, of: tuple[Method, ...] | None = None) -> pd.DataFrame:
     """A row for each training run, in percent and before over after."""
     rows: list[dict[str, Any]] = []
-    for unit in trained(stored):
+    for unit in trained(stored, plan, of):
         v = unit.values
         row = {name: unit.parameters[name] for name in ("task", "method", "strength", "seed")}
         row["failed"] = v.get("failed")
@@ -75,9 +82,10 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def ours(frame: pd.DataFrame) -> pd.DataFrame:
-    """Runs of the weighted prox in Adam."""
-    return frame[[METHODS[method].kind == "ours" for method in frame["method"]]]
+def ours(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Runs of the weighted prox in Adam that stand among the others."""
+    chosen = [m.name for m in plan.methods if m.kind == "ours" and m.compared]
+    return frame[frame["method"].isin(chosen)]
 
 
 def best(frame: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -97,36 +105,40 @@ def _first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame.sort_values(column, ascending=False, kind="stable").head(1)
 
 
-def compared(stored: StoredStudy, means: pd.DataFrame, task: str, weighted: float) -> list[StoredUnit]:
+def compared(
+    stored: StoredStudy, means: pd.DataFrame, plan: Plan, task: str, weighted: float
+) -> list[StoredUnit]:
     """Of each sparse method the first draw with the strength whose sparsity is nearest to `weighted`."""
-    part = means[(means["task"] == task) & ~means["method"].isin(("dense", "inexact"))]
-    part = part.dropna(subset=["accuracy"])
+    chosen = [m.name for m in plan.methods if m.compared and m.name != "dense"]
+    part = means[(means["task"] == task) & means["method"].isin(chosen)].dropna(subset=["accuracy"])
     part = part.assign(distance=-(part["weighted sparsity"] - weighted).abs())
-    names = [
-        unit_name(task, str(method), float(_first(rows, "distance")["strength"].iloc[0]), 0)
+    nearest = {
+        str(method): float(_first(rows, "distance")["strength"].iloc[0])
         for method, rows in part.groupby("method", sort=False)
-    ]
+    }
     # of several draws the first may have failed
-    return [unit for unit in map(stored.unit, names) if "epoch" in unit.arrays]
+    found = with_arrays(stored, plan, task, "epoch")
+    return [u for u in found if nearest.get(u.parameters["method"]) == u.parameters["strength"]]
 
 
-def with_arrays(stored: StoredStudy, task: str, method: str, array: str) -> list[StoredUnit]:
-    """Runs of a method that hold an array, first draws only."""
-    return [
-        unit
-        for unit in trained(stored)
-        if unit.parameters["task"] == task
-        and unit.parameters["method"] == method
-        and unit.name.endswith("-0")
-        and array in unit.arrays
-    ]
+def with_arrays(stored: StoredStudy, plan: Plan, task: str, array: str) -> list[StoredUnit]:
+    """Runs that hold an array, of each method and strength that with the first seed."""
+    first: dict[tuple[str, float], StoredUnit] = {}
+    for unit in trained(stored, plan):
+        p = unit.parameters
+        key = p["method"], p["strength"]
+        if p["task"] != task or array not in unit.arrays:
+            continue
+        if key not in first or p["seed"] < first[key].parameters["seed"]:
+            first[key] = unit
+    return list(first.values())
 
 
-def targets(stored: StoredStudy, means: pd.DataFrame) -> pd.DataFrame:
+def targets(stored: StoredStudy, means: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Wanted and reached sparsity, what it costs, and how many layers it leaves nothing of."""
     dense = means[means["method"] == "dense"].set_index("task")["accuracy"]
     rows = []
-    for unit in trained(stored):
+    for unit in trained(stored, plan):
         if unit.parameters["method"] != "target" or "failed" in unit.values:
             continue
         task, layers = unit.parameters["task"], unit.values["layers"]
@@ -135,7 +147,7 @@ def targets(stored: StoredStudy, means: pd.DataFrame) -> pd.DataFrame:
         weights = sum(layer["size"] * layer["groups"] for layer in layers)
         rows.append(
             {
-                "network": TITLES[task],
+                "network": plan.task(task).title,
                 "seed": unit.parameters["seed"],
                 "target": target,
                 "reached": 100.0 * unit.values["weighted"],
@@ -153,33 +165,37 @@ def targets(stored: StoredStudy, means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "layers", "empty layers", "one group each", "last λ"])
 
 
-def times(stored: StoredStudy, plan: Plan) -> pd.DataFrame:
-    """Median time of a step of each method, and of an epoch against dense AdamW."""
+def times(stored: StoredStudy, plan: Plan, of: tuple[Method, ...] | None = None) -> pd.DataFrame:
+    """Median time of a step of each method, and of an epoch against the first of them."""
+    titles = {task.name: task.title for task in plan.tasks}
+    known = {method.name: method for method in (plan.methods if of is None else of)}
     rows = []
     for unit in stored.units:
-        if "rounds" not in unit.parameters:
+        task = unit.parameters.get("task")
+        names = unit.values.get("methods", [])
+        reference = next(iter(known))
+        if "rounds" not in unit.parameters or task not in titles or reference not in names:
             continue
         seconds = unit.arrays["seconds"]
         total = np.median(seconds.sum(axis=2), axis=0)
         step = np.median(seconds[:, :, 1], axis=0)
-        names = unit.values["methods"]
-        dense = names.index("dense")
-        ratio = np.median(seconds.sum(axis=2) / seconds.sum(axis=2)[:, [dense]], axis=0)
+        ratio = np.median(seconds.sum(axis=2) / seconds.sum(axis=2)[:, [names.index(reference)]], axis=0)
         rows += [
             {
-                "network": TITLES[unit.parameters["task"]],
-                "method": METHODS[name].title,
+                "network": titles[task],
+                "method": known[name].title,
                 "key": name,
                 "step [ms]": 1e3 * total[k],
                 "optimizer [ms]": 1e3 * step[k],
                 "epoch [s]": total[k] * unit.values["per_epoch"],
-                "against dense": float(ratio[k]),
+                "against the first": float(ratio[k]),
                 "weighted sparsity": 100.0 * unit.values["weighted"][k],
             }
             for k, name in enumerate(names)
+            if name in known
         ]
-    names = ["network", "method", "key", "step [ms]", "optimizer [ms]", "epoch [s]", "against dense"]
-    return pd.DataFrame(rows, columns=[*names, "weighted sparsity"]).dropna(ignore_index=True)
+    columns = ["network", "method", "key", "step [ms]", "optimizer [ms]", "epoch [s]", "against the first"]
+    return pd.DataFrame(rows, columns=[*columns, "weighted sparsity"]).dropna(ignore_index=True)
 
 
 def certified(unit: StoredUnit) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pandas as pd
 
-from analysis.deep import figures, readout
-from analysis.deep.catalogue import BUDGETS, GAMMAS, METHODS, RAMP, STARTED_WITH, TITLES, Plan
+from analysis.deep import figures, readout, solving
+from analysis.deep.catalogue import Plan
+from analysis.deep.methods.linbreg import STARTED_WITH
+from analysis.deep.methods.mcp import GAMMA
+from analysis.deep.methods.target import RAMP
+from analysis.deep.tasks import Task
 from analysis.results import ResultsDir
 from proxlab.study import StoredStudy
 from proxlab.study.page import Finding, Plot, Section, Table, Text
@@ -18,16 +20,17 @@ _SMALLER = 2.0
 
 
 def section(plan: Plan, results: ResultsDir) -> Section:
-    """Findings, plots and tables of a study's stored runs."""
+    """Findings, plots and tables of a study's stored runs, of whatever is there."""
     stored = results.read(plan.name)
-    frame = readout.runs(stored)
-    # what the full profile alone runs is shown where it was run
-    shown = [t for t in plan.tasks if BUDGETS[t][0] is not None or (frame["task"] == t).any()]
-    plan = dataclasses.replace(plan, tasks=tuple(shown))
+    frame = readout.runs(stored, plan)
+    solved = readout.runs(stored, plan, plan.solvers)
+    # what a profile does not run, or has not yet, is left out; one task at least is named
+    run = {*frame["task"], *solved["task"]} or {plan.tasks[-1].name}
+    plan = plan.restricted(run)
     means = readout.means(frame)
     times = readout.times(stored, plan)
-    targets = readout.targets(stored, means)
-    main = plan.tasks[-1]
+    targets = readout.targets(stored, means, plan)
+    main = plan.tasks[-1].title
     items: list[Plot | Table | Text] = [
         Text(_methods_text(plan), "What is compared"),
         Plot(
@@ -46,13 +49,13 @@ def section(plan: Plan, results: ResultsDir) -> Section:
             f"The most accurate strength with at least {readout.SPARSE:.0%} weighted sparsity; where there "
             "is none, the sparsest. Parameters, FLOPs and latency: before over after compact, latency in the "
             "process that trained. Against dense: points of accuracy.",
-            _shown(pd.concat([readout.best(means, task) for task in reversed(plan.tasks)])),
+            _shown(pd.concat([readout.best(means, t.name) for t in reversed(plan.tasks)]), plan),
             _FORMATS,
         ),
         Plot(
             "course",
             "Sparsity over epochs",
-            f"{TITLES[main]}: of each method the run whose weighted sparsity is nearest to 80 %. Left: its "
+            f"{main}: of each method the run whose weighted sparsity is nearest to 80 %. Left: its "
             "course. Right: how often, so far, a zero group has come back, seen sixteen times an epoch; a "
             "pattern that has settled is a flat line. Magnitude pruning cuts once, in the middle; Bregman "
             "iterations start sparse.",
@@ -61,7 +64,7 @@ def section(plan: Plan, results: ResultsDir) -> Section:
         Plot(
             "patterns",
             "What is left",
-            f"{TITLES[main]}, the same runs: each picture is a matrix of a layer, outputs by inputs (norms "
+            f"{main}, the same runs: each picture is a matrix of a layer, outputs by inputs (norms "
             "of kernels in convolutions); darker is larger, clear is exactly zero. The percentage is the "
             "weighted sparsity of the whole network.",
             figures.plot_patterns(stored, means, plan),
@@ -74,14 +77,14 @@ def section(plan: Plan, results: ResultsDir) -> Section:
                 "Time of a step",
                 "Median time of a training step, all methods in turn in one process, each at the middle one "
                 "of its strengths and after 40 steps; the number is the median ratio to dense AdamW (torch, "
-                "fused). ProxSSI's prox is a NumPy port of the published code.",
+                "fused). ProxSSI's prox is reimplemented in NumPy.",
                 figures.plot_times(times),
             ),
             Table(
                 "times",
                 "Time of a step and of an epoch",
                 "As in the plot; an epoch is that of all training samples. Weighted sparsity when timed.",
-                times.drop(columns="key"),
+                times.drop(columns="key").rename(columns={"against the first": "against dense"}),
                 {
                     "step [ms]": "{:.1f}",
                     "optimizer [ms]": "{:.2f}",
@@ -91,14 +94,18 @@ def section(plan: Plan, results: ResultsDir) -> Section:
                 },
             ),
         ]
-    items += _targets(stored, plan, targets) + _subproblems(stored, plan)
+    items += [
+        *_targets(stored, plan, targets),
+        *_subproblems(stored, plan),
+        *solving.items(stored, plan),
+    ]
     items.append(
         Table(
             "runs",
             "Every run",
             "Means over seeds; ± is their standard deviation. Accuracy and sparsity in percent. A run that "
             "diverged, or that its method gave up, counts as failed.",
-            _shown(means),
+            _shown(means, plan),
             _FORMATS,
             bad={"failed": lambda count: count > 0},
             max_rows=len(means),
@@ -107,24 +114,29 @@ def section(plan: Plan, results: ResultsDir) -> Section:
     return Section(
         title=plan.title,
         lead=(
-            f"{' and '.join(TITLES[t] for t in reversed(plan.tasks))}, trained with penalties "
+            f"{' and '.join(t.title for t in reversed(plan.tasks))}, trained with penalties "
             f"on whole groups: {plan.groups}. All methods have the same batches, number of steps and initial "
             f"weights, of which Bregman iterations keep {STARTED_WITH:.0%} of the groups, scaled up. "
             "Weighted sparsity counts each group by its size."
         ),
-        findings=_findings(means, times, targets, plan),
+        findings=[*_findings(means, times, targets, plan), *solving.findings(stored, plan)],
         items=items,
     )
 
 
 def _methods_text(plan: Plan) -> str:
-    gammas = ", ".join(f"{GAMMAS[task]:g} ({TITLES[task]})" for task in reversed(plan.tasks))
-    rows = [f"<b>{m.title}</b>: {m.text}." for m in METHODS.values()]
+    shapes = [
+        f"{runs.settings[GAMMA]:g} ({task.title})"
+        for task in reversed(plan.tasks)
+        for method in plan.methods
+        if (runs := method.runs_on(task)) is not None and GAMMA in runs.settings
+    ]
+    rows = [f"<b>{m.title}</b>: {m.text}." for m in plan.methods]
     return (
         "The learning rate rises over the first tenth of the steps and falls linearly to zero; RMDA and "
         "RAMDA have three stages instead, with a restart at each. Penalties weigh a group by the "
         "root of its size. "
-        f"The group MCP has γ = {gammas}.\n\n" + "<br>".join(rows)
+        f"The group MCP has γ = {', '.join(shapes)}.\n\n" + "<br>".join(rows)
     )
 
 
@@ -150,10 +162,10 @@ _FORMATS = {
 }
 
 
-def _shown(means: pd.DataFrame) -> pd.DataFrame:
+def _shown(means: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """With names in words, without columns that are empty."""
-    names = {task: TITLES[task] for task in means["task"].unique()}
-    titles = {method: METHODS[method].title for method in means["method"].unique()}
+    names = {task.name: task.title for task in plan.tasks}
+    titles = {method.name: method.title for method in plan.methods}
     shown = means.assign(task=means["task"].map(names), method=means["method"].map(titles))
     shown = shown.rename(columns={"task": "network"})
     order = [
@@ -171,7 +183,7 @@ def _targets(stored: StoredStudy, plan: Plan, targets: pd.DataFrame) -> list[Plo
         Plot(
             "targets",
             "Target and reached sparsity",
-            f"{TITLES[plan.tasks[-1]]}. Left: the sparsity that was asked for (dashed) and the sparsity of "
+            f"{plan.tasks[-1].title}. Left: the sparsity that was asked for (dashed) and the sparsity of "
             f"the weights; the target rises to its value in the first {RAMP:.0%} of the steps. Right: the "
             "strength λ that TargetSparsity chose in each step, the price of a group in the group L0.",
             figures.plot_targets(stored, plan),
@@ -201,7 +213,7 @@ def _targets(stored: StoredStudy, plan: Plan, targets: pd.DataFrame) -> list[Plo
 
 def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
     items: list[Plot | Table | Text] = []
-    inexact = [u for t in plan.tasks for u in readout.with_arrays(stored, t, "inexact", "probe-error")]
+    inexact = [u for t in plan.tasks for u in readout.with_arrays(stored, plan, t.name, "probe-error")]
     if inexact:
         items.append(
             Plot(
@@ -211,13 +223,13 @@ def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
                 "asks. The proved bound is that of all proxes of a step together; the error is the distance "
                 "of the new weights from proxes solved in double precision. The weights are in single "
                 "precision, whose rounding is the floor of the error.",
-                figures.plot_certified(inexact),
+                figures.plot_certified(inexact, plan),
             )
         )
         items += [
             Table(
                 f"certified-{unit.parameters['task']}",
-                f"Certified steps: {TITLES[unit.parameters['task']]}",
+                f"Certified steps: {plan.task(unit.parameters['task']).title}",
                 "Distances from the exact prox; iterations that the proof took.",
                 readout.certified(unit),
                 {"tolerance": "{:.1e}", "proved": "{:.1e}", "error": "{:.1e}"},
@@ -226,12 +238,12 @@ def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
             for unit in inexact
         ]
     for task in plan.tasks:
-        for unit in readout.with_arrays(stored, task, "mcp", "convexity"):
+        for unit in readout.with_arrays(stored, plan, task.name, "convexity"):
             items += [
                 Plot(
-                    f"convexity-{task}",
+                    f"convexity-{task.name}",
                     "How often the subproblem of the group MCP is not convex",
-                    f"{TITLES[task]}, λ = {unit.parameters['strength']:g}, steps throughout training. Left: "
+                    f"{task.title}, λ = {unit.parameters['strength']:g}, steps throughout training. Left: "
                     "log₁₀ of γd/(ηw) over all elements; below 0 (orange) the subproblem is not convex. "
                     "Middle: share of groups with such an element. Right: how far the answer of ProxSSI's "
                     "solver to the same subproblem is from its global minimiser, relative to the point; "
@@ -239,7 +251,7 @@ def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
                     figures.plot_convexity(unit),
                 ),
                 Table(
-                    f"convexity-{task}",
+                    f"convexity-{task.name}",
                     "Subproblems in training",
                     "Groups by step: how many subproblems are not convex, in how many the global minimiser "
                     "is zero, and in how many ProxSSI's answer is off. Distances relative to the point.",
@@ -251,7 +263,7 @@ def _subproblems(stored: StoredStudy, plan: Plan) -> list[Plot | Table | Text]:
 
 
 def _findings(means: pd.DataFrame, times: pd.DataFrame, targets: pd.DataFrame, plan: Plan) -> list[Finding]:
-    found = [finding for task in reversed(plan.tasks) for finding in goals(means, task, plan.points)]
+    found = [finding for task in reversed(plan.tasks) for finding in goals(means, task, plan)]
     if len(targets):
         gap = targets["gap"].abs()
         # a share of groups can be met up to one of them
@@ -267,25 +279,26 @@ def _findings(means: pd.DataFrame, times: pd.DataFrame, targets: pd.DataFrame, p
                 "good" if met else "bad",
             )
         )
-    main = TITLES[plan.tasks[-1]]
+    main = plan.tasks[-1].title
     lasso = times[(times["key"] == "lasso") & (times["network"] == main)]
     if len(lasso):
         found.append(
             Finding(
-                f"{float(lasso['against dense'].iloc[0]):.2f}×",
+                f"{float(lasso['against the first'].iloc[0]):.2f}×",
                 f"time of a training step of ProxAdamW with the group lasso against dense AdamW, {main}.",
             )
         )
     return found
 
 
-def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
+def goals(means: pd.DataFrame, task: Task, plan: Plan) -> list[Finding]:
     """Whether a network became sparse at nearly the same accuracy, and smaller and faster with it."""
-    own = readout.ours(means[(means["task"] == task) & (means["method"] != "inexact")])
+    points = plan.points
+    own = readout.ours(means[means["task"] == task.name], plan)
     own = own.dropna(subset=["against dense"])
     if not len(own):
         return []
-    goal, network = 100.0 * readout.SPARSE, TITLES[task]
+    goal, network = 100.0 * readout.SPARSE, task.title
     within = own[own["against dense"] >= -points]
     if not len(within):
         row = own.sort_values("against dense").to_dict("records")[-1]
@@ -293,7 +306,7 @@ def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
             Finding(
                 _signed(row["against dense"]),
                 f"points against dense AdamW at {row['weighted sparsity']:.0f} % weighted group sparsity: "
-                f"no run comes nearer ({METHODS[row['method']].title}, {network}). "
+                f"no run comes nearer ({plan.method(row['method']).title}, {network}). "
                 f"The goal, {goal:.0f} % within {points} points, is not reached.",
                 "bad",
                 f"≥ −{points}",
@@ -307,7 +320,7 @@ def goals(means: pd.DataFrame, task: str, points: float) -> list[Finding]:
         Finding(
             f"{row['weighted sparsity']:.0f} %",
             f"weighted group sparsity within {points} points of dense AdamW "
-            f"({_signed(row['against dense'])}): {METHODS[row['method']].title}, {network}. "
+            f"({_signed(row['against dense'])}): {plan.method(row['method']).title}, {network}. "
             f"The goal, {goal:.0f} %, is {_reached(sparse)}.",
             "good" if sparse else "bad",
             f"{goal:.0f} %",

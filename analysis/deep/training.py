@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,23 @@ from torch import nn
 from torch.nn import functional
 
 import proxlab as pl
-from analysis.deep import methods, tasks
 from analysis.deep.blocks import Block, sparsity
+from analysis.deep.course import start
 from analysis.deep.loop import BATCH, batches, evaluate, tensor
-from analysis.deep.probes import ConvexityProbe, ErrorProbe, Subproblems
+from analysis.deep.methods.base import Method
 from analysis.deep.samples import Samples
+from analysis.deep.tasks.base import Task
 from proxlab.study import Result
 from proxlab.torch import compact
 
 #: So often in an epoch the sparsity is looked at.
 _LOOKS = 16
 #: Samples in the call that is timed before and after `compact`.
-_CALL = 64
+CALL = 64
 #: So often in a run its subproblems are looked at.
 _EXAMINED = 12
 #: What a method raises that gives up, or whose weights have gone astray.
 FAILURES = (ArithmeticError, ValueError, RuntimeError)
-_PROBES: dict[str, type[Subproblems]] = {"mcp": ConvexityProbe, "inexact": ErrorProbe}
 
 
 class Trace:
@@ -58,15 +59,26 @@ class Trace:
         return dict(zip(names, np.array(self.rows).T, strict=True))
 
 
-def train(
-    task: str,
-    method: str,
+def trainer(task: Task, method: Method) -> Callable[..., Result]:
+    """The function of a training run's unit, which depends on this task and this method and on no other."""
+
+    def train(**given: Any) -> Result:
+        return _trained(task, method, **{k: v for k, v in given.items() if k not in ("task", "method")})
+
+    return train
+
+
+def _trained(
+    task: Task,
+    method: Method,
+    *,
     strength: float,
     seed: int,
     samples: int | None,
     epochs: int,
     data: str,
     probe: bool = False,
+    tested: int | None = None,
 ) -> Result:
     """Train a network and look at what came of it.
 
@@ -74,10 +86,8 @@ def train(
 
     Parameters
     ----------
-    task : str
-        One of `analysis.deep.tasks.TASKS`.
-    method : str
-        One of `analysis.deep.catalogue.METHODS`.
+    task : Task
+    method : Method
     strength : float
         λ, or the share of weights that is to be zero.
     seed : int
@@ -90,36 +100,36 @@ def train(
         Digest of the data, so that a run on other data is another unit.
     probe : bool
         Whether to look at the subproblems of some steps.
+    tested : int, optional
+        How many samples are tested; by default all.
     """
-    del data
-    # Numbers that fade away would slow the arithmetic many times over; proofs are made with them.
-    torch.set_flush_denormal(method != "inexact")
+    torch.set_flush_denormal(not method.keeps_denormals)
     try:
-        return _train(task, method, strength, seed, samples, epochs, probe)
+        loaded = task.load(data)
+        loaded = dataclasses.replace(loaded, train=loaded.train.head(samples), test=loaded.test.head(tested))
+        return _run(task, method, strength, seed, epochs, probe, loaded)
     except FAILURES as error:
         return Result({"failed": f"{type(error).__name__}: {error}"})
     finally:
         torch.set_flush_denormal(False)
 
 
-def _train(
-    task: str, method: str, strength: float, seed: int, samples: int | None, epochs: int, probe: bool
+def _run(
+    task: Task, method: Method, strength: float, seed: int, epochs: int, probe: bool, loaded: Samples
 ) -> Result:
     torch.set_num_threads(pl.get_num_threads())
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
-    loaded, bucketed = tasks.samples(task), tasks.TASKS[task].bucketed
-    split = loaded.train.head(samples)
-    model = tasks.TASKS[task].build(loaded)
-    per_epoch = len(split) // BATCH
-    run = methods.start(task, method, strength, model, epochs * per_epoch)
-    probed = _PROBES[method](run.blocks, run.optimizer) if probe else None
+    model = task.build(loaded)
+    per_epoch = len(loaded.train) // BATCH
+    run = start(task, method, strength, model, epochs * per_epoch)
+    probed = method.probe(run.blocks, run.optimizer) if probe and method.probe is not None else None
     trace = Trace(run.blocks)
     look, examine = max(per_epoch // _LOOKS, 1), max(run.steps // _EXAMINED, 1)
     seconds, losses = [], []
     for epoch in range(epochs):
         spent, total = 0.0, 0.0
-        for x, y in batches(split, rng, bucketed):
+        for x, y in batches(loaded.train, rng, task.bucketed):
             due = probed if (run.count + 1) % examine == 0 else None
             if due is not None:
                 due.before()
@@ -146,7 +156,7 @@ def _train(
         "plain": final.plain,
         "weighted": final.weighted,
         "steps": run.count,
-        "samples": len(split),
+        "samples": len(loaded.train),
         "parameters": sum(p.numel() for p in model.parameters()),
         "penalised": sum(b.size * b.n_groups for b in run.blocks),
         "layers": _layers(run.blocks),
@@ -179,7 +189,7 @@ def _patterns(of: list[Block]) -> dict[str, NDArray[Any]]:
 
 def _compacted(model: nn.Module, loaded: Samples) -> dict[str, Any]:
     """What is left without the zeros, and what that gains."""
-    small, report = compact(model.eval(), tensor(loaded.test.x[:_CALL]))
+    small, report = compact(model.eval(), tensor(loaded.test.x[:CALL]))
     accuracy, _ = evaluate(small, loaded.test)
     return {
         "compact": {
@@ -188,6 +198,6 @@ def _compacted(model: nn.Module, loaded: Samples) -> dict[str, Any]:
             "latency": report.latency,
             "difference": report.difference,
             "accuracy": accuracy,
-            "kept": [asdict(k) for k in report.kept],
+            "kept": [dataclasses.asdict(k) for k in report.kept],
         }
     }

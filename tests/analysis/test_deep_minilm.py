@@ -1,6 +1,6 @@
 """MiniLM: its architecture, files and word pieces on a tiny BERT; the pretrained one where it is."""
 
-import functools
+import dataclasses
 import json
 
 import numpy as np
@@ -16,10 +16,15 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 import proxlab as pl
-from analysis import language
-from analysis.deep import catalogue, fetch, glosses, minilm, study, tasks, training
+from analysis.deep import fetch, glosses, minilm, section, study
 from analysis.deep.blocks import blocks
-from analysis.results import Profile, ResultsDir
+from analysis.deep.catalogue import LANGUAGE
+from analysis.deep.methods.target import TARGET
+from analysis.deep.runs import Runs
+from analysis.deep.tasks import MINILM_ENCODER as MINILM
+from analysis.deep.tasks import Budget, base
+from analysis.deep.training import trainer
+from analysis.results import DeepProfile, ResultsDir
 from proxlab.study.page import Plot, Table
 from proxlab.torch import compact
 
@@ -97,9 +102,8 @@ def files(monkeypatch, tmp_path):
     save_file(tensors(), tmp_path / "model" / "model.safetensors")
     tokenizer().save(str(tmp_path / "model" / "tokenizer.json"))
     monkeypatch.setenv(fetch.VARIABLE, str(tmp_path))
-    tasks.samples.cache_clear()
-    yield tasks.TASKS["minilm"].files()
-    tasks.samples.cache_clear()
+    monkeypatch.setattr(base, "_LOADED", {})
+    return MINILM.files()
 
 
 def reference(given, text):
@@ -165,7 +169,7 @@ def test_weights_that_do_not_fit_are_named(files, change, message):
 
 
 def test_glosses_are_cut_into_pieces_and_split_by_synset(files):
-    found = tasks.samples("minilm")
+    found = MINILM.load("")
     assert found.train.x.shape == (1350, 32)
     assert found.vocabulary == tuple(PIECES)
     # the same synsets on the same side as in the other study of these texts
@@ -184,9 +188,8 @@ def test_glosses_are_cut_into_pieces_and_split_by_synset(files):
 
 
 def test_groups_are_heads_and_neurons_and_the_classifier_has_its_rate(files):
-    task = tasks.TASKS["minilm"]
-    model = task.build(tasks.samples("minilm"))
-    groups = task.param_groups(model, pl.GroupLasso(1.0, weights="sqrt_size"))
+    model = MINILM.build(MINILM.load(""))
+    groups = MINILM.param_groups(model, pl.GroupLasso(1.0, weights="sqrt_size"))
     sizes = {(b.name, b.n_groups, b.size) for b in blocks(groups)}
     head, neuron = 4 * (3 * WIDTH + 3) + 4 * WIDTH, 2 * WIDTH + 1
     assert sizes == {
@@ -194,7 +197,7 @@ def test_groups_are_heads_and_neurons_and_the_classifier_has_its_rate(files):
         *((f"layers.{k}", HIDDEN, neuron) for k in range(LAYERS)),
     }
     assert groups[-1]["names"] == ["classify.weight", "classify.bias"]
-    assert groups[-1]["lr"] == task.classifier_rate
+    assert groups[-1]["lr"] == MINILM.classifier_rate
     assert all("lr" not in group for group in groups[:-1])
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
@@ -203,7 +206,7 @@ def test_groups_are_heads_and_neurons_and_the_classifier_has_its_rate(files):
 @pytest.mark.parametrize("dead", [{0: [1], 1: [0, 2]}, {0: [0, 1, 2], 1: []}])
 def test_zero_heads_and_neurons_are_removed(files, dead):
     model = minilm.pretrained(files[1:], 3).eval()
-    groups = tasks.TASKS["minilm"].param_groups(model, pl.GroupLasso(1.0))
+    groups = MINILM.param_groups(model, pl.GroupLasso(1.0))
     gone = 0
     for block in blocks(groups):
         number = int(block.name.split(".")[1])
@@ -220,7 +223,7 @@ def test_zero_heads_and_neurons_are_removed(files, dead):
 
 
 def test_fine_tuning_makes_it_sparse_and_small(files):
-    record = training.train("minilm", "target", 0.5, 0, None, 1, "")
+    record = trainer(MINILM, TARGET)(strength=0.5, seed=0, samples=None, epochs=1, data="")
     values = record.values
     assert values["samples"] == 1350
     # a head is this share of what is penalised
@@ -230,31 +233,23 @@ def test_fine_tuning_makes_it_sparse_and_small(files):
     assert values["compact"]["accuracy"] == pytest.approx(values["accuracy"], abs=0.01)
 
 
-def test_the_page_shows_it_where_it_was_run(files, monkeypatch, tmp_path):
-    plan, few = catalogue.LANGUAGE, {"dense": (0.0,), "target": (0.5,)}
-    records = {task: training.train(task, "target", 0.5, 0, 256, 1, "") for task in plan.tasks}
-
-    @functools.wraps(training.train)
-    def once(task, **parameters):
-        return records[task]
-
-    for task in plan.tasks:
-        monkeypatch.setitem(catalogue.STRENGTHS, task, few)
-    monkeypatch.setattr(training, "train", once)
-    monkeypatch.setattr(study.timing, "_BEFORE", 3)
-    results = ResultsDir(tmp_path / "results")
-    sections = []
-    for budget in ((None, 1), None):
-        monkeypatch.setitem(catalogue.BUDGETS, "minilm", (budget, (None, 1)))
-        study.run(plan, Profile(), results, print)
-        sections.append(language.section(results))
-    both, one = ({catalogue.TITLES[task] for task in tasks} for tasks in (plan.tasks, ("encoder",)))
-    for section, shown in zip(sections, (both, one), strict=True):
-        (frontier,) = (item for item in section.items if isinstance(item, Plot) and item.name == "frontier")
+def test_the_page_shows_it_where_it_was_run(files, tmp_path):
+    tiny = dataclasses.replace(MINILM, budgets={"tiny": Budget(256, 1, 100)})
+    both = (
+        tiny,
+        dataclasses.replace(tiny, name="other", title="another", runs={"target": Runs(2e-4, (0.5,))}),
+    )
+    plan = dataclasses.replace(LANGUAGE, tasks=both, methods=(TARGET,))
+    results, titles = ResultsDir(tmp_path / "results"), {task.title for task in both}
+    less = dataclasses.replace(plan, tasks=(dataclasses.replace(both[0], budgets={}), both[1]))
+    for chosen, shown in ((plan, titles), (less, {both[1].title})):
+        study.run(chosen, DeepProfile("tiny"), results, print)
+        found = section.section(chosen, results)
+        (frontier,) = (item for item in found.items if isinstance(item, Plot) and item.name == "frontier")
         assert {ax.get_title() for ax in frontier.figure.axes} == shown
-        for table in (item for item in section.items if isinstance(item, Table)):
-            assert set(table.frame["network"]) == shown
-        assert {title in section.lead for title in both} == {title in shown for title in both}
+        for table in (item for item in found.items if isinstance(item, Table)):
+            assert set(table.frame["network"]) <= shown
+        assert {title in found.lead for title in titles} == {title in shown for title in titles}
 
 
 def test_the_pretrained_network_embeds_sentences_as_published():

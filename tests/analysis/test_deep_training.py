@@ -1,5 +1,6 @@
 """The studies on networks: their groups, the baselines against a few lines of PyTorch, a small study."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,14 +13,24 @@ import torch
 from torch import nn
 
 import proxlab as pl
-from analysis import language, report, vision
-from analysis.deep import catalogue, fetch, loop, methods, networks, readout, section, study, tasks, training
+from analysis import report, vision
+from analysis.deep import catalogue, fetch, loop, networks, readout, section, study, training
 from analysis.deep.blocks import blocks, sparsity
 from analysis.deep.catalogue import Plan
-from analysis.deep.probes import ConvexityProbe, ErrorProbe
+from analysis.deep.course import start
+from analysis.deep.methods import METHODS, ramda
+from analysis.deep.methods.lasso import LASSO
+from analysis.deep.methods.magnitude import MagnitudePruning
+from analysis.deep.methods.proxssi import ProxSSI
+from analysis.deep.methods.sgd import SGD
+from analysis.deep.methods.solvers import SOLVERS
+from analysis.deep.methods.unweighted import UnweightedProxAdamW
+from analysis.deep.probes import CONVEXITY_EDGES, ConvexityProbe, ErrorProbe
+from analysis.deep.runs import Runs
 from analysis.deep.samples import Samples, Split
-from analysis.deep.shortcuts import MagnitudePruning, ProxSSI, UnweightedProxAdamW
-from analysis.results import Profile, ResultsDir
+from analysis.deep.tasks import ENCODER, RESNET, VGG, Budget, Task, base
+from analysis.results import DeepProfile, ResultsDir
+from proxlab.study import run, style
 from proxlab.torch import ProxAdamW, param_groups
 
 pytestmark = pytest.mark.torch
@@ -50,19 +61,19 @@ def made(method, lam=1e-2, **settings):
     ("task", "groups"),
     [
         # input channels of four convolutions, columns of two linear layers
-        ("vgg", {"4": 16, "8": 32, "12": 64, "15": 128, "19": 9 * 128, "21": 256}),
+        (VGG, {"4": 16, "8": 32, "12": 64, "15": 128, "19": 9 * 128, "21": 256}),
         # the shortcut has its own groups; the stem is left out
-        ("resnet", {"1.conv1": 16, "1.conv2": 32, "1.shortcut.0": 16, "3.conv2": 128, "6": 128}),
+        (RESNET, {"1.conv1": 16, "1.conv2": 32, "1.shortcut.0": 16, "3.conv2": 128, "6": 128}),
         # heads, neurons, and dimensions of the embedding
-        ("encoder", {"layers.0.attention": 8, "layers.1": 512, "widen": 32}),
+        (ENCODER, {"layers.0.attention": 8, "layers.1": 512, "widen": 32}),
     ],
 )
 def test_groups_are_those_of_the_layers(task, groups):
     classes = tuple(str(k) for k in range(10))
     x = np.zeros((2, 24), np.int64)
     loaded = Samples(*[Split(x, np.zeros(2, np.int64))] * 2, classes, ("", "?", "a"))
-    model = tasks.TASKS[task].build(loaded)
-    found = blocks(tasks.TASKS[task].param_groups(model, pl.GroupLasso(1.0)))
+    model = task.build(loaded)
+    found = blocks(task.param_groups(model, pl.GroupLasso(1.0)))
     counted = {b.name: b for b in found}
     assert {name: counted[name].n_groups for name in groups} == groups
     for b in found:
@@ -161,7 +172,7 @@ def test_proxssi_is_as_published():
             m[k] = beta1 * m[k] + (1 - beta1) * g[k]
             v[k] = beta2 * v[k] + (1 - beta2) * g[k] ** 2
             corrected = m[k] / (1 - beta1**step) / ((v[k] / (1 - beta2**step)).sqrt() + eps)
-            x, d = a * (1 - lr * 0.1) - lr * corrected, v[k].sqrt() + eps
+            x, d = (a - lr * corrected) * (1 - lr * 0.1), v[k].sqrt() + eps
             threshold = lr * lam * math.sqrt(len(a))
             low, high = torch.zeros(a.shape[1], dtype=a.dtype), x.norm(dim=0)
             for _ in range(100):
@@ -213,7 +224,7 @@ def test_the_convexity_probe_counts_and_compares():
     probe.after(1)
     found = probe.arrays()
     assert found["convexity"].sum() == g.numel()
-    assert found["convexity"][: len(catalogue.CONVEXITY_EDGES) // 2].sum() == int((gamma * d < lr).sum())
+    assert found["convexity"][: len(CONVEXITY_EDGES) // 2].sum() == int((gamma * d < lr).sum())
     convex = (gamma * d >= lr).all(dim=0)
     assert 0 < int(convex.sum()) < len(convex)
     np.testing.assert_array_equal(found["probe-convex"] > 0, convex.numpy())
@@ -240,11 +251,10 @@ def test_the_rate_rises_and_falls():
     assert np.argmax(rates) == 9
 
 
-def test_dual_averaging_has_stages(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "vgg", tasks.Task((fetch.FASHION_MNIST,), None, mlp, {"exclude": "0"}))
+def test_dual_averaging_has_stages():
     torch.manual_seed(0)
     model = mlp()
-    run = methods.start("vgg", "ramda", 1e-6, model, 20)
+    run = start(TOY, ramda.RAMDA, 1e-6, model, 20)
     seen = []
     for step in range(20):
         gradients(model, step)
@@ -279,85 +289,154 @@ def points(_=None):
     return Samples(Split(x[:1280], y[:1280]), Split(x[1280:], y[1280:]), ("a", "b", "c"))
 
 
+#: A task is all that is needed: no method knows it. SGD diverges with this rate.
+ADAM = {name: Runs(2e-3, (1e-2,)) for name in ("unweighted", "proxssi", "adabreg", "pat", "dgating")}
+ROWS = {method.name: Runs(2e-3, (1e-2,)) for method in SOLVERS}
+TOY = Task(
+    "toy",
+    "Toy network",
+    (fetch.Package("toy", ("points",), "none", "none", "", ""),),
+    points,
+    mlp,
+    {"tiny": Budget(1280, 4), "quick": Budget(1280, 1)},
+    groups={"exclude": "0"},
+    pictured=("2.weight", "4.weight"),
+    runs={
+        "dense": Runs(2e-3, (0.0,)),
+        "magnitude": Runs(2e-3, (0.7,)),
+        "lasso": Runs(2e-3, (1e-2,)),
+        "mcp": Runs(2e-3, (1e-2,), probed=1e-2, settings={"gamma": 300.0}),
+        "target": Runs(2e-3, (0.75,)),
+        "inexact": Runs(2e-3, (1e-2,), probed=1e-2),
+        "sgd": Runs(1e12, (1e-3,)),
+        "rmda": Runs(1e-1, (1e-3,)),
+        "ramda": Runs(1e-2, (1e-4,)),
+        "linbreg": Runs(5e-2, (3e-3,)),
+        **ADAM,
+        **ROWS,
+    },
+)
+PLAN = Plan("vision", "Toy", (TOY,), 1.0, "columns")
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The task "vgg" with other data and another network."""
+    """The data of the toy task."""
     (tmp_path / "points").write_text("")
     monkeypatch.setenv(fetch.VARIABLE, str(tmp_path))
-    package = fetch.Package("toy", ("points",), "none", "none", "", "")
-    tasks.samples.cache_clear()
-    monkeypatch.setitem(tasks.TASKS, "vgg", tasks.Task((package,), points, mlp, {"exclude": "0"}))
-    monkeypatch.setitem(catalogue.BUDGETS, "vgg", ((1280, 4), (None, 8)))
+    monkeypatch.setattr(base, "_LOADED", {})
     monkeypatch.setattr(loop, "tensor", torch.from_numpy)
     monkeypatch.setattr(training, "tensor", torch.from_numpy)
-    yield Plan("vision", "Toy", ("vgg",), 1.0, "columns", ("2.weight", "4.weight"))
-    tasks.samples.cache_clear()
 
 
-def test_a_run_that_diverges_is_a_record(small, monkeypatch):
-    monkeypatch.setitem(catalogue.RATES["vgg"], "sgd", 1e12)
-    record = training.train("vgg", "sgd", 1e-3, 0, 1280, 2, "")
+def trained(method, strength, **given):
+    settings = {"seed": 0, "samples": 1280, "epochs": 1, "data": ""} | given
+    return training.trainer(TOY, method)(strength=strength, **settings)
+
+
+def test_a_run_that_diverges_is_a_record(small):
+    record = trained(SGD, 1e-3, epochs=2)
     assert list(record.values) == ["failed"]
     assert "finite" in record.values["failed"]
 
 
 def test_a_run_depends_on_its_parameters_alone(small):
-    first, second = (training.train("vgg", "lasso", 1e-3, 0, 1280, 1, "") for _ in range(2))
+    first, second = (trained(LASSO, 1e-3) for _ in range(2))
     assert first.values["accuracy"] == second.values["accuracy"]
     np.testing.assert_array_equal(first.arrays["pattern-2.weight"], second.arrays["pattern-2.weight"])
 
 
-def test_a_small_study_reports_what_it_ran(small, monkeypatch, tmp_path):
-    chosen = {
-        "dense": (0.0,),
-        "magnitude": (0.7,),
-        "lasso": (1e-2, 1e-1),
-        "mcp": (1e-2,),
-        "target": (0.75,),
-        "inexact": (1e-2,),
-        "sgd": (1e-3,),
-    }
-    monkeypatch.setitem(catalogue.STRENGTHS, "vgg", chosen)
-    monkeypatch.setitem(catalogue.PROBED, ("vgg", "mcp"), 1e-2)
-    monkeypatch.setitem(catalogue.PROBED, ("vgg", "inexact"), 1e-2)
-    monkeypatch.setitem(catalogue.RATES["vgg"], "sgd", 1e12)
-    monkeypatch.setattr(study.timing, "_BEFORE", 3)
-    results = ResultsDir(tmp_path / "results")
-    study.run(small, Profile(), results, print)
+def test_a_pair_that_nobody_knows_is_refused():
+    with pytest.raises(LookupError, match="neither 'lasso' nor 'new' says what the one is run with"):
+        start(dataclasses.replace(TOY, name="new", runs={}), LASSO, 1e-3, mlp(), 10)
+
+
+def test_a_unit_depends_on_its_own_method_alone(monkeypatch):
+    """So that a new method, or another's new numbers, make no stored run invalid."""
+
+    def digests():
+        units = study.units(PLAN, DeepProfile("tiny"), {"toy": "0"})
+        return {unit.arguments["method"]: unit.digest for unit in units if unit.arguments["method"] != "sgd"}
+
+    before = digests()
+    monkeypatch.setattr(UnweightedProxAdamW, "step", lambda self, closure=None: None)
+    after = digests()
+    assert {name for name in before if before[name] != after[name]} == {"unweighted"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A folder in which some units are not there yet."""
+
+    stored: object
+
+    def read(self, name):
+        return self.stored
+
+
+def test_a_small_study_goes_on_and_reports_what_it_ran(small, monkeypatch, tmp_path):
+    profile, results, counted = DeepProfile("tiny"), ResultsDir(tmp_path / "results"), []
+    compute = run._here
+
+    def here(unit):
+        counted.append(unit.name)
+        if counted == ["toy-dense-0-0-tiny", "toy-magnitude-0.7-0-tiny", "toy-unweighted-0.01-0-tiny"]:
+            raise KeyboardInterrupt
+        return compute(unit)
+
+    monkeypatch.setattr(run, "_here", here)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        study.run(PLAN, profile, results, said.append)
+    assert len(results.read("vision").units) == 2
+    study.run(PLAN, profile, results, said.append)
+    count = len(METHODS) + 2 * len(SOLVERS)
+    # both timings besides, and the third run once more
+    assert len(counted) == count + 2 + 1
+    assert [line.split(":")[0] for line in said] == [
+        f"{n} of {count} training runs to do" for n in (count, count - 2)
+    ]
     stored = results.read("vision")
     assert stored.complete
-    assert len(stored.units) == sum(len(v) for v in chosen.values()) + 1
-    reached = stored.unit("vgg-target-0.75-0").values["weighted"]
+    reached = stored.unit("toy-target-0.75-0-tiny").values["weighted"]
     assert abs(reached - 0.75) < 0.06
-    (row,) = readout.targets(stored, readout.means(readout.runs(stored))).to_dict("records")
+    frame = readout.runs(stored, PLAN)
+    (row,) = readout.targets(stored, readout.means(frame), PLAN).to_dict("records")
     # columns of 16 and of 3 weights, 16 of each
     assert row["one group each"] == pytest.approx(100.0 * (1.0 - 19 / 304))
     assert (row["layers"], row["empty layers"]) == (2, 0)
     assert row["gap"] == pytest.approx(100.0 * (reached - 0.75))
     assert 0.0 <= row["gap"] <= row["largest group"] == pytest.approx(100.0 * 16 / 304)
-    pruned = stored.unit("vgg-magnitude-0.7-0").values
+    pruned = stored.unit("toy-magnitude-0.7-0-tiny").values
     assert pruned["compact"]["parameters"][1] < pruned["compact"]["parameters"][0]
     assert pruned["compact"]["accuracy"] == pytest.approx(pruned["accuracy"], abs=0.01)
-    inexact = stored.unit("vgg-inexact-0.01-0").arrays
+    inexact = stored.unit("toy-inexact-0.01-0-tiny").arrays
     assert (inexact["history-distance"] <= inexact["history-tolerance"]).all()
     assert (
         inexact["probe-error"] <= 1.01 * inexact["history-tolerance"][: len(inexact["probe-error"])]
     ).all()
     # the page: everything of the section, the failure marked
-    monkeypatch.setattr(vision, "VISION", small)
+    monkeypatch.setattr(vision, "VISION", PLAN)
     page = report.build(results, {"vision": "analysis.vision"}).read_text()
     for text in (
         "Accuracy against sparsity",
         "What is left",
         "Time of a step",
         "Target and reached sparsity",
+        "Tolerance, proof and error",
+        "is not convex",
+        "Exact against inexact solvers of the prox",
+        '<td class="number bad">1</td>',
     ):
         assert text in page
-    assert "Tolerance, proof and error" in page
-    assert "is not convex" in page
-    assert '<td class="number bad">1</td>' in page
     table = (tmp_path / "results" / "tables" / "vision-runs.csv").read_text()
-    assert len(table.splitlines()) == 1 + sum(len(v) for v in chosen.values())
+    assert len(table.splitlines()) == 1 + len(METHODS)
+    # and of whatever is there
+    rng = np.random.default_rng(0)
+    for keep in ([0], [5], [count - 1], [count], list(rng.permutation(count)[:6])):
+        part = dataclasses.replace(stored, complete=False, units=tuple(stored.units[k] for k in keep))
+        with style.style():
+            assert section.section(PLAN, Part(part)).items
 
 
 def judged(*rows):
@@ -368,9 +447,9 @@ def judged(*rows):
         *[("lasso", *r) for r in rows],
     ]
     names = ["method", "accuracy", "weighted sparsity", "parameters ×", "latency ×"]
-    frame = pd.DataFrame(given, columns=names).assign(**{"task": "vgg", "FLOPs ×": 2.0, "difference": 1e-6})
+    frame = pd.DataFrame(given, columns=names).assign(**{"task": "toy", "FLOPs ×": 2.0, "difference": 1e-6})
     frame["against dense"] = frame["accuracy"] - 90.0
-    return [(f.figure, f.verdict, "not reached" in f.text) for f in section.goals(frame, "vgg", 1.0)]
+    return [(f.figure, f.verdict, "not reached" in f.text) for f in section.goals(frame, TOY, PLAN)]
 
 
 def test_goals_are_judged_by_the_runs():
@@ -383,24 +462,38 @@ def test_goals_are_judged_by_the_runs():
     assert judged() == []
 
 
-@pytest.mark.parametrize("module", [vision, language])
-@pytest.mark.parametrize("profile", [Profile(), Profile("full")])
-def test_every_strength_is_a_unit(module, profile):
-    plan = getattr(module, module.__name__.rpartition(".")[2].upper())
-    units = study.units(plan, profile, dict.fromkeys(plan.tasks, "0"))
-    draws = profile.pick(1, 3)
-    run = catalogue.budgets(plan, full=profile.is_full)
-    assert ("minilm" in run) == (module is language and profile.is_full)
-    assert len(units) == draws * sum(
-        len(v) for t in run for v in catalogue.strengths(t, full=profile.is_full).values()
-    )
-    assert {u["seed"] for u in units.values()} == set(range(draws))
-    for (task, method), strength in catalogue.PROBED.items():
-        if task in plan.tasks:
-            assert units[catalogue.unit_name(task, method, strength, 0)]["probe"]
-    for task in plan.tasks:
-        run_with = catalogue.strengths(task, full=True)
-        assert all(run_with.values())
-        assert set(run_with) <= set(methods.MAKERS)
-        # fine-tuning is for the methods that are built on Adam, and takes hours
-        assert task == "minilm" or set(run_with) == set(methods.MAKERS)
+@pytest.mark.parametrize("plan", [catalogue.VISION, catalogue.LANGUAGE])
+@pytest.mark.parametrize("name", DeepProfile.NAMES)
+def test_every_strength_is_a_unit(plan, name):
+    profile, scale = DeepProfile(name), catalogue.SCALES[name]
+    budgets = plan.budgets(name)
+    units = study.units(plan, profile, dict.fromkeys((task.name for task in plan.tasks), "0"))
+    assert len({unit.name for unit in units}) == len(units)
+    for of, draws in ((plan.methods, scale.draws), (plan.solvers, scale.solver_draws)):
+        names = {method.name for method in of}
+        found = [unit.arguments for unit in units if unit.arguments["method"] in names]
+        assert len(found) == draws * sum(
+            len(v) for task in budgets for v in plan.strengths(task, name, of).values()
+        )
+        # every method the same seeds
+        assert {u["seed"] for u in found} == set(range(draws))
+    assert ("minilm" in {task.name for task in budgets}) == (plan is catalogue.LANGUAGE and name == "full")
+    main = plan.tasks[-1]
+    probed = {(u.arguments["method"], u.arguments["strength"]) for u in units if u.arguments["probe"]}
+    if name != "tiny":
+        assert probed == {
+            (m.name, m.runs_on(main).probed) for m in plan.methods if m.runs_on(main).probed is not None
+        }
+    # all methods and all solvers on the main task; fine-tuning is for those built on Adam, and takes hours
+    for of in (plan.methods, plan.solvers):
+        assert set(plan.strengths(main, "full", of)) == set(of)
+    assert set(plan.strengths(plan.tasks[0], "full", plan.methods)) <= set(plan.methods)
+
+
+def test_names_are_told_apart():
+    for named in ((*METHODS, *SOLVERS), (*catalogue.VISION.tasks, *catalogue.LANGUAGE.tasks)):
+        assert len({thing.name for thing in named}) == len({thing.title for thing in named}) == len(named)
+    # no pair stands both in a method's file and in a task's
+    for plan in (catalogue.VISION, catalogue.LANGUAGE):
+        for task in plan.tasks:
+            assert not [m.name for m in (*METHODS, *SOLVERS) if m.name in task.runs and task.name in m.runs]

@@ -1,7 +1,4 @@
-"""What is done today without the weighted prox, as `torch.optim` optimizers over proxlab's param groups.
-
-These are baselines of the studies, not part of the library: pruning by magnitude, Adam with the prox of the
-identity metric, and ProxSSI as published.
+"""ProxSSI, reimplemented from the paper's algorithm and the conventions of its published code.
 
 Sources
 -------
@@ -12,7 +9,6 @@ Sources
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,72 +19,14 @@ from torch import Tensor
 import proxlab as pl
 from analysis.baselines import proxssi_group_lasso
 from analysis.deep.blocks import Block, blocks
+from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.runs import Runs
 
 Array = NDArray[Any]
-Closure = Callable[[], float] | None
-
-
-class MagnitudePruning(torch.optim.AdamW):
-    """AdamW that sets the groups of least magnitude to zero at one step and keeps them there.
-
-    Parameters
-    ----------
-    params : list of dict
-        Param groups.
-    share : float
-        Share of the penalised weights that is pruned, with the groups of least root mean square.
-    at : int
-        The step after which it is done.
-    **settings
-        As of AdamW.
-    """
-
-    def __init__(self, params: list[dict[str, Any]], *, share: float, at: int, **settings: Any) -> None:
-        super().__init__(params, **settings)
-        self._blocks = blocks(self.param_groups)
-        self._share, self._at, self._count = share, at, 0
-        self._kept: list[Tensor] = []
-
-    def step(self, closure: Closure = None) -> Any:
-        """One step; pruned groups stay zero."""
-        loss = super().step(closure)
-        self._count += 1
-        if self._count == self._at:
-            self._kept = self._choose()
-        for block, kept in zip(self._blocks, self._kept, strict=False):
-            block.write(block.weights() * kept[:, None])
-        return loss
-
-    def _choose(self) -> list[Tensor]:
-        """Which groups stay."""
-        magnitude = [b.weights().square().mean(dim=1) for b in self._blocks]
-        sizes = torch.cat([torch.full((b.n_groups,), float(b.size)) for b in self._blocks])
-        order = torch.argsort(torch.cat(magnitude), stable=True)
-        pruned = torch.cumsum(sizes[order], 0) <= self._share * sizes.sum()
-        kept = torch.ones(len(order), dtype=torch.bool)
-        kept[order[pruned]] = False
-        return list(kept.split([b.n_groups for b in self._blocks]))
-
-
-class UnweightedProxAdamW(torch.optim.AdamW):
-    """AdamW followed by the group lasso's prox with step ``lr`` in the identity metric."""
-
-    def __init__(self, params: list[dict[str, Any]], **settings: Any) -> None:
-        super().__init__(params, **settings)
-        self._blocks = [(group, block) for group in self.param_groups for block in blocks([group])]
-
-    @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:
-        """One step."""
-        loss = super().step(closure)
-        for group, block in self._blocks:
-            rows = block.weights().contiguous().numpy()
-            block.write(torch.from_numpy(pl.prox(block.row_penalty(), rows, group["lr"])))
-        return loss
 
 
 class ProxSSI(torch.optim.Optimizer):
-    """ProxSSI with AdamW and the group lasso, as published [1]_.
+    """ProxSSI with AdamW and the group lasso, as published [1]_: its algorithm, in code of our own.
 
     The step is Adam's, corrected for bias; the prox takes the plain ``lr`` as its step and the metric
     ``sqrt(v) + eps`` without the correction, so the two do not belong together; it is solved by the published
@@ -130,11 +68,12 @@ class ProxSSI(torch.optim.Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         assert p.grad is not None
         (beta1, beta2), lr = group["betas"], group["lr"]
-        p.mul_(1.0 - lr * group["weight_decay"])
         state["exp_avg"].lerp_(p.grad, 1.0 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1.0 - beta2)
         size = lr * math.sqrt(1.0 - beta2**self._count) / (1.0 - beta1**self._count)
         p.addcdiv_(state["exp_avg"], state["exp_avg_sq"].sqrt().add_(group["eps"]), value=-size)
+        # as in the published code, after the step
+        p.mul_(1.0 - lr * group["weight_decay"])
 
     @staticmethod
     def _prox(block: Block, x: Tensor, metric: Tensor, lr: float) -> Array:
@@ -144,3 +83,23 @@ class ProxSSI(torch.optim.Optimizer):
         # the published layout: groups along the last axis
         point, d = (np.ascontiguousarray(a.numpy().T)[:, None, :] for a in (x, metric))
         return np.ascontiguousarray(proxssi_group_lasso(point, d, lr, strength).z[:, 0, :].T)
+
+
+def _optimizer(s: Setup) -> torch.optim.Optimizer:
+    return ProxSSI(s.groups(), **s.adam)
+
+
+PROXSSI = Method(
+    "proxssi",
+    "ProxSSI as published",
+    "published",
+    7,
+    "AdamW and the weighted prox with the uncorrected metric and the published Newton method, reimplemented "
+    "from the paper (Deleu & Bengio 2021)",
+    _optimizer,
+    {
+        "vgg": Runs(2e-3, (1e-4, 5e-4), more=(1e-3,)),
+        "resnet": Runs(2e-3, more=(1e-4, 5e-4)),
+        "encoder": Runs(3e-3, (3e-5, 1e-4), more=(1e-5,)),
+    },
+)
