@@ -17,16 +17,17 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.arguments import check_finite, check_metric_values
+from proxlab.arguments import Problem, check_finite, check_metric_values, compiles
 from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
-from proxlab.groups import Groups
+from proxlab.groups import AxisLayout, Groups
 from proxlab.optim.budget import Layer, Outcome, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import VanishingRows, row_norm
+from proxlab.penalties.equations import Radial
 from proxlab.powers import factors, row_products, times_power
 from proxlab.rootfinders import Newton
 from proxlab.types import Array
@@ -91,6 +92,9 @@ def vanishing_strength(
     array([10.,  1.])
     """
     p = check_problem(penalty, x, step, metric, "array_api")
+    found = _compiled(p, penalty)
+    if found is not None:
+        return found
     check_finite("x", p.x, p.xp)
     if p.metric is not None and not isinstance(p.metric, float):
         check_metric_values(p.metric, p.xp)
@@ -107,6 +111,46 @@ def vanishing_strength(
     if not parts:
         return xp.zeros((0,), dtype=xp.float64, device=array_api_compat.device(x))
     return layout.join_groups(parts)
+
+
+def _compiled(p: Problem, penalty: Penalty) -> Array | None:
+    """Return the strengths from sums over the groups of arrays in memory, or None where those do not tell.
+
+    Where nothing acts on single elements, norms are all that there is to know of a group.
+    """
+    equation, layout = penalty.equation, p.layout
+    if not (isinstance(equation, Radial) and equation.compiled and isinstance(layout, AxisLayout)):
+        return None
+    unit, shape, x, d = penalty.with_strength(1.0), layout.canonical_shape(), p.x, p.metric
+    plain = isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
+    if d is not None:
+        plain &= isinstance(d, np.ndarray) and d.shape == x.shape and d.dtype == x.dtype
+        plain &= bool(isinstance(d, np.ndarray) and d.flags.c_contiguous)
+    if shape is None or not plain or not compiles() or unit.threshold > 0 or unit.nonnegative:
+        return None
+    if 0 in x.shape or not penalty.strength > 0:
+        return None
+    from proxlab.optim.group_sums import sums
+
+    unit._check_vanishing()
+    total = sums(x, d, shape)
+    if total is None:
+        return None
+    step, weight = p.group_steps(), p.group_weights()
+    none = np.zeros(len(total.xx))
+    reach, norm = np.sqrt(total.xx), np.sqrt(total.bb)
+    step_part, weight_part, _, power = factors(np, step, weight, 1.0)
+    with np.errstate(all="ignore"):
+        group = VanishingRows(
+            reach[:, None], norm[:, None], 0.5 * total.xb, none, none, none, reach, step, weight, step_part,
+            step_part * weight_part, -(power - 1.0), _none,
+        )  # fmt: skip
+        strength = unit._row_vanishing(np, group)
+    return np.where(reach > 0, strength, none)
+
+
+def _none(weights: Array) -> Array:
+    raise AssertionError("norms tell of no prox")
 
 
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import proxlab as pl
-from proxlab.optim import TargetSparsity, vanishing_strength
+from proxlab.optim import TargetSparsity, sparsity, vanishing_strength
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Resting
 from tests import oracle
@@ -370,3 +372,48 @@ def test_a_strength_of_zero_cannot_be_driven():
 def test_it_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TargetSparsity(0.5).target = 0.6
+
+
+KINDS_OF_SUMS = [
+    lambda **o: pl.GroupLasso(0.3, **o),
+    lambda **o: pl.GroupElasticNet(0.3, 0.1, **o),
+    lambda **o: pl.GroupMCP(0.3, gamma=2.0, **o),
+    lambda **o: pl.GroupSCAD(0.3, 3.7, **o),
+    lambda **o: pl.GroupL0(0.3, **o),
+]
+
+
+@given(
+    kind=st.sampled_from(KINDS_OF_SUMS),
+    shape=st.sampled_from([(7, 70), (70, 7), (6, 5, 3, 3), (3, 4, 5)]),
+    axes=st.sampled_from([0, 1, -1, (0, -1), ()]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    dense=st.booleans(),
+    decades=st.sampled_from([0.0, 1.0, 90.0, 140.0]),
+    seed=st.integers(0, 100),
+)
+def test_strengths_from_sums_are_those_of_the_elements(kind, shape, axes, dtype, dense, decades, seed):
+    """Where sums leave the range too: there the elements decide."""
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.uniform(-decades, decades / 4, shape) if dtype is np.float64 else 1.0
+    x = (scale * rng.normal(size=shape)).astype(dtype)
+    x[0] = 0.0
+    metric = np.exp(2 * rng.normal(size=shape)).astype(dtype) if dense else None
+    penalty = kind(groups=pl.Groups.over(axes), weights="sqrt_size")
+    found = pl.optim.vanishing_strength(penalty, x, 0.1, metric=metric)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparsity, "_compiled", lambda *_: None)
+        expected = pl.optim.vanishing_strength(penalty, x, 0.1, metric=metric)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_say_nothing_of_what_is_not_finite(axis):
+    x, d = np.ones((6, 8)), np.ones((6, 8))
+    x[2, 3] = np.nan
+    penalty = pl.GroupLasso(1.0, groups=pl.Groups.over(axis))
+    with pytest.raises(ValueError, match=r"x: must be finite, .*\(2, 3\)"):
+        pl.optim.vanishing_strength(penalty, x, metric=d)
+    x[2, 3], d[4, 5] = 1.0, -1.0
+    with pytest.raises(ValueError, match="metric: must be"):
+        pl.optim.vanishing_strength(penalty, x, metric=d)
