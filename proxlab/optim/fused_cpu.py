@@ -31,15 +31,15 @@ from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_layout import FREE, SHORT, Plan, plan_of
-from proxlab.optim.rules import Coefficients, Rule, Settings
+from proxlab.optim.fused_layout import FREE, Plan, plan_of
+from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
 from proxlab.rootfinders import Newton, RootFinder
 
-__all__ = ["Batch", "applies", "count_alive", "step"]
+__all__ = ["Batch", "applies", "checked_plan", "count_alive", "propose", "step"]
 
 Array = np.ndarray[Any, Any]
 
@@ -84,6 +84,7 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
     names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
     if update.metric is not None:
         names["form"] = update.metric
+    names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
     names["held"] = getattr(many, f"held{count}")
     return outermost(TARGET, getattr(many, name), names)
 
@@ -105,14 +106,15 @@ class _Radial(RadialPenalty):
         return self.table
 
 
-def applies(penalty: Penalty | None, w: Array) -> bool:
+def applies(penalty: Penalty | None, w: Array, order: tuple[int, ...] | None = None) -> bool:
     """Return whether there is a fused pass for a penalty and a parameter; there is one for every rule.
 
-    There is one for arrays of float32 and float64 in C order and for radial penalties whose slope has one
-    piece, or one and a flat end, and whose groups are axes.
+    There is one for arrays of float32 and float64 in C order, or with their axes in another ``order``, and
+    for radial penalties whose slope has one piece, or one and a flat end, and whose groups are axes.
     """
-    native = w.dtype in (np.float32, np.float64) and w.flags.c_contiguous
-    return bool(native) and compiles() and plan_of(penalty, w.shape) is not None
+    native = w.dtype in (np.float32, np.float64)
+    native &= (w if order is None else w.transpose(order)).flags.c_contiguous
+    return bool(native) and compiles() and plan_of(penalty, w.shape, order) is not None
 
 
 class Batch:
@@ -123,17 +125,19 @@ class Batch:
     rule, settings
         As in :meth:`proxlab.optim.rules.Rule.propose`.
     penalty : Penalty or None
-        The penalty of all of them, under which all take the same kernel (:attr:`kernel_of`).
+        The penalty of all of them, under which all take the same kernel (:func:`checked_plan`).
     shapes : sequence of tuple of int
         Their shapes; none is empty.
     dtype : dtype
         float32 or float64, of weights, gradients and states.
+    orders : sequence of tuple of int or None
+        The axes of each in the order in which they lie in memory, None for C order.
 
     Attributes
     ----------
     addresses : array of int
         Of weights, gradient and each array of state, a row per tensor, to be set before a step. What lies
-        there is in C order, aligned, and apart from everything else that is written.
+        there is in that order without gaps, aligned, and apart from everything else that is written.
     """
 
     def __init__(
@@ -143,10 +147,11 @@ class Batch:
         penalty: Penalty | None,
         shapes: Sequence[tuple[int, ...]],
         dtype: Any,
+        orders: Sequence[tuple[int, ...] | None],
     ) -> None:
         self.rule, self.penalty, self.shapes, self.dtype = rule, penalty, list(shapes), np.dtype(dtype)
-        self.update = rule.select(settings)
-        self.plans = [_checked_plan(penalty, shape) for shape in shapes]
+        self.orders, self.update = list(orders), rule.select(settings)
+        self.plans = [checked_plan(penalty, *how) for how in zip(shapes, orders, strict=True)]
         n = len(self.plans)
         self._sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
         self.addresses = np.zeros((n, 2 + len(self.update.slots)), np.int64)
@@ -168,11 +173,6 @@ class Batch:
         )
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
-
-    @staticmethod
-    def kernel_of(penalty: Penalty | None, shape: tuple[int, ...]) -> str:
-        """Return which kernel a tensor takes: those of a batch take the same."""
-        return _checked_plan(penalty, shape).name
 
     @property
     def name(self) -> str:
@@ -217,7 +217,7 @@ class Batch:
         """
         found = self.rule.coefficients(settings, t, carry)
         if self.penalty is not None and not found.step > 0.0:
-            free = Batch(self.rule, settings, None, self.shapes, self.dtype)
+            free = Batch(self.rule, settings, None, self.shapes, self.dtype, self.orders)
             free.addresses[...] = self.addresses
             return free.step(settings, t, carry, finder, where)
         keep = settings["momentum"] if self.rule.averages else 0.0
@@ -243,7 +243,8 @@ class Batch:
 
     def _part(self, chosen: Array, settings: Settings) -> Batch:
         """Return a batch of some tensors."""
-        part = Batch(self.rule, settings, self.penalty, [self.shapes[k] for k in chosen], self.dtype)
+        shapes, orders = [self.shapes[k] for k in chosen], [self.orders[k] for k in chosen]
+        part = Batch(self.rule, settings, self.penalty, shapes, self.dtype, orders)
         part.addresses[...] = self.addresses[chosen]
         return part
 
@@ -421,7 +422,10 @@ class Batch:
     ) -> None:  # fmt: skip
         """Take the step of a tensor as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
         assert self.penalty is not None
-        w, grad, *slots = (a.reshape(self.shapes[k]) for a in self._arrays(k))
+        shape, order = self.shapes[k], self.orders[k] or tuple(range(len(self.shapes[k])))
+        w, grad, *slots = (
+            a.reshape([shape[axis] for axis in order]).transpose(np.argsort(order)) for a in self._arrays(k)
+        )
         # What overflows is found by the prox.
         with np.errstate(all="ignore"):
             proposal = self.rule.propose(settings, w, grad, tuple(slots), t, carry)
@@ -435,8 +439,9 @@ class Batch:
             a[...] = new
 
 
-def _checked_plan(penalty: Penalty | None, shape: tuple[int, ...]) -> Plan:
-    plan = plan_of(penalty, shape)
+def checked_plan(penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None) -> Plan:
+    """Return how groups lie in an array, or raise an error if there is no fused pass."""
+    plan = plan_of(penalty, shape, order)
     if plan is None:
         raise ValueError(f"penalty: has no fused pass over an array of shape {shape}, {penalty!r}")
     return plan
@@ -482,9 +487,55 @@ def step(
         grad = grad.copy()
     if w.size == 0:
         return rule.coefficients(settings, t, carry).carry
-    batch = Batch(rule, settings, penalty, [w.shape], w.dtype)
+    batch = Batch(rule, settings, penalty, [w.shape], w.dtype, [None])
     batch.addresses[0] = [a.__array_interface__["data"][0] for a in (w, grad, *slots)]
     return batch.step(settings, t, carry, finder, lambda _: "")
+
+
+def propose(
+    rule: Rule,
+    settings: Settings,
+    w: Array,
+    grad: Array,
+    slots: tuple[Array, ...],
+    t: int,
+    carry: float,
+    empty: Callable[[], Array],
+) -> Proposal:
+    """Form what a rule asks of the prox in one pass (:meth:`proxlab.optim.rules.Rule.propose`).
+
+    Parameters
+    ----------
+    rule, settings, t, carry
+        As there.
+    w, grad : array
+        In C order, of one shape and dtype.
+    slots : tuple of array
+        The state, which stays as it is.
+    empty : callable
+        Returns a new array of the same shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not as above.
+    """
+    update, found = rule.select(settings), rule.coefficients(settings, t, carry)
+    _check_arrays(update, w, grad, slots)
+    x, *new = (empty() for _ in range(1 + len(slots)))
+    d = x if update.metric is None else empty()
+    number = w.dtype.type
+    c = type(found.formulas)(*[number(a) for a in found.formulas])
+    flat = [a.reshape(-1) for a in (w, grad, x, d)]
+    old, after = tuple(a.reshape(-1) for a in slots), tuple(a.reshape(-1) for a in new)
+    kernel = _kernel("points", update, False, False)
+
+    def points(begin: int, finish: int) -> int:
+        kernel(*flat[:2], old, after, c, *flat[2:], begin, finish, number(1.0))
+        return -1
+
+    threads.run(points, w.size, w.size)
+    return Proposal(x, None if update.metric is None else d, found.step, tuple(new), found.carry)
 
 
 def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:
@@ -543,7 +594,7 @@ def _scratch(size: int, dtype: Any) -> tuple[Array, ...]:
         n = max(size, SCRATCH)
         sums = 8 * int(kernels.PITCH)
         found = (
-            np.empty(n, dtype), np.empty(n, dtype), np.empty(max(kernels.BLOCK, n // SHORT), np.int64),
+            np.empty(n, dtype), np.empty(n, dtype), np.empty(max(kernels.BLOCK, n), np.int64),
             np.empty(sums, dtype), np.empty(sums), np.empty((6, kernels.BLOCK)),
         )  # fmt: skip
         if n == SCRATCH:

@@ -15,14 +15,12 @@ from proxlab.optim import fused_kernels as kernels
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import Piece
 
-__all__ = ["FREE", "SHORT", "Plan", "plan_of"]
+__all__ = ["FREE", "Plan", "plan_of"]
 
 Array = np.ndarray[Any, Any]
 
 #: Columns that a block has a multiple of: what is fetched together.
 COLUMNS = 16
-#: Contiguous groups that are shorter are columns of a matrix with one row.
-SHORT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +99,29 @@ FREE = Plan("flow")
 
 
 @lru_cache(maxsize=256)
-def plan_of(penalty: Penalty | None, shape: tuple[int, ...]) -> Plan | None:
-    """Return the plan, or None if there is no fused pass."""
+def plan_of(
+    penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None = None
+) -> Plan | None:
+    """Return the plan of an array, or None if there is no fused pass.
+
+    ``order`` are its axes in the order in which they lie in memory, where that is not C order.
+    """
     if penalty is None:
         return FREE
     layout = penalty.groups.layout(shape)
-    geometry = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
-    equation = penalty.equation
+    if not isinstance(layout, AxisLayout):
+        return None
+    weights = check_group_weights(penalty, layout)
+    if order is not None:
+        if layout.shape != shape:
+            return None
+        weights = _reordered(weights, layout, order)
+        lying = tuple(shape[k] for k in order)
+        reduced, kept = (
+            tuple(i for i, k in enumerate(order) if k in axes) for axes in (layout.reduced, layout.kept)
+        )
+        layout = AxisLayout(lying, reduced, kept)
+    geometry, equation = layout.canonical_shape(), penalty.equation
     if geometry is None or equation.kernel != "radial" or not equation.compiled:
         return None
     pieces = tuple(Piece(*row) for row in equation.rows.tolist())
@@ -116,13 +130,17 @@ def plan_of(penalty: Penalty | None, shape: tuple[int, ...]) -> Plan | None:
         return Plan("flow", cut=cut, minus=minus)
     if len(pieces) > 2:
         return None
-    outer, length, kept, run = geometry
-    name = "columns"
-    if length == 1 and kept == 1:
-        if run >= SHORT:
-            name = "rows"
-        else:
-            outer, kept = 1, outer
+    _, length, between, run = geometry
+    name = "rows" if length == 1 and between == 1 else "columns"
     if name == "columns" and run > kernels.BLOCK:
         return None
-    return Plan(name, (outer, length, kept, run), check_group_weights(penalty, layout), pieces, cut, minus)
+    return Plan(name, geometry, weights, pieces, cut, minus)
+
+
+def _reordered(weights: Array, layout: AxisLayout, order: tuple[int, ...]) -> Array:
+    """Return one weight per group in the order in which the groups lie in memory."""
+    if len(weights) == 1:
+        return weights
+    kept = [k for k in order if k in layout.kept]
+    axes = [layout.kept.index(k) for k in kept]
+    return weights.reshape([layout.shape[k] for k in layout.kept]).transpose(axes).reshape(-1)

@@ -13,7 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.optim.fused_kernels import Numbers, columns, flow, invalid, rows, scan
+from proxlab.optim.fused_kernels import (
+    UINT,
+    Numbers,
+    columns,
+    flow,
+    invalid,
+    metric,
+    point,
+    read,
+    rows,
+    scan,
+    state,
+    write,
+)
+from proxlab.scalar import any_order
 
 
 class Tensors(NamedTuple):
@@ -194,3 +208,39 @@ def count_alive(addresses: Any, sizes: Any, strides: Any, one: float, counts: An
         for i in range(0, sizes[k], strides[k]):
             total += w[i] != zero
         counts[k] = total
+
+
+@any_order
+def keep_metric(d: Any, i: int, m: float) -> None:
+    """Write the metric of an element."""
+    d[i] = m
+
+
+@any_order
+def drop_metric(d: Any, i: int, m: float) -> None:
+    """Write nothing: the metric is the identity."""
+
+
+# Set by the target: one of these.
+note_metric: Any = drop_metric
+
+
+@any_order
+def form_points(
+    w: Any, g: Any, slots: Any, new: Any, c: Any, x: Any, d: Any, o: int, n: int, one: float
+) -> None:
+    """Form new state, point and metric of ``n`` elements, and change nothing."""
+    for i in range(n):
+        k = o + i
+        s = state(w[k], g[k], read(slots, k), c)
+        write(new, k, s)
+        m = metric(s, c, one)
+        note_metric(d, k, m)
+        x[k] = point(w[k], g[k], m, s, c)
+
+
+def points(
+    w: Any, g: Any, slots: Any, new: Any, c: Any, x: Any, d: Any, begin: int, finish: int, one: float
+) -> None:
+    """Form what the prox is asked for of the elements ``begin … finish - 1``."""
+    form_points(w, g, slots, new, c, x, d, UINT(begin), UINT(finish - begin), one)

@@ -26,7 +26,7 @@ from proxlab.torch.cut import dual_starts, solve
 from proxlab.torch.everyone import all_moving
 from proxlab.torch.exchange import Share, prox_problem
 from proxlab.torch.loading import adapted, check_entry, check_noted
-from proxlab.torch.memory import check_apart, check_tensors, overlap, spans_of
+from proxlab.torch.memory import check_apart, check_tensors, order_of, overlap, spans_of
 from proxlab.torch.problems import (
     Block,
     CutProblem,
@@ -592,6 +592,12 @@ class ProxOptimizer(torch.optim.Optimizer):
         grad = torch.zeros_like(w) if p.grad is None else wide(aligned(p.grad, p))
         slots = tuple(self._slots(p, w, block.settings).values())
         t, carry = _count(state), float(state.get("weight_sum", 0.0))
+        if self.fused is not False and compiles():
+            from proxlab.torch.together import proposed
+
+            found = proposed(self.rule, block.settings, w, grad, slots, t, carry)
+            if found is not None:
+                return found
         return self.rule.propose(block.settings, w, grad, slots, t, carry)
 
     def _slots(self, p: Tensor, w: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -643,15 +649,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         if not on_host(p) or p.dtype not in (torch.float32, torch.float64):
             return f"is of {p.dtype} on {p.device}, not of float32 or float64 on the CPU"
         assert p.grad is not None
-        state = self.state.get(p, {}).values()
-        tensors = (p, p.grad, *(a for a in state if isinstance(a, Tensor)))
-        if not all(local(a).is_contiguous() for a in tensors) or p.grad.is_neg():
-            return "is not contiguous, or its gradient or state is not"
+        order, state = order_of(local(p)), self.state.get(p, {})
+        names = [slot.name for slot in self.rule.select(block.settings).slots]
+        tensors = (p.grad, *(state[name] for name in names if name in state))
+        if order is None or not all(local(a).permute(order).is_contiguous() for a in tensors):
+            return "has gaps in memory, or its gradient or state lies in another order"
+        if p.grad.is_neg():
+            return "has a gradient that is lazily negative"
         if p.grad.dtype != p.dtype:
             return f"has a gradient of {p.grad.dtype}"
         from proxlab.optim import fused_cpu
 
-        if not fused_cpu.applies(block.penalty, local(p).detach().numpy()):
+        whole = order if order != tuple(range(p.dim())) else None
+        if not fused_cpu.applies(block.penalty, local(p).detach().numpy(), whole):
             if not compiles():
                 return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
             return f"has a penalty without a compiled pass, {block.penalty!r}"

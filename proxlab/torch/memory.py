@@ -24,6 +24,7 @@ __all__ = [
     "check_tensors",
     "check_whole",
     "is_apart",
+    "order_of",
     "overlap",
     "spans_of",
 ]
@@ -136,8 +137,17 @@ def is_apart(written: Spans, read: Spans) -> bool:
     return not bool((written.starts[following[inside]] < read.stops[inside]).any())
 
 
+def order_of(a: Tensor) -> tuple[int, ...] | None:
+    """Return the axes in the order in which a tensor lies in memory, or None where it leaves gaps."""
+    if a.is_contiguous():
+        return tuple(range(a.dim()))
+    strides = a.stride()
+    order = tuple(sorted(range(a.dim()), key=lambda k: (-strides[k], -a.shape[k])))
+    return order if a.permute(order).is_contiguous() else None
+
+
 def overlap(a: Tensor, b: Tensor) -> bool:
-    """Return whether two contiguous tensors share memory."""
+    """Return whether two tensors without gaps share memory."""
     starts, stops = (a.data_ptr(), b.data_ptr()), (a.data_ptr() + a.nbytes, b.data_ptr() + b.nbytes)
     return max(starts) < min(stops)
 

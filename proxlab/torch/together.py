@@ -18,19 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from proxlab.optim import fused_cpu
-from proxlab.optim.rules import Rule, rests
+from proxlab.optim.rules import Proposal, Rule, rests
 from proxlab.rootfinders import RootFinder
-from proxlab.torch.memory import Spans, is_apart
+from proxlab.torch.memory import Spans, is_apart, order_of
 from proxlab.torch.problems import Block
 from proxlab.torch.vanishing import Looked, strides_of
 
-__all__ = ["Kept", "Member", "Together"]
+__all__ = ["Kept", "Member", "Together", "proposed"]
 
 _gradient = attrgetter("grad")
 _dtype = attrgetter("dtype")
 _kind = attrgetter("dtype", "device", "layout")
 # Parameters of other classes may mean something by their memory.
 _PLAIN = (Tensor, nn.Parameter)
+# What compiled passes take.
 _FLOATS = (torch.float32, torch.float64)
 
 
@@ -42,9 +43,9 @@ class Member(NamedTuple):
     block : Block
         It alone.
     weights, gradient : Tensor
-        What of them lies in this process, in C order; not empty.
+        What of them lies in this process; not empty.
     slots : dict of str to Tensor
-        Its state.
+        Its state. All lie in memory in the same order without gaps.
     t : int
         The count of this step.
     carry : float
@@ -87,7 +88,7 @@ class Together:
         alike: dict[tuple[Any, ...], list[int]] = {}
         penalties = [member.block.penalty for member in self.members]
         for k, (member, penalty) in enumerate(zip(self.members, penalties, strict=True)):
-            kernel = fused_cpu.Batch.kernel_of(penalty, tuple(member.weights.shape))
+            kernel = fused_cpu.checked_plan(penalty, tuple(member.weights.shape), _order(member.weights)).name
             key = member.block.number, id(penalty), member.weights.dtype, kernel, member.t, member.carry
             alike.setdefault(key, []).append(k)
         self.shares: list[_Share] = []
@@ -95,7 +96,8 @@ class Together:
             some = [self.members[k] for k in chosen]
             shapes = [tuple(member.weights.shape) for member in some]
             dtype, settings = some[0].weights.numpy().dtype, some[0].block.settings
-            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype)
+            orders = [_order(member.weights) for member in some]
+            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype, orders)
             batch.addresses[...] = [
                 [a.data_ptr() for a in (member.weights, member.gradient, *member.slots.values())]
                 for member in some
@@ -166,6 +168,8 @@ class Kept:
         self._tensors, self._facts = held, _facts(held)
         n = len(blocks)
         self._sizes, self._kinds = list(map(Tensor.size, held[:n])), list(map(_kind, held[:n]))
+        self._strides = list(map(Tensor.stride, held[:n]))
+        self._plain = all(map(Tensor.is_contiguous, self._params))
         self._bytes = np.array([p.nbytes for p in self._params], np.int64)
         starts = np.array(list(map(Tensor.data_ptr, held)), np.int64)
         self._written = starts, starts + np.array([a.nbytes for a in held], np.int64)
@@ -262,7 +266,9 @@ class Kept:
             return False
         if list(map(Tensor.size, grads)) != self._sizes or list(map(_kind, grads)) != self._kinds:
             return False
-        if not all(map(Tensor.is_contiguous, grads)) or any(map(Tensor.is_neg, grads)):
+        # Strides of axes of one element may be any.
+        alike = self._plain and all(map(Tensor.is_contiguous, grads))
+        if not (alike or list(map(Tensor.stride, grads)) == self._strides) or any(map(Tensor.is_neg, grads)):
             return False
         starts = np.array(list(map(Tensor.data_ptr, grads)), np.int64)
         self._reads = Spans(starts, starts + self._bytes)
@@ -318,6 +324,11 @@ class Kept:
         return counts
 
 
+def _order(a: Tensor) -> tuple[int, ...] | None:
+    """Return the order of the axes as the passes take it."""
+    return None if a.is_contiguous() else order_of(a)
+
+
 def _naming(blocks: Sequence[Block]) -> Callable[[int], str]:
     """Return what an error says before its message of a member of a batch."""
     return lambda k: f"{blocks[k].where}: "
@@ -339,3 +350,37 @@ def _values(rule: Rule, group: Mapping[str, Any]) -> list[Any] | None:
         if any(type(part) not in (int, float, bool) for part in parts):
             return None
     return values
+
+
+def proposed(
+    rule: Rule,
+    settings: Mapping[str, Any],
+    w: Tensor,
+    grad: Tensor,
+    slots: tuple[Tensor, ...],
+    t: int,
+    carry: float,
+) -> Proposal | None:
+    """Form what a rule asks of the prox in one compiled pass, or None where none takes these tensors."""
+    tensors = (w, grad, *slots)
+    if w.numel() == 0 or w.dtype not in _FLOATS or any(a.device.type != "cpu" for a in tensors):
+        return None
+    order = order_of(w)
+    if order is None or any(a.dtype != w.dtype or a.is_neg() for a in tensors):
+        return None
+    lying = [a.detach().permute(order) for a in tensors]
+    if not all(a.is_contiguous() for a in lying):
+        return None
+    arrays = [a.numpy() for a in lying]
+
+    def empty() -> Any:
+        return torch.empty_like(lying[0]).numpy()
+
+    found = fused_cpu.propose(rule, settings, arrays[0], arrays[1], tuple(arrays[2:]), t, carry, empty)
+    back = tuple(np.argsort(order).tolist())
+
+    def tensor(a: Any) -> Tensor:
+        return torch.from_numpy(a).permute(back)
+
+    metric = None if found.metric is None else tensor(found.metric)
+    return Proposal(tensor(found.x), metric, found.step, tuple(map(tensor, found.slots)), found.carry)

@@ -95,7 +95,7 @@ def test_many_tensors_take_the_bits_of_one_by_one(axis):
     zeros = [np.zeros_like(w) for w in single]
     for w, g in zip(single, zeros, strict=True):
         fused_cpu.step(rule, settings, threshold, w, g, (), 1, 0.0, pl.Newton())
-    batch = fused_cpu.Batch(rule, settings, threshold, shapes, np.float32)
+    batch = fused_cpu.Batch(rule, settings, threshold, shapes, np.float32, [None] * 4)
     batch.addresses[...] = [[a.ctypes.data for a in pair] for pair in zip(both, zeros, strict=True)]
     batch.step(settings, 1, 0.0, pl.Newton(), str)
     for w, other in zip(single, both, strict=True):
@@ -363,3 +363,56 @@ def test_zeros_are_counted_for_the_warning_beside_what_is_kept():
     expected = [int(p.count_nonzero()) for _, _, p in optimizer._kept.looked]
     assert isinstance(optimizer._kept, Kept)
     assert counts.tolist() == expected == [280 - 70 + int(params[0][1].count_nonzero()), 280, 9]
+
+
+ORDERS = {
+    "channels last": lambda a: a.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda a: a.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+    "gaps": lambda a: torch.stack([a, a], -1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["filter", "channel", "kernel"])
+@pytest.mark.parametrize("name", ["adamw", "rmda"])
+def test_dense_strides_take_the_steps_of_any_others(order, kind, name):
+    rng = np.random.default_rng(0)
+    shape, lay = (6, 5, 3, 4), ORDERS[order]
+    start = torch.tensor(rng.normal(size=shape), dtype=torch.float64)
+    groups = pl.Groups.conv(kind)
+    weights = rng.uniform(0.2, 1.8, groups.layout(shape).n_groups)
+    penalty = pl.GroupLasso(0.1, groups=groups, weights=weights)
+    params = [nn.Parameter(lay(start) if k < 2 else start.clone()) for k in range(3)]
+    optimizers = [
+        METHODS[name]([p], penalty=penalty, fused=f)
+        for p, f in zip(params, (None, False, False), strict=True)
+    ]
+    for _ in range(4):
+        g = torch.tensor(rng.normal(size=shape, scale=0.3))
+        for p, optimizer in zip(params, optimizers, strict=True):
+            p.grad = lay(g) if p is not params[2] else g
+            optimizer.step()
+    assert (optimizers[0]._kept is None) == (order == "gaps")
+    for p in params[:2]:
+        assert torch.equal(p == 0, params[2] == 0)
+        torch.testing.assert_close(p, params[2], rtol=1e-12, atol=1e-13)
+        assert p.stride() == lay(start).stride()
+
+
+@pytest.mark.parametrize("penalty", [pl.GroupLinf(0.1), pl.GroupSCAD(0.1, 3.7), pl.GroupLog(0.1, 0.5)])
+def test_points_formed_in_one_pass_are_those_of_the_rule(penalty):
+    rng = np.random.default_rng(0)
+    start = torch.tensor(rng.normal(size=(7, 9)))
+    for name in METHODS:
+        if METHODS[name].make in (pt.LinBreg, pt.AdaBreg) and not penalty.is_convex:
+            continue
+        params = [nn.Parameter(start.clone()) for _ in range(2)]
+        optimizers = [
+            METHODS[name]([p], penalty=penalty, fused=f) for p, f in zip(params, (None, False), strict=True)
+        ]
+        for _ in range(3):
+            g = torch.tensor(rng.normal(size=(7, 9), scale=0.3))
+            for p, optimizer in zip(params, optimizers, strict=True):
+                p.grad = g
+                optimizer.step()
+        torch.testing.assert_close(*params, rtol=1e-11, atol=1e-12)
