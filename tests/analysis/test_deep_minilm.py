@@ -234,11 +234,9 @@ def test_fine_tuning_makes_it_sparse_and_small(files):
 
 
 def test_the_page_shows_it_where_it_was_run(files, tmp_path):
-    tiny = dataclasses.replace(MINILM, budgets={"tiny": Budget(256, 1, 100)})
-    both = (
-        tiny,
-        dataclasses.replace(tiny, name="other", title="another", runs={"target": Runs(2e-4, (0.5,))}),
-    )
+    runs = {"target": Runs(2e-4, (0.5,))}
+    tiny = dataclasses.replace(MINILM, budgets={"tiny": Budget(256, 1, 100)}, runs=runs)
+    both = (tiny, dataclasses.replace(tiny, name="other", title="another"))
     plan = dataclasses.replace(LANGUAGE, tasks=both, methods=(TARGET,))
     results, titles = ResultsDir(tmp_path / "results"), {task.title for task in both}
     less = dataclasses.replace(plan, tasks=(dataclasses.replace(both[0], budgets={}), both[1]))
