@@ -27,12 +27,12 @@ from proxlab.backends.members import (
     Part,
     Pieces,
     Terms,
-    add_doubles,
     all_first_terms,
     exponents,
     lost,
     units,
 )
+from proxlab.double_double import add_doubles
 from proxlab.groups import AxisLayout, Groups
 from proxlab.parts import part_of_box
 from proxlab.penalties import Penalty

@@ -5,9 +5,11 @@ Plain arithmetic on numbers and arrays alike; compiled without leave to reorder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from proxlab.types import Array
 
-__all__ = ["MARGIN_UNIT", "square", "two_product", "two_sum"]
+__all__ = ["MARGIN_UNIT", "add_doubles", "square", "two_product", "two_sum"]
 
 #: Below this share of its terms, times their number, a double-double sum is not told from zero.
 MARGIN_UNIT = 2.0**-102
@@ -18,6 +20,12 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     s = a + b
     v = s - a
     return s, (a - (s - v)) + (b - v)
+
+
+def add_doubles(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, Array]:
+    """Add two double-doubles; either order gives the same bits."""
+    s, t = two_sum(a[0], b[0])
+    return two_sum(s, t + (a[1] + b[1]))
 
 
 def two_product(a: Array, b: Array) -> tuple[Array, Array]:

@@ -20,6 +20,7 @@ __all__ = [
     "filled",
     "fmax",
     "fmin",
+    "inlined",
     "log",
     "log1p",
     "midpoint",
@@ -39,6 +40,12 @@ def any_order(function: F) -> F:
     Compiled, these may be reordered and contracted; everything else does what it says.
     """
     function.__dict__["any_order"] = True
+    return function
+
+
+def inlined(function: F) -> F:
+    """Mark a function of the package that is compiled into those that call it, though it has a loop."""
+    function.__dict__["inlined"] = True
     return function
 
 

@@ -27,7 +27,10 @@ SUITES = [
         ["search.py", "choose.py", "equations", "bounds.py", "double_double.py", "powers.py"],
         "exact ties rootfinders tables certificate extremes",
     ),
-    (["backends/kernels.py"], "exact ties kernels rootfinders prox extremes"),
+    (
+        ["backends/sums.py", "backends/one_group.py", "backends/kernels.py"],
+        "exact ties kernels rootfinders prox extremes",
+    ),
     (["backends/column_kernels.py"], "kernels prox ties exact"),
     (["backends/array_api.py"], "exact ties rootfinders prox extremes"),
     (["backends/array_tables.py"], "tables check"),

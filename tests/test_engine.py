@@ -5,7 +5,7 @@ import pytest
 
 import proxlab as pl
 from proxlab import search
-from proxlab.backends import kernels
+from proxlab.backends import kernels, one_group
 from proxlab.backends.kernel_records import Data, Scratch, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
@@ -42,11 +42,10 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
     names |= {"propose": type(finder).propose, "NEEDS_BRACKET": finder.needs_bracket}
     for key, value in names.items():
         monkeypatch.setattr(search, key, value)
-    monkeypatch.setattr(kernels, "NEEDS_BRACKET", finder.needs_bracket)
-    if equation.kernel == "clipped":
-        monkeypatch.setattr(kernels, "sums_at", kernels.sum_clipped)
-        monkeypatch.setattr(kernels, "solve_group", kernels.solve_linf)
-        monkeypatch.setattr(kernels, "write_group", kernels.clip_group)
+    monkeypatch.setattr(one_group, "NEEDS_BRACKET", finder.needs_bracket)
+    for key, value in one_group.EQUATION_NAMES[equation.kernel].items():
+        monkeypatch.setattr(one_group, key, value)
+    monkeypatch.setattr(kernels, "write", one_group.write)
 
     z = np.empty_like(x).ravel()
     found = GroupResults(*(np.zeros(len(x)) for _ in range(3)), *(np.zeros(len(x), int) for _ in range(3)))

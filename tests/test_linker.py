@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab import scalar
-from proxlab.backends import kernels
+from proxlab.backends import sums
 from proxlab.backends.build import Target, over_arrays, state
 
 ARGUMENTS = "r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4"
@@ -116,11 +116,12 @@ def test_only_what_the_package_marks_may_be_reordered():
         made[function.__name__[:-17]] = loose
         return function
 
-    Target(make).link(kernels.sums_at)
-    assert made == {"radial_sums": False, "sum_secular": True, "terms": True, "fmax": False}
+    Target(make).link(sums.radial_sums)
+    words = dict.fromkeys(("span", "load", "combine", "fmax"), False)
+    assert made == {"radial_sums": False, "sum_secular": True, "terms": True} | words
     made.clear()
     # Under any name, and of the package only.
-    user = scalar.any_order(defined("def mine(a): return sums(a)", "mine", sums=kernels.narrow_fraction))
+    user = scalar.any_order(defined("def mine(a): return f(a)", "mine", f=sums.narrow_fraction))
     Target(make).link(user)
     assert made == {"mine": False, "narrow_fraction": True, "fmin": False}
 

@@ -186,8 +186,10 @@ class _Linking:
         """Return what is made of a function, and its key."""
         function = getattr(function, "py_func", function)  # of one that is compiled already, its source
         if id(function) not in self.done:
-            loose = _is_ours(function) and hasattr(function, "any_order")
-            copy, key = self.copy(function, function.__name__, (loose,))
+            marks = vars(function) if _is_ours(function) else {}
+            loose = "any_order" in marks
+            copy, key = self.copy(function, function.__name__, (loose, "inlined" in marks))
+            vars(copy).update(marks)
             if key not in self.target._made:
                 self.target._made[key] = self.target.make(copy, loose)
             self.done[id(function)] = self.target._made[key], key

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.kernels import (
+from proxlab.backends.one_group import (
     CONVERGED,
-    INF,
-    NARROW,
     NARROW_ERROR,
     NARROW_HIGH,
     NARROW_LOW,
@@ -25,9 +23,9 @@ from proxlab.backends.kernels import (
     UNSHRUNK,
     ZERO,
     from_ratio,
-    narrow_fraction,
     third_order,
 )
+from proxlab.backends.sums import INF, NARROW, NARROW_MOST, narrow_fraction
 from proxlab.bounds import UNIT, bracket, rounding
 from proxlab.choose import AT_ZERO, GIVEN
 from proxlab.equations.radial import BEYOND, CURVED, FLAT, residual, rise
@@ -69,14 +67,14 @@ def fraction(y: float) -> float:
     """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
     if NARROW:
         return narrow_fraction(y)
-    y = fmin(y, 1e30)
+    y = fmin(y, NARROW_MOST)
     return y / (y + 1.0)
 
 
 @any_order
 def exact_terms(x: float, d: float, ratio: float) -> Any:
     """Return what :func:`ratio_terms` does, and the term of ``Σ z (x - z) = ratio Σ d (x - z)²``."""
-    y = fmin(d * ratio, 1e30)
+    y = fmin(d * ratio, NARROW_MOST)
     e = y / (y + 1.0)
     z = x * e
     s = z * z

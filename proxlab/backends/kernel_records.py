@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Data", "Elements", "Found", "Layout", "Scale", "Scratch", "Shrink", "Start", "Steps"]
+from proxlab.choose import Limits
+
+__all__ = [
+    "Data",
+    "Elements",
+    "Found",
+    "Layout",
+    "Request",
+    "Scale",
+    "Scratch",
+    "Shrink",
+    "Solution",
+    "Start",
+    "Steps",
+    "over_parts",
+]
 
 
 class Data(NamedTuple):
@@ -49,6 +65,15 @@ class Shrink(NamedTuple):
     nonnegative: bool
 
 
+class Request(NamedTuple):
+    """What is asked for: steps and weights, the elementwise part, the table of pieces, and how exactly."""
+
+    steps: Steps
+    shrink: Shrink
+    pieces: Any
+    limits: Limits
+
+
 class Scratch(NamedTuple):
     """Room for a copy of a group's point and metric, and the same memory read-only."""
 
@@ -68,12 +93,11 @@ class Elements(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Sums at zero, ``Σ b²``, ``Σ b² d``, ``Σ x²``, and whether an element of the metric is invalid."""
+    """Sums at zero: ``Σ b²``, ``Σ b² d``, ``Σ x²``."""
 
     bb: float
     bbd: float
     xx: float
-    bad: int
 
 
 class Scale(NamedTuple):
@@ -95,3 +119,21 @@ class Found(NamedTuple):
     status: int
     iterations: int
     evaluations: int
+
+
+class Solution(NamedTuple):
+    """What is found of a group, and its elements; where ``scaled``, both in units ``2^ex`` and ``2^ed``."""
+
+    found: Found
+    e: Elements
+    scaled: bool
+    ex: int
+    ed: int
+
+
+def over_parts(function: Callable[[Any], Any], record: Any) -> Any:
+    """Return a record, or a tuple, of what a function returns for each of its parts, and theirs."""
+    if not isinstance(record, tuple):
+        return function(record)
+    parts = [over_parts(function, part) for part in record]
+    return type(record)(*parts) if hasattr(record, "_fields") else tuple(parts)

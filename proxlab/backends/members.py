@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
-from proxlab.double_double import square, two_product, two_sum
+from proxlab.double_double import add_doubles, square, two_product
 from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
@@ -27,7 +27,6 @@ __all__ = [
     "Parts",
     "Pieces",
     "Rows",
-    "add_doubles",
     "all_first_terms",
     "exponents",
     "lost",
@@ -236,12 +235,6 @@ class Parts(Cut):
         return total[0], total[1]
 
 
-def add_doubles(total: Sequence[Array], more: Sequence[Array]) -> tuple[Array, Array]:
-    """Add two double-doubles."""
-    s, t = two_sum(total[0], more[0])
-    return two_sum(s, t + total[1] + more[1])
-
-
 def exponents(xp: Any, parts: Sequence[Part], like: Array) -> Array:
     """Return exponents of the largest ``x``, product and metric of each group, shape (3, n_groups).
 
@@ -295,6 +288,5 @@ def added(h: Array, e: Array) -> tuple[Array, Array]:
             zero = xp.zeros_like(h[:, :1])
             h, e = xp.concat([h, zero], axis=1), xp.concat([e, zero], axis=1)
         half = h.shape[1] // 2
-        s, t = two_sum(h[:, :half], h[:, half:])
-        h, e = two_sum(s, t + e[:, :half] + e[:, half:])
+        h, e = add_doubles((h[:, :half], e[:, :half]), (h[:, half:], e[:, half:]))
     return h[:, 0], e[:, 0]

@@ -30,6 +30,7 @@ from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.kernel_records import Data, Layout, Scratch, Shrink, Steps
+from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
@@ -71,7 +72,8 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
         options["fastmath"] = LOOSE
     if not cache:
         # Records are free only where the compiler sees both sides of a call.
-        options["forceinline"] = all(i.opname != "JUMP_BACKWARD" for i in dis.get_instructions(function))
+        straight = all(i.opname != "JUMP_BACKWARD" for i in dis.get_instructions(function))
+        options["forceinline"] = straight or hasattr(function, "inlined")
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
     if place is not None:
@@ -122,17 +124,6 @@ def grouped(records: tuple[Any, ...]) -> Callable[..., Any]:
     return typed
 
 
-#: What the source means by a name, for each equation that it knows.
-GROUPS: dict[str, dict[str, Any]] = {
-    "radial": {"sums_at": kernels.radial_sums, "solve_group": kernels.solve_radial},
-    "clipped": {
-        "sums_at": kernels.sum_clipped,
-        "solve_group": kernels.solve_linf,
-        "write_group": kernels.clip_group,
-    },
-}
-
-
 @lru_cache(maxsize=64)
 def group_solver(
     propose: Callable[..., Any],
@@ -160,7 +151,7 @@ def group_solver(
     wide : bool
         For data that may leave the range in which sums of squares are safe: float64.
     """
-    names = GROUPS[equation] | EQUATIONS[equation].names() | {
+    names = EQUATION_NAMES[equation] | EQUATIONS[equation].names() | {
         "propose": propose, "NEEDS_BRACKET": needs_bracket, "RESCALES": wide or not direct, "NARROW": narrow,
     }  # fmt: skip
     return outermost(TARGET, kernels.solve_rows if direct else kernels.solve_gathered, names)

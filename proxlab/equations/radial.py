@@ -22,6 +22,8 @@ __all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk
 FLAT, CURVED = (tuple(float(k) for k in ROUNDING[sign]) for sign in (False, True))
 #: A pace that no radius meets: where the slope has fallen to zero.
 BEYOND = 1e270
+#: What ``d r`` counts as at most, where the element is zero or next to it: a quotient by it is a number.
+LARGEST = 1e300
 
 
 @any_order
@@ -85,7 +87,7 @@ def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:
     """Return ``z_i / x_i = d_i r / (d_i r + tau)``; where an element is zero, its ``d_i r`` may be any."""
-    y = fmin(d * r, d * 0.0 + 1e300)
+    y = fmin(d * r, d * 0.0 + LARGEST)
     return y / (y + tau)
 
 

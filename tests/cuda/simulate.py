@@ -333,8 +333,8 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
     grid = "    cuda.cg.this_grid().sync()\n"
     leader = "if lane() == 0:\n            explained"
     faults: dict[str, Any] = {
-        "index beyond the group": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i + 1"),
-        "negative index": ("index_contiguous", "o[BEGIN] + i", "o[BEGIN] + i - 1"),
+        "index beyond the group": ("index_contiguous", "o.begin + i", "o.begin + i + 1"),
+        "negative index": ("index_contiguous", "o.begin + i", "o.begin + i - 1"),
         "no barrier before the sums are read": ("combine_block", wait, "", 1),
         "no barrier after the sums are read": ("combine_block", wait + "    return", "    return"),
         "no barrier of the grid": ("combine_grid", grid, "", 1),
@@ -342,7 +342,7 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
         "no barrier before the tile is written": ("solve_tile", wait + "    for t", "    for t"),
         "a barrier for some": ("combine_block", wait, some, 1),
         "lanes of another team": ("exchange", "~(WIDTH - 1)", "~(WIDTH + 1)"),
-        "every lane writes": ("solve_one", leader, leader.replace("== 0", "< 2")),
+        "every lane writes": ("solve_here", leader, leader.replace("== 0", "< 2")),
     }
     cases = {"combine_block": ((2, 17), 1), "combine_grid": ((1, 30), 1), "solve_tile": ((6, 9), 0)}
     for name, (function, old, new, *count) in faults.items():

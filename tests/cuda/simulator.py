@@ -21,6 +21,7 @@ from numba.cuda.simulator.kernel import BlockManager, _push_kernel_context
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule
 
 from proxlab.backends.cuda import build
+from proxlab.backends.kernel_records import over_parts
 
 PATIENCE = 30.0
 
@@ -248,9 +249,7 @@ class SimulatedDevice:
                 key = (a.__array_interface__["data"][0], a.size)
                 return views.setdefault(key, Watched(f"array {len(views)}", a, self))
 
-            self.launch(
-                launch.variant, launch.blocks, launch.threads, tuple(watched(a) for a in launch.arguments)
-            )
+            self.launch(launch.variant, launch.blocks, launch.threads, over_parts(watched, launch.arguments))
 
     def launch(self, variant: build.Variant, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
         operations = {"cuda": self, "math": math, "libdevice": None}

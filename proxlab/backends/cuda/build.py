@@ -1,4 +1,4 @@
-"""Build GPU kernels: the shared source with a team's loops, compiled by numba-cuda on first use."""
+"""Build GPU kernels: the shared source with a team's words, compiled by numba-cuda on first use."""
 
 # mypy: disable-error-code="no-untyped-call"
 
@@ -12,29 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends import kernels
 from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
 from proxlab.backends.disk_cache import without_cache
+from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.equations import EQUATIONS
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 
-#: What the loops and the driver mean by a name, for each equation that they know.
-_EQUATIONS = {
-    "radial": {
-        "solve_group": "solve_radial",
-        "sums_at": "radial_sums",
-        "write": "write_shrunk",
-    },
-    "clipped": {
-        "solve_group": "solve_linf",
-        "sums_at": "sum_clipped",
-        "write": "write_clipped",
-    },
-}
-#: Registers that a thread may take, by the team: two blocks of 256 threads fit beside each other with 128.
-_REGISTERS = {"block": 128}
+#: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, three of 128
+#: threads with 168.
+BLOCK_REGISTERS, LANES_REGISTERS = 128, 168
 _TEAM = ("lane", "width", "first", "stride", "combine", "greatest", "precise")
 
 
@@ -83,23 +71,27 @@ class Variant:
         values: dict[str, Any] = {name.upper(): getattr(self, name) for name in names}
         values |= {"RAGGED": self.index == "gathered", "TILE": self.tile[0]}
         values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
+        values["ATTEMPTS"] = source.ATTEMPTS
         values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
         return values
 
     @property
     def registers(self) -> int | None:
         """The most registers that a thread may take, or None for what the compiler wants."""
-        return _REGISTERS.get(self.team)
+        if self.team == "block":
+            return BLOCK_REGISTERS
+        # Several pieces and an explained result take more, and two blocks fit.
+        few = self.count == 1 and not self.explain
+        return LANES_REGISTERS if self.team == "lanes" and few else None
 
     def aliases(self) -> dict[str, str]:
         """Return what the source means by the names that a target sets."""
         chosen = {name: f"{name}_{self.team}" for name in _TEAM}
-        chosen["index"] = f"index_{self.index}"
-        return chosen | _EQUATIONS[self.equation]
+        return chosen | {"index": f"index_{self.index}"}
 
 
-# A team's loops replace those of one thread, of the same name.
-_FUNCTIONS = functions_of(kernels, source)
+# A team's words replace those of one thread, of the same name.
+_FUNCTIONS = functions_of(source)
 
 
 def linked(
@@ -120,7 +112,7 @@ def linked(
     replaced : dict
         Names of functions that other ones stand for.
     """
-    names: dict[str, Any] = dict(_FUNCTIONS)
+    names: dict[str, Any] = _FUNCTIONS | EQUATION_NAMES[variant.equation]
     names |= {name: _FUNCTIONS[target] for name, target in (variant.aliases() | replaced).items()}
     names |= EQUATIONS[variant.equation].names()
     names |= {"float64": np.float64, **variant.constants()}

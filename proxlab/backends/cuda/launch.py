@@ -18,6 +18,7 @@ import array_api_compat
 from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Place, arrange, plan
+from proxlab.backends.kernel_records import over_parts
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.groups import IndexLayout
 from proxlab.rootfinders import Status
@@ -99,7 +100,7 @@ class Device:
         """Launch kernels in order; nothing is copied and nothing waits."""
         stream = self._cuda.external_stream(self.stream) if self.stream else 0
         for launch in launches:
-            arguments = [self._view(a) for a in launch.arguments]
+            arguments = over_parts(self._view, launch.arguments)
             kernel, blocks = compiled(launch.variant), launch.blocks
             if launch.variant.team == "grid":
                 built = kernel.compile(tuple(kernel.typeof_pyval(a) for a in arguments))

@@ -13,7 +13,11 @@ import numpy as np
 
 from proxlab.arguments import Problem, dtype_name
 from proxlab.backends.cuda.build import Variant
+from proxlab.backends.cuda.source import Values
+from proxlab.backends.kernel_records import Data, Request, Shrink, Steps
+from proxlab.backends.kernel_records import Layout as Lying
 from proxlab.backends.records import GroupResults, Options
+from proxlab.choose import Limits
 from proxlab.groups import IndexLayout, Layout
 from proxlab.rootfinders import Newton
 from proxlab.types import Array
@@ -140,24 +144,24 @@ def plan(
     finder, pieces, radial = options.finder, equation.rows, equation.kernel == "radial"
     dense = p.metric is not None and not isinstance(p.metric, float)
     metric = 1.0 if p.metric is None or dense else p.metric
-    many_steps = not isinstance(p.step, float)
-    steps, step = (p.step, 1.0) if many_steps else (z, p.step)
+    data = Data(x, d if dense else metric, z, dense)
+    shrink = Shrink(float(penalty.threshold), penalty.nonnegative)
+    steps = Values(p.step, z, False) if isinstance(p.step, float) else Values(1.0, p.step, True)
     count, size = layout.n_groups, x.shape[0]
     if equation.flat and how == "contiguous" and count == size and results is None:
         variant = Variant("shrink_elements", dense=dense, width=1, count=0)
         blocks = min(-(-size // 256), ELEMENT_BLOCKS)
-        limits = (float(penalty.threshold), penalty.nonnegative)
-        return [Launch(variant, blocks, 256, (x, d, z, metric, steps, step, many_steps, *limits, bad))]
+        return [Launch(variant, blocks, 256, (data, steps, shrink, bad))]
 
     weights = np.asarray(penalty.group_weights(layout))
     many_weights = bool(weights.min(initial=np.inf) < weights.max(initial=-np.inf))
-    weight = 1.0 if many_weights or not len(weights) else float(weights[0])
-    common = (
-        metric, steps, step, many_steps, _upload(weights.tobytes(), place) if many_weights else z, weight,
-        many_weights, float(penalty.threshold), penalty.nonnegative, tuple(pieces.ravel().tolist()),
-        options.rtol, float(finder.atol), finder.max_iterations,
-    )  # fmt: skip
-    written = (z,) * 6 if results is None else results
+    if many_weights:
+        each = Values(1.0, _upload(weights.tobytes(), place), True)
+    else:
+        each = Values(float(weights[0]) if len(weights) else 1.0, z, False)
+    limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, results is not None)
+    request = Request(Steps(steps, each), shrink, tuple(pieces.ravel().tolist()), limits)
+    out = GroupResults(*(0,) * 6) if results is None else results
     dtypes = (dtype_name(x.dtype), dtype_name(d.dtype))
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     rescales = shrinks or "float64" in dtypes
@@ -175,27 +179,29 @@ def plan(
         elements = TILE_BYTES // (x.dtype.itemsize + size_d)
         variant = replace(base, kernel="solve_tile", width=width, tile=(elements, *dtypes))
         blocks = shape[0] * -(-shape[2] // groups)
-        arguments = (x, d, z, shape, groups, *common, bad, *written)
+        arguments = (data, Lying(shape, 0, 0, 0), groups, request, 0, bad, out)
         return [Launch(variant, blocks, THREADS["lanes"], arguments)]
 
-    def launch(index: str, n: int, some: int, arrays: tuple[Array, ...]) -> Launch:
+    def launch(index: str, n: int, some: int, lying: Lying) -> Launch:
         kind, width = team(n, some, place.processors)
         threads = THREADS[kind]
         variant = replace(base, team=kind, width=width, warps=threads // width, index=index)
         blocks = {"lanes": -(-some * width // threads), "block": some}.get(kind)
-        partial = z
+        partial = 0
         if blocks is None:
             blocks = min(MAX_BLOCKS, -(-n // PER_BLOCK))
             partial = p.xp.empty((3, MAX_BLOCKS), dtype=p.xp.float64, device=place.device)
-        arguments = (x, d, z, shape, *arrays, some, *common, partial, bad, *written)
+        arguments = (data, lying, some, request, partial, bad, out)
         return Launch(variant, min(blocks, 2**31 - 1), threads, arguments)
 
     if how == "gathered":
         ragged = _ragged(layout, place)
-        arrays = (ragged.indptr, ragged.indices)
-        return [launch("gathered", n, len(chosen), (*arrays, chosen)) for n, chosen in ragged.classes]
+        return [
+            launch("gathered", n, len(chosen), Lying(shape, ragged.indptr, ragged.indices, chosen))
+            for n, chosen in ragged.classes
+        ]
     index = "strided" if how == "strided" else "contiguous"
-    return [launch(index, n, count, (z, z, z))]
+    return [launch(index, n, count, Lying(shape, 0, 0, 0))]
 
 
 # ----------------------------------------------------------------------------------------------------

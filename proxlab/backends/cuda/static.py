@@ -338,5 +338,6 @@ def operations(family: Family, n: int = 512) -> dict[str, float]:
         {},
     )
     _Counted.counts.update(sums=0, products=0, quotients=0)
-    kernel(flat, d[0], np.empty(n), *ready.arguments[3:])
+    data, *others = ready.arguments
+    kernel(data._replace(x=flat, z=np.empty(n)), *others)
     return {kind: k / n for kind, k in _Counted.counts.items()} | {"passes": flat.reads / n}

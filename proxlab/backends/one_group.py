@@ -1,0 +1,393 @@
+"""One group's answer, once for every target that compiles: the search on its sums, candidates, scaling.
+
+Plain Python, rebuilt for a target (:mod:`proxlab.backends.build`): with the loops of
+:mod:`proxlab.backends.sums`, whose words are the target's. The vectorised form in
+:mod:`proxlab.backends.array_api` is the specification.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from proxlab.backends.kernel_records import Elements, Found, Scale, Scratch, Solution, Start
+from proxlab.backends.records import GroupResults
+from proxlab.backends.sums import (
+    FIRST,
+    INF,
+    NAN,
+    clip_group,
+    exponent,
+    is_valid,
+    largest_metric,
+    largest_point,
+    linf_margin,
+    radial_sums,
+    scaled_metric,
+    sum_clipped,
+    sum_moved,
+    sum_ratio,
+    sum_start,
+    units,
+    write_group,
+    zero_margin,
+)
+from proxlab.bounds import UNIT
+from proxlab.choose import (
+    GIVEN,
+    Group,
+    Limits,
+    Part,
+    at_zero,
+    clipped_at_zero,
+    clipped_sharpened,
+    clipped_task,
+    is_close,
+    met,
+    offer,
+    plan,
+    residual_at_zero,
+    settle,
+    sharpened,
+    whole,
+)
+from proxlab.equations import Task
+from proxlab.equations.clipped import NEGLIGIBLE
+from proxlab.equations.radial import BEYOND, pace, residual, rise
+from proxlab.rootfinders import Newton, Status
+from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
+from proxlab.search import (
+    OPEN,
+    SEEKING,
+    Root,
+    advance,
+    ask,
+    begin,
+    bracketed,
+    final_step,
+    finish,
+    noise,
+    seek,
+)
+
+CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
+BAD, APART = len(Status), len(Status) + 1  # a group with invalid input; one that spreads too far
+#: Sums of squares in this range have lost nothing to overflow or underflow.
+SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
+#: In this range a product of two numbers has lost nothing, nor will its quotient by a third; coefficients of
+#: an equation of scale 1 beyond the cap mean what the cap does.
+PRODUCT_LOW, PRODUCT_HIGH, CAP = 1e-290, 1e290, 1e270
+#: The exponent of a product d r at a root that loses nothing is greater. Whatever it is, it loses nothing
+#: that counts if r tau is no less than this share of ‖x‖.
+FAINT, TOGETHER = -900, 1e-200
+#: The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
+START_LOW = -400
+#: Slopes of the equation at zero that are in range are less.
+STEEPEST = 1e250
+TINIEST = 2.0**-1074
+
+# Set by the target, beside what the search leaves to it: whether sums may leave float64's range.
+NEEDS_BRACKET = Newton.needs_bracket
+RESCALES = True
+# Set by the target: how often a group is solved: once more in units of its own, where something was lost, or
+# that is only looked into.
+ATTEMPTS = 2
+# Set by the target: whether single precision finds where to start; the most passes it takes, and the
+# relative error at which it is good enough.
+NARROW = False
+NARROW_PASSES = 4
+NARROW_ERROR = 2.0**-6
+#: The range in which single precision is trusted.
+NARROW_LOW, NARROW_HIGH = 1e-30, 1e30
+
+
+def in_units(e: Elements, ex: int, ed: int, room: Scratch) -> Elements:
+    """Copy a group to the scratch, where it may be already, in units of ``2^ex`` and ``2^ed``."""
+    for i in range(e.n):
+        room.x[i] = math.ldexp(np.float64(e.x[e.o + i]), -ex)
+        room.d[i] = scaled_metric(np.float64(e.d[e.o + i]), ed)
+    return Elements(room.read_x, room.read_d, FIRST, e.n)
+
+
+def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Any:
+    """Return ``S``, ``S₁``, ``S₂`` at ``r`` from the sums of ``z²``, ``z² e``, ``z² e²`` at ``r/tau``.
+
+    For ``e = d r/(d r + tau) = z/x``: ``u = z/r`` and ``(d - c)/(d r + tau) = e (1/r + c/tau) - c/tau``.
+    """
+    p, q = 1.0 / r + c / tau, c / tau
+    rr = r * r
+    return v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr
+
+
+def third_order(r: float, f: float, slope: float, final: float) -> float:
+    """Return where to evaluate next: the third-order step, unless it is more than twice Newton's."""
+    step = f / slope
+    low, high = fmin(r - 2.0 * step, r), fmax(r - 2.0 * step, r)
+    return final if low < final < high else r - step
+
+
+def approach(e: Elements, reach: float, task: Task) -> Any:
+    """Go towards the root in single precision; returns where, and how many passes it took.
+
+    ``reach`` is ``‖x‖``. Nothing is proved here, and where anything is out of range the root is left to the
+    careful search.
+    """
+    r = task.at
+    for passes in range(min(NARROW_PASSES, task.most - 1)):
+        tau = task.a - task.c * r
+        unit = 1.0 / reach
+        ratio = r / tau
+        if not (NARROW_LOW < reach < NARROW_HIGH and NARROW_LOW < ratio < NARROW_HIGH and tau > 0.0):
+            return task.at, passes
+        v, ve, vee = sum_ratio(e, ratio, unit)
+        scale = reach * reach
+        s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
+        if not (s > 0.0 and s1 > 0.0 and s2 < INF):
+            return task.at, passes + 1
+        f, slope, bend = residual(s, s1, s2)
+        final, error = final_step(r, f, slope, bend, pace(r, task))
+        r = third_order(r, f, slope, final)
+        if not task.at <= r <= task.far:
+            return task.at, passes + 1
+        if error <= NARROW_ERROR * r:
+            return r, passes + 1
+    return r, min(NARROW_PASSES, task.most - 1)
+
+
+def find_root(e: Elements, reach: float, task: Task, explain: bool) -> Root:
+    """Find the up-crossing of ``f`` in one group; ``reach`` is ``‖x‖``."""
+    r, spent = task.at, 0
+    if NARROW:
+        r, spent = approach(e, reach, task)
+    sums = sums_at(e, r, task.a, task.c)
+    if NARROW:
+        f, slope, _ = residual(sums.s, sums.s1, sums.s2)
+        if r > task.at and not (f >= 0.0 or slope > 0.0):
+            # Beyond the maximum of f.
+            r = task.at
+            sums = sums_at(e, r, task.a, task.c)
+            spent += 1
+    known = begin(task, r, sums, spent)
+    if NEEDS_BRACKET:
+        known = bracketed(known, sums_at(e, task.far, task.a, task.c), task)
+        while known.code == SEEKING:
+            known = seek(known, sums_at(e, known.r, task.a, task.c), task)
+    while known.code == OPEN:
+        known = ask(known, task)
+        known = advance(known, sums_at(e, known.r, task.a, task.c), task)
+    return finish(known, task, explain)
+
+
+def solve_radial(e: Elements, start: Start, scale: Scale, pieces: Any, limits: Limits) -> Found:
+    """Solve one group for a radial penalty, given its sums at zero: the global minimiser."""
+    if start.bb == 0.0:
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+    size, norm, reach = float(e.n), sqrt(start.bb), sqrt(start.xx)
+    strength = coefficient(scale, pieces[0, 2], 1)
+    f0, trust = residual_at_zero(strength, norm, size)
+    if pieces[0, 1] > 0.0:
+        f0 = 1.0
+    elif is_close(f0, strength, size):
+        f0, trust = sharpened(zero_margin(e, pieces[0, 2], scale), strength, start.bb, norm, size)
+    group = Group(size, noise(size), norm, reach, f0, trust)
+    choice = at_zero(group, NAN, 0)
+    part = choice.part
+    below, iterations, evaluations = False, 0, 0
+    for k in range(pieces.shape[0]):
+        part = next_part(part, pieces, k, scale)
+        if part.start > reach:
+            break
+        candidate = whole(group, part)
+        if pieces[k, 2] == 0.0 and pieces[k, 3] == 0.0:
+            below = True
+        else:
+            f, slope = f0, (start.bbd - part.c * start.bb) / (start.bb * norm)
+            if k > 0:
+                sums = sums_at(e, part.start, part.a, part.c)
+                f, slope, _ = residual(sums.s, sums.s1, sums.s2)
+                evaluations += 1
+            # Read at r = 0 only.
+            at_zero_too = f < 0.0 and slope > 0.0 and part.start - f / slope <= 0.0
+            dmax = largest_metric(e) if limits.explain and at_zero_too else BEYOND
+            todo = plan(choice, group, part, f, slope, k == 0, below, limits, dmax)
+            root = Root(False, 0.0, 0.0, 0.0, False, False, 0, 0)
+            if todo.search:
+                root = find_root(e, reach, todo.task, limits.explain)
+            iterations += root.iterations
+            evaluations += root.evaluations
+            candidate, below = met(todo.knot, root, part), f < 0.0 and not root.exists
+        if not (candidate.exists or candidate.unknown):
+            continue
+        if not choice.found:
+            choice = offer(choice, candidate, part, NAN, NAN)
+        else:
+            objective = choice.objective
+            if objective != objective:
+                objective = objective_at(e, choice.r, choice.tau, choice.part, start.xx)
+            value = objective_at(e, candidate.r, candidate.tau, part, start.xx)
+            choice = offer(choice, candidate, part, objective, value)
+    answer = settle(choice)
+    return Found(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
+
+
+def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits) -> Found:
+    """Solve one group for the ℓ∞ norm of strength ``pieces[0, 2]``."""
+    size = float(e.n)
+    strength = coefficient(scale, pieces[0, 2], 1)
+    top = largest_point(e)
+    if top == 0.0:
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+    if strength < NEGLIGIBLE:
+        low = top if scale.weight == 0.0 or pieces[0, 2] == 0.0 else top * (1.0 - GIVEN * UNIT)
+        return Found(top, 0.0, low, top, UNSHRUNK, 0, 0)
+    start = sums_at(e, 0.0, strength, 0.0)
+    if not start.s1 < INF:
+        return Found(0.0, 1.0, 0.0, 0.0, APART, 0, 0)
+    over, trust = clipped_at_zero(start.s, size)
+    if is_close(over, strength, size):
+        over, trust = clipped_sharpened(linf_margin(e, pieces[0, 2], scale), strength, size)
+    if over <= 0.0:
+        return Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+    task = clipped_task(Group(size, noise(size), top, top, -over, trust), start.s1, strength, limits)
+    root = find_root(e, top, task, limits.explain)
+    status = CONVERGED if root.converged else MAX_ITERATIONS
+    return Found(root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations)
+
+
+def next_part(before: Part, pieces: Any, k: int, scale: Scale) -> Part:
+    """Return piece ``k`` of the slope in the group's units, after the one before."""
+    start = math.ldexp(pieces[k, 0], -scale.ex)
+    end = math.ldexp(pieces[k + 1, 0], -scale.ex) if k + 1 < pieces.shape[0] else INF
+    # p where the piece begins; where that is no number, what the pieces before add up to.
+    height = before.height + rise(start, before.start, start, before.a, before.c)
+    if (k == 0 and pieces[k, 1] > 0.0) or (k > 0 and PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH):
+        height = coefficient(scale, pieces[k, 1], 2)
+    return Part(start, end, coefficient(scale, pieces[k, 2], 1), coefficient(scale, pieces[k, 3], 0), height)
+
+
+def objective_at(e: Elements, r: float, tau: float, part: Part, xx: float) -> float:
+    """Return ``η p(‖z‖) + ½‖z - x‖²_D`` at the point of the path with radius ``r`` and multiplier ``tau``."""
+    moved, kept = 0.0, xx
+    if tau > 0.0:
+        moved, kept = sum_moved(e, r, tau)
+    return part.height + rise(sqrt(kept), part.start, part.end, part.a, part.c) + 0.5 * moved
+
+
+def coefficient(scale: Scale, value: float, powers: int) -> float:
+    """Return ``step·weight·value`` in units of ``2^(ed + powers·ex)`` to two roundings, at most the cap.
+
+    Parts of it may leave the range.
+    """
+    e = -(scale.ed + powers * scale.ex)
+    p = scale.step * scale.weight
+    q = p * value
+    if not (e == 0 and PRODUCT_LOW < p < PRODUCT_HIGH and PRODUCT_LOW < fabs(q) < PRODUCT_HIGH):
+        f, i = math.frexp(scale.step)
+        g, j = math.frexp(scale.weight)
+        h, k = math.frexp(value)
+        q = math.ldexp(f * g * h, min(max(i + j + k + e, -2000), 900))  # beyond the cap, not of the range
+    return fmax(fmin(q, CAP), -CAP)
+
+
+def is_faint(r: float, tau: float, least: int) -> bool:
+    """Return whether at a root some ``d r`` may be lost, for ``d`` of no less than about ``2^least``."""
+    return r > 0.0 and tau > 0.0 and exponent(r) + least < FAINT
+
+
+def starts_apart(pieces: Any, ex: int) -> bool:
+    """Return whether a piece begins where squares leave the range, in units of ``2^ex``."""
+    found = False
+    for k in range(1, pieces.shape[0]):
+        found |= exponent(pieces[k, 0]) - ex < START_LOW
+    return found
+
+
+def underflows(step: float, weight: float, pieces: Any, reach: float) -> bool:
+    """Return whether a value, slope or curvature is too small to be exact, as it is given, or a start."""
+    eta, found = step * weight, False
+    for k in range(pieces.shape[0]):
+        found |= k > 0 and pieces[k, 0] < reach * 2.0**START_LOW
+        for j in range(1, 4):
+            found |= pieces[k, j] != 0.0 and fabs(eta * pieces[k, j]) < PRODUCT_LOW
+    return found and weight > 0.0
+
+
+def is_tame(start: Start, step: float, weight: float, pieces: Any) -> bool:
+    """Return whether sums at zero, the slope of the equation there and its numbers are in range."""
+    safe = is_safe(start.bb) and is_safe(start.bbd) and is_safe(start.xx)
+    steep = start.bbd < STEEPEST * start.bb * sqrt(start.bb)
+    return safe and steep and not underflows(step, weight, pieces, sqrt(start.xx))
+
+
+def is_safe(v: float) -> bool:
+    """Return whether a sum of squares has lost nothing to overflow or underflow."""
+    return SAFE_LOW < v < SAFE_HIGH
+
+
+@inlined
+def solve_one(
+    e: Elements, step: float, weight: float, pieces: Any, limits: Limits, room: Scratch
+) -> Solution:
+    """Solve one group: as it is, where nothing leaves the range, else in units of its own."""
+    found = Found(0.0, 0.0, 0.0, 0.0, BAD, 0, 0)
+    start = sum_start(e)
+    finite = start.bb < INF and start.bbd < INF and start.xx < INF
+    if not (0.0 < step < INF and (finite or (RESCALES and is_valid(e)))):
+        return Solution(found, e, False, 0, 0)
+    if not RESCALES:  # a constant: what follows is not compiled where it is false
+        return Solution(solve_group(e, start, Scale(step, weight, 0, 0), pieces, limits), e, False, 0, 0)
+    scaled = not is_tame(start, step, weight, pieces)
+    lost, apart, ex, ed, least, away, own = False, False, 0, 0, 0, 0, limits
+    for _ in range(ATTEMPTS):
+        if scaled:
+            found = Found(0.0, 0.0, 0.0, 0.0, APART, 0, 0)
+            ex, ed, least, apart = units(e)
+            if apart or starts_apart(pieces, ex):
+                break
+            e = in_units(e, ex, ed, room)
+            start = sum_start(e)
+            own = Limits(limits.rtol, math.ldexp(limits.atol, -ex), limits.most, limits.explain)
+        found = solve_group(e, start, Scale(step, weight, ex, ed), pieces, own)
+        lost = found.r > 0.0 and found.tau > 0.0 and found.tau * found.r < TOGETHER * sqrt(start.xx)
+        if scaled or not lost:
+            break
+        scaled = ATTEMPTS > 1
+    if ATTEMPTS == 1 and lost and not scaled:
+        away, _, least, apart = units(e)
+    if (scaled or lost) and (apart or is_faint(math.ldexp(found.r, -away), found.tau, least)):
+        found = Found(0.0, 0.0, 0.0, 0.0, APART, 0, 0)
+    return Solution(found, e, scaled, ex, ed)
+
+
+def downwards(v: float, e: int) -> float:
+    """Return a lower bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = math.ldexp(v, e)
+    return w if math.ldexp(w, -e) <= v else w - TINIEST
+
+
+def upwards(v: float, e: int) -> float:
+    """Return an upper bound of ``v 2^e`` for ``v >= 0``, its rounding below the normal numbers included."""
+    w = math.ldexp(v, e)
+    return w if math.ldexp(w, -e) >= v else w + TINIEST
+
+
+def explained(out: GroupResults, g: int, s: Found, status: int, ex: int) -> None:
+    """Write what explains the result of group ``g``."""
+    out.radius[g] = math.ldexp(s.r, ex)
+    out.lower[g], out.upper[g] = downwards(s.lower, ex), upwards(s.upper, ex)
+    out.status[g], out.iterations[g], out.evaluations[g] = status, s.iterations, s.evaluations
+
+
+# Set by the target, for the equation: its sums at a radius, how one group is solved, and how it is written.
+sums_at: Any = radial_sums
+solve_group: Any = solve_radial
+write: Any = write_group
+#: What these names mean, for each equation.
+EQUATION_NAMES: dict[str, dict[str, Any]] = {
+    "radial": {"sums_at": radial_sums, "solve_group": solve_radial, "write": write_group},
+    "clipped": {"sums_at": sum_clipped, "solve_group": solve_linf, "write": clip_group},
+}
