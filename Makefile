@@ -43,6 +43,7 @@ study: $(VENV)/.analysis  ## all studies on real data, into results/index.html (
 study-deep: $(VENV)/.deep  ## sparse networks on real images and texts, into the same page (FULL=1: the large profile)
 	$(BIN)/python -m analysis vision --profile $(PROFILE)
 	$(BIN)/python -m analysis language --profile $(PROFILE)
+	$(BIN)/python -m analysis ranks --profile $(PROFILE)
 
 test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -74,7 +75,7 @@ test-models: $(VENV)/.models  ## the tests on networks of the library transforme
 	$(BIN)/python -m pytest -m models tests/torch
 
 test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
-	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py
+	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py tests/analysis/test_ranks.py
 
 gpu-static: $(VENV)/.cuda  ## build every GPU kernel for two architectures and test what it takes; needs no GPU
 	$(BIN)/python -m pytest -n $(JOBS) tests/cuda/test_static.py tests/cuda/test_dispatch.py

@@ -89,6 +89,10 @@ HELP = {
     "language": """A sparse transformer for text: every method on the glosses of WordNet. Needs PyTorch.
 
     As vision, with attention heads and feed-forward neurons as groups.""",
+    "ranks": """What does a step send where groups are cut over processes? Needs PyTorch.
+
+    Bytes and collectives, counted; times over loopback; a prediction for many GPUs; and the prox of a Dask
+    array whose chunks cut groups.""",
 }
 
 
@@ -182,7 +186,7 @@ for _study, _text in HELP.items():
 _add_command(
     "all",
     list(STUDIES),
-    "Every study but vision and language, then the page: at most eight minutes on two cores.",
+    "Every study but vision, language and ranks, then the page: at most eight minutes on two cores.",
 )
 
 

@@ -23,10 +23,11 @@ STUDIES: dict[str, str] = {
     "convergence": "analysis.convergence",
     "speed": "analysis.speed",
 }
-#: Those that train networks: they need PyTorch, and `all` leaves them out.
+#: Those on networks: they need PyTorch, and `all` leaves them out.
 DEEP_STUDIES: dict[str, str] = {
     "vision": "analysis.vision",
     "language": "analysis.language",
+    "ranks": "analysis.ranks",
 }
 
 
