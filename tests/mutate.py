@@ -36,7 +36,7 @@ SUITES = [
     (["backends/array_tables.py"], "tables check"),
     (["backends/curved_search.py", "backends/array_curved.py", "backends/curved_certify.py"], "curved"),
     (["backends/decimal_rows.py"], "extremes"),
-    (["backends/numba_certify.py"], "certificate kernels extremes"),
+    (["backends/certify_kernels.py"], "certificate kernels extremes"),
     (["backends/array_certify.py"], "certificate extremes tables"),
     (["backends/table_certify.py", "certificate.py"], "certificate tables extremes mutants"),
     (["rootfinders"], "rootfinders exact"),

@@ -1,0 +1,793 @@
+"""Scalar source of compiled certificates: what is proved of a row, from two or three passes over it.
+
+Plain Python, compiled by :mod:`proxlab.backends.numba_certify`. With a bracket of the exact radius ``r*`` and
+``z(r)`` at one point ``r`` of it, ``‖z - z*‖ ≤ ‖z - z(r)‖ + ‖z(r) - z(r*)‖``, and the second term is at most
+``‖z'(r)‖`` times the distance to the far end of the bracket (docs: the mathematics, §5). The array form in
+:mod:`proxlab.backends.array_certify` is the specification; a row that leaves a question open is left to it.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proxlab import bounds
+from proxlab.bounds import bracket, newton, rounding, steepest
+from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
+
+__all__ = ["TILE", "Out", "certify_elements", "certify_rows", "collect"]
+
+#: Squares in this range have lost nothing to overflow or underflow, nor have products of what is in that.
+SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
+SOUND_LOW, SOUND_HIGH = 1e-40, 1e40
+#: Radii and slopes below this are left to the array form.
+FAINT = 1e-60
+MAX_EVALUATIONS = 12
+#: As numbers of one type, for the compiler.
+ROUNDING_FLAT, ROUNDING_CURVED = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
+INF = np.inf
+#: Elements that are summed before a sum goes on, up to 4096 elements; beyond, the root of their number.
+STRIP = 64
+#: Groups copied together.
+TILE = 32
+
+
+class Row(NamedTuple):
+    """Point, candidate and metric of a group, its step and step times weight, and bounds of its metric.
+
+    The bounds are read where the slope falls.
+    """
+
+    x: Any
+    z: Any
+    d: Any
+    step: float
+    eta: float
+    least: float
+    most: float
+
+
+class Out(NamedTuple):
+    """Where results go: the bounds, six rows, and of each group whether it is decided, and left open."""
+
+    bounds: Any
+    decided: Any
+    hard: Any
+
+
+class Table(NamedTuple):
+    """Pieces of a slope, where the last one begins (infinite for a single piece), and whether ``p`` jumps."""
+
+    pieces: Any
+    n_pieces: int
+    end: float
+    jumps: bool
+
+
+class Errors(NamedTuple):
+    """Rounding of sums over a row.
+
+    Attributes
+    ----------
+    width : int
+        Elements that are summed before a sum goes on.
+    height : float
+        Additions that a term goes through.
+    s, s1, z : float
+        Operations in a term of ``S``, of ``S₁`` and in ``z_i(r)``.
+    fuzz, up : float
+        Relative error of a sum of squares, and 1 more.
+    """
+
+    width: int
+    height: float
+    s: float
+    s1: float
+    z: float
+    fuzz: float
+    up: float
+
+
+class AtZero(NamedTuple):
+    """Sums of ``b²``, ``b² d``, ``x²``, ``d x²``, ``z²``, ``b z``, ``d z²``.
+
+    ``live`` says whether an element of the candidate is not zero, ``bad`` whether a metric is invalid.
+    """
+
+    bb: float
+    bbd: float
+    xx: float
+    xb: float
+    zz: float
+    bz: float
+    dzz: float
+    live: int
+    bad: int
+
+
+class AtRadius(NamedTuple):
+    """Sums at a radius.
+
+    Attributes
+    ----------
+    s, s1, b1 : float
+        ``S``, ``S₁``, ``B₁``.
+    off, turn, off_d, turn_d : float
+        The squares of ``z - z(r)`` and ``z'(r)``, without and with the metric.
+    own_d : float
+        ``d u²``.
+    residual, pulled : float
+        The squares of ``d (z - x) + pull z`` and of its first part.
+    aside : float
+        Those of ``unit z - u``.
+    """
+
+    s: float
+    s1: float
+    b1: float
+    off: float
+    turn: float
+    off_d: float
+    turn_d: float
+    own_d: float
+    residual: float
+    pulled: float
+    aside: float
+
+
+class AtPoint(NamedTuple):
+    """Sums where ``tau = 0``.
+
+    Attributes
+    ----------
+    off, off_d : float
+        The squares of ``z - x``, without and with the metric.
+    pulled : float
+        Those of ``d (z - x)``.
+    rise, scale : float
+        ``S₁``, ``B₁``.
+    """
+
+    off: float
+    off_d: float
+    pulled: float
+    rise: float
+    scale: float
+
+
+class Candidate(NamedTuple):
+    """The candidate among the pieces.
+
+    Attributes
+    ----------
+    size, value : float
+        ``‖z‖``, and the penalty times ``eta``.
+    alpha, shift : float
+        The slope there, ``alpha - shift r``.
+    pull, unit : float
+        The slope over the size, and one over it; 0 for a candidate of zero.
+    error : float
+        What the slope may be off by.
+    """
+
+    size: float
+    value: float
+    alpha: float
+    shift: float
+    pull: float
+    unit: float
+    error: float
+
+
+class Part(NamedTuple):
+    """The piece that the root lies on, if known: its ends, a first point, its slope ``alpha - shift r``."""
+
+    known: bool
+    start: float
+    stop: float
+    at: float
+    alpha: float
+    shift: float
+
+
+class Bracket(NamedTuple):
+    """A bracket of the root, how far away along the path it may be, in radii, and the steepest term."""
+
+    lower: float
+    upper: float
+    span: float
+    steepest: float
+
+
+class Proved(NamedTuple):
+    """What is proved of a row; stationarity and gap times the step."""
+
+    distance: float
+    metric_distance: float
+    residual: float
+    gap: float
+    lower: float
+    upper: float
+
+
+class Inner(NamedTuple):
+    """What is known of the root: whether it is enclosed well enough, or there is none, and what is proved."""
+
+    solved: bool
+    none: bool
+    proved: Proved
+
+
+def nothing_at_radius() -> AtRadius:
+    """Return sums of nothing."""
+    return AtRadius(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def zero_proved() -> Proved:
+    """Return what is proved where candidate and prox are zero."""
+    return Proved(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@any_order
+def strip_at_zero(x: Any, z: Any, d: Any) -> AtZero:
+    """Sum what is needed at zero over a few neighbouring elements."""
+    bb, bbd, xx, xb, zz, bz, dzz, live, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
+    for i in range(len(x)):
+        xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
+        b, dz = di * xi, di * zi
+        s = b * b
+        bb += s
+        bbd += s * di
+        xx += xi * xi
+        xb += xi * b
+        zz += zi * zi
+        bz += b * zi
+        dzz += zi * dz
+        live |= zi != 0.0
+        bad |= not (di > 0.0)
+    return AtZero(bb, bbd, xx, xb, zz, bz, dzz, live, bad)
+
+
+def sum_at_zero(row: Row, width: int) -> AtZero:
+    """Sum what is needed at zero."""
+    t = AtZero(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+    n = len(row.x)
+    for o in range(0, n, width):
+        p = min(o + width, n)
+        s = strip_at_zero(row.x[o:p], row.z[o:p], row.d[o:p])
+        t = AtZero(
+            t.bb + s.bb, t.bbd + s.bbd, t.xx + s.xx, t.xb + s.xb, t.zz + s.zz, t.bz + s.bz, t.dzz + s.dzz,
+            t.live | s.live, t.bad | s.bad,
+        )  # fmt: skip
+    return t
+
+
+@any_order
+def add(t: AtRadius, s: AtRadius) -> AtRadius:
+    """Add sums at a radius."""
+    return AtRadius(
+        t.s + s.s, t.s1 + s.s1, t.b1 + s.b1, t.off + s.off, t.turn + s.turn, t.off_d + s.off_d,
+        t.turn_d + s.turn_d, t.own_d + s.own_d, t.residual + s.residual, t.pulled + s.pulled,
+        t.aside + s.aside,
+    )  # fmt: skip
+
+
+def terms_at(
+    x: float, z: float, d: float, r: float, tau: float, shift: float, pull: float, unit: float
+) -> AtRadius:
+    """Return an element's terms at the radius ``r``."""
+    w = 1.0 / (d * r + tau)
+    u = d * x * w
+    s = u * u
+    t = s * w
+    off = z - r * u
+    off2 = off * off
+    turn = u * w
+    turn2 = turn * turn
+    first = d * (z - x)
+    second = first + pull * z
+    aside = unit * z - u
+    return AtRadius(
+        s, t * (d - shift), t * (d + fabs(shift)), off2, turn2, d * off2, d * turn2, d * s, second * second,
+        first * first, aside * aside,
+    )  # fmt: skip
+
+
+@any_order
+def strip_at(
+    x: Any, z: Any, d: Any, r: float, tau: float, shift: float, pull: float, unit: float
+) -> AtRadius:
+    """Sum the terms at a radius over a few neighbouring elements."""
+    s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(len(x)):
+        t = terms_at(np.float64(x[i]), np.float64(z[i]), np.float64(d[i]), r, tau, shift, pull, unit)
+        s0 += t.s
+        s1 += t.s1
+        s2 += t.b1
+        s3 += t.off
+        s4 += t.turn
+        s5 += t.off_d
+        s6 += t.turn_d
+        s7 += t.own_d
+        s8 += t.residual
+        s9 += t.pulled
+        s10 += t.aside
+    return AtRadius(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10)
+
+
+def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Candidate) -> AtRadius:
+    """Sum the terms at a radius, with the slope ``tau``, which falls by ``shift``."""
+    total = nothing_at_radius()
+    n = len(row.x)
+    for o in range(0, n, width):
+        p = min(o + width, n)
+        strip = strip_at(row.x[o:p], row.z[o:p], row.d[o:p], r, tau, shift, candidate.pull, candidate.unit)
+        total = add(total, strip)
+    return total
+
+
+@any_order
+def strip_at_point(x: Any, z: Any, d: Any, shift: float) -> AtPoint:
+    """Sum what is needed at the point itself over a few neighbouring elements."""
+    off2, off_d, pulled2, rise, scale = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(len(x)):
+        xi, di = np.float64(x[i]), np.float64(d[i])
+        off = np.float64(z[i]) - xi
+        pulled = di * off
+        off2 += off * off
+        off_d += pulled * off
+        pulled2 += pulled * pulled
+        t = xi * xi / di
+        rise += t * (di - shift)
+        scale += t * (di + shift)
+    return AtPoint(off2, off_d, pulled2, rise, scale)
+
+
+def sum_at_point(row: Row, width: int, shift: float) -> AtPoint:
+    """Sum what is needed at the point itself, where the slope falls by ``shift``."""
+    t = AtPoint(0.0, 0.0, 0.0, 0.0, 0.0)
+    n = len(row.x)
+    for o in range(0, n, width):
+        p = min(o + width, n)
+        s = strip_at_point(row.x[o:p], row.z[o:p], row.d[o:p], shift)
+        t = AtPoint(t.off + s.off, t.off_d + s.off_d, t.pulled + s.pulled, t.rise + s.rise, t.scale + s.scale)
+    return t
+
+
+@any_order
+def strip_moved(x: Any, d: Any, r: float, tau: float) -> Any:
+    """Sum ``d (x - z)²`` and ``z²`` over a few neighbouring elements."""
+    s0, s1 = 0.0, 0.0
+    for i in range(len(x)):
+        xi, di = np.float64(x[i]), np.float64(d[i])
+        y = fmin(di * r, 1e300)  # of an element that is zero, or next to nothing
+        w = xi / (y + tau)
+        moved = w * tau
+        kept = w * y
+        s0 += di * (moved * moved)
+        s1 += kept * kept
+    return s0, s1
+
+
+def sum_moved(row: Row, width: int, r: float, tau: float) -> Any:
+    """Sum ``d (x - z)²/2`` and ``z²`` at the point ``z`` of radius ``r`` on the path."""
+    moved, kept = 0.0, 0.0
+    n = len(row.x)
+    for o in range(0, n, width):
+        p = min(o + width, n)
+        t0, t1 = strip_moved(row.x[o:p], row.d[o:p], r, tau)
+        moved += 0.5 * t0
+        kept += t1
+    return moved, kept
+
+
+def piece_at(pieces: Any, r: float) -> int:
+    """Return the number of the piece of the slope that holds at ``r``."""
+    k = 0
+    for j in range(1, pieces.shape[0]):
+        if r >= pieces[j, 0]:
+            k = j
+    return k
+
+
+def value_at(pieces: Any, r: float) -> float:
+    """Return ``p(r)``."""
+    k = piece_at(pieces, r)
+    return pieces[k, 1] + (r - pieces[k, 0]) * (pieces[k, 2] - 0.5 * pieces[k, 3] * (r + pieces[k, 0]))
+
+
+def errors_of(n: int, pieces: Any) -> Errors:
+    """Return what rounding does to sums over ``n`` elements."""
+    width = STRIP if n <= STRIP * STRIP else int(sqrt(float(n)))
+    height = width + n // width + 4.0
+    curved = False
+    for j in range(pieces.shape[0]):
+        curved = curved or pieces[j, 3] > 0.0
+    k = ROUNDING_CURVED if curved else ROUNDING_FLAT
+    fuzz = rounding(height + 16.0)
+    return Errors(width, height, k[0], k[1], k[2], fuzz, 1.0 + fuzz)
+
+
+def is_sound(v: float) -> bool:
+    """Say whether nothing is lost of a number or its square."""
+    return SAFE_LOW < v < SAFE_HIGH
+
+
+def is_safe(row: Row, at: AtZero, table: Table) -> bool:
+    """Say whether nothing of a row leaves the range in which rounding is small."""
+    pieces, eta = table.pieces, row.eta
+    safe = is_sound(at.bb) and is_sound(at.bbd) and is_sound(at.xx)
+    safe = safe and is_sound(at.xb) and SOUND_LOW < row.step < SOUND_HIGH
+    # Whether the candidate is zero is read off itself: its squares may vanish.
+    safe = safe and (not at.live or (is_sound(at.zz) and is_sound(at.dzz)))
+    for j in range(table.n_pieces):
+        safe = safe and (pieces[j, 2] == 0.0 or SOUND_LOW < eta * pieces[j, 2] < SOUND_HIGH)
+        safe = safe and (pieces[j, 3] == 0.0 or SOUND_LOW < fabs(eta * pieces[j, 3]) < SOUND_HIGH)
+        safe = safe and (j == 0 or table.jumps or SOUND_LOW < pieces[j, 0] < SOUND_HIGH)
+        safe = safe and eta * pieces[j, 1] < SAFE_HIGH
+    return safe
+
+
+def candidate_of(row: Row, size: float, table: Table, errors: Errors) -> Candidate:
+    """Find the candidate among the pieces."""
+    pieces = table.pieces
+    value = row.eta * value_at(pieces, size) if size > 0.0 else 0.0
+    here = piece_at(pieces, size)
+    alpha, shift = row.eta * pieces[here, 2], row.eta * pieces[here, 3]
+    pull = (alpha - shift * size) / size if size > 0.0 else 0.0
+    unit = 1.0 / size if size > 0.0 else 0.0
+    error = rounding(3.0 * errors.height + 60.0) * (alpha + fabs(shift) * size)
+    return Candidate(size, value, alpha, shift, pull, unit, error)
+
+
+def residual_of(sums: AtRadius, candidate: Candidate, errors: Errors) -> float:
+    """Bound the residual of the candidate, from sums at any radius."""
+    return (sqrt(sums.residual) + rounding(8.0) * sqrt(sums.pulled) + candidate.error) * errors.up
+
+
+def part_of_root(
+    row: Row, at: AtZero, candidate: Candidate, nonzero: bool, table: Table, errors: Errors
+) -> Part:
+    """Return the piece that the root lies on, of two sloped ones at most."""
+    pieces, eta = table.pieces, row.eta
+    norm, reach = sqrt(at.bb), sqrt(at.xx)
+    alpha, shift = eta * pieces[0, 2], eta * pieces[0, 3]
+    start, stop = 0.0, pieces[1, 0] if table.n_pieces > 1 else INF
+    first = (norm - alpha) * at.bb / fmax(at.bbd - shift * at.bb, 1e-300) if nonzero else fmin(reach, stop)
+    if table.n_pieces < 3 or not nonzero or reach <= stop:
+        return Part(True, start, stop, first, alpha, shift)
+    next_alpha, next_shift = eta * pieces[1, 2], eta * pieces[1, 3]
+    sums = sum_at(row, errors.width, stop, next_alpha - next_shift * stop, next_shift, candidate)
+    noise = rounding(errors.height + errors.s) * sums.s
+    if sums.s > 1.0:
+        first = newton(stop, sums.s, sums.s1) if sums.s1 > 0.0 else pieces[2, 0]
+        start, stop, alpha, shift = stop, pieces[2, 0], next_alpha, next_shift
+    return Part(fabs(sums.s - 1.0) > noise, start, stop, first, alpha, shift)
+
+
+def enclose_root(
+    row: Row, reach: float, candidate: Candidate, part: Part, zero: bool, contested: bool, table: Table,
+    errors: Errors,
+) -> Inner:  # fmt: skip
+    """Enclose the root on a piece, or zero, and prove what follows for the candidate.
+
+    For a prox that is zero, this is but the residual of the candidate.
+    """
+    alpha, shift, start = part.alpha, part.shift, part.start
+    size, bent = candidate.size, shift > 0.0
+    limit = fmin(reach, part.stop)
+    lower, upper = start * (1.0 - 1e-15), limit * (1.0 + 1e-14 + errors.fuzz)
+    residual = 0.0
+    r = size
+    if contested or not (r > start and r > 0.5 * part.at and r < limit):
+        r = fmin(part.at, limit) if part.at > start else limit
+    if bent and alpha - shift * r <= 0.0:
+        r = 0.5 * (start + limit)
+    for e in range(MAX_EVALUATIONS):
+        tau = alpha - shift * r
+        if not (tau > FAINT and r > FAINT):
+            break
+        sums = sum_at(row, errors.width, r, tau, shift, candidate)
+        if e == 0:
+            residual = residual_of(sums, candidate, errors)
+        if zero:
+            return Inner(True, False, Proved(INF, INF, residual, INF, lower, upper))
+        if not (is_sound(sums.s) and sums.b1 > SAFE_LOW):
+            break
+        m = 1.0 / r
+        if bent:
+            m = fmax(steepest(row.least, r, tau, shift), steepest(row.most, r, tau, shift))
+        noise = rounding(errors.height + errors.s) * sums.s
+        slack = rounding(errors.height + errors.s1) * sums.b1
+        low, high = bracket(
+            r, sums.s - 1.0 - noise, sums.s - 1.0 + noise, sums.s1, slack, m, sums.b1 + slack, shift, upper
+        )
+        lower, upper = fmax(lower, low), fmin(upper, high)
+        if not lower <= upper:
+            return Inner(False, lower > upper, Proved(INF, INF, residual, INF, lower, upper))
+        blur = 5e-15 * r if bent else 0.0
+        ahead, behind = fmax(upper - r, 0.0) + blur, fmax(r - lower, 0.0) + blur
+        if bent:
+            give = m * fmax(ahead, behind)
+            span = fmax(ahead, behind) / (1.0 - give) if give < 0.5 else INF
+        else:
+            span = fmax(ahead, behind * r / lower) if lower > 0.0 else INF
+        if span < INF:
+            # Good enough against what is known, or as good as the rounding of the sums allows.
+            limited = sums.s1 > 0.0 and fmax(ahead, behind) <= 4.0 * (noise + slack * r) / sums.s1
+            if alpha * sqrt(sums.turn) * span <= 0.125 * sqrt(sums.off) or limited:
+                around = Bracket(lower, upper, span, m)
+                proved = prove(row.eta, r, sums, around, residual, candidate, part, table, errors)
+                return Inner(True, False, proved)
+        best = newton(r, sums.s, sums.s1) if sums.s1 > 0.0 else lower
+        if not lower < best < upper:
+            best = 0.5 * (lower + upper)
+        if best == r:
+            break
+        r = best
+    return Inner(False, False, Proved(INF, INF, residual, INF, lower, upper))
+
+
+def prove(
+    eta: float, r: float, sums: AtRadius, around: Bracket, residual: float, candidate: Candidate, part: Part,
+    table: Table, errors: Errors,
+) -> Proved:  # fmt: skip
+    """Prove what follows from a bracket of the root and the sums at a point of it."""
+    alpha, shift, size = part.alpha, part.shift, candidate.size
+    lower, upper, span, up, fuzz = around.lower, around.upper, around.span, errors.up, errors.fuzz
+    near = rounding(errors.z + 2.0)
+    distance = (sqrt(sums.off) + alpha * sqrt(sums.turn) * span + near * (r * sqrt(sums.s))) * up
+    metric_distance = sqrt(sums.off_d) + alpha * sqrt(sums.turn_d) * span
+    metric_distance = (metric_distance + near * r * sqrt(sums.own_d)) * up + 1e-120
+    # What turns away from z*, and how far the concave p stays below its tangent there.
+    radial = fmax(fmax(size * (1.0 - fuzz) - upper, lower - size * (1.0 + fuzz)), 0.0)
+    across = fmax(distance * distance * (1.0 + 1e-15) - radial * radial, 0.0)
+    turn = sqrt(sums.aside) + rounding(errors.z + 4.0 + errors.height) * (sqrt(sums.s) + 1.0)
+    turn = (turn + sqrt(around.steepest * sums.b1) * span) * up
+    if size > 0.0:
+        across = fmin(across, size * upper * (turn * turn) * (up * up * up))
+    room = fmin(radial, fmax(part.stop - upper if size > upper else lower - part.start, 0.0))
+    sag = 0.5 * fmax(shift, 0.0) * room * room * (1.0 - 1e-14)
+    if size > upper and table.n_pieces > 1:
+        top = eta * table.pieces[table.n_pieces - 1, 1]
+        slope = fmax(alpha - shift * upper, 0.0)
+        below = eta * value_at(table.pieces, upper) + slope * (size - upper) - candidate.value
+        sag = fmax(sag, below - rounding(errors.height + 64.0) * (top + alpha * size))
+    tau_low = fmax(alpha - fmax(shift, 0.0) * lower, 0.0) + 1e-14 * alpha
+    gap = 0.5 * tau_low / lower * across - 0.5 * fmin(shift, 0.0) * distance * distance
+    gap = (gap + 0.5 * metric_distance * metric_distance) * (1.0 + rounding(24.0))
+    gap = fmax(gap - sag, 0.0) * (1.0 + 1e-15) + 1e-200
+    return Proved(distance, metric_distance, residual, gap, lower, upper)
+
+
+def rival(row: Row, inner: Inner, part: Part, table: Table, errors: Errors) -> int:
+    """Say which costs less, the root (-1) or the point itself (1); 0 where rounding hides it."""
+    lower, upper = inner.proved.lower, inner.proved.upper
+    top = row.eta * table.pieces[table.n_pieces - 1, 1]
+    # Q at the root against Q(x): p(‖z‖) - p(∞) + ‖z - x‖²_D/2η.
+    moved, kept = sum_moved(row, errors.width, upper, fmax(part.alpha - part.shift * upper, 0.0))
+    close, doubt = rounding(errors.height + 120.0), rounding(64.0) * top
+    loss = top - row.eta * value_at(table.pieces, lower)
+    gain = top - row.eta * value_at(table.pieces, fmin(sqrt(kept) * (1.0 + close), table.end))
+    if moved * (1.0 - close) > loss + doubt:
+        return 1
+    return -1 if moved * (1.0 + close) < gain - doubt else 0
+
+
+def prove_at_zero(
+    row: Row, at: AtZero, candidate: Candidate, residual: float, table: Table, errors: Errors
+) -> Proved:
+    """Prove what follows from a prox that is zero."""
+    size, eta, pieces = candidate.size, row.eta, table.pieces
+    alpha, shift, top = eta * pieces[0, 2], eta * pieces[0, 3], eta * pieces[table.n_pieces - 1, 1]
+    parts = top + alpha * size + fabs(shift) * at.zz + sqrt(at.bb) * size + at.dzz
+    gap = fmax(candidate.value - at.bz + 0.5 * at.dzz, 0.0) + rounding(errors.height + 64.0) * parts
+    return Proved(size * errors.up, sqrt(at.dzz) * errors.up, residual, gap, 0.0, 0.0)
+
+
+def prove_at_point(
+    row: Row, reach: float, sums: AtPoint, candidate: Candidate, alpha: float, table: Table, errors: Errors
+) -> Proved:
+    """Prove what follows from a prox that is the point itself; ``alpha`` is a slope of the table."""
+    size, up, fuzz = candidate.size, errors.up, errors.fuzz
+    top, residual = row.eta * table.pieces[table.n_pieces - 1, 1], 0.0
+    if size > 0.0 and size < table.end:
+        # The slope at the candidate is that of another piece.
+        residual = residual_of(sum_at(row, errors.width, size, alpha, 0.0, candidate), candidate, errors)
+    elif size > 0.0:
+        residual = sqrt(sums.pulled) * up
+    distance, metric_distance = sqrt(sums.off) * up, sqrt(sums.off_d) * up
+    gain = fmax((top - candidate.value) - rounding(64.0) * top, 0.0)
+    gap = fmax(0.5 * metric_distance * metric_distance * up - gain, 0.0)
+    return Proved(distance, metric_distance, residual, gap, reach * (1.0 - fuzz), reach * (1.0 + fuzz))
+
+
+def certify_row(row: Row, at: AtZero, table: Table, errors: Errors) -> Any:
+    """Return whether a row is decided, and what is proved of it then."""
+    pieces, count, eta = table.pieces, table.n_pieces, row.eta
+    left_open = False, zero_proved()
+    if at.xx == 0.0 and not at.live and not row.x.any():
+        # Both zero: nothing to solve, and common where inputs or units are dead.
+        return True, zero_proved()
+    if not is_safe(row, at, table):
+        return left_open
+    fuzz, height = errors.fuzz, errors.height
+    norm, reach, size = sqrt(at.bb), sqrt(at.xx), sqrt(at.zz)
+    alpha, shift = eta * pieces[0, 2], eta * pieces[0, 3]
+    # The zero test, and where the candidate and x lie among the pieces.
+    zero = table.jumps or at.bb * (1.0 + fuzz) < alpha * alpha * (1.0 - fuzz)
+    nonzero = at.bb * (1.0 - fuzz) > alpha * alpha * (1.0 + fuzz)
+    clear = zero or nonzero
+    for j in range(1, count):
+        clear = clear and (size == 0.0 or fabs(size - pieces[j, 0]) > 4.0 * fuzz * pieces[j, 0])
+    if not clear or fabs(reach - table.end) <= 4.0 * fuzz * reach:
+        return left_open
+    candidate = candidate_of(row, size, table, errors)
+    # Where the penalty is flat at x, x itself is a candidate for z*.
+    outer, contested = reach > table.end, False
+    apart = AtPoint(0.0, 0.0, 0.0, 0.0, 0.0)
+    if outer:
+        last_alpha, last_shift = eta * pieces[count - 2, 2], eta * pieces[count - 2, 3]
+        top = eta * pieces[count - 1, 1]
+        apart = sum_at_point(row, errors.width, last_shift)
+        if zero:
+            if fabs(0.5 * at.xb - top) <= rounding(height + 40.0) * (0.5 * at.xb + top):
+                return left_open
+            outer = 0.5 * at.xb > top
+        else:
+            # Below 1 and increasing where it ends, the concave g has not reached 1 before.
+            joined = last_shift > 0.0 and fabs(last_alpha - last_shift * table.end) <= 1e-12 * last_alpha
+            rises = apart.scale < SAFE_HIGH and apart.rise > rounding(height + 60.0) * apart.scale
+            # Nor later where it falls from zero on.
+            bend = at.bbd + shift * at.bb
+            falls = at.bbd - shift * at.bb + rounding(height + 40.0) * bend <= 0.0
+            contested = not (joined and rises) and not falls
+    if zero and not outer and size == 0.0:
+        return True, zero_proved()
+    proved = zero_proved()
+    if not outer or contested:
+        part = part_of_root(row, at, candidate, nonzero, table, errors)
+        if not part.known:
+            return left_open
+        inner = enclose_root(row, reach, candidate, part, zero, contested, table, errors)
+        none = inner.none
+        if contested and inner.solved:
+            winner = rival(row, inner, part, table, errors)
+            if winner == 0:
+                return left_open
+            none = winner > 0
+        if contested:
+            outer = none
+        if not outer and not inner.solved:
+            return left_open
+        proved, alpha = inner.proved, part.alpha
+    if outer:
+        lost = not (is_sound(apart.off) and apart.off_d > SAFE_LOW and apart.pulled > SAFE_LOW)
+        if apart.off > 0.0 and lost:
+            return left_open
+        proved = prove_at_point(row, reach, apart, candidate, alpha, table, errors)
+    elif zero:
+        proved = prove_at_zero(row, at, candidate, proved.residual, table, errors)
+    residual, gap = proved.residual, proved.gap
+    if size == 0.0:
+        residual = 0.0 if table.jumps else fmax(norm * (1.0 + fuzz) - eta * pieces[0, 2] * (1.0 - fuzz), 0.0)
+    if count == 1:
+        gap = fmin(gap, residual * proved.distance * errors.up)
+    return True, Proved(proved.distance, proved.metric_distance, residual, gap, proved.lower, proved.upper)
+
+
+def certify_rows(
+    x: Any, z: Any, d: Any, least: Any, most: Any, steps: Any, weights: Any, pieces: Any, begin: int,
+    finish: int, out: Out,
+) -> int:  # fmt: skip
+    """Certify rows ``begin … finish - 1``; returns the first row with an invalid metric, or -1.
+
+    ``least`` and ``most`` bound the metric of each row; they are read for a positive shift only.
+    """
+    count = pieces.shape[0]
+    end = pieces[count - 1, 0] if count > 1 else INF
+    table, errors = Table(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
+    for g in range(begin, finish):
+        step = steps[g if len(steps) > 1 else 0]
+        eta = step * weights[g if len(weights) > 1 else 0]
+        k = g if len(least) > 1 else 0
+        row = Row(x[g], z[g], d[g], step, eta, least[k], most[k])
+        at = sum_at_zero(row, errors.width)
+        if at.bad:
+            return g
+        known, proved = certify_row(row, at, table, errors)
+        out.hard[g] = not known
+        if known:
+            out.bounds[0, g], out.bounds[1, g] = proved.distance, proved.metric_distance
+            out.bounds[2, g] = proved.residual / step * errors.up
+            out.bounds[3, g] = proved.gap / step * errors.up
+            out.bounds[4, g], out.bounds[5, g] = proved.lower, proved.upper
+            out.decided[g] = True
+    return -1
+
+
+def certify_elements(
+    x: Any, z: Any, d: Any, steps: Any, lam: float, nonnegative: bool, begin: int, finish: int, out: Out
+) -> int:  # fmt: skip
+    """Certify elements ``begin … finish - 1`` for the ℓ1 norm; as :func:`certify_rows`."""
+    unit = rounding(8.0)
+    for i in range(begin, finish):
+        xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
+        step = steps[i if len(steps) > 1 else 0]
+        if not di > 0.0:
+            return i
+        out.hard[i] = True
+        cut = step * lam / di
+        size = fabs(xi)
+        safe = is_sound(di) and is_sound(step) and is_sound(cut) and is_sound(lam)
+        if not (safe and (xi == 0.0 or is_sound(size)) and (zi == 0.0 or is_sound(fabs(zi)))):
+            continue
+        if nonnegative and zi < 0.0:
+            continue
+        blocked = nonnegative and xi < 0.0
+        left = size - cut
+        noise = unit * (cut + fabs(left))
+        if blocked:
+            if zi != 0.0:
+                continue
+            left = -cut
+        elif fabs(left) <= noise:
+            continue
+        if left < 0.0:
+            left, noise = 0.0, 0.0
+        z_signed = zi if xi > 0.0 else -zi
+        if left > 0.0 and z_signed < 0.0:
+            continue
+        distance = (fabs((fabs(zi) if left == 0.0 else z_signed) - left) + noise) * (1.0 + unit)
+        pulled = di * (zi - xi) / step
+        if zi == 0.0:
+            excess = -pulled if nonnegative else fabs(pulled)
+            stationarity = fmax(excess - lam + unit * (fabs(pulled) + lam), 0.0)
+            if left == 0.0:
+                stationarity = 0.0
+        else:
+            residual = pulled + (lam if zi > 0.0 else -lam)
+            stationarity = fabs(residual) + unit * (fabs(pulled) + lam)
+        gap = 0.5 * di * (distance * distance) / step
+        if left == 0.0 and zi != 0.0:
+            linear = di * xi * zi / step
+            gap = fmax(lam * fabs(zi) - linear + gap, 0.0) + unit * (lam * fabs(zi) + fabs(linear) + gap)
+        out.bounds[0, i], out.bounds[1, i] = distance, sqrt(di) * distance * (1.0 + unit)
+        out.bounds[2, i], out.bounds[3, i] = stationarity * (1.0 + unit), gap * (1.0 + unit)
+        out.bounds[4, i], out.bounds[5, i] = fmax(left - noise, 0.0), (left + noise) * (1.0 + unit)
+        out.decided[i], out.hard[i] = True, False
+    return -1
+
+
+def collect(source: Any, out: Any, shape: Any, begin: int, finish: int) -> None:
+    """Copy the tiles ``begin … finish - 1`` of ``TILE`` neighbouring groups to the first rows of ``out``.
+
+    Square tiles use every cache line that they fetch, whatever the stride. ``shape`` is (outer kept, outer
+    reduced, inner kept, inner reduced).
+    """
+    rows, inner, run = shape[1], shape[2], shape[3]
+    stride, n = inner * run, rows * run
+    tiles = (inner + TILE - 1) // TILE
+    target = 0
+    for tile in range(begin, finish):
+        outer, first = tile // tiles, (tile % tiles) * TILE
+        width = min(TILE, inner - first)
+        base = outer * rows * stride + first * run
+        for top in range(0, rows, TILE):
+            height = min(TILE, rows - top)
+            for k in range(width):
+                row = out[target + k * n + top * run : target + k * n + (top + height) * run]
+                place = base + top * stride + k * run
+                if run == 1:
+                    column = source[place : place + (height - 1) * stride + 1]
+                    for i in range(height):
+                        row[i] = column[i * stride]
+                else:
+                    for i in range(height):
+                        segment = source[place + i * stride : place + i * stride + run]
+                        for t in range(run):
+                            row[i * run + t] = segment[t]
+        target += width * n
