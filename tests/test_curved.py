@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+import array_api_compat
 import mpmath
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mpmath import mpf
 
 import proxlab as pl
 from proxlab.backends import curved_search
+from proxlab.backends.array_certify import prepare
 from proxlab.scalar import exp, sqrt
 from proxlab.study import exact
 from tests.table import BACKENDS, DTYPES, GROUPS
@@ -535,3 +537,31 @@ def test_slopes_of_a_unit_strength_have_to_be_numbers_too():
         ValueError, match=r"^eps: the slopes lam/eps and 1/eps .* lam = 1e-10 and eps = 1e-309"
     ):
         pl.GroupLog(1e-10, 1e-309)
+
+
+@pytest.mark.parametrize("h", [pl.GroupLog(1.0, 0.2), pl.GroupLog(2.0, 2.0), pl.GroupLq(1.0, 0.5)], ids=repr)
+def test_what_is_said_of_an_interval_holds_at_its_minima(h):
+    """Between two points of the path: no minimiser in what is closed, none below the bound, none outside."""
+    rng = np.random.default_rng(4)
+    rows, n = 2000, 2
+    x, d = rng.normal(size=(rows, n)), rng.lognormal(sigma=2, size=(rows, n))
+    x *= np.exp(rng.normal(size=(rows, 1)))
+    one = np.ones(rows)
+    xp = array_api_compat.array_namespace(x)
+    p = prepare(xp, 0 * x, x, d, one, 0.5 * one, 0.0, False)
+    s = curved_search.Search(xp, p, h)
+    low = np.exp(rng.uniform(-4, 2, rows))
+    high = low * np.exp(rng.uniform(0.5, 4, rows))
+    verdict = s.judge(s.visit(high), s.visit(low), np.inf * one, 0 * one, 0 * one, s.price)
+    grid = np.geomspace(high, low, 1001)[:, :, None]
+    z = p.d * p.size / (p.d + grid)
+    radius = np.linalg.norm(z, axis=2)
+    f = 0.5 * (p.d * (p.size - z) ** 2).sum(axis=2) + np.array([s.value(r) for r in radius])
+    minima = (f[1:-1] < f[:-2]) & (f[1:-1] < f[2:])
+    assert 30 < minima.any(axis=0).sum() < rows
+    k, row = np.nonzero(minima)
+    assert (verdict.open | verdict.kept)[row].all()
+    assert (verdict.floor[row] <= f[1:-1][k, row] * (1 + 1e-9)).all()
+    # The grid is as fine as this.
+    assert (verdict.low[row] <= radius[k + 2, row]).all()
+    assert (verdict.high[row] >= radius[k, row]).all()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proxlab as pl
+from proxlab.backends.decimal_rows import solve_group
 from proxlab.penalties.base import Piece, RadialPenalty
 from tests import exact, oracle, tables
 
@@ -527,6 +528,24 @@ def test_groups_that_spread_over_the_whole_range(name, seed):
                 check_bounds(case, h, certify, candidate, truth)
 
 
+@given(seed=seeds)
+def test_negative_elements_of_groups_that_spread_over_the_whole_range(seed):
+    """Where negative results are not admitted, the prox is that of the group without negative elements."""
+    case = far_apart(np.random.default_rng(seed), "GroupLasso")
+    if case is None or not (np.array(case.x) > 0).any():
+        return
+    x, d = np.array(case.x), np.array(case.d)
+    case = replace(case, x=np.maximum(x, 0.0))
+    with case.digits():
+        found = truth_of(case)
+    if found is None:
+        return
+    h = pl.GroupLasso(**case.parameters, nonnegative=True, weights=[case.weight])
+    for backend in ("numba", "array_api"):
+        z = pl.prox(h, x[None], case.step, metric=d[None], backend=backend)[0]
+        check_far_apart(case, z, found[1], found[2], backend)
+
+
 @dataclass(frozen=True, eq=False)
 class Own(RadialPenalty):
     """A penalty of one's own: any table of pieces."""
@@ -574,6 +593,14 @@ def test_own_tables_of_groups_that_spread_over_the_whole_range(table, seed):
                 assert arb(high) >= radius.lower(), (about, c)
                 assert arb(c.total.distance) >= off.lower(), (about, c)
                 assert arb(c.total.gap) >= (group.objective(candidate) - truth.objective).lower(), (about, c)
+
+
+def test_a_kink_of_a_group_that_spreads_is_enclosed():
+    """The slope rises from 0.5 to 3 at 2, where the minimiser stays: the table may be rounded."""
+    h = Own(rows=((0.0, 0.0, 0.5, 0.0), (2.0, 1.0, 3.0, 0.0)))
+    found = solve_group(h, [4.0, -3.0], [1.0, 1e-300], 1.0, 1.0)
+    assert abs(math.hypot(*found.z) - 2) < 1e-14
+    assert 2 * (1 - 1e-14) < found.lower < 2 < found.upper < 2 * (1 + 1e-14)
 
 
 @pytest.mark.parametrize("backend", ["numba", "array_api"])
@@ -625,6 +652,15 @@ def test_the_metric_of_an_element_that_is_zero_does_not_matter(backend):
             np.testing.assert_array_equal(
                 pl.prox(h, scale * x, metric=d, backend=backend), pl.prox(h, scale * x, backend=backend)
             )
+    # The metric of the other element is at the end of the range, and this one's next to nothing beside it.
+    x, d = np.array([[3.0, 0.0]]), np.array([[1e300, 1e-300]])
+    for scale in (1.0, 1e-200, 1e7):
+        for h in (pl.GroupLasso(1e300), pl.GroupMCP(1e300, 2.0), pl.GroupLinf(1e300)):
+            s = pl.solve(h, scale * x, scale, metric=d, backend=backend)
+            z = pl.prox(h, scale * x[:, :1], scale, metric=d[:, :1], backend=backend)
+            np.testing.assert_array_equal(s.z, [[z[0, 0], 0.0]])
+            assert 0 < z[0, 0] < 3 * scale
+            assert s.status[0] == pl.Status.CONVERGED
     flat = pl.prox(
         pl.GroupMCP(3e-37, 6e-43), np.array([[3e155, 0.0]]), 1e268, metric=np.array([[1e76, 1e-312]])
     )

@@ -37,6 +37,8 @@ STRIP = 4096
 NARROW_MOST = 1e30
 #: Metrics beyond this mean what it does, where the element is zero.
 METRIC_CAP = 2.0**900
+#: Smaller metrics than this too: that of an element that is not zero is greater, or its group is left alone.
+METRIC_FLOOR = 2.0**-1000
 #: Exponents of the metric, in units of the group, between which every element counts as it should.
 APART_LOW, APART_HIGH = -900, 800
 #: An exponent that no number has.
@@ -294,8 +296,8 @@ def units(e: Elements) -> Any:
 
 
 def scaled_metric(d: float, ed: int) -> float:
-    """Return an element of the metric in units of ``2^ed``, at most the cap."""
-    return fmin(math.ldexp(d, -ed), METRIC_CAP)
+    """Return an element of the metric in units of ``2^ed``, between the floor and the cap."""
+    return fmax(fmin(math.ldexp(d, -ed), METRIC_CAP), METRIC_FLOOR)
 
 
 # ----------------------------------------------------------------------------------------------------
