@@ -71,7 +71,7 @@ mutants: $(VENV)/.test  ## a random sample of mutants of the mathematics (MINUTE
 test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a driver of CUDA 12)
 	$(BIN)/python -m pytest -m gpu tests/cuda
 
-test-models: $(VENV)/.models  ## the tests on networks of the library transformers, which are tiny and random
+test-models: $(VENV)/.models  ## the tests on networks of transformers and timm, which are tiny and random
 	$(BIN)/python -m pytest -m models tests/torch
 
 test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
@@ -132,7 +132,8 @@ $(VENV)/.oldest: pyproject.toml .ci/oldest.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.models: $(VENV)/.torch
-	@$(PIP) -e '.[models]' || { echo "The library transformers is not on offer here." >&2; exit 1; }
+	@$(PIP) -e '.[export]' || { echo "The library transformers is not on offer here." >&2; exit 1; }
+	@$(PIP) -e '.[models]' || echo 'Not on offer here: timm or an ONNX runtime; their tests are skipped.'
 	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.test

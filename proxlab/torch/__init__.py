@@ -5,6 +5,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("proxlab.torch needs PyTorch: pip install 'proxlab[torch]'") from error
 
+from proxlab.torch.checkpoint import load_network, save_network
 from proxlab.torch.compaction import compact
 from proxlab.torch.follow import ProxWrapper
 from proxlab.torch.monitor import Monitor
@@ -22,6 +23,7 @@ from proxlab.torch.optimizers import (
     ProxSGD,
 )
 from proxlab.torch.path import Strengths, strengths
+from proxlab.torch.pretrained import SavedModel, save_pretrained
 from proxlab.torch.report import CompactReport
 from proxlab.torch.sparsity import NetworkSparsity, group_sparsity
 from proxlab.torch.structures import Attention
@@ -42,9 +44,13 @@ __all__ = [
     "ProxRMSprop",
     "ProxSGD",
     "ProxWrapper",
+    "SavedModel",
     "Strengths",
     "compact",
     "group_sparsity",
+    "load_network",
     "param_groups",
+    "save_network",
+    "save_pretrained",
     "strengths",
 ]

@@ -22,16 +22,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from proxlab.torch.heads import HeadAttention, scale_counts
 from proxlab.torch.report import Kept, Removed
-from proxlab.torch.structures import is_conv1d
+from proxlab.torch.structures import FFN_WIDTHS, is_conv1d
 from proxlab.torch.tracing import Read, Trace
 
-__all__ = ["Channels", "Cut", "Head", "cut", "is_same", "zeros"]
+__all__ = ["Channels", "Cut", "Head", "cut", "held_tensors", "is_same", "zeros"]
 
 #: A constant may differ by this many roundings from place to place, after pooling for example.
 _ROUNDINGS = 32
 
 
-def _held(model: nn.Module) -> dict[str, Tensor]:
+def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Tensors of a network by their first names: parameters, buffers, plain attributes."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -106,7 +106,7 @@ class Channels:
         """
         families = trace.families
         new = cls(trace, families.roots(), {})
-        held = _held(model)
+        held = held_tensors(model)
         for (name, axis), (start, size) in families.base.items():
             for k, root in enumerate(new.roots[start : start + size].tolist()):
                 new.slices.setdefault(root, []).append((name, axis, k))
@@ -128,7 +128,7 @@ class Channels:
     def idle(self, model: nn.Module) -> dict[str, list[Tensor]]:
         """Modules with parameters that no run used, and these."""
         found: dict[str, list[Tensor]] = {}
-        for name, p in _held(model).items():
+        for name, p in held_tensors(model).items():
             if isinstance(p, nn.Parameter) and name not in self.trace.touched:
                 found.setdefault(name.rpartition(".")[0], []).append(p)
         return found
@@ -182,7 +182,7 @@ class Channels:
         allowed : callable
             Whether a channel may be removed.
         """
-        held = _held(model)
+        held = held_tensors(model)
         reads = list(self.trace.reads.values())
         closed = torch.ones(len(self.roots), dtype=torch.bool)
         for root in self.readers:
@@ -195,7 +195,7 @@ class Channels:
                 fold = ~lost[self.of_read(read)] & ~_zero_columns(read, held[read.name])
                 if bool(fold.any()):
                     _fold(model, read, held[read.name], fold, self.biases)
-            held = _held(model)
+            held = held_tensors(model)
             dead = torch.zeros_like(closed)
             while True:
                 alive = closed.clone()
@@ -281,7 +281,7 @@ class Channels:
 
     def settled_unread(self, model: nn.Module) -> dict[int, bool]:
         """Whether each channel is read by no weight other than zero."""
-        held = _held(model)
+        held = held_tensors(model)
         out: dict[int, bool] = dict.fromkeys(self.readers, True)
         for read in self.trace.reads.values():
             for root, zero in zip(
@@ -339,6 +339,9 @@ class Channels:
                 return "a layer keeps at least one channel, and all parts of a recurrent layer as many"
             return "a layer keeps at least one channel"
         if any(root in head.roots for head in self.heads):
+            alive = self._alive_elsewhere(root)
+            if alive is not None:
+                return f"it is one head with what {alive!r} reads, which is not zero"
             return "it is in an attention head, of which only the whole is removed"
         if root in self.trace.families.mixed_roots():
             return self.trace.families.mixed_roots()[root]
@@ -370,13 +373,21 @@ class Channels:
 
     def look(self, model: nn.Module) -> None:
         """Remember what the weights of a network say, for :meth:`explain`."""
-        held = _held(model)
+        held = held_tensors(model)
         self.zeros = {id(r): _zero_columns(r, held[r.name]) for r in self.trace.reads.values()}
         self.takes = {id(r): self._takes(r, model, held[r.name]) for r in self.trace.reads.values()}
         self.zero_made = {(n, a): _zero_slices(held[n], a) for n, a in self.trace.makes if n in held}
 
     def _dead_in(self, root: int) -> list[bool]:
         return [bool(self.zeros[id(r)][j]) for r, j in self.readers[root]]
+
+    def _alive_elsewhere(self, root: int) -> str | None:
+        """The layer that reads a head, where another that reads it as well has only zeros for it."""
+        dead: dict[str, bool] = {}
+        for r, j in self.readers[root]:
+            if any(root in head.roots and r.layer == head.reader for head in self.heads):
+                dead[r.layer] = dead.get(r.layer, True) and bool(self.zeros[id(r)][j])
+        return next((name for name, zero in dead.items() if not zero), None) if any(dead.values()) else None
 
     def removed(self, model: nn.Module, gone: set[int]) -> list[Removed]:
         """List the layers that have fewer outputs, and the attention with fewer heads."""
@@ -407,7 +418,7 @@ class Channels:
 
 def _zero_weights(model: nn.Module) -> Iterator[tuple[str, str, int, str, list[int]]]:
     """Zero slices of the weights: layer, parameter, axis, "outputs" or "inputs", and which."""
-    first = {id(t): name for name, t in _held(model).items()}
+    first = {id(t): name for name, t in held_tensors(model).items()}
     for path, m in model.named_modules():
         for name, p in m._parameters.items():
             if p is not None:
@@ -520,7 +531,7 @@ def cut(model: nn.Module, channels: Channels, gone: set[int]) -> Cut:
     gone : set of int
         Which to remove.
     """
-    held = _held(model)
+    held = held_tensors(model)
     lost = torch.zeros(len(channels.roots), dtype=torch.bool)
     lost[list(gone)] = True
     left: dict[tuple[str, int], Tensor] = {}
@@ -541,9 +552,9 @@ def cut(model: nn.Module, channels: Channels, gone: set[int]) -> Cut:
         new[id(old)] = t.index_select(axis, keep)
     for key, t in new.items():
         new[key] = t.contiguous()
-    changed: list[tuple[nn.Module, dict[str, torch.Size]]] = []
+    changed: list[tuple[str, nn.Module, dict[str, torch.Size]]] = []
     done: dict[int, Tensor] = {}
-    for m in model.modules():
+    for path, m in model.named_modules():
         shapes: dict[str, torch.Size] = {}
         stores: list[dict[str, Any]] = [m._parameters, m._buffers, m.__dict__]
         for store in stores:
@@ -559,9 +570,10 @@ def cut(model: nn.Module, channels: Channels, gone: set[int]) -> Cut:
                         )
                     store[name] = done[id(old_t)]
         if shapes:
-            changed.append((m, shapes))
-    for m, shapes in changed:
+            changed.append((path, m, shapes))
+    for path, m, shapes in changed:
         _refit(m, shapes)
+        _recount(model.get_submodule(path.rpartition(".")[0]), m, shapes)
     for path, label in channels.trace.norms.items():
         m = model.get_submodule(path)
         if isinstance(m, _NormBase):
@@ -618,6 +630,16 @@ def _refit(m: nn.Module, shapes: dict[str, torch.Size]) -> None:
         counts.nx, counts.nf = weight.shape
 
 
+def _recount(holder: nn.Module, m: nn.Module, shapes: dict[str, torch.Size]) -> None:
+    """Make the number of hidden units that a block keeps, of which a layer was cut, fit it again."""
+    old, new = shapes.get("weight", torch.Size()), tuple(getattr(m, "weight", torch.empty(0)).shape)
+    for name in FFN_WIDTHS:
+        count = getattr(holder, name, None)
+        sizes = {n for before, n in zip(old, new, strict=False) if before != n and before == count}
+        if isinstance(count, int) and len(sizes) == 1:
+            setattr(holder, name, sizes.pop())
+
+
 # ----------------------------------------------------------------------------------------------------
 # The proof.
 
@@ -648,7 +670,7 @@ def is_same(
     families = channels.trace.families
     lost = torch.zeros(len(channels.roots), dtype=torch.bool)
     lost[list(gone)] = True
-    shapes = {name: t.shape for name, t in _held(big).items()}
+    shapes = {name: t.shape for name, t in held_tensors(big).items()}
 
     def record(trace: Trace, left: dict[tuple[str, int], Tensor]) -> Callable[[Tensor, str | None], Tensor]:
         """Names in the large network; what is removed is negative."""

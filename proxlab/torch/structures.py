@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 __all__ = [
+    "FFN_WIDTHS",
     "HEAD_COUNTS",
     "Attention",
     "Unknown",
@@ -38,6 +39,11 @@ _SHARED = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_kv_head", "kv
 _SIZES = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_kv", "key_value_proj_dim")
 #: Attributes in which attention modules keep the number of heads.
 HEAD_COUNTS = (*_HEADS, *_SHARED)
+#: Attributes of feed-forward blocks and of configurations that are the number of hidden units.
+FFN_WIDTHS = (
+    "intermediate_size", "ffn_dim", "d_ff", "n_inner", "hidden_dim", "mlp_dim", "encoder_ffn_dim",
+    "decoder_ffn_dim",
+)  # fmt: skip
 #: Projections that hold queries, keys and values together; how, the name does not say.
 _FUSED = ("qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "to_qkv", "in_proj_qkv")
 _FFN = (
@@ -50,6 +56,7 @@ _FFN = (
     ("w1", "w2"),
     ("wi", "wo"),
     ("c_fc", "c_proj"),
+    ("dense_h_to_4h", "dense_4h_to_h"),
 )
 
 # Modules that compute element by element.

@@ -1,6 +1,8 @@
-"""Compacting tiny random networks of the library transformers: heads and neurons go, and nothing is lost."""
+"""Compacting tiny random networks of transformers and timm: what is zero goes, and nothing is lost."""
 
 import copy
+import importlib
+import re
 
 import pytest
 
@@ -10,8 +12,17 @@ transformers = pytest.importorskip("transformers", reason="make test-models brin
 from torch import nn  # noqa: E402
 
 from proxlab.torch import compact  # noqa: E402
+from proxlab.torch.calls import Call  # noqa: E402
+from tests.torch.architectures import EVERY, TRANSFORMERS, halves  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.models, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    # Times are not looked at here.
+    monkeypatch.setattr(importlib.import_module("proxlab.torch.compaction"), "_RUNS", 1)
+
 
 TOKENS = {"input_ids": torch.arange(14).reshape(2, 7)}
 IMAGES = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).sin().reshape(2, 3, 8, 8)}
@@ -92,3 +103,45 @@ def test_heads_and_neurons(kind):
     assert set(neurons) == {5}
     assert not report.notes
     assert not report.kept
+
+
+# What stays of the groups that are zero, and why; of all others nothing does.
+STAYS = {
+    "t5": r"one head with what 'encoder.*' reads|one head with what 'decoder.*' reads",
+    "resnet": r"it is coupled with '.*', which is not zero",
+    "mobilenet": r"it is coupled with '.*', which is not zero|a constant that differs by place",
+}
+
+
+def same_everywhere(case, rtol=1e-6):
+    """Compare outputs in both modes, on inputs that compact has not seen, in float64."""
+    for training in (False, True):
+        wide, narrow = (copy.deepcopy(m).double().train(training) for m in (case.model, case.small))
+        call = Call(case.inputs).to(torch.float64).random(7)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            expected = call.once(wide)
+            torch.manual_seed(0)
+            torch.testing.assert_close(call.once(narrow), expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_half_of_all_groups(name):
+    # The first of the small networks with depthwise convolutions is dead without half of its groups.
+    case = halves(name, seed=1 if name == "mobilenet" else 0)
+    zeros = [sum(int((p == 0).sum()) for p in m.parameters()) for m in (case.model, case.small)]
+    gone, report = zeros[0] - zeros[1], case.report
+    assert report.parameters[0] - report.parameters[1] >= gone
+    assert not report.notes
+    assert not report.dead
+    # What no group holds, as the word of padding in an output layer, is none of these.
+    kept = [k for k in report.kept if k.reason != "it is an output of the model"]
+    if name not in STAYS:
+        assert gone == case.zeroed
+        assert not kept
+    else:
+        assert 0.4 * case.zeroed < gone < case.zeroed
+        assert all(re.search(STAYS[name], k.reason) for k in kept), kept
+    if name in TRANSFORMERS or name == "timm_vit":
+        assert {r.what for r in report.removed} == {"heads", "outputs"}
+    same_everywhere(case)

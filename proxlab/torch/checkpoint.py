@@ -1,0 +1,213 @@
+"""Save a compacted network of any kind, and load it into one that was made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proxlab.torch.calls import copied
+from proxlab.torch.channels import held_tensors
+from proxlab.torch.heads import HeadAttention, stand_in
+from proxlab.torch.shards import is_distributed
+from proxlab.torch.widths import contents
+from proxlab.torch.wrappers import check_model
+
+__all__ = ["load_network", "save_network"]
+
+#: Entry of a file's metadata, and the version of what is in it.
+_ENTRY, _VERSION = "proxlab", 1
+
+
+def save_network(model: nn.Module, file: str | os.PathLike[str]) -> Path:
+    """Save a network that :func:`compact` made smaller, of any kind, with its widths.
+
+    The file is one of safetensors: all tensors, and as metadata what every module holds of numbers. No code
+    is in it; :func:`load_network` needs the code that made the network before it was compacted.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    file : path-like
+        Where to; it is replaced at once, or not at all.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ImportError
+        If safetensors is not installed.
+    TypeError, ValueError
+        If the model is of another kind or has tensors that cannot be written; the message names them.
+    """
+    save_file = _safetensors().save_file
+    model, file = check_model(model), Path(file)
+    tensors = held_tensors(model)
+    for name, t in tensors.items():
+        if is_distributed(t):
+            raise ValueError(f"model: {name!r} is distributed over processes; gather the network first")
+        if t.is_meta or t.layout != torch.strided or t.is_quantized:
+            raise ValueError(
+                f"model: {name!r} must be a dense tensor with values, but is on {t.device} as {t.layout}"
+                f"{', quantized' if t.is_quantized else ''}"
+            )
+    modules = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        held = contents(module)
+        modules[path] = {
+            "kind": type(module).__name__, "numbers": held.numbers, "tensors": list(held.shapes),
+        }  # fmt: skip
+    first = {id(t): name for name, t in tensors.items()}
+    shared = {name: first[id(t)] for name, t in _every_name(model) if first[id(t)] != name}
+    said = json.dumps({"version": _VERSION, "modules": modules, "shared": shared})
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        plain = torch.contiguous_format
+        written = {name: t.detach().cpu().clone(memory_format=plain) for name, t in tensors.items()}
+        save_file(written, temporary, metadata={"format": "pt", _ENTRY: said})
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def load_network(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
+    """Return the network that :func:`save_network` saved, made of one with the widths before.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network as it was before it was compacted, of the same code and arguments; its values do not matter.
+        It is not changed.
+    file : path-like
+        What was saved.
+
+    Returns
+    -------
+    torch.nn.Module
+        The saved network, on the device and in the mode of ``model``.
+
+    Raises
+    ------
+    ImportError
+        If safetensors is not installed.
+    ValueError
+        If the file is not of :func:`save_network`, or of another network; the message names the module.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch
+    >>> from proxlab.torch import compact, load_network, save_network
+    >>> def make():
+    ...     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> model = make()
+    >>> with torch.no_grad():
+    ...     model[2].weight[:, :6] = 0
+    >>> small, report = compact(model, torch.randn(3, 4))
+    >>> file = save_network(small, pathlib.Path(tempfile.mkdtemp()) / "small.safetensors")
+    >>> load_network(make(), file)[0]
+    Linear(in_features=4, out_features=2, bias=True)
+    """
+    safe_open = _safetensors_open()
+    model, file = check_model(model), Path(file)
+    with safe_open(file, framework="pt") as opened:
+        said = json.loads((opened.metadata() or {}).get(_ENTRY, "{}"))
+        if said.get("version") != _VERSION:
+            has = f"version {said['version']!r}" if "version" in said else "no record of widths"
+            raise ValueError(
+                f"file: must be one that proxlab.torch.save_network wrote, version {_VERSION}, but "
+                f"{str(file)!r} has {has}"
+            )
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    model = copied(model)
+    for path, entry in said["modules"].items():
+        if entry["kind"] == HeadAttention.__name__ and isinstance(
+            _module(model, path), nn.MultiheadAttention
+        ):
+            stand_in(model, path)
+    own, there = dict(model.named_modules(remove_duplicate=False)), said["modules"]
+    for path in (*own, *there):
+        if path not in own or path not in there:
+            where = "the file" if path in own else "the model"
+            raise ValueError(f"model: must be the network of the file, but {path!r} is not in {where}")
+    for path, module in own.items():
+        entry = there[path]
+        if type(module).__name__ != entry["kind"]:
+            raise ValueError(
+                f"model: must be the network of the file, in which {path!r} is a {entry['kind']}, not a "
+                f"{type(module).__name__}"
+            )
+        _fill(path, module, entry, said["shared"], tensors)
+    return model
+
+
+def _fill(
+    path: str, module: nn.Module, entry: dict[str, Any], shared: dict[str, str], tensors: dict[str, Any]
+) -> None:
+    """Give a module the numbers and tensors of the file. Tensors that modules share are put in once."""
+    for name in set(contents(module).shapes) - set(entry["tensors"]):
+        raise ValueError(f"model: {_join(path, name)!r} must be in the file, too")
+    for name, value in entry["numbers"].items():
+        old = getattr(module, name, None)
+        setattr(module, name, tuple(value) if isinstance(old, tuple) else value)
+    for name in entry["tensors"]:
+        full = _join(path, name)
+        first = shared.get(full, full)
+        old = getattr(module, name, None)
+        new = tensors[first]
+        like = old if isinstance(old, Tensor) else next(module.parameters(recurse=False), new)
+        if isinstance(old, nn.Parameter) or (old is None and name in module._parameters):
+            if not isinstance(new, nn.Parameter):
+                new = nn.Parameter(new.to(like.device), like.requires_grad and new.is_floating_point())
+        elif not isinstance(old, Tensor):
+            raise ValueError(f"model: must have a tensor {full!r}, as the file has")
+        else:
+            new = new.to(like.device)
+        tensors[first] = new
+        if name in vars(module):
+            vars(module)[name] = new
+        else:
+            setattr(module, name, new)
+
+
+def _every_name(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """All names of all tensors, those of shared ones too."""
+    found = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        found += [(_join(path, name), getattr(module, name)) for name in contents(module).shapes]
+    return found
+
+
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise ImportError("save_network needs safetensors: pip install 'proxlab[export]'") from error
+    return safetensors.torch
+
+
+def _safetensors_open() -> Any:
+    _safetensors()
+    from safetensors import safe_open
+
+    return safe_open
