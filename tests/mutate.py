@@ -41,7 +41,7 @@ SUITES = [
     (["backends/table_certify.py", "certificate.py"], "certificate tables extremes mutants"),
     (["rootfinders"], "rootfinders exact"),
     (["inexactness.py"], "inexactness"),
-    (["penalties"], "penalties prox extremes optim/sparsity"),
+    (["penalties"], "penalties tables inexactness prox extremes optim/sparsity"),
     (["derivative.py", "backends/array_derivative.py"], "derivative"),
     (["optim/rules.py", "optim/updates.py"], "optim/rules optim/fused_cpu optim/optimizers"),
 ]

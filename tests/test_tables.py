@@ -107,6 +107,19 @@ def test_pieces_are_numbers(rows, message):
         Raw(rows=rows)
 
 
+@given(table=tables.tables(pieces=(2, 5)), at=st.integers(1, 4), sign=st.sampled_from([-1, 1]))
+def test_values_are_continuous_up_to_rounding(table, at, sign):
+    at = min(at, len(table) - 1)
+    start, value, a, c = table[at]
+    for share, admitted in ((2.0**-44, True), (1e-6, False)):
+        rows = (*table[:at], (start, value * (1 + sign * share), a, c), *table[at + 1 :])
+        if admitted or not value:
+            assert Raw(rows=rows).rows == rows
+        elif value > 1e-3:
+            with pytest.raises(ValueError, match="pieces: p must be continuous"):
+                Raw(rows=rows)
+
+
 def test_pieces_are_checked_whatever_a_class_does():
     @dataclass(frozen=True, eq=False)
     class Silent(Own):
