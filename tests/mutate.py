@@ -34,10 +34,16 @@ SUITES = [
     (["backends/column_kernels.py"], "kernels prox ties exact"),
     (["backends/array_api.py"], "exact ties rootfinders prox extremes"),
     (["backends/array_tables.py"], "tables check"),
-    (["backends/curved_search.py", "backends/array_curved.py", "backends/curved_certify.py"], "curved"),
+    (
+        [f"backends/{k}.py" for k in ("curved_search", "curved_path", "array_curved", "curved_certify")],
+        "curved",
+    ),
     (["backends/decimal_rows.py"], "extremes"),
     (["backends/certify_kernels.py"], "certificate kernels extremes"),
-    (["backends/array_certify.py"], "certificate extremes tables"),
+    (
+        [f"backends/{k}.py" for k in ("array_certify", "clipped_certify", "enclosed_root", "scaled_rows")],
+        "certificate extremes tables",
+    ),
     (["backends/table_certify.py", "certificate.py"], "certificate tables extremes mutants"),
     (["rootfinders"], "rootfinders exact"),
     (["inexactness.py"], "inexactness"),

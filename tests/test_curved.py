@@ -13,7 +13,7 @@ from mpmath import mpf
 
 import proxlab as pl
 from proxlab.backends import curved_search
-from proxlab.backends.array_certify import prepare
+from proxlab.backends.scaled_rows import prepare
 from proxlab.scalar import exp, sqrt
 from proxlab.study import exact
 from tests.table import BACKENDS, DTYPES, GROUPS

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from proxlab.backends.array_api import RowSolution, row_max, scale
-from proxlab.backends.array_certify import prepare, row_sum
 from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
+from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
 from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status

@@ -16,17 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.backends.array_api import RowSolution, row_max, scale, zero_margin
-from proxlab.backends.array_certify import (
-    Data,
-    Slopes,
-    prepare,
-    row_sum,
-    scaled_pieces,
-    sum_height,
-    tau_at,
-)
+from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import over_arrays
+from proxlab.backends.enclosed_root import Slopes, tau_at
+from proxlab.backends.scaled_rows import Data, prepare, row_sum, sum_height
 from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.choose import RIVAL_RTOL
 from proxlab.double_double import MARGIN_UNIT

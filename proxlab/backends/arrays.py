@@ -19,6 +19,7 @@ from proxlab.backends import (
     array_curved,
     array_derivative,
     array_tables,
+    clipped_certify,
     curved_certify,
     table_certify,
 )
@@ -116,7 +117,7 @@ FORMS: Mapping[type[GroupEquation], ArrayForm] = {
         _solve_radial, _certify_radial, array_derivative.pull_radial, array_derivative.radial_rates
     ),
     Clipped: ArrayForm(
-        _solve_clipped, array_certify.linf_bounds, array_derivative.pull_clipped,
+        _solve_clipped, clipped_certify.linf_bounds, array_derivative.pull_clipped,
         array_derivative.clipped_rates,
     ),
     Curved: ArrayForm(

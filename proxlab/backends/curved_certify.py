@@ -9,17 +9,11 @@ import math
 from typing import Any
 
 from proxlab.backends.array_api import row_max
-from proxlab.backends.array_certify import (
-    SPREAD,
-    corner,
-    extra_gap,
-    in_units_of_data,
-    no_elements,
-    norm_above,
-    prepare,
-)
-from proxlab.backends.curved_search import GIVEN, MAX_EVALUATIONS, Search
+from proxlab.backends.array_certify import extra_gap
+from proxlab.backends.curved_path import GIVEN
+from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
 from proxlab.backends.records import Bounds
+from proxlab.backends.scaled_rows import SPREAD, corner, in_units_of_data, no_elements, norm_above, prepare
 from proxlab.bounds import rounding
 from proxlab.types import Array
 

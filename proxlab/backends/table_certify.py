@@ -14,16 +14,16 @@ from typing import Any
 
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
-from proxlab.backends.array_certify import (
-    FLOOR,
-    MAX_EVALUATIONS,
+from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
+from proxlab.backends.array_tables import heights
+from proxlab.backends.build import over_arrays
+from proxlab.backends.enclosed_root import FLOOR, MAX_EVALUATIONS, Equation, Slopes, tau_at
+from proxlab.backends.records import Bounds
+from proxlab.backends.scaled_rows import (
     Data,
-    Equation,
-    Slopes,
     constant_where,
     convex_bounds,
     corner,
-    extra_gap,
     finite_or_inf,
     in_units_of_data,
     metric_norm,
@@ -31,15 +31,8 @@ from proxlab.backends.array_certify import (
     norm_above,
     prepare,
     row_sum,
-    scaled_pieces,
-    share,
-    stationarity_above,
     sum_height,
-    tau_at,
 )
-from proxlab.backends.array_tables import heights
-from proxlab.backends.build import over_arrays
-from proxlab.backends.records import Bounds
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.tables import Table, doubt, kinks

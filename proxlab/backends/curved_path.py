@@ -1,0 +1,259 @@
+"""The path of a group under a curved slope, over any array namespace (docs: the mathematics, §9).
+
+Along ``z(μ) = D x/(d + μ)`` the radius is ``r = ‖z‖``. One pass over a group at a ``μ`` gives a point of the
+graph of ``T = μ r``, its tangent there and ``q``, the least ``‖z - x‖²_D/2`` at that radius; ``τ = η p'`` is
+evaluated without a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from proxlab.backends.array_tables import Rows, zero_test
+from proxlab.backends.enclosed_root import Slopes
+from proxlab.backends.scaled_rows import Data, constant_where, norm_above, row_sum, sum_height
+from proxlab.bounds import rounding
+from proxlab.powers import exponent, factors, times_power
+from proxlab.types import Array
+
+__all__ = ["GIVEN", "LOST", "SMALLEST", "Ends", "Path", "Price"]
+
+#: Roundings that a slope, a curvature and a value are good for.
+GIVEN = 64
+#: What a slope or a value may lose to underflow, in scaled units; beyond LARGEST nothing is said.
+LOST, LARGEST = 2.0**-350, 2.0**300
+#: Radii below this share of ``max|x|`` are not resolved.
+SMALLEST = 2.0**-900
+
+
+class Ends(NamedTuple):
+    """One end of intervals: arrays of one shape.
+
+    ``r, t, kappa, q`` belong to a point of the path: its radius, ``T`` and ``-T'`` there, and ``q``. ``at``
+    is where the interval ends, which may be inside; ``tau, turn, value`` are ``τ``, ``τ'`` and ``η p``
+    there, and ``sign`` is that of ``F'``, 0 where rounding hides it.
+    """
+
+    r: Array
+    t: Array
+    kappa: Array
+    q: Array
+    at: Array
+    tau: Array
+    turn: Array
+    value: Array
+    sign: Array
+
+
+class Price(NamedTuple):
+    """What makes ``τ``, ``τ'`` and ``η p`` of a penalty's functions: factors, each in one part or two.
+
+    ``length`` makes a radius one of the data; slopes, curvatures and values are multiplied by the others.
+    """
+
+    length: tuple[Array, ...]
+    slope: tuple[Array, ...]
+    turn: tuple[Array, ...]
+    value: tuple[Array, ...]
+
+
+class Path:
+    """Rows in scaled units, what passes over them tell of ``T`` and ``q``, and ``η p`` without."""
+
+    def __init__(self, xp: Any, p: Data, penalty: Any) -> None:
+        self.xp, self.p, self.penalty = xp, p, penalty
+        self.rows = Rows(xp, p)
+        strength, unit = penalty._split()
+        self.strength, self.curve = strength, unit.curve(xp)
+        self.falls, self.bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex
+        # A slope of which nothing but its sense is known takes many more intervals.
+        self.patience = 4 if self.falls and not self.bends else 1
+        self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
+        self.height = sum_height(p.x.shape[1])
+        # Relative errors: of what a pass returns, and of slopes, curvatures and values.
+        self.eps, self.own = rounding(2 * self.height + 80), rounding(GIVEN)
+        # r 2^ex, and step·weight·2^-(…) for slopes, curvatures and values: one factor or two, in the range.
+        first, second, third, whole = factors(xp, p.step, p.weight, strength)
+        price = first * second * third
+        parts = (self._halves(price, whole - p.ed - k * p.ex) for k in (1.0, 0.0, 2.0))
+        self.price = Price(self._halves(self.one, p.ex), *parts)
+
+    def _halves(self, mantissa: Array, e: Array) -> tuple[Array, ...]:
+        xp = self.xp
+        half = xp.floor(0.5 * xp.clip(e, -2000.0, 2000.0))
+        rest = xp.clip(e, -2000.0, 2000.0) - half
+        if bool(xp.all(xp.abs(e) < 900.0)):
+            return (times_power(xp, mantissa, half + rest),)
+        return times_power(xp, mantissa, half), times_power(xp, self.one, rest)
+
+    def _scaled(self, function: Any, r: Array, price: Price, factors: tuple[Array, ...]) -> Array:
+        for a in price.length:
+            r = r * a
+        v = function(r)
+        for a in factors:
+            v = v * a
+        return self.xp.where(self.xp.isnan(v), self.xp.zeros_like(v), v)
+
+    def slope(self, r: Array, price: Price | None = None) -> Array:
+        """Return ``τ``; by default of all rows."""
+        price = price or self.price
+        return self._scaled(self.curve.slope, r, price, price.slope)
+
+    def turn(self, r: Array, price: Price | None = None) -> Array:
+        """Return ``τ'``, ``r > 0``."""
+        price = price or self.price
+        return self._scaled(self.curve.curvature, r, price, price.turn)
+
+    def value(self, r: Array, price: Price | None = None) -> Array:
+        """Return ``η p``."""
+        xp, price = self.xp, price or self.price
+        v = self._scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
+        return xp.where(r > 0, v, xp.zeros_like(v))
+
+    def origin(self) -> Ends:
+        """The end at zero."""
+        xp, d, size = self.xp, self.rows.d, self.p.size
+        b = self.rows.b
+        bb = row_sum(xp, b * b)
+        safe = xp.where(bb > 0, bb, self.one)
+        q = 0.5 * row_sum(xp, b * size)
+        first = self.slope(self.zero)
+        raw = self.strength * float(self.curve.slope(xp.zeros_like(self.zero[:1]))[0])
+        known = xp.isfinite(first)
+        slopes = Slopes(self.zero, self.zero, xp.where(known, first, self.one), self.zero)
+        margin = zero_test(self.rows, slopes, raw) if math.isfinite(raw) else self.one
+        margin = xp.where(known, margin, self.one)
+        norm = xp.sqrt(bb)
+        # The slope at zero is what the penalty returns, for the solver; within rounding of that for a proof.
+        error = self.noise_of(first, self.zero, self.zero, norm, self.zero)
+        sure = xp.abs(margin) * norm > error
+        sign = xp.where(known & ~sure, self.zero, xp.where(margin >= 0, self.one, -self.one))
+        self.rests, self.excess = margin >= 0, xp.where(margin < 0, -margin * norm, self.zero)
+        turn = xp.where(known, self.turn(self.zero), -math.inf * self.one)
+        return Ends(
+            self.zero, norm, row_sum(xp, b * b * d) / safe, q, self.zero, first, turn, self.zero, sign
+        )
+
+    def whole(self) -> Ends:
+        """The end at the point itself."""
+        xp, d, size = self.xp, self.rows.d, self.p.size
+        square = row_sum(xp, size * size)
+        r = xp.sqrt(square)
+        kappa = square / row_sum(xp, size * size / d)
+        return Ends(r, self.zero, kappa, self.zero, r, *self._at(r), self.one)
+
+    def polish(self, low: Array, high: Array) -> Array:
+        """Return the root of ``F'`` between two radii ``> 0`` without bounds of rounding: a step of
+        Newton's.
+        """
+        xp = self.xp
+        end = self.visit(self.slope(low) / low)
+        bend = end.turn + end.kappa
+        r = end.r + (end.t - end.tau) / xp.where(bend > 0, bend, self.one)
+        r = xp.where((bend > 0) & xp.isfinite(r), r, 0.5 * (low + high))
+        return xp.minimum(xp.maximum(r, low), high)
+
+    def cost(self, r: Array) -> Array:
+        """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at the point of the path that a radius ``r > 0`` and its ``τ``
+        name.
+        """
+        xp, d, size, tau = self.xp, self.rows.d, self.p.size, self.slope(r)
+        grown = d * r[:, None]
+        whole = grown + tau[:, None]
+        norm = xp.sqrt(row_sum(xp, (size * (grown / whole)) ** 2))
+        return self.value(norm) + 0.5 * row_sum(xp, d * (size * (tau[:, None] / whole)) ** 2)
+
+    def share(self, r: Array) -> Array:
+        """Return ``z_i/x_i`` at a radius, 0 at 0."""
+        xp = self.xp
+        grown = self.p.d * xp.where(r > 0, r, self.one)[:, None]
+        tau = self.slope(xp.where(r > 0, r, self.one))
+        return xp.where((r > 0)[:, None], grown / (grown + tau[:, None]), xp.zeros_like(grown))
+
+    def cost_between(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Bound ``F`` between two radii from below, and what some point there costs from above."""
+        xp, p, k = self.xp, self.p, rounding(self.height + GIVEN + 120)
+        one = self.one
+        low, high = (xp.where(r > 0, r, one * SMALLEST) for r in (low, high))
+        moved = []
+        for r in (high, low):  # the longer, the less it moved
+            tau = self.slope(r)[:, None]
+            ratio = tau / (p.d * r[:, None] + tau)
+            moved.append(0.5 * row_sum(xp, p.d * (p.size * ratio) ** 2))
+        least = self.value(low) * (1.0 - self.own) - LOST + moved[0] * (1.0 - k)
+        most = self.value(high) * (1.0 + self.own) + LOST + moved[1] * (1.0 + k)
+        return xp.where(xp.isfinite(least), least, -math.inf * one), xp.where(
+            xp.isnan(most), math.inf * one, most
+        )
+
+    def tame(self, r: Array) -> Array:
+        """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
+        xp, p = self.xp, self.p
+        tau, value = self.slope(xp.where(r > 0, r, self.one)), self.value(r)
+        good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(p.ex) < 900.0)
+        for parts in self.price[1:]:
+            size = self.one
+            for part in parts:
+                size = size * part
+            good = good & (size < LARGEST**2)
+        return good
+
+    def residual(self) -> Array:
+        """Return upper bounds of the elements of the least subgradient of ``ηQ`` at the candidate."""
+        xp, p = self.xp, self.p
+        size = xp.abs(p.z)
+        norm = norm_above(xp, size)
+        positive = norm > 0
+        r = xp.where(positive, norm, self.one)
+        low = r * (1.0 - rounding(2 * self.height + 24))
+        tau = self.slope(r)
+        doubt = xp.abs(self.slope(low) - tau) + 2.0 * self.own * tau + LOST
+        pull = p.d * (p.z - p.x)
+        lost = constant_where(xp, pull != 0, 2.0**-800) + p.d * p.z_error
+        signed = pull + tau[:, None] * (p.z / r[:, None])
+        error = rounding(12) * (xp.abs(pull) + tau[:, None] * (size / r[:, None]))
+        error = error + (doubt / low + tau / low * rounding(3 * self.height + 56))[:, None] * size
+        push = xp.where(pull < 0, -pull, xp.zeros_like(pull)) if self.penalty.nonnegative else xp.abs(pull)
+        away = xp.where(p.z == 0, push * (1.0 + rounding(6)), xp.abs(signed) + error) + lost
+        # At zero: what ‖b‖ exceeds the slope by, along b.
+        b = p.size_high * p.d * (1.0 + rounding(4))
+        length = norm_above(xp, b)
+        first = self.slope(self.zero)
+        excess = xp.maximum(length - first * (1.0 - self.own) + LOST, self.zero)
+        part = excess / xp.where(length > 0, length, self.one) * (1.0 + rounding(3 * self.height + 40))
+        return xp.where(positive[:, None], away, b * part[:, None])
+
+    def _at(self, r: Array) -> tuple[Array, Array, Array]:
+        safe = self.xp.where(r > 0, r, self.xp.ones_like(r))
+        return self.slope(safe), self.turn(safe), self.value(safe)
+
+    def visit(self, mu: Array) -> Ends:
+        """Pass over the groups at a ``μ > 0``."""
+        xp, d, size = self.xp, self.rows.d, self.p.size
+        y = d + mu[:, None]
+        # About μ z for a great μ, so that no square is lost; in powers of two, so that nothing is rounded.
+        unit = times_power(xp, self.one, xp.maximum(exponent(xp, mu), self.zero))
+        v = self.rows.b * (unit[:, None] / y)
+        w = v * v / y
+        long = xp.sqrt(row_sum(xp, v * v))
+        r, t = long / unit, long * (mu / unit)
+        total = row_sum(xp, w)
+        kappa = row_sum(xp, w * d) / xp.where(total > 0, total, self.one)
+        q = 0.5 * row_sum(xp, d * (size * (mu[:, None] / y)) ** 2)
+        tau, turn, value = self._at(r)
+        end = Ends(r, t, kappa, q, r, tau, turn, value, self.zero)
+        error = self.noise(end)
+        sign = xp.where(tau - t > error, self.one, xp.where(t - tau > error, -self.one, self.zero))
+        return end._replace(sign=sign)
+
+    def noise(self, end: Ends) -> Array:
+        """Return what rounding leaves open about ``F'`` at the point of an end."""
+        inside = end.at > 0
+        zero = self.xp.zeros_like(end.r)
+        tau, turn = (self.xp.where(inside, v, zero) for v in (end.tau, end.turn))
+        return self.noise_of(tau, turn, end.r, end.t, end.kappa)
+
+    def noise_of(self, tau: Array, turn: Array, r: Array, t: Array, kappa: Array) -> Array:
+        """Return what rounding leaves open about ``τ - T``."""
+        return self.own * tau + self.eps * (self.xp.abs(turn) * r + t + kappa * r) + LOST

@@ -1,0 +1,223 @@
+"""The radius of a candidate that is a root of the secular equation, enclosed over any array namespace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from proxlab import bounds
+from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.build import over_arrays
+from proxlab.backends.scaled_rows import Data, norm_above, row_sum, sum_height
+from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.powers import exponent, times_power
+from proxlab.types import Array
+
+__all__ = ["FLOOR", "MAX_EVALUATIONS", "Inner", "Slopes", "find_inner", "tau_at"]
+
+#: Radii and thresholds below this share of max|x|, max|b| are not resolved.
+FLOOR = 2.0**-300
+MAX_EVALUATIONS = 60
+
+
+@dataclass
+class Slopes:
+    """A piece of the slope in scaled units: ``tau = alpha - shift r`` on ``[start, end]``."""
+
+    start: Array
+    end: Array
+    alpha: Array
+    shift: Array
+
+
+@dataclass
+class Inner:
+    """Bracket of the inner candidate's radius, with the slopes that hold at its two ends."""
+
+    lower: Array
+    upper: Array
+    at_lower: tuple[Array, Array]
+    at_upper: tuple[Array, Array]
+    zero: Array
+    nonzero: Array
+    margin_high: Array
+
+
+def tau_at(xp: Any, r: Array, slopes: tuple[Array, Array]) -> Array:
+    """Return ``tau`` at a radius."""
+    tau = slopes[0] - slopes[1] * r
+    return xp.where(tau > 0, tau, xp.zeros_like(tau))
+
+
+class Equation:
+    """The secular equation of every row, with the rounding errors of its sums."""
+
+    def __init__(self, xp: Any, p: Data, curved: bool) -> None:
+        self.xp, self.p, self.n = xp, p, p.x.shape[1]
+        self.b = p.size * p.d
+        self.b_error = p.error * p.d * (1.0 + rounding(4))
+        self.dmin = -row_max(xp, -p.d)
+        self.dmax = row_max(xp, p.d)
+        self.k = ROUNDING[curved]
+        self.height = sum_height(self.n)
+        self.exact = not bool(xp.any(p.error > 0))
+        self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
+        self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
+
+    def enclose(
+        self, r: Array, slopes: tuple[Array, Array], far: Array, margin: Any = None
+    ) -> tuple[Array, ...]:
+        """Return bounds of the root from one evaluation, and where Newton's method goes from there.
+
+        ``margin`` replaces ``S - 1`` where it is known better: its lower and upper bound.
+        """
+        xp, p = self.xp, self.p
+        shift = slopes[1]
+        tau = tau_at(xp, r, slopes)
+        tau = xp.where((tau > 0) | (r > 0), tau, xp.ones_like(tau))
+        s, s1, b1 = self.terms(self.b, p.d, r[:, None], tau[:, None], shift[:, None])
+        s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
+        m = xp.maximum(self.steepest(self.dmin, r, tau, shift), self.steepest(self.dmax, r, tau, shift))
+        tiny = self.n * 2.0**-500
+        noise = rounding(self.height + self.k[0]) * s + tiny
+        slack = rounding(self.height + self.k[1]) * b1 + tiny * m
+        if not self.exact:
+            off = self.lost(r, tau, s)
+            noise = noise + off
+            slack = slack + off * m
+        below, above = s - 1.0 - noise, s - 1.0 + noise
+        if margin is not None:
+            below, above = margin
+        lower, upper = self.bracket(r, below, above, s1, slack, m, b1 + slack, shift, far)
+        ahead = xp.where(s1 > 0, self.newton(r, s, s1), xp.zeros_like(s1))
+        return lower, upper, ahead, below, above
+
+    def lost(self, r: Array, tau: Array, s: Array) -> Array:
+        """Return what the errors of ``b`` may change a computed ``S`` by."""
+        xp = self.xp
+        lost = self.b_error / (self.p.d * r[:, None] + tau[:, None])
+        off = xp.sqrt(row_sum(xp, lost * lost)) * (1.0 + rounding(self.height + 32))
+        return (2.0 * xp.sqrt(s) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
+
+
+def find_inner(
+    xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
+) -> Inner:
+    """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation,
+    or zero.
+
+    Parameters
+    ----------
+    p : Data
+    pieces : tuple of Slopes
+        The pieces with a slope; on their union there is at most one such radius.
+    reach : array
+        Upper bound of the radius.
+    usable : array of bool
+        The rows in which relative errors are small; the others keep ``[0, reach]``.
+    raw : float
+        ``p'(0+)`` in the penalty's own units.
+    """
+    curved = any(bool(xp.any(piece.shift > 0)) for piece in pieces)
+    eq = Equation(xp, p, curved)
+    zero = xp.zeros_like(reach)
+    ones = xp.ones_like(reach)
+    first = pieces[0]
+    alpha, shift = first.alpha, first.shift
+    # The zero test: the sign of ‖b‖² - alpha².
+    bb = row_sum(xp, eq.b * eq.b)
+    tame = usable & (alpha > FLOOR) & (alpha < 2.0**100)
+    strength = xp.where(tame, alpha, ones)
+    margin = (xp.sqrt(bb) - strength) * (xp.sqrt(bb) + strength)
+    off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(eq.height + 8))
+    off = (2.0 * xp.sqrt(bb) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
+    error_share = rounding(eq.height + 16)
+    error = error_share * (bb + strength * strength) + off
+    close = tame & (xp.abs(margin) <= 1e-5 * bb)
+    if eq.exact and bool(xp.any(close)):
+        es, ew = exponent(xp, p.step), exponent(xp, p.weight)
+        total = es + ew - p.ed - p.ex
+        factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
+        close = close & (total > -200) & (total < 200) & (2.0**-200 < raw < 2.0**200)
+        factors = tuple(xp.where(close, f, ones) for f in factors)
+        sharp = zero_margin(xp, p.size, p.d, xp.full_like(strength, raw), factors)
+        margin = xp.where(close, sharp, margin)
+        error = xp.where(close, 2.0**-90 * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
+    margin_high = xp.where(tame, margin + error, xp.full_like(zero, math.inf))
+    empty = row_max(xp, p.size_high) == 0
+    is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= 2.0**100))
+    sure = xp.where(
+        tame, margin - error > 0, (alpha <= FLOOR) & (bb * (1.0 - error_share) - off > 4.0 * FLOOR**2)
+    )
+    nonzero = usable & ~is_zero & sure
+
+    # What the sums at zero say.
+    end = pieces[-1].end
+    lower, upper = zero, xp.minimum(reach, end)
+    squared = strength * strength * (1.0 + rounding(8))
+    rel = (margin - error) / squared, (margin + error) / (strength * strength) * (1.0 + rounding(8))
+    rel = xp.where(rel[0] < 0, rel[0] * (1.0 + rounding(20)), rel[0]), rel[1]
+    near_low, near_high, _, _, _ = eq.enclose(zero, (strength, shift), upper, rel)
+    at_zero = tame & ~is_zero
+    lower = xp.where(at_zero & nonzero, xp.minimum(near_low, first.end), lower)
+    upper = xp.where(at_zero & (near_high < first.end), xp.minimum(near_high, upper), upper)
+    lower, upper = xp.where(is_zero, zero, lower), xp.where(is_zero, zero, upper)
+
+    # Which piece?
+    alpha_low, shift_low = alpha, shift
+    alpha_high, shift_high = alpha, shift
+    open_ = usable & ~is_zero
+    for before, piece in pairwise(pieces):
+        knot = piece.start
+        on = open_ & (knot > FLOOR) & (knot < upper)
+        spot = xp.where(on, knot, ones)
+        left, _, _, below, above = eq.enclose(spot, (before.alpha, before.shift), spot)
+        _, right, _, _, _ = eq.enclose(spot, (piece.alpha, piece.shift), upper)
+        beyond, short = on & (below > 0), on & (above < 0)
+        lower = xp.where(beyond, xp.maximum(lower, knot * (1.0 - 1e-15)), lower)
+        upper = xp.where(short, xp.minimum(upper, knot * (1.0 + 1e-15)), upper)
+        astride = on & ~beyond & ~short
+        lower = xp.where(astride, xp.maximum(lower, left), lower)
+        upper = xp.where(astride, xp.minimum(upper, xp.maximum(right, knot * (1.0 + 1e-15))), upper)
+        later = beyond | (open_ & (knot <= FLOOR))
+        alpha_low, shift_low = (
+            xp.where(later, piece.alpha, alpha_low),
+            xp.where(later, piece.shift, shift_low),
+        )
+        later = later | astride
+        alpha_high, shift_high = (
+            xp.where(later, piece.alpha, alpha_high),
+            xp.where(later, piece.shift, shift_high),
+        )
+        open_ = open_ & ~astride
+    slopes = (alpha_low, shift_low)
+
+    # Evaluate at the candidate's own radius, then follow Newton's method until the bracket no longer shrinks.
+    z_norm = norm_above(xp, xp.abs(p.z))
+    bbd = row_sum(xp, eq.b * eq.b * (p.d + xp.abs(shift_low)[:, None]))
+    safe = xp.where(bbd > 0, bbd, ones)
+    start = 4.0 * rounding(eq.height + eq.k[0]) * bb * xp.sqrt(bb) / safe
+    r = xp.maximum(xp.where(z_norm > 0, z_norm, lower), start)
+    stalled = zero
+    for _ in range(MAX_EVALUATIONS):
+        narrow = upper - lower <= 1e-7 * upper
+        open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (upper > FLOOR)
+        open_ = open_ & (stalled < xp.where(narrow, 1.0 * ones, 16.0 * ones))
+        if not bool(xp.any(open_)):
+            break
+        r = xp.maximum(xp.minimum(xp.maximum(r, lower), upper), xp.full_like(r, FLOOR))
+        can = open_ & (tau_at(xp, r, slopes) + eq.dmax * r > FLOOR)
+        spot = xp.where(can, r, ones)
+        low, high, ahead, below, above = eq.enclose(spot, slopes, upper)
+        lower = xp.where(can, xp.maximum(lower, low), lower)
+        upper = xp.where(can, xp.minimum(upper, high), upper)
+        # Within rounding of the root, or nowhere to go: halve what is left a few times.
+        lost = ((below <= 0) & (above >= 0)) | ~can
+        stalled = xp.where(lost, stalled + 1.0, stalled)
+        r = xp.where((ahead > 0) & xp.isfinite(ahead), ahead, lower)
+        r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)
+    return Inner(
+        lower, upper, (alpha_low, shift_low), (alpha_high, shift_high), is_zero, nonzero, margin_high
+    )
