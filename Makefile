@@ -5,6 +5,7 @@ VENV   ?= .venv
 JOBS   ?= 2
 FULL   ?= 0
 MINUTES ?= 60
+ROUNDS  ?= 9
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet
@@ -30,7 +31,7 @@ CUDA ?= 13
 TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test test-models test-ranks mutants test-gpu gpu-static lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-models test-ranks mutants test-gpu gpu-static speed lint format typecheck docs pictures clean
 
 .PHONY: test-oldest package lock
 
@@ -63,6 +64,13 @@ package: $(VENV)/.test  ## build wheel and sdist, install each into an empty env
 
 lock: $(VENV)/.torch  ## write down the versions that are installed, for CI (.ci/lock.txt)
 	$(BIN)/python .ci/lock.py > .ci/lock.txt
+
+speed: $(VENV)/.analysis $(VENV)/.torch  ## the speed here over that of the last release, or of AGAINST=<commit> (ROUNDS=9 pairs)
+	@commit="$(AGAINST)"; [ -n "$$commit" ] || commit=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); \
+	if [ -z "$$commit" ]; then echo "There is no release to compare with."; exit 0; fi; \
+	rm -rf build/against && git worktree prune && git worktree add --quiet --detach build/against "$$commit" && \
+	$(BIN)/python -m analysis speed --against build/against --rounds $(ROUNDS); \
+	status=$$?; git worktree remove --force build/against; exit $$status
 
 mutants: $(VENV)/.test  ## a random sample of mutants of the mathematics (MINUTES=60); survivors: tests/mutants.md
 	$(PIP) 'cosmic-ray>=8.4'

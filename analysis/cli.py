@@ -209,7 +209,22 @@ def _speed(
     only: Annotated[
         list[str], typer.Option(help="Measure only what begins so: contiguous, strided, passes, step, …")
     ] = [],  # noqa: B006 (typer copies it)
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another checkout: the same measurements of both in turn; prints their ratios."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Pairs of each measurement with --against.")] = 31,
 ) -> None:
+    if against is not None:
+        from analysis import speed_against
+
+        try:
+            speed_against.run(against, Console().print, only=only, rounds=rounds)
+        except speed_against.CheckoutError as error:
+            _stop(str(error))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--only") from None
+        return
     if backend is Backend.cpu:
         try:
             _run(["speed"], profile, results, threads, seed, None, only=only)

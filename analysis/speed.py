@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import proxlab as pl
 from analysis import baselines, ensembles, speed_plots
 from analysis.results import Profile, ResultsDir, Say
+from analysis.roofline import Operations, memory_pass
 from analysis.speed_fresh import measure_first_call, measure_import, measure_memory
 from analysis.speed_targets import TARGETS
 from proxlab import study
@@ -115,10 +116,18 @@ def measure_prox(
         }
     for count in threads:
         calls |= {f"{name}-{count}": _with_threads(count, call) for name, call in own.items()}
+        calls[f"pass-{count}"] = memory_pass(x, d, z, count)
     seconds = interleave(calls, repeats)
     rows = {}
+    # Evaluations and the write divide, in the double precision of the registers; a zero group is not written.
+    solved = pl.solve(lasso, x, STEP, metric=d)
+    operations = Operations(float(np.mean(solved.evaluations + (solved.radius > 0))))
     for count in threads:
         name = "contiguous" if axis == 1 else "strided"
+        least = max(
+            np.median(seconds[f"pass-{count}"]), 1e-9 * x.size * operations.nanoseconds("float64", count)
+        )
+        rows[f"{name}-roofline|{count}"] = float(np.median(seconds[f"prox-{count}"]) / least)
         rows[f"{name}|{count}"] = ratio(seconds, f"prox-{count}", "multiply")
         for other in [name for name in own if name != "prox"]:
             rows[f"{other}|{count}"] = ratio(seconds, f"{other}-{count}", f"prox-{count}")
@@ -242,7 +251,13 @@ def units(
     for layout in LAYOUTS:
         found[f"published-{layout.replace(' ', '-')}"] = measure_published, common | {"layout": layout}
     if find_spec("torch") is not None:
-        from analysis.speed_steps import GROUPINGS, NETWORKS, measure_proxssi_step, measure_step
+        from analysis.speed_steps import (
+            GROUPINGS,
+            NETWORKS,
+            measure_kinds,
+            measure_proxssi_step,
+            measure_step,
+        )
 
         # The large ones take six gigabytes.
         for network in NETWORKS if profile.is_full else ["ResNet50"]:
@@ -251,6 +266,7 @@ def units(
                 name = f"{network.lower()}-{grouping.replace(' ', '-')}"
                 found[f"step-{name}"] = measure_step, parameters
                 found[f"proxssi-step-{name}"] = measure_proxssi_step, parameters
+        found["step-kinds"] = measure_kinds, {"repeats": repeats}
     found["flatness"] = measure_flatness, common | {"sizes": list(SIZES[: profile.pick(3, 4)])}
     found["iterations"] = measure_iterations, {"n_groups": profile.pick(200, 10_000), "seed": profile.seed}
     found["memory"] = measure_memory, {"rows": 100_000}
@@ -330,7 +346,7 @@ def table(stored: StoredStudy) -> pd.DataFrame:
                 {
                     "row": name,
                     "what": target.title,
-                    "case": case,
+                    "case": case or unit.values.get("cases", {}).get(key, ""),
                     "threads": threads,
                     "target": str(target),
                     "measured": float(measured),

@@ -56,6 +56,20 @@ print(json.dumps({"seconds": time.perf_counter() - started, "messages": len(mess
 
 def _in_fresh_process(script: str, *arguments: str, **variables: str) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | variables
+    return _run(script, environment, *arguments)
+
+
+def measure_imported(environment: dict[str, str]) -> float:
+    """Seconds of the import in a process with these variables."""
+    return float(_run(_IMPORT, environment))
+
+
+def measure_first(environment: dict[str, str]) -> float:
+    """Seconds of the first call in a process with these variables."""
+    return float(json.loads(_run(_FIRST, environment))["seconds"])
+
+
+def _run(script: str, environment: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 import proxlab as pl
+from analysis import speed_cases
 from analysis.deep.methods.proxssi import ProxSSI
+from analysis.roofline import Operations, memory_pass
 from proxlab.study import Result
 from proxlab.torch import ProxAdamW
 
@@ -175,10 +177,57 @@ def measure_step(network: str, grouping: str, threads: list[int], repeats: int, 
         "default": torch.optim.AdamW(tensors.copies(), lr=LEARNING_RATE).step,
     }
     seconds = timed(steps, threads, repeats)
-    rows = _ratios(seconds, threads, {"step-fused": ("prox", "fused"), "step-default": ("prox", "default")})
+    across = grouping != "filters and rows"
+    fused = "step-fused-columns" if across else "step-fused-rows"
+    rows = _ratios(seconds, threads, {fused: ("prox", "fused"), "step-default": ("prox", "default")})
     size = sum(math.prod(shape) for shape in shapes)
+    for count in threads:
+        least = size * 1e-9 * _roofline(across, count)
+        rows[f"step-roofline|{count}"] = float(np.median(seconds[f"prox-{count}"]) / least)
     values = {"rows": rows, "ns per element": _per_element(seconds, size), "elements": size}
     return Result(values | {"zero": tensors.zero_share(params)})
+
+
+#: Elements of the arrays over which a pass is measured: more than caches hold.
+PASS_SIZE = 8_000_000
+#: Bytes that a step moves for an element, with groups in rows and across them (docs: performance), and
+#: those of the pass that it is held against.
+BYTES = {False: 32.0, True: 48.0}
+PASS_BYTES = 12.0
+#: An update divides once, an evaluation, of which there is one about, and the write; the second pass across
+#: rows takes the root of the second moment again.
+OPERATIONS = {False: Operations(3.0, 1.0), True: Operations(3.0, 2.0)}
+
+
+def _roofline(across: bool, threads: int) -> float:
+    """Nanoseconds that an element takes at least."""
+    x, d, z = (np.ones(PASS_SIZE, np.float32) for _ in range(3))
+    call, times = memory_pass(x, d, z, threads), []
+    for _ in range(6):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    one = 1e9 * min(times) / PASS_SIZE
+    return max(one * BYTES[across] / PASS_BYTES, OPERATIONS[across].nanoseconds("float32", threads))
+
+
+def measure_kinds(repeats: int) -> Result:
+    """Time steps of other layouts, groups and penalties against that of columns, per element; one thread."""
+    torch.set_num_threads(1)
+    small: list[Shape] = [(64, 64)] * 200
+    plain = [torch.nn.Parameter(p.detach().clone()) for p in speed_cases.parameters(small, 1)]
+    for p in plain:
+        p.grad = torch.full_like(p, GRADIENT)
+    steps = {name: speed_cases.STEPS[name] for name in speed_cases.STEPS}
+    calls: dict[str, Callable[[], object]] = {name: make() for name, make in steps.items()}
+    calls["fused"] = torch.optim.AdamW(plain, lr=LEARNING_RATE, fused=True).step
+    seconds = timed(calls, [1], repeats)
+    many = np.divide(seconds["step 200 of 64x64-1"], seconds["fused-1"])
+    rows, cases = {"step-many|1": float(np.median(many))}, {"step-many|1": "columns"}
+    each = {name: 1e9 * float(np.median(seconds[f"{name}-1"])) / n for name, n in speed_cases.SIZES.items()}
+    worst = max((each[name] / each["step columns"], name) for name in each)
+    rows["step-kinds|1"], cases["step-kinds|1"] = worst[0], f"the slowest, {worst[1].removeprefix('step ')}"
+    return Result({"rows": rows, "cases": cases, "ns per element": each})
 
 
 def measure_proxssi_step(network: str, grouping: str, threads: list[int], repeats: int, seed: int) -> Result:

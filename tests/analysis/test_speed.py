@@ -2,8 +2,10 @@ import time
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from analysis import ensembles, speed, speed_targets
+from analysis import ensembles, roofline, speed, speed_against, speed_cases, speed_targets
+from analysis.cli import app
 from analysis.results import Profile, ResultsDir
 
 
@@ -57,7 +59,9 @@ def test_measures_and_reports(tmp_path, monkeypatch):
     frame = speed.table(results.read("speed"))
     rows = {
         "contiguous",
+        "contiguous-roofline",
         "strided",
+        "strided-roofline",
         "mcp",
         "solve",
         "certify",
@@ -84,13 +88,14 @@ def test_steps_are_compared_over_half_zero_networks(tmp_path, monkeypatch):
     network = [(10, 8), (10,), (6, 4, 3, 3), (700, 90)]
     monkeypatch.setattr(speed_steps, "NETWORKS", {"tiny": lambda: network})
     results = ResultsDir(tmp_path)
-    only = ["step", "proxssi"]
+    only = ["step-tiny", "proxssi"]
     speed.run(Profile("full"), results, print, threads=(1,), repeats=3, only=only)
     stored = results.read("speed")
     # Half of the groups are zero in each, also after the steps.
     assert all(set(np.atleast_1d(unit.values["zero"])) == {0.5} for unit in stored.units)
     frame = speed.table(stored)
-    assert set(frame["row"]) == {"step-fused", "step-default", "step-proxssi"}
+    fused = {"step-fused-rows", "step-fused-columns"}
+    assert set(frame["row"]) == fused | {"step-roofline", "step-default", "step-proxssi"}
     assert set(frame["case"]) == {f"tiny {name}" for name in speed_steps.GROUPINGS}
     assert (frame["measured"] > 0).all()
 
@@ -108,3 +113,61 @@ def test_a_word_that_names_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="begins with nonsense: there are contiguous"):
         speed.run(Profile(), ResultsDir(tmp_path), print, only=["nonsense"])
     assert not (tmp_path / "speed").exists()
+
+
+def test_an_interval_of_the_median_by_the_order_of_the_values():
+    assert speed_against.interval(list(range(6))) == (0.0, 5.0)
+    # Of nine values, two on each side of these are outside with 2 (1 + 9)/512.
+    assert speed_against.interval([5, 1, 4, 2, 3, 9, 7, 8, 6]) == (2.0, 8.0)
+
+
+def test_a_checkout_against_itself():
+    said = []
+    only = ["prox small"]
+    found = speed_against.run(speed_against.HERE, said.append, only=only, rounds=4)
+    names = [name for name in speed_cases.available() if name.startswith(tuple(only))]
+    assert [row.case for row in found] == names
+    for row in found:
+        assert not row.failure
+        assert row.low <= row.ratio <= row.high
+        assert 0.05 < row.ratio < 20
+    assert len(said) == 1 + len(found)
+
+
+def test_a_case_that_a_checkout_does_not_know_is_no_end(monkeypatch):
+    monkeypatch.setitem(speed_cases.CASES, "prox nowhere", lambda: int)
+    (row,) = speed_against.run(speed_against.HERE, print, only=["prox nowhere"], rounds=2)
+    assert row.failure.startswith("not here: KeyError")
+
+
+def test_what_is_no_checkout_is_refused(tmp_path):
+    done = CliRunner().invoke(app, ["speed", "--against", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "is no checkout of proxlab" in done.stdout
+    done = CliRunner().invoke(app, ["speed", "--against", str(speed_against.HERE), "--only", "nothing"])
+    assert done.exit_code == 2
+
+
+def test_the_roofline_is_measured():
+    for dtype in ("float32", "float64"):
+        found = roofline.throughput(dtype)
+        assert 0 < found.division < 100
+        assert 0 < found.root < 100
+    assert roofline.Operations(2.0, 1.0).nanoseconds("float64", 2) == found.division + found.root / 2
+    x, d = np.arange(10.0), np.full(10, 3.0)
+    for threads in (1, 3):
+        z = np.zeros(10)
+        roofline.memory_pass(x, d, z, threads)()
+        np.testing.assert_array_equal(z, 3 * x)
+
+
+def test_kinds_of_steps_are_compared(monkeypatch):
+    pytest.importorskip("torch")
+    from analysis import speed_steps
+
+    small = {name: speed_cases.STEPS[name] for name in ("step columns", "step kernels", "step 200 of 64x64")}
+    monkeypatch.setattr(speed_cases, "STEPS", small)
+    monkeypatch.setattr(speed_cases, "SIZES", {name: speed_cases.SIZES[name] for name in small})
+    values = speed_steps.measure_kinds(2).values
+    assert set(values["rows"]) == {"step-many|1", "step-kinds|1"}
+    assert values["cases"]["step-kinds|1"].startswith("the slowest, ")

@@ -1,5 +1,8 @@
 """The compiled pass behind the optimizers: where it is taken, and that it takes the same steps."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -116,3 +119,63 @@ def test_an_error_beside_other_threads_names_its_parameter(bad):
     finally:
         pl.set_num_threads(before)
     assert (params[bad] == 1).all()
+
+
+LASSO = pl.GroupLasso(0.1)
+ROWS = {
+    "no penalty, L1": [{"penalty": None}, {"penalty": pl.L1(0.1)}],
+    "GroupLasso, GroupElasticNet, SparseGroupLasso": [
+        {"penalty": p} for p in (LASSO, pl.GroupElasticNet(0.1, 0.1), pl.SparseGroupLasso(0.1, 0.1))
+    ],
+    "GroupMCP, GroupCapped, GroupL0": [
+        {"penalty": p} for p in (pl.GroupMCP(0.1, 2.0), pl.GroupCapped(0.1, 1.0), pl.GroupL0(0.1))
+    ],
+    "GroupSCAD, GroupLinf, GroupLog, GroupLq": [
+        {"penalty": p}
+        for p in (pl.GroupSCAD(0.1, 3.7), pl.GroupLinf(0.1), pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))
+    ],
+    "groups that are axes: rows, columns, filters, channels, kernels": [
+        {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(axes))}
+        for axes in (-1, 0, (1, 2, 3), (0, 2, 3), (2, 3))
+    ],
+    "groups by labels or indices": [
+        {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.labels(np.arange(360).reshape(6, 5, 3, 4) % 7))},
+        {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4]))},
+    ],
+    "joint groups": [{"penalty": LASSO, "joint": [pl.Groups.over((1, 2, 3))]}],
+    "memory without gaps in any order, as channels_last": [
+        {"lay": lambda a: a.contiguous(memory_format=torch.channels_last)},
+        {"lay": lambda a: a.permute(3, 0, 1, 2)},
+    ],
+    "memory with gaps": [{"lay": lambda a: torch.stack([a, a], -1)[..., 0]}],
+    "float32, float64": [{"dtype": torch.float32}, {"dtype": torch.float64}],
+    "float16, bfloat16": [{"dtype": torch.float16}, {"dtype": torch.bfloat16}],
+}  # fmt: skip
+
+
+def documented():
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    table = text.split("## Which steps are one pass")[1].split("|---|---|")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    return {re.sub(r"\{class\}`~proxlab\.(\w+)`|`", r"\1", what): how for what, how in rows}
+
+
+def test_the_table_of_the_documentation_is_true():
+    """Which steps are one pass: as it says, and nothing else."""
+    rows = documented()
+    assert rows.keys() == ROWS.keys()
+    for what, how in rows.items():
+        for given in ROWS[what]:
+            lay = given.get("lay", lambda a: a)
+            p = nn.Parameter(lay(torch.randn(6, 5, 3, 4, dtype=given.get("dtype", torch.float32))))
+            p.grad = torch.randn_like(p)
+            group = {"params": [p], "penalty": LASSO} | {
+                k: v for k, v in given.items() if k in ("penalty", "joint")
+            }
+            optimizer = pt.ProxAdamW([group], fused=True)
+            if how == "one":
+                optimizer.step()
+            else:
+                assert how == "several"
+                with pytest.raises(RuntimeError, match="fused=True: "):
+                    optimizer.step()
