@@ -52,7 +52,7 @@ DeepProfileOption = Annotated[
         "--profile",
         "-p",
         help="How much work: quick is minutes, paper at most two and a half hours on two cores, full is "
-        "many hours; tiny is a trial of seconds.",
+        "many hours; tiny is a short trial.",
     ),
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", "-r", help="Where results are kept and looked up.")]

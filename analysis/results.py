@@ -85,8 +85,8 @@ class Profile:
 class DeepProfile(Profile):
     """How much work a study on networks does.
 
-    Of its names ``paper`` takes at most two and a half hours a study on two cores, and ``tiny`` seconds, to
-    see whether everything runs.
+    Of its names ``paper`` takes at most two and a half hours a study on two cores, and ``tiny`` is a short
+    trial of whether everything runs.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = ("quick", "full", "paper", "tiny")

@@ -21,6 +21,8 @@ class Scale:
         Seeds of the comparison of solvers; 0 leaves it out.
     strengths : {"one", "quick", "all"}
         See `Runs.strengths`.
+    compacts_all : bool
+        Whether zeros are removed at the end of every run, or of those of the first seed alone.
     rounds : int
         Steps of each method that are timed.
     before : int
@@ -30,16 +32,17 @@ class Scale:
     draws: int
     solver_draws: int
     strengths: str
+    compacts_all: bool
     rounds: int
     before: int = 40
 
 
 #: By profile.
 SCALES = {
-    "tiny": Scale(1, 2, "one", 2, before=2),
-    "quick": Scale(1, 0, "quick", 20),
-    "paper": Scale(5, 5, "all", 60),
-    "full": Scale(3, 3, "all", 100),
+    "tiny": Scale(1, 2, "one", False, 2, before=2),
+    "quick": Scale(1, 0, "quick", True, 20),
+    "paper": Scale(5, 5, "all", False, 60),
+    "full": Scale(3, 3, "all", True, 100),
 }
 
 

@@ -46,18 +46,22 @@ def runs(stored: StoredStudy, plan: Plan, of: tuple[Method, ...] | None = None) 
         row = {name: unit.parameters[name] for name in ("task", "method", "strength", "seed")}
         row["failed"] = v.get("failed")
         if row["failed"] is None:
-            before, after = v["compact"]["parameters"]
             row |= {
                 "accuracy": 100.0 * v["accuracy"],
                 "sparsity": 100.0 * v["plain"],
                 "weighted sparsity": 100.0 * v["weighted"],
+                "s per epoch": float(unit.arrays["seconds"].mean()),
+            }
+        # of several seeds perhaps the first alone
+        if "compact" in v:
+            before, after = v["compact"]["parameters"]
+            row |= {
                 "parameters": before,
                 "parameters after": after,
                 "parameters ×": before / after,
                 "FLOPs ×": _ratio(v["compact"]["flops"]),
                 "latency ×": _ratio(v["compact"]["latency"]),
                 "difference": v["compact"]["difference"],
-                "s per epoch": float(unit.arrays["seconds"].mean()),
             }
         rows.append(row)
     columns = ["task", "method", "strength", "seed", "failed", "parameters", *_MEANS]

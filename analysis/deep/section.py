@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from analysis.deep import figures, readout, solving
@@ -47,8 +49,9 @@ def section(plan: Plan, results: ResultsDir) -> Section:
             "best",
             "Each method at its best",
             f"The most accurate strength with at least {readout.SPARSE:.0%} weighted sparsity; where there "
-            "is none, the sparsest. Parameters, FLOPs and latency: before over after compact, latency in the "
-            "process that trained. Against dense: points of accuracy.",
+            "is none, the sparsest. Parameters, FLOPs and latency: before over after compact, in the profile "
+            "paper of the first seed, latency in the process that trained. Against dense: points of "
+            "accuracy.",
             _shown(pd.concat([readout.best(means, t.name) for t in reversed(plan.tasks)]), plan),
             _FORMATS,
         ),
@@ -315,8 +318,7 @@ def goals(means: pd.DataFrame, task: Task, plan: Plan) -> list[Finding]:
     row = within.sort_values("weighted sparsity").to_dict("records")[-1]
     sparse = row["weighted sparsity"] >= goal
     smaller = row["parameters ×"] >= _SMALLER and row["latency ×"] > 1.0
-    difference = f"{row['difference']:.0e}".replace("e-", "e−")
-    return [
+    found = [
         Finding(
             f"{row['weighted sparsity']:.0f} %",
             f"weighted group sparsity within {points} points of dense AdamW "
@@ -325,6 +327,12 @@ def goals(means: pd.DataFrame, task: Task, plan: Plan) -> list[Finding]:
             "good" if sparse else "bad",
             f"{goal:.0f} %",
         ),
+    ]
+    if math.isnan(row["parameters ×"]):
+        return found
+    difference = f"{row['difference']:.0e}".replace("e-", "e−")
+    return [
+        *found,
         Finding(
             f"{row['parameters ×']:.1f}×",
             f"fewer parameters after compact in that run, {row['FLOPs ×']:.1f}× fewer FLOPs and "

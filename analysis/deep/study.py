@@ -48,6 +48,8 @@ def _draw(
             }
             if budget.tested is not None:
                 given["tested"] = budget.tested
+            if not SCALES[profile.name].compacts_all and (draw or of is plan.solvers):
+                given["compacted"] = False
             name = unit_name(task.name, method.name, strength, draw) + suffix(profile.name)
             yield Unit(name, trainer(task, method), given)
 

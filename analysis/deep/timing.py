@@ -144,8 +144,9 @@ def announce(plan: Plan, profile: Profile, units: list[Unit], results: ResultsDi
         steps = a["epochs"] * (len(loaded.train.head(a["samples"])) // BATCH)
         a_sample, once = ended[task.name]
         # tested as it is, and once more without its zeros
-        tests = 2 * len(loaded.test.head(a.get("tested")))
-        total += steps * cost[task.name, method.name] + tests * a_sample + once
+        compacted = a.get("compacted", True)
+        tests = (1 + compacted) * len(loaded.test.head(a.get("tested")))
+        total += steps * cost[task.name, method.name] + tests * a_sample + compacted * once
     workers = min(profile.threads, len(pending))
     say(
         f"{len(pending)} of {len(units)} training runs to do: about {total / workers / 60.0:.1f} minutes in "

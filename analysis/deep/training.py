@@ -79,6 +79,7 @@ def _trained(
     data: str,
     probe: bool = False,
     tested: int | None = None,
+    compacted: bool = True,
 ) -> Result:
     """Train a network and look at what came of it.
 
@@ -102,12 +103,14 @@ def _trained(
         Whether to look at the subproblems of some steps.
     tested : int, optional
         How many samples are tested; by default all.
+    compacted : bool
+        Whether zeros are removed at the end, which takes as long as many steps.
     """
     torch.set_flush_denormal(not method.keeps_denormals)
     try:
         loaded = task.load(data)
         loaded = dataclasses.replace(loaded, train=loaded.train.head(samples), test=loaded.test.head(tested))
-        return _run(task, method, strength, seed, epochs, probe, loaded)
+        return _run(task, method, strength, seed, epochs, probe, compacted, loaded)
     except FAILURES as error:
         return Result({"failed": f"{type(error).__name__}: {error}"})
     finally:
@@ -115,7 +118,14 @@ def _trained(
 
 
 def _run(
-    task: Task, method: Method, strength: float, seed: int, epochs: int, probe: bool, loaded: Samples
+    task: Task,
+    method: Method,
+    strength: float,
+    seed: int,
+    epochs: int,
+    probe: bool,
+    compacted: bool,
+    loaded: Samples,
 ) -> Result:
     torch.set_num_threads(pl.get_num_threads())
     torch.manual_seed(seed)
@@ -160,7 +170,7 @@ def _run(
         "parameters": sum(p.numel() for p in model.parameters()),
         "penalised": sum(b.size * b.n_groups for b in run.blocks),
         "layers": _layers(run.blocks),
-        **_compacted(model, loaded),
+        **(_compacted(model, loaded) if compacted else {}),
     }
     patterns = {f"pattern-{name}": a for name, a in _patterns(run.blocks).items()}
     found = {} if probed is None else probed.arrays()
