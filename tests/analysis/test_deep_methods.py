@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -16,12 +16,29 @@ from torch import nn
 
 import proxlab as pl
 from analysis.deep import solving
-from analysis.deep.blocks import blocks
+from analysis.deep.blocks import Block, blocks
 from analysis.deep.catalogue import VISION
+from analysis.deep.methods.dgating import ZERO, DGating, Gated
+from analysis.deep.methods.pat import PAT
 from analysis.deep.methods.solvers import SolvedAdamW, exact, proximal_gradient
 from proxlab.torch import ProxAdamW, param_groups
 
 pytestmark = pytest.mark.torch
+
+
+class AdamW:
+    """The rule of Loshchilov & Hutter (2019) on an array."""
+
+    def __init__(self, lr, decay, betas=(0.9, 0.999), eps=1e-8):
+        self.lr, self.decay, self.betas, self.eps = lr, decay, betas, eps
+        self.m = self.v = self.count = 0
+
+    def step(self, w, g):
+        self.count += 1
+        b1, b2 = self.betas
+        self.m, self.v = b1 * self.m + (1 - b1) * g, b2 * self.v + (1 - b2) * g * g
+        m, v = self.m / (1 - b1**self.count), self.v / (1 - b2**self.count)
+        return w * (1 - self.lr * self.decay) - self.lr * m / (np.sqrt(v) + self.eps)
 
 
 def layer(rows, columns, seed=0):
@@ -32,6 +49,118 @@ def layer(rows, columns, seed=0):
         model.weight.copy_(torch.randn(rows, columns, generator=draw))
     wanted = torch.randn(rows, columns, generator=draw) * (torch.arange(columns) % 2)
     return model, wanted
+
+
+# --------------------------------------------------------------------------------------------------------
+# PAT
+
+
+@pytest.mark.parametrize(("rows", "lam"), [(1, 0.3), (4, 0.2)])
+def test_pat_moves_latent_weights_and_shows_their_prox(rows, lam):
+    """With one row a group is a number, and the network's weight is the latent one soft-thresholded."""
+    model, wanted = layer(rows, 6)
+    rates = [0.05, 0.04, 0.03, 0.02, 0.05]
+    optimizer = PAT(param_groups(model, pl.GroupLasso(lam, weights="sqrt_size")), lr=1.0, weight_decay=0.1)
+    latent = shown = model.weight.detach().double().numpy().copy()
+    rule = AdamW(None, 0.1)
+    for k, rate in enumerate(rates):
+        gradient = shown - wanted.double().numpy()
+        model.weight.grad = model.weight.detach() - wanted
+        optimizer.param_groups[0]["lr"] = rule.lr = rate
+        optimizer.step()
+        latent = rule.step(latent, gradient)
+        threshold = lam * math.sqrt(rows) * sum(rates[: k + 1])
+        norm = np.linalg.norm(latent, axis=0)
+        shown = np.maximum(1.0 - threshold / norm, 0.0) * latent
+        np.testing.assert_allclose(model.weight.detach().numpy(), shown, atol=1e-5, rtol=1e-4)
+
+
+def test_pat_brings_a_group_back_where_its_latent_weights_grow():
+    model, _ = layer(1, 2)
+    optimizer = PAT(param_groups(model, pl.GroupLasso(10.0)), lr=0.05, weight_decay=0.0)
+    zero = []
+    for _ in range(60):
+        model.weight.grad = torch.tensor([[-1.0, 0.0]])
+        optimizer.param_groups[0]["lr"] = 0.05 if len(zero) < 10 else 0.0
+        optimizer.step()
+        zero.append((model.weight == 0).tolist()[0])
+    # the threshold is 10 times the sum of all rates and stays with it, whatever the weights do
+    assert zero[-1] == [True, True]
+
+
+# --------------------------------------------------------------------------------------------------------
+# D-Gating
+
+
+def gated(rows, depth, lam):
+    p = nn.Parameter(torch.as_tensor(rows, dtype=torch.float64))
+    return Gated(Block(("w",), (p,), (pl.GroupLasso(lam).groups,), pl.GroupLasso(lam)), depth)
+
+
+@settings(max_examples=15)
+@given(
+    depth=st.integers(2, 5),
+    lam=st.floats(0.01, 10.0),
+    w=st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=4).filter(lambda w: np.linalg.norm(w) > 0.05),
+)
+def test_the_least_charge_of_the_factors_is_the_penalty(depth, lam, w):
+    """Over all gates, with ω = w/Πγ: λ ‖w‖^(2/D), found by SciPy over the logarithms of the gates."""
+    g = gated([w], depth, lam)
+
+    def charge(logs):
+        gates = torch.as_tensor(np.exp(logs))
+        g.gates, g.vectors = gates[None], torch.as_tensor(np.array([w])) / gates.prod()
+        return float(g.penalty())
+
+    found = optimize.minimize(charge, np.zeros(depth - 1), method="BFGS")
+    assert found.fun == pytest.approx(lam * np.linalg.norm(w) ** (2.0 / depth), rel=1e-5)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_factors_descend_the_smooth_objective(depth):
+    """One step of SGD against differences of the objective as a function of the factors."""
+    model, wanted = layer(3, 4)
+    model.double()
+    wanted, lam, lr = wanted.double(), 0.3, 1e-2
+    start = model.weight.detach().numpy().T.copy()
+    optimizer = DGating(param_groups(model, pl.GroupLasso(lam, weights="sqrt_size")), lr=lr, depth=depth)
+    model.weight.grad = model.weight.detach() - wanted
+    optimizer.step()
+
+    def objective(z):
+        vectors, gates = z[:12].reshape(4, 3), z[12:].reshape(4, depth - 1)
+        w = vectors * gates.prod(axis=1, keepdims=True)
+        charge = lam * math.sqrt(3) / depth * ((vectors**2).sum() + (gates**2).sum())
+        return 0.5 * ((w - wanted.numpy().T) ** 2).sum() + charge
+
+    z = np.concatenate([start.ravel(), np.ones(4 * (depth - 1))])
+    gradient = [(objective(z + e) - objective(z - e)) / 2e-6 for e in 1e-6 * np.eye(len(z))]
+    moved = z - lr * np.array(gradient)
+    expected = moved[:12].reshape(4, 3) * moved[12:].reshape(4, depth - 1).prod(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.weight.detach().numpy().T, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_gates_close_and_small_groups_are_zero(adam):
+    model, wanted = layer(3, 6)
+    lr = 0.05
+    optimizer = DGating(param_groups(model, pl.GroupLasso(0.3)), lr=lr, adam=adam)
+    for step in range(600):
+        model.weight.grad = model.weight.detach() - wanted
+        optimizer.param_groups[0]["lr"] = lr * (1.0 - step / 600)
+        optimizer.step()
+    # the minimiser of the group lasso, whose penalty this is for D = 2: where the gates are balanced
+    norm = wanted.norm(dim=0)
+    expected = (1.0 - 0.3 / norm).clamp_min(0.0).nan_to_num() * wanted
+    torch.testing.assert_close(model.weight.detach(), expected, atol=2e-2, rtol=0.0)
+    assert (model.weight == 0).all(dim=0).tolist() == [True, False] * 3
+
+
+def test_a_gate_needs_two_factors():
+    with pytest.raises(ValueError, match="depth must be at least 2, got 1"):
+        gated([[1.0]], 1, 1.0)
+    near = gated([[ZERO, -ZERO], [0.9 * ZERO, 0.9 * ZERO]], 2, 1.0).weights()
+    assert near.any(dim=1).tolist() == [True, False]
 
 
 # --------------------------------------------------------------------------------------------------------
