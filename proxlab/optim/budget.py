@@ -34,13 +34,17 @@ class Outcome(NamedTuple):
     share : float
         The share that is zero.
     reachable : float
-        The largest share that could be: in all layers together, or in each of them.
+        The largest share that could be: in all layers together, or in each of them. Where the share must not
+        be more than the wanted one, the largest that is not.
+    rounded : bool
+        Whether more could be, and only widths that are multiples leave ``reachable`` below the wanted share.
     """
 
     lam: float
     strengths: tuple[float, ...]
     share: float
     reachable: float
+    rounded: bool = False
 
 
 class Layer:
@@ -131,12 +135,11 @@ def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome |
         # Those that vanish at the same strength do so together.
         last = np.concatenate([s[:-1] * above < s[1:], [True]])
         fits = np.flatnonzero(last & (share <= wanted * (1.0 + _DIGITS)))
-        lam = float(s[fits[-1]]) * above if len(fits) else 0.0
-    else:
-        # What is out of reach is left at the least strength at which all that can vanish does.
-        reached = min(wanted, float(share[-1]))
-        lam = float(s[int(np.searchsorted(share, reached * (1.0 - _DIGITS)))]) * above
-    return for_strength(layers, lam)
+        outcome = for_strength(layers, float(s[fits[-1]]) * above if len(fits) else 0.0)
+        return _rounded(outcome, outcome.share, outcome.reachable, wanted)
+    # What is out of reach is left at the least strength at which all that can vanish does.
+    reached = min(wanted, float(share[-1]))
+    return for_strength(layers, float(s[int(np.searchsorted(share, reached * (1.0 - _DIGITS)))]) * above)
 
 
 def for_strength(layers: Sequence[Layer], lam: float) -> Outcome:
@@ -165,7 +168,16 @@ def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome:
     # Every layer has to reach it.
     most = [float(layer.mass[layer.most[-1]] / layer.mass[-1]) for layer in layers if layer.mass[-1] > 0]
     outcome = _outcome(layers, max(strengths, default=0.0), strengths, found)
-    return outcome._replace(reachable=min(most, default=0.0))
+    if not strict:
+        return outcome._replace(reachable=min(most, default=0.0))
+    shares = [float(x.mass[k] / x.mass[-1]) for x, k in zip(layers, found, strict=True) if x.mass[-1] > 0]
+    return _rounded(outcome, min(shares, default=0.0), min(most, default=0.0), wanted)
+
+
+def _rounded(outcome: Outcome, reached: float, most: float, wanted: float) -> Outcome:
+    """Say of the strict rule what it reaches, and whether that is less because of multiples alone."""
+    below = reached < wanted * (1.0 - _DIGITS)
+    return outcome._replace(reachable=reached, rounded=below and most >= wanted * (1.0 - _DIGITS))
 
 
 def _outcome(layers: Sequence[Layer], lam: float, strengths: list[float], found: list[int]) -> Outcome:

@@ -226,7 +226,9 @@ class Optimizer:
                 )
                 own = dict(zip(asked, decided.pop("strengths", ()), strict=False))
                 told = (
-                    e for e in state.history if "reachable" in e and target.ends(e["step"] - self.start + 1)
+                    e
+                    for e in state.history
+                    if "reachable" in e and "rounded" not in e and target.ends(e["step"] - self.start + 1)
                 )
                 if target.ends(count) and "reachable" in decided and not any(told):
                     warn_of(decided, target.target)

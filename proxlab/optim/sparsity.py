@@ -244,7 +244,8 @@ class TargetSparsity:
     A target that cannot be reached, since other groups have weight 0, rest in this step, or have to be kept,
     is no error: what can vanish does, ``history`` has the share that could be as ``reachable`` (with
     ``per="layer"`` that of the layer where it is least), and a warning says so once the whole target is asked
-    for.
+    for. Of ``multiple_of``, which never makes more zeros than wanted, it is the largest share that does not;
+    where more could vanish, and only widths are rounded, ``history`` says ``rounded``, without a warning.
 
     Parameters
     ----------
@@ -412,10 +413,13 @@ class TargetSparsity:
         lam : float
             The strength.
         state : dict
-            With the sparsity and its gap to the target; with ``reachable`` where it is out of reach, and with
-            ``strengths``, one for each problem, where they are not all ``lam``.
+            With the sparsity and its gap to the target; with ``reachable`` where it is out of reach, and
+            ``rounded`` where that is by widths that are multiples alone; with ``strengths``, one for each
+            problem, where they are not all ``lam``.
         """
-        new: dict[str, Any] = {k: v for k, v in state.items() if k not in ("reachable", "strengths")}
+        new: dict[str, Any] = {
+            k: v for k, v in state.items() if k not in ("reachable", "rounded", "strengths")
+        }
         if self.method == "multiplicative" and self.due(t):
             new["sparsity"] = sparsity()
             new["gap"] = self.at(t) - new["sparsity"]
@@ -432,6 +436,7 @@ class TargetSparsity:
             new["sparsity"], new["gap"] = outcome.share, wanted - outcome.share
             if outcome.reachable < wanted * (1.0 - 1e-12):
                 new["reachable"] = outcome.reachable
+                new |= {"rounded": True} if outcome.rounded else {}
         return new["lam"], new
 
     def _multiply(self, new: dict[str, Any], gap: float) -> None:
@@ -525,14 +530,20 @@ def driven(penalty: Penalty, state: Mapping[str, float]) -> Penalty:
 
 def record(state: Mapping[str, float]) -> dict[str, float]:
     """Return what a history says of the driven strength."""
-    names = {"lam": "lam", "sparsity": "sparsity", "gap": "sparsity_gap", "reachable": "reachable"}
+    names = {
+        "lam": "lam",
+        "sparsity": "sparsity",
+        "gap": "sparsity_gap",
+        "reachable": "reachable",
+        "rounded": "rounded",
+    }
     return {new: state[name] for name, new in names.items() if name in state}
 
 
 def warn_of(state: Mapping[str, float], target: float) -> bool:
-    """Warn where a target is out of reach; returns whether it is."""
+    """Warn where a target is out of reach, other than by rounding of widths; returns whether it is."""
     reachable = state.get("reachable", math.inf)
-    if reachable >= target:
+    if reachable >= target or state.get("rounded", False):
         return False
     warnings.warn(
         f"target: a sparsity of {target:.4g} cannot be reached, only {reachable:.4g}: the other groups have "

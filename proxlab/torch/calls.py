@@ -72,6 +72,22 @@ class Call:
         """Call the model on the example inputs; returns its outputs."""
         return outputs(model(*self.args, **self.kwargs))
 
+    def first(self, model: nn.Module) -> list[Tensor]:
+        """Call the model as :meth:`once` does, for the first time.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be called with the example inputs; it names them, and has the model's own error.
+        """
+        try:
+            return self.once(model)
+        except Exception as error:  # whatever a model raises
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"example_inputs: must be arguments of a call of the model, which fails with them ({why})"
+            ) from error
+
     def all(self, model: nn.Module) -> list[Tensor]:
         """Call the model on the example inputs and on random ones; returns all outputs."""
         return [t for call in (self, self.random(0), self.random(1)) for t in call.once(model)]

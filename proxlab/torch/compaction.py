@@ -76,8 +76,8 @@ def compact(
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind, the model is compiled by TorchScript, or it returns no
-        floating-point tensor.
+        If an argument is of the wrong kind, the model is compiled by TorchScript, or it cannot be called with
+        the example inputs or returns no floating-point tensor.
 
     Notes
     -----
@@ -117,7 +117,7 @@ def compact(
         layers.layers(model)
     device = _device(model)
     given = evaluated(model)
-    if not call.once(given):
+    if not call.first(given):
         raise ValueError("model: must return floating-point tensors, alone or in sequences and mappings")
     # Labels are computed on the host.
     host, near = (given, call) if device is None else (copied(given).cpu(), call.cpu())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from proxlab.optim.sparsity import vanishing_strength
 from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
-from proxlab.torch.problems import Block, check_group, on_host, wide
+from proxlab.torch.problems import Block, check_group, name_parameter, on_host, wide
 from proxlab.torch.shards import is_distributed
 from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
@@ -97,7 +97,8 @@ def strengths(
     ------
     TypeError, ValueError
         If an argument is not of the above, there is no penalty or no batch, a penalty has no slope at zero
-        (:class:`~proxlab.GroupL0`, with which zeros are never left), or no gradient comes to any group.
+        (:class:`~proxlab.GroupL0`, with which zeros are never left), no gradient comes to any group, or the
+        loss or a gradient is not finite; the message names the parameter.
 
     References
     ----------
@@ -143,6 +144,8 @@ def strengths(
                 for p in block.params:
                     p.detach()[_members(block, p) >= 0] = 0.0
             loss.differentiate([p for block in blocks for p in block.params])
+            for block in blocks:
+                _check_finite(block, "the groups are zero")
         for block, unit, scale in zip(blocks, units, scales, strict=True):
             asked = scales[0] / scale
             if not alone:
@@ -169,6 +172,7 @@ def _alone(block: Block, unit: Penalty, loss: _Loss, samples: int) -> Iterator[f
         else:
             block.params[0].detach()[labels[0] == k] = 0.0
             loss.differentiate(block.params)
+            _check_finite(block, "the weights are, one group at zero")
             yield float(_needed(block, unit)[k])
         for p, old in zip(block.params, saved, strict=True):
             p.detach().copy_(old)
@@ -182,11 +186,36 @@ def _slope(block: Block, loss: _Loss, members: Sequence[Tensor]) -> float:
     for left in (1.0, 0.5, 0.0):
         for p, own in zip(block.params, members, strict=True):
             p.detach()[own] *= left
-        values.append((loss.value(), float(unit(block.join([wide(p) for p in block.params])))))
+        value = loss.value()
+        if not math.isfinite(value):
+            raise ValueError(
+                f"loss_fn: must be finite, got {value:g} with a group of {_named(block, 0)} times {left:g}; "
+                f"{_ADVICE}"
+            )
+        values.append((value, float(unit(block.join([wide(p) for p in block.params])))))
     pairs = pairwise(values)
     return max(
         ((new - old) / (price - less) for (old, price), (new, less) in pairs if price > less), default=0.0
     )
+
+
+#: What to do where a loss or its gradient is not finite.
+_ADVICE = "look for values that are not finite in the batches and the weights, and for a loss that overflows"
+
+
+def _check_finite(block: Block, where: str) -> None:
+    """Raise an error where a gradient is not finite."""
+    for k, p in enumerate(block.params):
+        if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
+            instead = ', or take at="weights"' if where == "the groups are zero" else ""
+            raise ValueError(
+                f"model: the gradient of the loss by {_named(block, k)} must be finite, but is not where "
+                f"{where}; {_ADVICE}{instead}"
+            )
+
+
+def _named(block: Block, k: int) -> str:
+    return name_parameter(block.group, k if block.index is None else block.index)
 
 
 class _Loss:

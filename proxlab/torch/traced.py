@@ -48,6 +48,8 @@ class Run:
     def _channels(self) -> Channels:
         model, trace = evaluated(self.model).cpu(), Trace()
         call = self._call.cpu()
+        with torch.no_grad():
+            call.first(copied(model))
         try:
             trace.run(copied(model), call.once, call.tensors())
         except Untraceable as error:
@@ -146,7 +148,7 @@ class Run:
                 handles.append(module.register_forward_hook(hook(path), with_kwargs=True))
         try:
             with torch.no_grad():
-                call.once(model)
+                call.first(model)
         finally:
             for handle in handles:
                 handle.remove()

@@ -90,7 +90,10 @@ def test_one_strength_for_all_layers_against_brute_force(drawn):
         least = min(good) if good else min(lam for lam in candidates if shares[lam] >= most - 1e-12)
         assert outcome.lam == pytest.approx(least, rel=1e-12)
     assert outcome.share == pytest.approx(expected, abs=1e-12)
-    assert outcome.reachable == pytest.approx(most, abs=1e-12)
+    # By the strict rule the largest share that is not above the wanted one.
+    assert outcome.reachable == pytest.approx(expected if multiple > 1 else most, abs=1e-12)
+    short = multiple > 1 and expected < wanted * (1 - 1e-9)
+    assert outcome.rounded == (short and most >= wanted * (1 - 1e-9))
     assert share(zeros(network, outcome)) == pytest.approx(outcome.share, abs=1e-12)
     for (s, _), k in zip(network, zeros(network, outcome), strict=True):
         assert k in allowed(s, keep, multiple)
@@ -106,6 +109,7 @@ def test_a_strength_for_each_layer_against_brute_force(drawn):
         if multiple > 1:
             below = [option for option, x in zip(options, shares, strict=True) if x <= wanted + 1e-12]
             assert k == (below[-1] if below else options[0])
+            assert outcome.reachable <= mass(s, c, k) / c.sum() + 1e-12
         else:
             above = [option for option, x in zip(options, shares, strict=True) if x >= wanted - 1e-12]
             assert k == (above[0] if above else options[-1])
@@ -216,6 +220,27 @@ def test_a_target_out_of_reach_is_said():
     params, state = optimizer.step(params, grads, state)
     assert [entry.get("reachable") for entry in state.history] == [None, 0.5, 0.5, 0.5]
     assert state.history[-1]["sparsity"] == 0.5
+
+
+def test_rounding_of_widths_is_said_in_the_history_alone():
+    """Of layers of 20 groups with widths of 8 or 16 a fifth or three fifths vanish; a half is wanted."""
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=(20, 3)) for name in "ab"}
+    grads = {name: rng.normal(size=w.shape) for name, w in params.items()}
+    for per in ("network", "layer"):
+        optimizer = ProxAdam(lr=1e-3, sparsity=TargetSparsity(0.5, multiple_of=8, per=per))
+        state = optimizer.init(params, pl.GroupLasso(0.1))
+        _, state = optimizer.step(params, grads, state)
+        entry = state.history[-1]
+        assert entry["sparsity"] == entry["reachable"]
+        assert entry["sparsity"] == pytest.approx(0.2 if per == "layer" else 0.4)
+        assert entry["rounded"]
+    # Out of reach for another reason: 20 groups that are kept leave no other width.
+    optimizer = ProxAdam(lr=1e-3, sparsity=TargetSparsity(0.5, multiple_of=8, keep_at_least=20))
+    state = optimizer.init(params, pl.GroupLasso(0.1))
+    with pytest.warns(UserWarning, match=r"a sparsity of 0.5 cannot be reached, only 0:"):
+        _, state = optimizer.step(params, grads, state)
+    assert "rounded" not in state.history[-1]
 
 
 @pytest.mark.parametrize("method", ["quantile", "multiplicative"])

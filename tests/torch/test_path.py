@@ -1,6 +1,7 @@
 """Paths of strengths: against closed forms of linear models, and against training at strengths around."""
 
 import copy
+import math
 from itertools import cycle, pairwise
 
 import numpy as np
@@ -175,6 +176,19 @@ def test_a_curve_counts_by_its_slope_at_zero():
         ({"count": 0}, ValueError, "count: must be"),
         ({"loss_fn": lambda a, b: (a - b).abs()}, TypeError, "loss_fn: must return a tensor of one element"),
         ({"loss_fn": lambda a, b: a.sum() * 0.0}, ValueError, "model: the gradients give 0 as the strength"),
+        (
+            {"loss_fn": lambda a, b: a.square().sum().sqrt()},
+            ValueError,
+            r"gradient of the loss by parameter 0 \('weight', .*not where the groups are zero.*at=",
+        ),
+        (
+            {
+                "batches": [(torch.full((4, 5), math.inf).double(), torch.ones(4, 3).double())],
+                "at": "weights",
+            },
+            ValueError,
+            r"gradient of the loss by parameter 0 \('weight', .*where the weights are.*; look for",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, error, message):
@@ -183,3 +197,11 @@ def test_what_does_not_fit_is_refused(change, error, message):
     given.setdefault("groups", param_groups(model, given.pop("penalty", pl.GroupLasso(1.0))))
     with pytest.raises(error, match=message):
         strengths(model, **given)
+
+
+def test_a_loss_that_is_not_finite_is_named_for_joint_groups():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups = param_groups(model, pl.GroupLasso(1.0), ffn="neurons")
+    batches = [(torch.full((2, 3), math.nan), torch.ones(2, 2))]
+    with pytest.raises(ValueError, match=r"loss_fn: must be finite, got nan with a group of parameter 0"):
+        strengths(model, groups, functional.mse_loss, batches)

@@ -271,3 +271,10 @@ def test_uses_are_checked(uses):
 def test_a_network_that_cannot_be_run_says_so():
     with pytest.raises(TypeError, match="example_inputs: must be a tensor"):
         param_groups(nn.Linear(2, 2), LASSO, example_inputs=3)
+    wrong = r"example_inputs: must be arguments of a call of the model, which fails with them \(Runtime"
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+    for inputs in (torch.ones(2, 1, 9, 9), torch.ones(2, 3, 8, 8), {"input": torch.ones(2)}):
+        with pytest.raises(ValueError, match=wrong):
+            param_groups(model, LASSO, example_inputs=inputs)
+        with pytest.raises(ValueError, match=wrong):
+            compact(model, inputs)
