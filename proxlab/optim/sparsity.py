@@ -37,6 +37,7 @@ from proxlab.values import check_count, check_number
 __all__ = [
     "Moving",
     "Resting",
+    "Sums",
     "TargetSparsity",
     "check_sparsity",
     "driven",
@@ -44,6 +45,7 @@ __all__ = [
     "moving",
     "record",
     "to_numpy",
+    "vanishing_of_sums",
     "vanishing_strength",
     "warn_of",
 ]
@@ -151,6 +153,46 @@ def _compiled(p: Problem, penalty: Penalty) -> Array | None:
 
 def _none(weights: Array) -> Array:
     raise AssertionError("norms tell of no prox")
+
+
+class Sums(NamedTuple):
+    """What of each group is enough for the vanishing strength of a radial penalty.
+
+    Attributes
+    ----------
+    norm, reach, energy : array of shape (n_groups,)
+        ``‖D x‖``, ``‖x‖`` and ``‖x‖²_D/2``, in the units.
+    ex, ed : array of shape (n_groups,)
+        The units of ``x`` and of the metric are ``2^ex`` and ``2^ed``.
+    """
+
+    norm: Array
+    reach: Array
+    energy: Array
+    ex: Array
+    ed: Array
+
+
+def vanishing_of_sums(xp: Any, penalty: Penalty, sums: Sums, step: Array, weight: Array) -> Array:
+    """Return what :func:`vanishing_strength` does, for a radial penalty without an elementwise part.
+
+    ``step`` and ``weight`` are arrays with an element for each group.
+    """
+    unit, ex, ed = penalty.with_strength(1.0), sums.ex, sums.ed
+    unit._check_vanishing()
+    step_part, weight_part, _, power = factors(xp, step, weight, 1.0)
+    reach = times_power(xp, sums.reach, ex)
+
+    def solve(_: Array) -> Array:
+        raise NotImplementedError("sums are not enough")
+
+    with np.errstate(all="ignore"):
+        group = VanishingRows(
+            sums.reach[:, None], sums.norm[:, None], sums.energy, xp.zeros_like(ex), ex, ed, reach, step,
+            weight, step_part, step_part * weight_part, ed + ex - (power - 1.0), solve,
+        )  # fmt: skip
+        strength = unit._row_vanishing(xp, group)
+    return xp.where(reach > 0, strength, xp.zeros_like(strength))
 
 
 def _vanishing(xp: Any, unit: Penalty, x: Array, d: Array, step: Array, weight: Array) -> Array:

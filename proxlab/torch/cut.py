@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -21,6 +21,7 @@ from proxlab.backends.array_api import choose, shrink, shrunk
 from proxlab.backends.members import Part, Parts, exponents, lost, units
 from proxlab.groups import AxisLayout
 from proxlab.optim.bregman import dual_start
+from proxlab.optim.sparsity import Sums, vanishing_of_sums
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import radial_slopes
 from proxlab.penalties.equations import Radial
@@ -32,8 +33,9 @@ from proxlab.torch.problems import Block, CutProblem, as_tensor, wide
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import Part as Place
 from proxlab.torch.shards import counts_here, part_of
+from proxlab.types import Array
 
-__all__ = ["dual_starts", "solve"]
+__all__ = ["dual_starts", "solve", "vanishing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +127,26 @@ def _by_sums(penalty: Penalty) -> bool:
     return isinstance(penalty.equation, Radial) and penalty.equation.compiled
 
 
-def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]] | None:
-    """Solve proxes that have one equation, of numbers of one precision on one device.
+class _Summed(NamedTuple):
+    """Problems whose groups are summed together.
+
+    Attributes
+    ----------
+    places : _Places
+    matrices : list of list of list of _Matrix
+        What lies here of each problem and parameter.
+    members : Parts
+    step : Tensor, shape (n_groups,)
+    """
+
+    places: _Places
+    matrices: list[list[list[_Matrix]]]
+    members: Parts
+    step: Tensor
+
+
+def _summed(problems: Sequence[CutProblem], ranks: Ranks) -> _Summed | None:
+    """Put problems together that have one elementwise part, on one device.
 
     Returns None, in every process, where a group spreads too far.
     """
@@ -163,11 +183,25 @@ def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> 
         if bool((ranks.largest(lost(xp, known, ed)) > 0).any()):
             return None
         members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
+    return _Summed(places, matrices, members, step)
+
+
+def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> list[list[Tensor]] | None:
+    """Solve proxes that have one equation, of numbers of one precision on one device.
+
+    Returns None, in every process, where a group spreads too far.
+    """
+    summed = _summed(problems, ranks)
+    if summed is None:
+        return None
+    places, matrices, members, step = summed
+    first, penalty, xp = problems[0].proposals[0].x, problems[0].block.penalty, members.xp
+    assert penalty is not None
     rtol = finder.relative_tolerance(float_bits(first))
     choice = choose(xp, members, step, places.weights(first.device), _table(penalty), finder, rtol)
 
     def written(m: _Matrix) -> Tensor:
-        d = times_power(xp, m.d, -ed[m.ids][:, None])
+        d = times_power(xp, m.d, -members.ed[m.ids][:, None])
         z: Tensor = shrunk(xp, m.x, d, choice.radius[m.ids], choice.tau[m.ids])
         return z
 
@@ -180,6 +214,36 @@ def _solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> 
             ]
         )
     return solved
+
+
+def vanishing(problems: Sequence[CutProblem], ranks: Ranks) -> list[Array | None]:
+    """Return from which strength on each group vanishes, of all groups; all processes must call it.
+
+    For each problem an array of NumPy, which is the same in every process; None where sums are not enough.
+    """
+    found: list[Array | None] = [None] * len(problems)
+    alike: dict[Any, list[int]] = {}
+    for k, problem in enumerate(problems):
+        penalty = problem.block.penalty
+        if penalty is not None and _by_sums(penalty) and penalty.threshold == 0:
+            alike.setdefault((penalty.nonnegative, problem.proposals[0].x.device), []).append(k)
+    for some in alike.values():
+        summed = _summed([problems[k] for k in some], ranks)
+        if summed is None:
+            continue
+        places, _, members, step = summed
+        weights = places.weights(step.device)
+        for k, begin, end in zip(some, places.offsets, places.offsets[1:], strict=False):
+            own = slice(begin, end)
+            bb, _, xx, xb, _ = (v[own] for v in members.begin())
+            penalty = problems[k].block.penalty
+            assert penalty is not None
+            strengths = vanishing_of_sums(
+                members.xp, penalty, Sums(bb.sqrt(), xx.sqrt(), 0.5 * xb, members.ex[own], members.ed[own]),
+                step[own], weights[own],
+            )  # fmt: skip
+            found[k] = strengths.cpu().numpy()
+    return found
 
 
 def _table(penalty: Penalty) -> Table:

@@ -11,6 +11,7 @@ import torch
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Moving, moving
 from proxlab.penalties import Penalty
+from proxlab.torch.cut import vanishing
 from proxlab.torch.exchange import prox_problem
 from proxlab.torch.problems import CutProblem, Problem, uses_of
 from proxlab.torch.ranks import Ranks
@@ -38,8 +39,15 @@ def all_moving(problems: Sequence[tuple[Problem | CutProblem, Penalty]], ranks: 
     ]
     ends = np.cumsum([0, *(len(n) for n in sizes)])
     strengths = np.zeros(ends[-1])
+    cut = [p for p in asked if isinstance(p, CutProblem)]
+    known = dict(zip((p.block.key for p in cut), vanishing(cut, ranks), strict=True))
     failure: Exception | None = None
     for p, begin, end in zip(asked, ends, ends[1:], strict=False):
+        summed = known.get(p.block.key)
+        if summed is not None:
+            # The same in every process: of these, one counts.
+            strengths[begin:end] = summed / _strength(p) if ranks.rank == 0 else 0.0
+            continue
         problem, ids, counts = _own(p, ranks)
         if not counts or 0 in problem.x.shape:
             continue
@@ -54,6 +62,12 @@ def all_moving(problems: Sequence[tuple[Problem | CutProblem, Penalty]], ranks: 
         Moving(whole[begin:end], size, uses_of(p.block.group, p.block.index))
         for p, size, begin, end in zip(asked, sizes, ends, ends[1:], strict=False)
     ]
+
+
+def _strength(p: Problem | CutProblem) -> float:
+    penalty = p.block.penalty
+    assert penalty is not None
+    return float(penalty.strength)
 
 
 def _own(p: Problem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np.ndarray, bool]:

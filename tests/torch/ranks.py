@@ -21,6 +21,7 @@ from proxlab.optim import TargetSparsity
 from proxlab.optim.rules import Proposal
 from proxlab.penalties.base import Piece, RadialPenalty
 from proxlab.torch.cut import solve
+from proxlab.torch.everyone import all_moving
 from proxlab.torch.problems import Block, CutProblem
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import lies_across, like, local, part_of
@@ -429,6 +430,87 @@ def driven(rank, world, folder):
     )
     train(one, first, 2)
     train(model, second, 2)
+    assert_equal(model, one)
+
+
+def strengths(rank, world, folder):
+    """From which strength on groups vanish is known in all processes as in one."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    columns = pl.Groups.over(0)
+    for row in GROUPED:
+        for scale in (1.0, 1e200, 1e-200) if row.name == "GroupMCP" else (1.0,):
+            torch.manual_seed(2)
+            x, d = scale * torch.randn(5, 6, dtype=torch.float64), torch.rand(5, 6, dtype=torch.float64) + 0.2
+            x[:, 2] = 0.0
+            weights = np.array([1.0, 2.0, 0.5, 1.0, 0.0, 3.0])
+            penalty = row.build(groups=columns, weights=weights)
+            q = nn.Parameter(distribute_tensor(x.clone(), mesh, [Shard(0)]))
+            part = local(distribute_tensor(d.clone(), mesh, [Shard(0)]))
+            block = Block(0, {"params": [q], "penalty": penalty}, {"lr": 0.3}, 0)
+            problem = CutProblem(block, [Proposal(local(q).detach(), part, 0.3, (), 0.0)])
+            (found,) = all_moving([(problem, penalty)], Ranks.of([q]))
+            expected = pl.optim.vanishing_strength(penalty, x.numpy(), 0.3, metric=d.numpy())
+            np.testing.assert_allclose(
+                found.strengths * penalty.strength, expected, rtol=1e-12, err_msg=row.id
+            )
+            assert found.sizes.tolist() == [5] * 6
+
+
+def parallel(rank, world, folder):
+    """Tensor parallel, alone and with shards of shards, replicas, and data parallel."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+
+    def even():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def tensor(model):
+        return parallelize_module(model, mesh["tensor"], plan)
+
+    def both(model):
+        for layer in (*(m for m in tensor(model) if isinstance(m, nn.Linear)), model):
+            fully_shard(layer, mesh=mesh["data"]).set_force_sum_reduction_for_comms(True)
+        return model
+
+    def replicas(model):
+        for layer in (*(m for m in model if isinstance(m, nn.Linear)), model):
+            fully_shard(layer, mesh=mesh).set_force_sum_reduction_for_comms(True)
+        return model
+
+    def groups(model, only):
+        named = dict(model.named_parameters())
+        weights = [named[f"{k}.weight"] for k in only]
+        penalty = pl.GroupLasso(2e-2, groups=pl.Groups.over(0))
+        return [
+            {"params": [w], "penalty": penalty if k else rows(model)[0]["penalty"]}
+            for k, w in enumerate(weights)
+        ]
+
+    kinds = (
+        {"tensor": (tensor, (0, 2))}
+        if world == 2
+        else {"both": (both, (0, 2, 4)), "replicas": (replicas, (0, 2, 4))}
+    )
+    for name, (divide, only) in kinds.items():
+        one, model = even(), divide(even())
+        first, second = (pt.ProxAdamW(groups(m, only), lr=1e-2, certify_every=2) for m in (one, model))
+        train(one, first, 6)
+        train(model, second, 6)
+        assert_equal(model, one)
+        assert pt.group_sparsity(second) == pt.group_sparsity(first), name
+        assert [h["evaluations"] for h in second.history] == [h["evaluations"] for h in first.history], name
+    one, model = even(), nn.parallel.DistributedDataParallel(even())
+    first, second = (pt.ProxAdamW(rows(m), lr=1e-2) for m in (one, model.module))
+    train(one, first, 4)
+    train(model, second, 4)
     assert_equal(model, one)
 
 

@@ -22,11 +22,13 @@ TWO = [
     "failures",
     "refused",
     "driven",
+    "strengths",
+    "parallel",
     "certified",
     "captured",
     "clipped",
 ]
-MORE = {4: ["places", "methods", "penalties", "driven", "certified", "save"], 2: ["load"]}
+MORE = {4: ["places", "methods", "penalties", "driven", "parallel", "certified", "save"], 2: ["load"]}
 
 
 @pytest.fixture(scope="module")
