@@ -51,6 +51,8 @@ COMPILATION = f"{OPTIONS} {sorted(LOOSE)} straight code inlined"
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
+# Every other byte of code says what it does.
+_BACKWARD = dis.opmap["JUMP_BACKWARD"]
 NO_INDEX = np.zeros(0, np.int64)
 #: What a proposal is made of, in words.
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
@@ -72,7 +74,7 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
         options["fastmath"] = LOOSE
     if not cache:
         # Records are free only where the compiler sees both sides of a call.
-        straight = all(i.opname != "JUMP_BACKWARD" for i in dis.get_instructions(function))
+        straight = _BACKWARD not in function.__code__.co_code[::2]
         options["forceinline"] = straight or hasattr(function, "inlined")
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
@@ -220,7 +222,7 @@ def _solve(p: Problem, options: Options) -> Solved:
         check_values(p)
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
-    groups = _results(p.layout.n_groups if options.explain else 0)
+    groups = _results(p.layout.n_groups) if options.explain else _NO_RESULTS
     if _run(p, options, Data(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
         check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
@@ -236,6 +238,10 @@ def _solve(p: Problem, options: Options) -> Solved:
 def _results(n: int) -> GroupResults:
     """Return where kernels put what they know of ``n`` groups."""
     return GroupResults(*(np.zeros(n) for _ in range(3)), *(np.zeros(n, np.int64) for _ in range(3)))
+
+
+# What kernels get that are not asked for any.
+_NO_RESULTS = _results(0)
 
 
 def _same_memory(a: Any, b: Any) -> bool:
