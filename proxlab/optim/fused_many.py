@@ -199,15 +199,27 @@ def columns_of(
     return span.last, span.stop, 0
 
 
+@any_order
+def count_all(w: Any, n: Any, one: float) -> int:
+    """Count the elements that are not zero."""
+    zero, total = one - one, 0
+    for i in range(n):
+        total += w[i] != zero
+    return total
+
+
 def count_alive(addresses: Any, sizes: Any, strides: Any, one: float, counts: Any) -> None:
     """Count the elements of tensors that are not zero, with a stride for each."""
     zero = one - one
     for k in range(len(sizes)):
         w = elements(addresses[k], sizes[k], one)
-        total = 0
-        for i in range(0, sizes[k], strides[k]):
-            total += w[i] != zero
-        counts[k] = total
+        if strides[k] == 1:
+            counts[k] = count_all(w, UINT(sizes[k]), one)
+        else:
+            total = 0
+            for i in range(0, sizes[k], strides[k]):
+                total += w[i] != zero
+            counts[k] = total
 
 
 @any_order
