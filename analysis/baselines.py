@@ -1,9 +1,9 @@
-"""What people use today for the weighted proximal operator of the group lasso, written as published.
+"""What people use today for the weighted proximal operator of the group lasso, reimplemented as published.
 
-Every baseline is NumPy (or SciPy, or CVXPY) in the vectorised form and with the default settings of its
-authors, and none uses proxlab. The problem is ``argmin_z lam‖z‖₂ + (1/2 step)‖z − x‖²_D`` for each group.
-What the published codes do beyond it (reweighting by the size of a group, the optimizer's update) is left
-out on both sides of a comparison.
+Every baseline is code of our own, from the algorithm of its paper: NumPy (or SciPy, or CVXPY) in the
+vectorised form, with the start, stopping rules and default settings of its authors, and none uses proxlab.
+The problem is ``argmin_z lam‖z‖₂ + (1/2 step)‖z − x‖²_D`` for each group. What the published codes do beyond
+it (reweighting by the size of a group, the optimizer's update) is left out on both sides of a comparison.
 
 Sources
 -------

@@ -162,7 +162,7 @@ def findings(stored: StoredStudy, plan: Plan) -> list[Finding]:
             Finding(
                 f"{c.sparsity.mean:+.2f}".replace("-", "−"),
                 f"points of weighted group sparsity, exact prox minus {solver}, {title}: {c.sparsity}; "
-                f"accuracy {c.accuracy} ({c.sparsity.seeds} seeds, {c.strengths} strengths). "
+                f"accuracy {c.accuracy} ({c.sparsity.seeds} seeds, strengths: {c.strengths}). "
                 f"{c.words}{taken}",
                 c.verdict,
                 "> 0",

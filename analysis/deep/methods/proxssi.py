@@ -1,4 +1,4 @@
-"""ProxSSI, reimplemented from the paper's algorithm and the conventions of its published code.
+"""ProxSSI, reimplemented from the paper's algorithm with the conventions of its published code.
 
 Sources
 -------
