@@ -102,7 +102,7 @@ def files(monkeypatch, tmp_path):
     save_file(tensors(), tmp_path / "model" / "model.safetensors")
     tokenizer().save(str(tmp_path / "model" / "tokenizer.json"))
     monkeypatch.setenv(fetch.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(base, "_LOADED", {})
+    base._LOADED.clear()
     return MINILM.files()
 
 

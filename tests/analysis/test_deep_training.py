@@ -324,7 +324,7 @@ def small(monkeypatch, tmp_path):
     """The data of the toy task."""
     (tmp_path / "points").write_text("")
     monkeypatch.setenv(fetch.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(base, "_LOADED", {})
+    base._LOADED.clear()
     monkeypatch.setattr(loop, "tensor", torch.from_numpy)
     monkeypatch.setattr(training, "tensor", torch.from_numpy)
 
@@ -351,14 +351,16 @@ def test_a_pair_that_nobody_knows_is_refused():
         start(dataclasses.replace(TOY, name="new", runs={}), LASSO, 1e-3, mlp(), 10)
 
 
-def test_a_unit_depends_on_its_own_method_alone(monkeypatch):
-    """So that a new method, or another's new numbers, make no stored run invalid."""
+def test_a_unit_depends_on_its_own_method_alone(small, monkeypatch):
+    """So that a new method, or another's new numbers, make no stored run invalid; nor that data were read."""
 
     def digests():
         units = study.units(PLAN, DeepProfile("tiny"), {"toy": "0"})
         return {unit.arguments["method"]: unit.digest for unit in units if unit.arguments["method"] != "sgd"}
 
     before = digests()
+    TOY.load("")
+    assert digests() == before
     monkeypatch.setattr(UnweightedProxAdamW, "step", lambda self, closure=None: None)
     after = digests()
     assert {name for name in before if before[name] != after[name]} == {"unweighted"}
@@ -389,6 +391,8 @@ def test_a_small_study_goes_on_and_reports_what_it_ran(small, monkeypatch, tmp_p
     with pytest.raises(KeyboardInterrupt):
         study.run(PLAN, profile, results, said.append)
     assert len(results.read("vision").units) == 2
+    # as another process
+    base._LOADED.clear()
     study.run(PLAN, profile, results, said.append)
     count = len(METHODS) + 2 * len(SOLVERS)
     # both timings besides, and the third run once more

@@ -96,5 +96,12 @@ class Task:
         return _LOADED[key]
 
 
+class _Cache(dict[tuple[str, str], Samples]):
+    """To pickle, and so to a run's digest, always empty: no run depends on what was read before."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Cache, ()
+
+
 #: The samples that were read last. Workers get tasks as copies, so that these are found by name and data.
-_LOADED: dict[tuple[str, str], Samples] = {}
+_LOADED = _Cache()
