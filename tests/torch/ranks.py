@@ -376,6 +376,43 @@ def failures(rank, world, folder):
     assert all(torch.equal(whole(p), q) for p, q in zip(model.parameters(), before, strict=True))
 
 
+def rest(rank, world, folder):
+    """A first step at rate 0 counts in all processes, also where only some have gradients that are not 0."""
+    one, model = network(), sharded(network())
+    first, second = (pt.ProxAdamW(mixed(m), lr=0.0) for m in (one, model))
+    for p, q in zip(one.parameters(), model.parameters(), strict=True):
+        q.grad = torch.zeros_like(q)
+        if rank == 0:
+            local(q.grad)[...] = 1.0
+        p.grad = whole(q.grad).clone()
+    for optimizer in (first, second):
+        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2
+    train(one, first, 2)
+    train(model, second, 2)
+    assert_equal(model, one)
+    if rank == 1:
+        second.param_groups[1]["lr"] = 2e-2
+    with pytest.raises(ValueError, match=r"ranks \[1\]: the optimizer, the parameters .* their settings"):
+        second.step()
+
+
+def zero(rank, world, folder):
+    """ZeroRedundancyOptimizer shares whole parameters out."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    one, model = network(), nn.parallel.DistributedDataParallel(network())
+    first = pt.ProxAdamW(mixed(one), lr=1e-2)
+    second = ZeroRedundancyOptimizer(mixed(model.module), pt.ProxAdamW, lr=1e-2)
+    train(one, first, 4)
+    train(model, second, 4)
+    assert_equal(model, one)
+    told = "sparsity: drives one strength"
+    with pytest.raises(ValueError, match=told):
+        ZeroRedundancyOptimizer(mixed(model.module), pt.ProxAdamW, lr=1e-2, sparsity=TargetSparsity(0.5))
+
+
 def refused(rank, world, folder):
     """What is not supported is an error in every process, which names it."""
     model = sharded(network())

@@ -20,6 +20,8 @@ TWO = [
     "extremes",
     "wrapper",
     "failures",
+    "rest",
+    "zero",
     "refused",
     "driven",
     "strengths",
