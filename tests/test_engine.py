@@ -1,12 +1,14 @@
 """The engine's source in plain Python: what is compiled can be stepped through, and does the same there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import proxlab as pl
 from proxlab import search
-from proxlab.backends import kernels, one_group
-from proxlab.backends.kernel_records import Data, Scratch, Steps
+from proxlab.backends import column_kernels, kernels, one_group
+from proxlab.backends.kernel_records import Data, Request, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
@@ -51,11 +53,18 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
     found = GroupResults(*(np.zeros(len(x)) for _ in range(3)), *(np.zeros(len(x), int) for _ in range(3)))
     apart, copies = np.zeros(len(x), bool), (np.empty(n), np.empty(n))
     limits = Limits(finder.relative_tolerance(53), finder.atol, finder.max_iterations, True)
+    request = Request(Steps(np.ones(1), np.ones(1)), Shrink(0.0, False), equation.rows, limits)
     with np.errstate(all="ignore"):
         bad = kernels.solve_rows(
-            Data(x.ravel(), d.ravel(), z, True), n, 0, len(x), Steps(np.ones(1), np.ones(1)), equation.rows,
-            limits, found, apart, Scratch(*copies, *copies),
-        )  # fmt: skip
+            Data(x.ravel(), d.ravel(), z, True),
+            n,
+            0,
+            len(x),
+            request,
+            found,
+            apart,
+            Scratch(*copies, *copies),
+        )
     assert bad == -1
     assert not apart.any()
     expected = pl.solve(penalty, x, 1.0, metric=d, root_finder=finder, backend="array_api")
@@ -100,3 +109,37 @@ def test_the_fused_pass_runs_in_python(name, monkeypatch):
     np.testing.assert_allclose(flat.reshape(w.shape), expected, rtol=1e-12, atol=1e-15)
     for ours, theirs in zip(state, proposal.slots, strict=True):
         np.testing.assert_allclose(ours, theirs.ravel(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("explain", [True, False])
+@pytest.mark.parametrize("name", ["lasso", "mcp", "capped", "l0"])
+def test_columns_are_solved_in_python_as_over_arrays(name, explain, monkeypatch):
+    x, d = (np.ascontiguousarray(a.T) for a in problem())
+    finder, penalty = pl.Newton(), dataclasses.replace(PENALTIES[name], groups=pl.Groups.over(0))
+    names = column_kernels.RATIO.names() | {"propose": column_kernels.propose_third}
+    for key, value in names.items():
+        monkeypatch.setattr(search, key, value)
+    n, count = x.shape
+    z = np.zeros(x.size)
+    found = GroupResults(*(np.zeros(count) for _ in range(3)), *(np.zeros(count, int) for _ in range(3)))
+    limits = Limits(finder.relative_tolerance(53), 0.0, 8, explain)
+    request = Request(Steps(np.ones(1), np.ones(1)), Shrink(0.0, False), penalty.equation.rows, limits)
+    hard, acc = np.zeros(count, bool), np.zeros(column_kernels.SCRATCH)
+    columns = column_kernels.Columns(*np.zeros((9, 16)), *np.zeros((2, 16), int))
+    with np.errstate(all="ignore"):
+        # Three blocks, the last of them shorter.
+        bad = column_kernels.solve_columns(
+            Data(x.ravel(), d.ravel(), z, True), (1, n, count, 1), 16, 0, 3, request, hard, found, acc, acc,
+            columns,
+        )  # fmt: skip
+    assert bad == -1
+    # Some are left alone: those out of range, some with several minimisers, and the last of a block.
+    assert 0 < hard.sum() <= 20
+    expected = pl.solve(penalty, x, 1.0, metric=d, root_finder=finder, backend="array_api")
+    np.testing.assert_allclose(z.reshape(x.shape)[:, ~hard], expected.z[:, ~hard], rtol=1e-13, atol=0)
+    np.testing.assert_array_equal(z.reshape(x.shape)[:, hard], x[:, hard])
+    if explain:
+        np.testing.assert_array_equal(found.status[~hard], expected.status[~hard])
+        np.testing.assert_allclose(found.radius[~hard], expected.radius[~hard], rtol=1e-13)
+        lower, upper = (b[~hard] for b in expected.bracket)
+        assert (np.maximum(found.lower[~hard], lower) <= np.minimum(found.upper[~hard], upper)).all()

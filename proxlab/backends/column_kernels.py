@@ -8,13 +8,14 @@ for the compiler hold here too.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from proxlab.backends.kernel_records import Data, Request
+from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import (
     CONVERGED,
-    NARROW_ERROR,
     NARROW_HIGH,
     NARROW_LOW,
     NARROW_PASSES,
@@ -23,14 +24,17 @@ from proxlab.backends.one_group import (
     UNSHRUNK,
     ZERO,
     from_ratio,
+    narrow_step,
     third_order,
 )
+from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import INF, NARROW, NARROW_MOST, narrow_fraction
 from proxlab.bounds import UNIT, bracket, rounding
-from proxlab.choose import AT_ZERO, GIVEN
-from proxlab.equations.radial import BEYOND, CURVED, FLAT, residual, rise
+from proxlab.choose import AT_ZERO, GIVEN, Limits
+from proxlab.equations import Equation, Sums, Task
+from proxlab.equations.radial import BEYOND, residual, rise, roundings
 from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
-from proxlab.search import OUTWARDS, RESOLVED, final_step, noise
+from proxlab.search import DONE, NONE, ask, begin, final_step, finish, noise
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
 BLOCK, PITCH = 1024, 1040
@@ -38,10 +42,86 @@ BLOCK, PITCH = 1024, 1040
 SCRATCH = 13 * PITCH
 # Rows that are summed one after the other: rounding grows with their number, not with that of the strips.
 STRIP = 256
-# While more than one group of so many is open, another pass is worth it.
+#: States of a group: to be searched, near enough for exact passes, solved; left to be solved alone, out of
+#: the range of plain sums, and without squares.
+ACTIVE, NEAR, SOLVED, HARD, UNSAFE, EMPTY = range(6)
+#: While more than one group of so many is open, another pass is worth it.
 MANY = 32
-# Roundings of two objectives, beside those of the sums.
+#: Roundings of two objectives, beside those of the sums.
 CLOSE = 120.0
+#: The unit of single precision, twice: of a sum and of its terms.
+NARROW_UNIT = 2.0**-23
+
+
+class Block(NamedTuple):
+    """A block of neighbouring groups: where it begins, its rows and their distance, groups, columns of each.
+
+    ``offset`` is the number of the first group.
+    """
+
+    base: int
+    rows: int
+    stride: int
+    groups: int
+    run: int
+    offset: int
+
+
+class Zero(NamedTuple):
+    """Sums at zero: ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ d x²``."""
+
+    bb: float
+    bbd: float
+    xx: float
+    xb: float
+
+
+class First(NamedTuple):
+    """The first piece of the slope, ``a - c r`` up to ``end``, and the penalty next to zero.
+
+    ``flat_end`` tells whether the rest is flat, and ``only_flat`` whether all is.
+    """
+
+    a: float
+    c: float
+    end: float
+    jump: float
+    flat_end: bool
+    only_flat: bool
+
+
+class Columns(NamedTuple):
+    """What is kept of each group of a block, in arrays.
+
+    Attributes
+    ----------
+    r : array
+        The radius.
+    a, c : array
+        The slope ``a - c r``, times the step.
+    start, far : array
+        Bounds of the root.
+    norm, reach : array
+        ``‖b‖`` and ``‖x‖``.
+    flat : array
+        The penalty, times the step, where it is flat.
+    ratio : array
+        ``r/tau``, at which the sums are taken.
+    code, spent : array of int
+        Its state, and the passes that it took part in.
+    """
+
+    r: Any
+    a: Any
+    c: Any
+    start: Any
+    far: Any
+    norm: Any
+    reach: Any
+    flat: Any
+    ratio: Any
+    code: Any
+    spent: Any
 
 
 @any_order
@@ -213,9 +293,10 @@ def fold(columns: Any, groups: int, run: int) -> None:
             columns[k * PITCH + g] = total
 
 
-def clear(acc: Any, rows: int, w: int) -> None:
-    """Set the sums of ``w`` columns to zero, and those of the strips where there are several."""
-    if rows > STRIP:
+def clear(acc: Any, block: Block) -> None:
+    """Set the columns' sums to zero, and those of the strips where there are several."""
+    w = block.groups * block.run
+    if block.rows > STRIP:
         acc[: 4 * PITCH] = 0.0
         acc[5 * PITCH :] = 0.0
     else:
@@ -235,312 +316,391 @@ def end_strip(acc: Any, rows: int, last: bool) -> None:
             acc[j] = total if last else total - total
 
 
-def pass_start(x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, acc: Any) -> bool:
+def pass_start(data: Data, block: Block, acc: Any) -> bool:
     """Sum what is needed at zero; tells whether a metric is invalid."""
-    bad, w = False, groups * run
-    clear(acc, rows, w)
-    for begin in range(0, rows, STRIP):
-        finish = min(begin + STRIP, rows)
-        whole = finish - (finish - begin) % 4
-        for i in range(begin, whole, 4):
-            bad |= add_start(x, d, base + i * stride, stride, w, acc)
-        for i in range(whole, finish):
-            bad |= add_start_row(x, d, base + i * stride, w, acc)
-        end_strip(acc, rows, finish == rows)
-    fold(acc, groups, run)
+    x, d, o, stride = data.x, data.d, block.base, block.stride
+    clear(acc, block)
+    bad, w = False, block.groups * block.run
+    for first in range(0, block.rows, STRIP):
+        last = min(first + STRIP, block.rows)
+        whole = last - (last - first) % 4
+        for i in range(first, whole, 4):
+            bad |= add_start(x, d, o + i * stride, stride, w, acc)
+        for i in range(whole, last):
+            bad |= add_start_row(x, d, o + i * stride, w, acc)
+        end_strip(acc, block.rows, last == block.rows)
+    fold(acc, block.groups, block.run)
     return bad
 
 
-def pass_ratio(
-    x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
-) -> None:
+def pass_ratio(data: Data, block: Block, acc: Any) -> None:
     """Sum at the groups' ratios, in single precision."""
-    w = groups * run
-    clear(acc, rows, w)
-    spread(ratios, groups, run, acc)
-    for begin in range(0, rows, STRIP):
-        finish = min(begin + STRIP, rows)
-        whole = finish - (finish - begin) % 4
-        for i in range(begin, whole, 4):
-            add_ratio(x, d, base + i * stride, stride, w, acc)
-        for i in range(whole, finish):
-            add_ratio_row(x, d, base + i * stride, w, acc)
-        end_strip(acc, rows, finish == rows)
-    fold(acc, groups, run)
+    x, d, o, stride = data.x, data.d, block.base, block.stride
+    clear(acc, block)
+    w = block.groups * block.run
+    for first in range(0, block.rows, STRIP):
+        last = min(first + STRIP, block.rows)
+        whole = last - (last - first) % 4
+        for i in range(first, whole, 4):
+            add_ratio(x, d, o + i * stride, stride, w, acc)
+        for i in range(whole, last):
+            add_ratio_row(x, d, o + i * stride, w, acc)
+        end_strip(acc, block.rows, last == block.rows)
+    fold(acc, block.groups, block.run)
 
 
-def pass_exact(
-    x: Any, d: Any, base: int, rows: int, stride: int, groups: int, run: int, ratios: Any, acc: Any
-) -> None:
+def pass_exact(data: Data, block: Block, acc: Any) -> None:
     """Sum at the groups' ratios."""
-    w = groups * run
-    clear(acc, rows, w)
-    spread(ratios, groups, run, acc)
-    for begin in range(0, rows, STRIP):
-        finish = min(begin + STRIP, rows)
-        whole = finish - (finish - begin) % 4
-        for i in range(begin, whole, 4):
-            add_exact(x, d, base + i * stride, stride, w, acc)
-        for i in range(whole, finish):
-            add_exact_row(x, d, base + i * stride, w, acc)
-        end_strip(acc, rows, finish == rows)
-    fold(acc, groups, run)
+    x, d, o, stride = data.x, data.d, block.base, block.stride
+    clear(acc, block)
+    w = block.groups * block.run
+    for first in range(0, block.rows, STRIP):
+        last = min(first + STRIP, block.rows)
+        whole = last - (last - first) % 4
+        for i in range(first, whole, 4):
+            add_exact(x, d, o + i * stride, stride, w, acc)
+        for i in range(whole, last):
+            add_exact_row(x, d, o + i * stride, w, acc)
+        end_strip(acc, block.rows, last == block.rows)
+    fold(acc, block.groups, block.run)
 
 
-def spread(ratios: Any, groups: int, run: int, acc: Any) -> None:
+def aim(block: Block, columns: Columns, acc: Any) -> int:
+    """Set the ratios of the groups that are searched, behind their sums; returns how many are."""
+    code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
+    active = 0
+    for k in range(block.groups):
+        active += code[k] == ACTIVE
+    for k in range(block.groups):
+        ratio[k] = r[k] / (a[k] - c[k] * r[k]) if code[k] == ACTIVE else 0.0
+    spread(ratio, block, acc)
+    return active
+
+
+def spread(ratio: Any, block: Block, acc: Any) -> None:
     """Put each group's ratio behind the sums of its columns."""
-    for k in range(groups):
-        for t in range(run):
-            acc[4 * PITCH + k * run + t] = ratios[k]
+    if block.run == 1:
+        for k in range(block.groups):
+            acc[4 * PITCH + k] = ratio[k]
+    else:
+        for k in range(block.groups):
+            for t in range(block.run):
+                acc[4 * PITCH + k * block.run + t] = ratio[k]
 
 
-def pace_at(r: float, a: float, c: float) -> float:
-    """Bound how fast a term of the sums can change at ``r > 0`` on the piece with slope ``a - c r``."""
-    tau = fmax(a - c * r, 0.0)
-    m = 1.0 / r
-    if c > 0.0:
-        m = fmax(m, c / tau if tau > 0.0 else BEYOND)
-    return m
+# ----------------------------------------------------------------------------------------------------
+# The search, for each group of a block. A pass reads all of them, and all that is kept of a group from pass
+# to pass is its radius: the search begins anew there, between what is known from the sums at zero.
 
 
-def enclose_ratio(
-    r: float, s: float, s1: float, s2: float, a: float, c: float, size: float, far: float
-) -> Any:
-    """Enclose the root, as :func:`enclose_at`, from sums that :func:`from_ratio` made.
+def propose_third(
+    r: float, f: float, slope: float, bend: float, lo: float, f_lo: float, hi: float, f_hi: float,
+    m0: float, m1: float, m2: float, m3: float, m4: float,
+) -> Any:  # fmt: skip
+    """Take a step of third order, at most twice Newton's: a pass is dear."""
+    final, _ = final_step(r, f, slope, bend, 0.0)
+    return third_order(r, f, slope, final), m0, m1, m2, m3, m4
+
+
+def pace_ratio(r: float, task: Task) -> float:
+    """Bound how fast a term changes at ``r > 0``, by quotients that are known already."""
+    tau = task.a - task.c * r
+    return fmax(1.0 / r, task.c / tau) if tau > 0.0 else BEYOND
+
+
+def enclose_ratio(r: float, sums: Sums, task: Task) -> Any:
+    """Enclose the root, as for other radial sums, from sums that :func:`from_ratio` made.
 
     The terms of its differences are at most thrice ``B₁``.
     """
-    m = pace_at(r, a, c)
+    s, s1, s2 = sums
+    m, c, size = pace_ratio(r, task), task.c, task.size
     b1 = (sqrt(s * fmax(s2, 0.0)) + 2.0 * m * s) * (1.0 + 1e-9) if c > 0.0 else s1
-    k = CURVED if c > 0.0 else FLAT
-    noise, slack = rounding(size + k[0]) * s, 3.0 * rounding(size + k[1]) * b1
-    limit = far * (1.0 + (size + 8.0) * UNIT)
-    return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, limit)
+    off, slack = rounding(size + roundings(c, 0)) * s, 3.0 * rounding(size + roundings(c, 1)) * b1
+    limit = task.far * (1.0 + (size + GIVEN) * UNIT)
+    return bracket(r, s - 1.0 - off, s - 1.0 + off, s1, slack, m, b1 + slack, c, limit)
+
+
+#: The secular equation, with sums that are made of those in the ratio.
+RATIO = Equation(residual, pace_ratio, enclose_ratio, smooth=True)
+
+
+def first_piece(pieces: Any) -> First:
+    """Return what is read of the table, once for all groups."""
+    a, c, count = pieces[0, 2], pieces[0, 3], pieces.shape[0]
+    flat_end = count == 2 and pieces[1, 2] == 0.0 and pieces[1, 3] == 0.0
+    end = pieces[1, 0] if count > 1 else INF
+    return First(a, c, end, pieces[0, 1], flat_end, a == 0.0 and c == 0.0)
+
+
+def zero_sums(acc: Any, k: int) -> Zero:
+    """Return the sums at zero of group ``k``."""
+    return Zero(
+        np.float64(acc[k]), np.float64(acc[k + PITCH]), np.float64(acc[k + 2 * PITCH]),
+        np.float64(acc[k + 3 * PITCH]),
+    )  # fmt: skip
+
+
+def open_column(
+    first: First, eta: float, sums: Zero, k: int, columns: Columns, doubt: float, low: float, high: float
+) -> int:
+    """Decide from the sums at zero about group ``k``; returns its code.
+
+    Squares are safe between ``low`` and ``high``; ``doubt`` is the relative error of the sums, and more.
+    """
+    bb, bbd, xx, xb = sums
+    end, flat_end, only_flat = first.end, first.flat_end, first.only_flat
+    norm, reach, a, c = sqrt(bb), sqrt(xx), eta * first.a, eta * first.c
+    columns.a[k], columns.c[k], columns.norm[k], columns.reach[k] = a, c, norm, reach
+    columns.r[k], columns.start[k], columns.far[k], columns.spent[k] = 0.0, 0.0, 0.0, 0
+    flat = rise(end, 0.0, end, a, c) if flat_end else eta * first.jump
+    columns.flat[k] = flat
+    if xx == 0.0:
+        return EMPTY
+    beyond = reach > end
+    f0 = 1.0 if first.jump > 0.0 else (a - norm) / norm
+    safe = low < bb < high and low < bbd < high and low < xx < high
+    safe = safe and low < xb < high and (1e-100 < a < 1e100 or only_flat)
+    if not (safe and fabs(c) < 1e100):
+        return UNSAFE
+    if fabs(f0) <= doubt or (beyond and not flat_end) or fabs(reach - end) <= doubt * reach:
+        return HARD
+    if only_flat and f0 < 0.0:
+        # No penalty at all.
+        return keep_point(columns, k)
+    if f0 >= 0.0:
+        if beyond or only_flat:
+            # Zero against the point itself.
+            keep, drop = flat, 0.5 * xb
+            if not fabs(keep - drop) > doubt * (keep + drop):
+                return HARD
+            if keep < drop:
+                return keep_point(columns, k)
+        return SOLVED
+    limit = fmin(reach, end)
+    slope = (bbd - c * bb) / (bb * norm)
+    steep = slope + doubt * (bbd + fabs(c) * bb) / (bb * norm)
+    if steep <= 0.0 or (-f0 - doubt) > limit * steep:
+        # No minimiser inside: the point itself, or too close to tell.
+        return keep_point(columns, k) if beyond else HARD
+    columns.start[k] = fmin((-f0 - doubt) / steep, limit)
+    columns.r[k], columns.far[k] = columns.start[k], limit
+    return ACTIVE
+
+
+def keep_point(columns: Columns, k: int) -> int:
+    """Let group ``k`` be the point itself; returns its code."""
+    columns.r[k], columns.a[k], columns.c[k] = columns.reach[k], 0.0, 0.0
+    return SOLVED
+
+
+def sums_of(acc: Any, k: int, columns: Columns) -> Sums:
+    """Return the secular sums of group ``k`` at its radius, from those in the ratio."""
+    r, a, c = columns.r[k], columns.a[k], columns.c[k]
+    v, ve, vee = np.float64(acc[k]), np.float64(acc[k + PITCH]), np.float64(acc[k + 2 * PITCH])
+    return from_ratio(v, ve, vee, r, a - c * r, c)
+
+
+def task_of(k: int, columns: Columns, end: float, size: float, quiet: float, limits: Limits) -> Task:
+    """Return what is looked for in group ``k``."""
+    c, far = columns.c[k], columns.far[k]
+    return Task(
+        columns.a[k], c, 0.0, columns.start[k], far, far == end, limits.rtol, 0.0, 1.0, size, quiet,
+        rounding(size + roundings(c, 0)), 0.0, 0.0, limits.most,
+    )  # fmt: skip
+
+
+def step_early(acc: Any, k: int, columns: Columns, task: Task) -> int:
+    """Go on from sums in single precision; returns the group's code, which tells whether it is near."""
+    r, enough = task.at, True
+    if NARROW_LOW < acc[k] < NARROW_HIGH:
+        r, enough = narrow_step(columns.r[k], sums_of(acc, k, columns), task)
+    columns.r[k] = r
+    return NEAR if enough else ACTIVE
+
+
+def step_exact(
+    acc: Any, k: int, columns: Columns, task: Task, end: float, limits: Limits, g: int, out: GroupResults
+) -> int:
+    """Go on from exact sums; returns the group's code. The answer is in ``columns``, explained in ``out``."""
+    r, sums = columns.r[k], sums_of(acc, k, columns)
+    known = begin(task, r, sums, 0)
+    if known.code == NONE or known.slope <= 0.0:
+        # Below zero with a tangent that ends beyond the piece, or falling already at the start (a lower
+        # bound): no root on the piece, and z = x where the rest is flat.
+        if known.f < -task.noise and task.doubtful and (known.slope > 0.0 or r == task.at):
+            return keep_point(columns, k)
+        if known.slope <= 0.0 and r > task.at:
+            columns.r[k] = task.at
+            return ACTIVE
+        return HARD
+    if known.code != DONE:
+        columns.r[k] = ask(known, task).r
+        return ACTIVE
+    root = finish(known, task, limits.explain)
+    columns.r[k] = root.r
+    if task.doubtful:
+        code = against_point(acc, k, columns, task, end, r, sums, root.r)
+        if code != SOLVED or columns.a[k] == 0.0:
+            return code
+    if limits.explain:
+        out.lower[g], out.upper[g] = root.lower, root.upper
+    return SOLVED
+
+
+def against_point(
+    acc: Any, k: int, columns: Columns, task: Task, end: float, at: float, sums: Sums, root: float
+) -> int:
+    """Compare a root, from the sums at ``at`` near it, with the point itself; returns the group's code.
+
+    At the point z of the path, whose length is not ``at``, the objective is an upper bound of that at the
+    root; its dual, at the same multiplier, is a lower bound at ``at``, from which the objective falls to the
+    root at a rate between those of its two parts.
+    """
+    a, c, ratio, flat = task.a, task.c, columns.ratio[k], columns.flat[k]
+    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    _, error = final_step(at, f, slope, bend, pace_ratio(at, task))
+    moved = 0.5 * acc[k + 3 * PITCH] / ratio
+    value = rise(at * sqrt(sums.s), 0.0, end, a, c) + moved
+    least = rise(at, 0.0, end, a, c) + moved + 0.5 * (a - c * at) * at * (sums.s - 1.0)
+    gain = fmax(a, columns.norm[k]) * (fabs(root - at) + error)
+    blur = rounding(task.size + CLOSE) * (value + flat + 0.5 * acc[k] / ratio)
+    if least - gain - blur > flat:
+        return keep_point(columns, k)
+    if value + blur < flat:
+        return SOLVED
+    # Too close to tell; or not near enough yet.
+    return HARD if gain <= blur else ACTIVE
 
 
 def solve_columns(
-    x: Any, d: Any, z: Any, shape: Any, per_block: int, begin: int, finish: int, steps: Any, weights: Any,
-    pieces: Any, rtol: float, max_passes: int, hard: Any, explain: bool, radius: Any, lower: Any, upper: Any,
-    status: Any, iterations: Any, evaluations: Any, acc: Any, early: Any, state: Any, spent: Any, values: Any,
+    data: Data, shape: Any, per_block: int, begin_block: int, finish_block: int, request: Request, hard: Any,
+    out: GroupResults, acc: Any, early: Any, columns: Columns,
 ) -> int:  # fmt: skip
-    """Solve the blocks ``begin … finish - 1`` of neighbouring groups, a block at once, by Newton's method.
+    """Solve some blocks of neighbouring groups, a block at once, by Newton's method.
 
-    Groups that need more than the first piece of the slope and a flat end, or more than ``max_passes``
+    Groups that need more than the first piece of the slope and a flat end, or more than ``limits.most``
     passes, or that are out of the range of plain sums, are marked in ``hard`` and left alone. A pass sums in
     the ratio ``r/tau``, one number a column; for float32 data, the first passes do so in single precision,
     which decides nothing that is closer than its rounding. ``acc`` and ``early`` (four sums and the ratios,
-    ``PITCH`` apart; ``early`` of the data's precision), ``state``, ``spent`` and ``values`` are scratch.
-    Returns the first invalid block, or -1.
+    ``PITCH`` apart; ``early`` of the data's precision) and ``columns`` are scratch. Returns the first invalid
+    block, or -1.
     """
-    rows, run = shape[1], shape[3]
-    stride = shape[2] * run
-    blocks = (shape[2] + per_block - 1) // per_block
-    a0, c0 = pieces[0, 2], pieces[0, 3]
-    count = pieces.shape[0]
-    flat_end = count == 2 and pieces[1, 2] == 0.0 and pieces[1, 3] == 0.0
-    only_flat = a0 == 0.0 and c0 == 0.0
-    end0 = pieces[1, 0] if count > 1 else INF
-    size = float(rows * run)
-    quiet = noise(size)
-    close = rounding(size + CLOSE)
-    r, a, c, far, start = values[0], values[1], values[2], values[3], values[4]
-    norms, flats, reaches, ratios = values[5], values[6], values[7], values[8]
-    for block in range(begin, finish):
-        first = (block % blocks) * per_block
-        groups = min(per_block, shape[2] - first)
-        outer = block // blocks
-        offset = outer * shape[2] + first
-        base = outer * rows * stride + first * run
-        narrow = NARROW and not explain
-        while True:
-            # The sums at zero: in single precision first, where that is enough.
-            error0, low, high = rounding(size + AT_ZERO), SAFE_LOW, SAFE_HIGH
-            if narrow:
-                error0, low, high = (0.25 * rows + run + 32.0) * 2.0**-23, NARROW_LOW, NARROW_HIGH
-                if pass_start(x, d, base, rows, stride, groups, run, early):
-                    return block
-                for j in range(4 * PITCH):
-                    acc[j] = early[j]
-            elif pass_start(x, d, base, rows, stride, groups, run, acc):
-                return block
-            doubt = 4.0 * error0
-            active, unsafe, empty = 0, 0, 0
-            for k in range(groups):
-                g = offset + k
-                eta = steps[g if len(steps) > 1 else 0] * weights[g if len(weights) > 1 else 0]
-                bb, bbd, xx, xb = acc[k], acc[k + PITCH], acc[k + 2 * PITCH], acc[k + 3 * PITCH]
-                norm, reach = sqrt(bb), sqrt(xx)
-                r[k], a[k], c[k], far[k] = 0.0, eta * a0, eta * c0, 0.0
-                norms[k], flats[k], reaches[k] = norm, eta * pieces[0, 1], reach
-                if flat_end:
-                    flats[k] = rise(end0, 0.0, end0, a[k], c[k])
-                state[k], spent[k] = 0, 0
-                if xx == 0.0:
-                    state[k] = 4
-                    empty += 1
-                    continue
-                beyond = reach > end0
-                f0 = 1.0 if pieces[0, 1] > 0.0 else (a[k] - norm) / norm
-                safe = low < bb < high and low < bbd < high and low < xx < high
-                safe = safe and low < xb < high and (1e-100 < a[k] < 1e100 or only_flat)
-                safe = safe and fabs(c[k]) < 1e100
-                if not safe:
-                    state[k] = 2
-                    unsafe += 1
-                    continue
-                if fabs(f0) <= doubt or (beyond and not flat_end) or fabs(reach - end0) <= doubt * reach:
-                    state[k] = 2
-                    continue
-                if only_flat and f0 < 0.0:
-                    # No penalty at all.
-                    r[k], a[k], c[k] = reach, 0.0, 0.0
-                    continue
-                if f0 >= 0.0:
-                    if beyond or only_flat:
-                        # Zero against the point itself.
-                        keep, drop = flats[k], 0.5 * xb
-                        if not fabs(keep - drop) > doubt * (keep + drop):
-                            state[k] = 2
-                        elif keep < drop:
-                            r[k], a[k], c[k] = reach, 0.0, 0.0
-                    continue
-                limit = fmin(reach, end0)
-                slope = (bbd - c[k] * bb) / (bb * norm)
-                steep = slope + doubt * (bbd + fabs(c[k]) * bb) / (bb * norm)
-                if steep <= 0.0 or (-f0 - doubt) > limit * steep:
-                    # No minimiser inside: the point itself, or too close to tell.
-                    if beyond:
-                        r[k], a[k], c[k] = reach, 0.0, 0.0
-                    else:
-                        state[k] = 2
-                    continue
-                r[k] = fmin((-f0 - doubt) / steep, limit)
-                start[k], far[k], state[k] = r[k], limit, 1
-                active += 1
-            if not (narrow and unsafe > 0):
-                break
-            narrow = False
-        if empty > 0:
-            # Zero throughout, or too small to be squared?
-            acc[:PITCH] = 0.0
-            for i in range(rows):
-                add_size_row(x, base + i * stride, groups * run, acc)
-            fold(acc, groups, run)
-            for k in range(groups):
-                if state[k] == 4:
-                    state[k] = 0 if acc[k] == 0.0 else 2
-        if NARROW:
-            ahead = active
-            for _ in range(NARROW_PASSES):
-                if ahead <= groups // MANY:
-                    break
-                for k in range(groups):
-                    ratio = r[k] / (a[k] - c[k] * r[k]) if state[k] == 1 else 0.0
-                    if state[k] == 1 and not NARROW_LOW < ratio < NARROW_HIGH:
-                        ratio, state[k] = 0.0, 3
-                        ahead -= 1
-                    ratios[k] = ratio
-                pass_ratio(x, d, base, rows, stride, groups, run, ratios, early)
-                for k in range(groups):
-                    if state[k] != 1:
-                        continue
-                    spent[k] += 1
-                    tau = a[k] - c[k] * r[k]
-                    v, ve, vee = np.float64(early[k]), early[k + PITCH], early[k + 2 * PITCH]
-                    s, s1, s2 = from_ratio(v, np.float64(ve), np.float64(vee), r[k], tau, c[k])
-                    if NARROW_LOW < v < NARROW_HIGH and s1 > 0.0:
-                        f, slope, bend = residual(s, s1, s2)
-                        final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
-                        new = third_order(r[k], f, slope, final)
-                        if start[k] <= new <= far[k]:
-                            r[k] = new
-                            if error <= NARROW_ERROR * new:
-                                state[k] = 3
-                                ahead -= 1
-                            continue
-                    # Left to the exact passes.
-                    r[k], state[k] = start[k], 3
-                    ahead -= 1
-            for k in range(groups):
-                if state[k] == 3:
-                    state[k] = 1
-        passes = 0
-        # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-        while active > (groups // MANY if passes > 0 else 0) and passes < max_passes:
-            passes += 1
-            for k in range(groups):
-                ratios[k] = r[k] / (a[k] - c[k] * r[k]) if state[k] == 1 else 0.0
-            pass_exact(x, d, base, rows, stride, groups, run, ratios, acc)
-            for k in range(groups):
-                if state[k] != 1:
-                    continue
-                spent[k] += 1
-                tau = a[k] - c[k] * r[k]
-                s, s1, s2 = from_ratio(acc[k], acc[k + PITCH], acc[k + 2 * PITCH], r[k], tau, c[k])
-                f, slope, bend = residual(s, s1, s2)
-                step = f / slope if slope > 0.0 else INF
-                if slope <= 0.0 or r[k] - step > far[k]:
-                    # Below zero with a tangent that ends beyond the piece, or falling already at the start
-                    # (a lower bound): no root on the piece, and z = x where the rest is flat.
-                    below = f < -quiet and (slope > 0.0 or r[k] == start[k])
-                    if below and far[k] == end0:
-                        r[k], a[k], c[k], state[k] = reaches[k], 0.0, 0.0, 0
-                        active -= 1
-                    elif slope <= 0.0 and r[k] > start[k]:
-                        r[k] = start[k]
-                    else:
-                        state[k] = 2
-                        active -= 1
-                    continue
-                final, error = final_step(r[k], f, slope, bend, pace_at(r[k], a[k], c[k]))
-                if not (error <= fmax(rtol, RESOLVED) * r[k] or fabs(f) <= quiet):
-                    # A pass is dear: third-order steps, at most twice Newton's.
-                    r[k] = fmin(third_order(r[k], f, slope, final), far[k])
-                    continue
-                at = r[k]
-                r[k] = fmin(fmax(final, 0.0), far[k])
-                if far[k] == end0:
-                    # The root against the point itself. At the point z of the path, whose length is not
-                    # ``at``, the objective is an upper bound of that at the root; its dual, at the same
-                    # multiplier, is a lower bound at ``at``, from which the objective falls to the root at a
-                    # rate between those of its two parts.
-                    moved = 0.5 * acc[k + 3 * PITCH] / ratios[k]
-                    value = rise(at * sqrt(s), 0.0, end0, a[k], c[k]) + moved
-                    least = rise(at, 0.0, end0, a[k], c[k]) + moved + 0.5 * tau * at * (s - 1.0)
-                    gain = fmax(a[k], norms[k]) * (fabs(r[k] - at) + error)
-                    blur = close * (value + flats[k] + 0.5 * acc[k] / ratios[k])
-                    if least - gain - blur > flats[k]:
-                        r[k], a[k], c[k], state[k] = reaches[k], 0.0, 0.0, 0
-                        active -= 1
-                        continue
-                    if not value + blur < flats[k]:
-                        if gain <= blur:
-                            state[k] = 2
-                            active -= 1
-                        continue
-                state[k] = 0
-                active -= 1
-                if explain:
-                    g = offset + k
-                    near, beyond_root = enclose_ratio(at, s, s1, s2, a[k], c[k], size, far[k])
-                    lower[g] = fmin(near * (1.0 - OUTWARDS), r[k])
-                    upper[g] = fmax(beyond_root * (1.0 + OUTWARDS), r[k])
-        for k in range(groups):
-            g = offset + k
-            if state[k] != 0:
-                hard[g] = True
-                r[k], a[k], c[k] = 1.0, 0.0, 0.0  # leaves z = x, which may be the same array
-            tau = fmax(a[k] - c[k] * r[k], 0.0) if r[k] > 0.0 else 1.0
-            ratios[k] = r[k] / tau
-            if explain and state[k] == 0:
-                radius[g] = r[k]
-                evaluations[g] = spent[k]
-                iterations[g] = max(spent[k] - 1, 0)
-                status[g] = ZERO if r[k] == 0.0 else (CONVERGED if tau > 0.0 else UNSHRUNK)
-                if status[g] != CONVERGED:
-                    off = GIVEN * size * UNIT
-                    lower[g], upper[g] = r[k] * (1.0 - off), r[k] * (1.0 + off)
-        spread(ratios, groups, run, acc)
-        for i in range(rows):
-            write_row(x, d, z, base + i * stride, groups * run, acc)
+    rows, inner, run = shape[1], shape[2], shape[3]
+    blocks = (inner + per_block - 1) // per_block
+    first, limits = first_piece(request.pieces), request.limits
+    for number in range(begin_block, finish_block):
+        column = (number % blocks) * per_block
+        outer = number // blocks
+        block = Block(
+            outer * rows * inner * run + column * run, rows, inner * run, min(per_block, inner - column), run,
+            outer * inner + column,
+        )  # fmt: skip
+        if open_block(data, block, request, first, acc, early, columns):
+            return number
+        search_block(data, block, first, limits, out, acc, early, columns)
+        write_block(data, block, limits, hard, out, acc, columns)
     return -1
+
+
+def open_block(
+    data: Data, block: Block, request: Request, first: First, acc: Any, early: Any, columns: Columns
+) -> bool:
+    """Decide from the sums at zero, in single precision first where that may be enough.
+
+    Returns whether a metric is invalid.
+    """
+    steps, size = request.steps, float(block.rows * block.run)
+    narrow = NARROW and not request.limits.explain
+    while True:
+        doubt, low, high = 4.0 * rounding(size + AT_ZERO), SAFE_LOW, SAFE_HIGH
+        if narrow:
+            doubt = 4.0 * (0.25 * block.rows + block.run + 32.0) * NARROW_UNIT
+            low, high = NARROW_LOW, NARROW_HIGH
+            bad = pass_start(data, block, early)
+        else:
+            bad = pass_start(data, block, acc)
+        if bad:
+            return True
+        unsafe, empty = 0, 0
+        for k in range(block.groups):
+            g = block.offset + k
+            eta = one_of(steps.steps, g) * one_of(steps.weights, g)
+            sums = zero_sums(early, k) if narrow else zero_sums(acc, k)
+            code = open_column(first, eta, sums, k, columns, doubt, low, high)
+            unsafe += code == UNSAFE
+            empty += code == EMPTY
+            columns.code[k] = HARD if code == UNSAFE else code
+        if not (narrow and unsafe > 0):
+            break
+        narrow = False
+    if empty > 0:
+        # Zero throughout, or too small to be squared?
+        acc[:PITCH] = 0.0
+        for i in range(block.rows):
+            add_size_row(data.x, block.base + i * block.stride, block.groups * block.run, acc)
+        fold(acc, block.groups, block.run)
+        for k in range(block.groups):
+            if columns.code[k] == EMPTY:
+                columns.code[k] = SOLVED if acc[k] == 0.0 else HARD
+    return False
+
+
+def search_block(
+    data: Data, block: Block, first: First, limits: Limits, out: GroupResults, acc: Any, early: Any,
+    columns: Columns,
+) -> None:  # fmt: skip
+    """Take passes until few groups are left: one costs as much for a few groups as for all."""
+    size = float(block.rows * block.run)
+    end = first.end
+    few, quiet = block.groups // MANY, noise(size)
+    code = columns.code
+    if NARROW:
+        for _ in range(NARROW_PASSES):
+            if aim(block, columns, early) <= few:
+                break
+            pass_ratio(data, block, early)
+            for k in range(block.groups):
+                if code[k] == ACTIVE:
+                    columns.spent[k] += limits.explain
+                    code[k] = step_early(early, k, columns, task_of(k, columns, end, size, quiet, limits))
+        for k in range(block.groups):
+            if code[k] == NEAR:
+                code[k] = ACTIVE
+    for passes in range(limits.most):
+        # The last few are cheaper one by one.
+        if aim(block, columns, acc) <= (few if passes > 0 else 0):
+            break
+        pass_exact(data, block, acc)
+        for k in range(block.groups):
+            if code[k] == ACTIVE:
+                columns.spent[k] += limits.explain
+                task = task_of(k, columns, end, size, quiet, limits)
+                code[k] = step_exact(acc, k, columns, task, end, limits, block.offset + k, out)
+
+
+def write_block(
+    data: Data, block: Block, limits: Limits, hard: Any, out: GroupResults, acc: Any, columns: Columns
+) -> None:
+    """Write the points of the groups that are solved, mark the others, and explain."""
+    code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
+    for k in range(block.groups):
+        if code[k] != SOLVED:
+            hard[block.offset + k] = True
+            r[k], a[k], c[k] = 1.0, 0.0, 0.0  # leaves z = x, which may be the same array
+    for k in range(block.groups):
+        ratio[k] = r[k] / (fmax(a[k] - c[k] * r[k], 0.0) if r[k] > 0.0 else 1.0)
+    if limits.explain:
+        off = GIVEN * float(block.rows * block.run) * UNIT
+        for k in range(block.groups):
+            g = block.offset + k
+            if code[k] == SOLVED:
+                out.radius[g] = r[k]
+                out.evaluations[g] = columns.spent[k]
+                out.iterations[g] = max(columns.spent[k] - 1, 0)
+                out.status[g] = ZERO if r[k] == 0.0 else (CONVERGED if ratio[k] < INF else UNSHRUNK)
+                if out.status[g] != CONVERGED:
+                    out.lower[g], out.upper[g] = r[k] * (1.0 - off), r[k] * (1.0 + off)
+    spread(columns.ratio, block, acc)
+    for i in range(block.rows):
+        write_row(data.x, data.d, data.z, block.base + i * block.stride, block.groups * block.run, acc)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Data, Elements, Found, Layout, Scratch, Shrink, Steps
+from proxlab.backends.kernel_records import Data, Elements, Found, Layout, Request, Scratch, Shrink
 from proxlab.backends.one_group import (
     APART,
     BAD,
@@ -27,7 +27,6 @@ from proxlab.backends.one_group import (
 )
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import FIRST, INF, is_valid, scaled_metric
-from proxlab.choose import Limits
 from proxlab.scalar import fabs
 
 # Set by the target: the kernel that Python calls, and what makes its arguments of their parts.
@@ -41,17 +40,18 @@ def call_grouped(*parts: Any) -> Any:
 
 
 def solve_rows(
-    data: Data, n: int, begin: int, finish: int, steps: Steps, pieces: Any, limits: Limits, out: GroupResults,
-    apart: Any, room: Scratch,
+    data: Data, n: int, begin: int, finish: int, request: Request, out: GroupResults, apart: Any,
+    room: Scratch,
 ) -> int:  # fmt: skip
     """Solve the contiguous groups ``begin … finish - 1`` of ``n`` elements, one after the other.
 
     Those that spread too far are marked in ``apart`` and left alone. Returns the first invalid group, or -1.
     """
+    (steps, weights), _, pieces, limits = request
     for g in range(begin, finish):
         o = g * n
         e = Elements(data.x, data.d, o, n)
-        solved = solve_one(e, one_of(steps.steps, g), one_of(steps.weights, g), pieces, limits, room)
+        solved = solve_one(e, one_of(steps, g), one_of(weights, g), pieces, limits, room)
         found = solved.found
         if found.status == BAD:
             return g
@@ -78,14 +78,15 @@ def one_of(numbers: Any, g: int) -> float:
 
 
 def solve_gathered(
-    data: Data, layout: Layout, begin: int, finish: int, steps: Steps, shrink: Shrink, pieces: Any,
-    limits: Limits, out: GroupResults, apart: Any, room: Scratch,
+    data: Data, layout: Layout, begin: int, finish: int, request: Request, out: GroupResults, apart: Any,
+    room: Scratch,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
 
     Groups that spread too far are marked in ``apart`` and left alone. The scratch is that of the largest
     group. Returns the first invalid group, or -1.
     """
+    (steps, weights), shrink, pieces, limits = request
     shrinks = shrink.threshold > 0.0 or shrink.nonnegative
     n = layout.shape[1] * layout.shape[3]
     shrunk = False
@@ -95,7 +96,7 @@ def solve_gathered(
             n = layout.indptr[g + 1] - layout.indptr[g]
         found, status, ex = Found(0.0, 0.0, 0.0, 0.0, ZERO, 0, 0), ZERO, 0
         if n > 0:
-            step, weight = one_of(steps.steps, g), one_of(steps.weights, g)
+            step, weight = one_of(steps, g), one_of(weights, g)
             gather(data.x, room.x, g, layout, n)
             gather_metric(data, room, g, layout, n)
             e = Elements(room.read_x, room.read_d, FIRST, n)

@@ -93,37 +93,48 @@ def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, An
     one, and compiled code puts them together again.
     """
     hints = get_type_hints(kernel)
-    kinds = [hints[name] for name in signature(kernel).parameters]
-    records = tuple(kind if hasattr(kind, "_fields") else None for kind in kinds)
-    key = f"{described(grouped.__code__)} {[kind and kind.__qualname__ for kind in records]}"
-    given = {**names, "kernel": kernel, "grouped": Given(intrinsic(grouped(records)), key)}
+    kinds = tuple(parts_of(hints[name]) for name in signature(kernel).parameters)
+    given = {**names, "kernel": kernel, "grouped": Given(intrinsic(grouped(kinds)), f"{RECORDS} {kinds}")}
     return made(target.linked(kernels.call_grouped, given, kernel.__name__), False, cache=True)
 
 
-def grouped(records: tuple[Any, ...]) -> Callable[..., Any]:
-    """Return what makes a kernel's arguments of their parts; ``records`` are types of records, or None."""
+def parts_of(kind: Any) -> Any:
+    """Return a type of records, with what this returns for the types of its parts; of other types, None."""
+    if not hasattr(kind, "_fields"):
+        return None
+    return kind, tuple(parts_of(part) for part in get_type_hints(kind).values())
+
+
+def grouped(kinds: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return what makes a kernel's arguments of their parts; ``kinds`` are from :func:`parts_of`."""
 
     def typed(_: Any, parts: Any) -> Any:
         left = iter(parts)
-        kinds = [
-            next(left) if record is None
-            else numba.types.BaseTuple.from_types([next(left) for _ in record._fields], record)
-            for record in records
-        ]  # fmt: skip
-        whole = numba.types.Tuple(kinds)
+
+        def typed_as(kind: Any) -> Any:
+            if kind is None:
+                return next(left)
+            return numba.types.BaseTuple.from_types([typed_as(part) for part in kind[1]], kind[0])
+
+        whole = numba.types.Tuple([typed_as(kind) for kind in kinds])
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             left = iter(cgutils.unpack_tuple(builder, values[0]))
-            arguments = [
-                next(left) if record is None
-                else context.make_tuple(builder, kind, [next(left) for _ in record._fields])
-                for record, kind in zip(records, kinds, strict=True)
-            ]  # fmt: skip
-            return context.make_tuple(builder, whole, arguments)
+
+            def made_of(kind: Any, record: Any) -> Any:
+                if kind is None:
+                    return next(left)
+                return context.make_tuple(builder, record, list(map(made_of, kind[1], record.types)))
+
+            return context.make_tuple(builder, whole, list(map(made_of, kinds, whole.types)))
 
         return whole(parts), codegen
 
     return typed
+
+
+#: What tells how records are made from other ways.
+RECORDS = described(grouped.__code__)
 
 
 @lru_cache(maxsize=64)
@@ -168,7 +179,8 @@ def column_solver(narrow: bool) -> Any:
     narrow : bool
         For float32.
     """
-    return outermost(TARGET, column_kernels.solve_columns, {"NARROW": narrow})
+    names = column_kernels.RATIO.names() | {"propose": column_kernels.propose_third, "NEEDS_BRACKET": False}
+    return outermost(TARGET, column_kernels.solve_columns, names | {"NARROW": narrow})
 
 
 @lru_cache(maxsize=1)
@@ -257,7 +269,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
     weights = penalty.group_weights(layout)
     xf, df, zf = flat.x, flat.d, flat.z
     data = flat._replace(x=_readonly(xf), d=_readonly(df))
-    shrink = Shrink(float(penalty.threshold), penalty.nonnegative)
+    shrink, each = Shrink(float(penalty.threshold), penalty.nonnegative), Steps(steps, weights)
     count, pieces = layout.n_groups, equation.rows
     # Without a group penalty, and with what is left of it the same for all elements of a group.
     uniform = len(steps) == 1 or penalty.threshold == 0.0
@@ -288,7 +300,8 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
         and dense and equation.kernel == "radial" and not shrinks
         and type(finder) is Newton and not finder.atol and finder.max_iterations >= MAX_PASSES
     ):  # fmt: skip
-        hard, bad = _columns(flat, shape, steps, weights, pieces, options, results)
+        most = Limits(options.rtol, 0.0, MAX_PASSES, explain)
+        hard, bad = _columns(data, shape, (*each, *shrink, pieces, *most), results)
         if bad >= 0:
             return bad
         chosen = np.flatnonzero(hard)
@@ -303,8 +316,8 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
         kind.propose, known, needs_bracket=kind.needs_bracket, narrow=narrow, equation=equation.kernel,
         direct=direct, wide=wide,
     )  # fmt: skip
-    each = Steps(steps, weights)
     limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, explain)
+    request = (*each, *shrink, pieces, *limits)
     place = Layout(geometry, indptr, indices, chosen)
 
     def task(begin: int, finish: int) -> int:
@@ -312,11 +325,9 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
         scratch = Scratch(xw, dw, _readonly(xw), _readonly(dw))
         found: int
         if direct:
-            found = kernel(*data, longest, begin, finish, *each, pieces, *limits, *results, apart, *scratch)
+            found = kernel(*data, longest, begin, finish, *request, *results, apart, *scratch)
         else:
-            found = kernel(
-                *data, *place, begin, finish, *each, *shrink, pieces, *limits, *results, apart, *scratch
-            )
+            found = kernel(*data, *place, begin, finish, *request, *results, apart, *scratch)
         return found
 
     try:
@@ -361,30 +372,26 @@ def _reason(propose: Callable[..., Any], error: Exception) -> str:
 
 
 def _columns(
-    flat: Data, shape: tuple[int, int, int, int], steps: Any, weights: Any, pieces: Any, options: Options,
-    results: GroupResults,
-) -> tuple[Any, int]:  # fmt: skip
+    data: Data, shape: tuple[int, int, int, int], request: tuple[Any, ...], results: GroupResults
+) -> tuple[Any, int]:
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
-    xf, df, zf = flat.x, flat.d, flat.z
     share = -(-inner // threads.get_num_threads())
     per_block = min(share, max(1, column_kernels.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
-    kernel = column_solver(xf.dtype == np.float32)
+    kernel = column_solver(data.x.dtype == np.float32)
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        acc, early = np.empty(column_kernels.SCRATCH), np.empty(column_kernels.SCRATCH, xf.dtype)
-        state, spent = np.empty(per_block, np.int64), np.empty(per_block, np.int64)
-        values = np.empty((9, per_block))
+        acc, early = np.empty(column_kernels.SCRATCH), np.empty(column_kernels.SCRATCH, data.x.dtype)
+        columns = column_kernels.Columns(*np.empty((9, per_block)), *np.empty((2, per_block), np.int64))
         found: int = kernel(
-            _readonly(xf), _readonly(df), zf, geometry, per_block, begin, finish, steps, weights, pieces,
-            options.rtol, MAX_PASSES, hard, options.explain, *results, acc, early, state, spent, values,
-        )  # fmt: skip
+            *data, geometry, per_block, begin, finish, *request, hard, *results, acc, early, *columns
+        )
         return found
 
-    return hard, threads.run(task, blocks, xf.size)
+    return hard, threads.run(task, blocks, data.x.size)
 
 
 def _readonly(a: Any) -> Any:

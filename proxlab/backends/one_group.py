@@ -55,7 +55,7 @@ from proxlab.choose import (
     sharpened,
     whole,
 )
-from proxlab.equations import Task
+from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
 from proxlab.equations.radial import BEYOND, pace, residual, rise
 from proxlab.rootfinders import Newton, Status
@@ -113,14 +113,14 @@ def in_units(e: Elements, ex: int, ed: int, room: Scratch) -> Elements:
     return Elements(room.read_x, room.read_d, FIRST, e.n)
 
 
-def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Any:
+def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Sums:
     """Return ``S``, ``S₁``, ``S₂`` at ``r`` from the sums of ``z²``, ``z² e``, ``z² e²`` at ``r/tau``.
 
     For ``e = d r/(d r + tau) = z/x``: ``u = z/r`` and ``(d - c)/(d r + tau) = e (1/r + c/tau) - c/tau``.
     """
     p, q = 1.0 / r + c / tau, c / tau
     rr = r * r
-    return v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr
+    return Sums(v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr)
 
 
 def third_order(r: float, f: float, slope: float, final: float) -> float:
@@ -130,14 +130,27 @@ def third_order(r: float, f: float, slope: float, final: float) -> float:
     return final if low < final < high else r - step
 
 
+def narrow_step(r: float, sums: Sums, task: Task) -> Any:
+    """Return where to go from sums in single precision, and whether to leave it to the exact ones.
+
+    From where the root cannot be seen that is ``task.at``.
+    """
+    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    final, error = final_step(r, f, slope, bend, pace(r, task))
+    new = third_order(r, f, slope, final)
+    if not (sums.s > 0.0 and sums.s1 > 0.0 and sums.s2 < INF and task.at <= new <= task.far):
+        return task.at, True
+    return new, error <= NARROW_ERROR * new
+
+
 def approach(e: Elements, reach: float, task: Task) -> Any:
     """Go towards the root in single precision; returns where, and how many passes it took.
 
     ``reach`` is ``‖x‖``. Nothing is proved here, and where anything is out of range the root is left to the
     careful search.
     """
-    r = task.at
-    for passes in range(min(NARROW_PASSES, task.most - 1)):
+    r, most = task.at, min(NARROW_PASSES, task.most - 1)
+    for passes in range(most):
         tau = task.a - task.c * r
         unit = 1.0 / reach
         ratio = r / tau
@@ -145,17 +158,11 @@ def approach(e: Elements, reach: float, task: Task) -> Any:
             return task.at, passes
         v, ve, vee = sum_ratio(e, ratio, unit)
         scale = reach * reach
-        s, s1, s2 = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
-        if not (s > 0.0 and s1 > 0.0 and s2 < INF):
-            return task.at, passes + 1
-        f, slope, bend = residual(s, s1, s2)
-        final, error = final_step(r, f, slope, bend, pace(r, task))
-        r = third_order(r, f, slope, final)
-        if not task.at <= r <= task.far:
-            return task.at, passes + 1
-        if error <= NARROW_ERROR * r:
+        sums = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
+        r, enough = narrow_step(r, sums, task)
+        if enough:
             return r, passes + 1
-    return r, min(NARROW_PASSES, task.most - 1)
+    return r, most
 
 
 def find_root(e: Elements, reach: float, task: Task, explain: bool) -> Root:
