@@ -15,9 +15,18 @@ import array_api_compat
 from proxlab import choose as shared
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import module_over_arrays, over_arrays
-from proxlab.backends.members import APART_HIGH, APART_LOW, MOST, Members, Rows, added
+from proxlab.backends.members import Members, Rows, added
+from proxlab.backends.ranges import (
+    APART_HIGH,
+    APART_LOW,
+    FAINT,
+    METRIC_CAP,
+    PRODUCT_HIGH,
+    PRODUCT_LOW,
+    START_LOW,
+)
 from proxlab.bounds import UNIT
-from proxlab.choose import Group, Limits, Part
+from proxlab.choose import GIVEN, Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
 from proxlab.penalties.base import Piece
@@ -35,11 +44,6 @@ from proxlab.search import noise
 from proxlab.types import Array
 
 __all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
-
-#: The exponent of a product ``d r`` at a root that loses nothing is greater.
-FAINT = -900.0
-#: The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
-START_LOW = -400.0
 
 
 @dataclass
@@ -141,7 +145,7 @@ def scale(xp: Any, x: Array, d: Array, least: float = APART_LOW, most: float = A
     apart = xp.any((off <= least) | (off >= most), axis=1)
     x = times_power(xp, x, -ex)
     # Where the point is zero the metric does not matter, and may be beyond all bounds.
-    d = xp.where(size > 0, xp.minimum(times_power(xp, d, -ed), xp.full_like(d, MOST)), xp.ones_like(d))
+    d = xp.where(size > 0, xp.minimum(times_power(xp, d, -ed), xp.full_like(d, METRIC_CAP)), xp.ones_like(d))
     low = xp.where(size > 0, own - ed[:, None], xp.full_like(own, math.inf))
     return Scaled(xp, x, d, x * d, ex, ed, apart, -row_max(xp, -low))
 
@@ -227,7 +231,7 @@ def choose(
 
     def scaled(value: float, powers_of_x: float) -> Array:
         """Return a coefficient in scaled units; at the cap the group is zero, or the piece out of reach."""
-        return coefficient(xp, step, weight, value, -(p.ed + powers_of_x * p.ex), MOST)
+        return coefficient(xp, step, weight, value, -(p.ed + powers_of_x * p.ex), METRIC_CAP)
 
     bb, bbd, xx, xb, dmax = p.begin()
     nonzero = bb > 0
@@ -254,7 +258,7 @@ def choose(
     for k, piece in enumerate(pieces):
         # p where the piece begins; where that is no number, what the pieces before add up to.
         height = part.height + equation.rise(starts[k], part.start, starts[k], part.a, part.c)
-        if k == 0 or 1e-290 < piece.value < 1e290:
+        if k == 0 or PRODUCT_LOW < piece.value < PRODUCT_HIGH:
             height = scaled(piece.value, 2.0)
         part = Part(starts[k], ends[k], scaled(piece.a, 1.0), scaled(piece.c, 0.0), height)
         within = nonzero & (part.start <= reach)
@@ -320,7 +324,7 @@ def linf_rows(
     on, p = module_over_arrays(shared, xp), scale(xp, x, d)
     size = xp.abs(p.x)
     top = row_max(xp, size)
-    tau = coefficient(xp, step, weight, lam, -(p.ed + p.ex), MOST)
+    tau = coefficient(xp, step, weight, lam, -(p.ed + p.ex), METRIC_CAP)
     free = tau < clipped.NEGLIGIBLE
     safe_tau = xp.where(free, ones, tau)
 
@@ -345,7 +349,7 @@ def linf_rows(
     group = Group(float(n), noise(n), top, top, xp.where(search, -over, zero), trust)
     root = find_root(xp, finder, CLIPPED, sums, on.clipped_task(group, start.s1, tau, limits), search)
     t = xp.where(free, top, xp.where(is_zero, zero, root.r))
-    lower = xp.where(search, root.lower, xp.where((weight > 0) & (lam > 0), t * (1.0 - 8.0 * UNIT), t))
+    lower = xp.where(search, root.lower, xp.where((weight > 0) & (lam > 0), t * (1.0 - GIVEN * UNIT), t))
     upper = xp.where(search, root.upper, t)
     radius = times_power(xp, t, p.ex)
     z = xp.where(free[:, None], x, xp.sign(x) * xp.minimum(xp.abs(x), radius[:, None]))

@@ -16,19 +16,16 @@ from proxlab.backends.kernel_records import Data, Request
 from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import (
     CONVERGED,
-    NARROW_HIGH,
-    NARROW_LOW,
     NARROW_PASSES,
-    SAFE_HIGH,
-    SAFE_LOW,
     UNSHRUNK,
     ZERO,
     from_ratio,
     narrow_step,
     third_order,
 )
+from proxlab.backends.ranges import NARROW_HIGH, NARROW_LOW, SAFE_HIGH, SAFE_LOW
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import INF, NARROW, NARROW_MOST, narrow_fraction
+from proxlab.backends.sums import INF, NARROW, narrow_fraction
 from proxlab.bounds import UNIT, bracket, rounding
 from proxlab.choose import AT_ZERO, GIVEN, Limits
 from proxlab.equations import Equation, Sums, Task
@@ -47,10 +44,13 @@ STRIP = 256
 ACTIVE, NEAR, SOLVED, HARD, UNSAFE, EMPTY = range(6)
 #: While more than one group of so many is open, another pass is worth it.
 MANY = 32
+#: Coefficients that need no scaling.
+PLAIN_LOW, PLAIN_HIGH = 1e-100, 1e100
 #: Roundings of two objectives, beside those of the sums.
 CLOSE = 120.0
-#: The unit of single precision, twice: of a sum and of its terms.
-NARROW_UNIT = 2.0**-23
+#: The unit of single precision, twice: of a sum and of its terms; and roundings of these, beside those of the
+#: rows, which are added in fours.
+NARROW_UNIT, NARROW_ROUNDINGS = 2.0**-23, 32.0
 
 
 class Block(NamedTuple):
@@ -147,14 +147,14 @@ def fraction(y: float) -> float:
     """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
     if NARROW:
         return narrow_fraction(y)
-    y = fmin(y, NARROW_MOST)
+    y = fmin(y, NARROW_HIGH)
     return y / (y + 1.0)
 
 
 @any_order
 def exact_terms(x: float, d: float, ratio: float) -> Any:
     """Return what :func:`ratio_terms` does, and the term of ``Σ z (x - z) = ratio Σ d (x - z)²``."""
-    y = fmin(d * ratio, NARROW_MOST)
+    y = fmin(d * ratio, NARROW_HIGH)
     e = y / (y + 1.0)
     z = x * e
     s = z * z
@@ -460,8 +460,8 @@ def open_column(
     beyond = reach > end
     f0 = 1.0 if first.jump > 0.0 else (a - norm) / norm
     safe = low < bb < high and low < bbd < high and low < xx < high
-    safe = safe and low < xb < high and (1e-100 < a < 1e100 or only_flat)
-    if not (safe and fabs(c) < 1e100):
+    safe = safe and low < xb < high and (PLAIN_LOW < a < PLAIN_HIGH or only_flat)
+    if not (safe and fabs(c) < PLAIN_HIGH):
         return UNSAFE
     if fabs(f0) <= doubt or (beyond and not flat_end) or fabs(reach - end) <= doubt * reach:
         return HARD
@@ -615,7 +615,7 @@ def open_block(
     while True:
         doubt, low, high = 4.0 * rounding(size + AT_ZERO), SAFE_LOW, SAFE_HIGH
         if narrow:
-            doubt = 4.0 * (0.25 * block.rows + block.run + 32.0) * NARROW_UNIT
+            doubt = 4.0 * (0.25 * block.rows + block.run + NARROW_ROUNDINGS) * NARROW_UNIT
             low, high = NARROW_LOW, NARROW_HIGH
             bad = pass_start(data, block, early)
         else:

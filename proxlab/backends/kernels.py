@@ -17,14 +17,13 @@ from proxlab.backends.one_group import (
     APART,
     BAD,
     CONVERGED,
-    PRODUCT_HIGH,
-    PRODUCT_LOW,
     UNSHRUNK,
     ZERO,
     explained,
     solve_one,
     write,
 )
+from proxlab.backends.ranges import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import FIRST, INF, is_valid, scaled_metric
 from proxlab.scalar import fabs

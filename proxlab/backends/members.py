@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
+from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, SAFE_HIGH, SAFE_LOW
 from proxlab.double_double import add_doubles, square, two_product
 from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
 __all__ = [
-    "APART_HIGH",
-    "APART_LOW",
     "Cut",
     "Members",
     "Part",
@@ -32,15 +31,6 @@ __all__ = [
     "lost",
     "units",
 ]
-
-#: Exponents of the metric, in units of the group, between which every element counts as it should.
-APART_LOW, APART_HIGH = -900.0, 800.0
-
-#: Coefficients and metrics of an equation of scale 1 mean the same beyond this.
-MOST = 2.0**900
-
-#: Sums of squares in this range have lost nothing.
-SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
 
 Terms = Callable[..., tuple[Array, ...]]
 
@@ -134,7 +124,7 @@ class Pieces:
         for part in (p for p in parts if p.x.shape[1]):
             x = times_power(xp, part.x, -xp.take(ex, part.ids, axis=0)[:, None])
             d = times_power(xp, part.d, -xp.take(ed, part.ids, axis=0)[:, None])
-            d = xp.minimum(d, xp.full_like(d, MOST))
+            d = xp.minimum(d, xp.full_like(d, METRIC_CAP))
             self._parts.append((x, d, x * d, part.ids))
 
     def sum(self, terms: Terms, *values: Array) -> Array:

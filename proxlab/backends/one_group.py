@@ -15,6 +15,19 @@ from typing import Any
 import numpy as np
 
 from proxlab.backends.kernel_records import Elements, Found, Scale, Scratch, Solution, Start
+from proxlab.backends.ranges import (
+    CAP,
+    FAINT,
+    NARROW_HIGH,
+    NARROW_LOW,
+    PRODUCT_HIGH,
+    PRODUCT_LOW,
+    SAFE_HIGH,
+    SAFE_LOW,
+    START_LOW,
+    STEEPEST,
+    TOGETHER,
+)
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import (
     FIRST,
@@ -58,6 +71,7 @@ from proxlab.choose import (
 from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
 from proxlab.equations.radial import BEYOND, pace, residual, rise
+from proxlab.powers import TINIEST
 from proxlab.rootfinders import Newton, Status
 from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
 from proxlab.search import (
@@ -76,19 +90,6 @@ from proxlab.search import (
 
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
 BAD, APART = len(Status), len(Status) + 1  # a group with invalid input; one that spreads too far
-#: Sums of squares in this range have lost nothing to overflow or underflow.
-SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
-#: In this range a product of two numbers has lost nothing, nor will its quotient by a third; coefficients of
-#: an equation of scale 1 beyond the cap mean what the cap does.
-PRODUCT_LOW, PRODUCT_HIGH, CAP = 1e-290, 1e290, 1e270
-#: The exponent of a product d r at a root that loses nothing is greater. Whatever it is, it loses nothing
-#: that counts if r tau is no less than this share of ‖x‖.
-FAINT, TOGETHER = -900, 1e-200
-#: The exponent of where a piece begins, in units of the group, that squares stay in range at is greater.
-START_LOW = -400
-#: Slopes of the equation at zero that are in range are less.
-STEEPEST = 1e250
-TINIEST = 2.0**-1074
 
 # Set by the target, beside what the search leaves to it: whether sums may leave float64's range.
 NEEDS_BRACKET = Newton.needs_bracket
@@ -101,8 +102,6 @@ ATTEMPTS = 2
 NARROW = False
 NARROW_PASSES = 4
 NARROW_ERROR = 2.0**-6
-#: The range in which single precision is trusted.
-NARROW_LOW, NARROW_HIGH = 1e-30, 1e30
 
 
 def in_units(e: Elements, ex: int, ed: int, room: Scratch) -> Elements:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.backends.kernel_records import Elements, Scale, Start
+from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, METRIC_FLOOR, NARROW_HIGH
 from proxlab.double_double import add_doubles, square, two_product, two_sum
 from proxlab.equations import Sums
 from proxlab.equations.radial import LARGEST, shrunk_fraction, terms
@@ -33,14 +34,6 @@ UINT: Any = np.uint64
 FIRST: Any = np.int64(0)
 #: Terms that a thread adds up in single precision before the sum goes over to double.
 STRIP = 4096
-#: A ratio beyond which, in single precision, an element is not shrunk.
-NARROW_MOST = 1e30
-#: Metrics beyond this mean what it does, where the element is zero.
-METRIC_CAP = 2.0**900
-#: Smaller metrics than this too: that of an element that is not zero is greater, or its group is left alone.
-METRIC_FLOOR = 2.0**-1000
-#: Exponents of the metric, in units of the group, between which every element counts as it should.
-APART_LOW, APART_HIGH = -900, 800
 #: An exponent that no number has.
 NO_EXPONENT = -5000.0
 
@@ -307,7 +300,7 @@ def scaled_metric(d: float, ed: int) -> float:
 @any_order
 def narrow_fraction(y: float) -> float:
     """Return ``y/(y + 1)`` to 45 bits: a reciprocal in single precision and a step of Newton's method."""
-    y = fmin(y, NARROW_MOST)
+    y = fmin(y, NARROW_HIGH)
     w = np.float64(np.float32(1.0) / np.float32(y + 1.0))
     return y * (w * (2.0 - (y + 1.0) * w))
 

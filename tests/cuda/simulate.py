@@ -152,6 +152,11 @@ def extremes() -> Iterator[tuple[str, dict[str, Any]]]:
         d[2] *= 1e40
         yield f"scales {n}", solved(pl.GroupLasso(0.7), x, d, processors=5)
         x, d = data((2, n))
+        # The metric of a zero vanishes in the units of the rest.
+        x[:, 0], d[:, 0] = 0.0, 1e-300
+        d[:, 1:] *= 1e200
+        yield f"a zero aside {n}", solved(pl.GroupLasso(1e200), x, d, processors=5)
+        x, d = data((2, n))
         for name, penalty in (("lasso", pl.GroupLasso), ("linf", pl.GroupLinf)):
             edge = np.linalg.norm(d[0] * x[0], 2 if name == "lasso" else 1)
             for k in (-1, 0, 1):

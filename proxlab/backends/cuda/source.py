@@ -31,8 +31,9 @@ from proxlab.backends.one_group import (
     solve_one,
     write,
 )
+from proxlab.backends.ranges import METRIC_CAP, METRIC_FLOOR
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import INF, METRIC_CAP, NAN
+from proxlab.backends.sums import INF, NAN
 from proxlab.choose import Limits
 from proxlab.double_double import add_doubles
 from proxlab.scalar import fabs, fmax, fmin
@@ -358,7 +359,10 @@ def given(e: Elements, i: int) -> Any:
     x, d = np.float64(e.x[k]), np.float64(e.d[k] if DENSE else e.d)
     if SHRINKS:
         x = np.float64(soft(x, o.cut / d, o.nonnegative))
-    return x, fmin(d * o.per_d * o.per_d2, o.most) if RESCALES else d
+    if RESCALES:
+        least = METRIC_FLOOR if o.most < INF else 0.0  # what is no metric stays none
+        d = np.float64(fmax(fmin(d * o.per_d * o.per_d2, o.most), least))
+    return x, d
 
 
 def store(e: Elements, z: Any, i: int, value: float) -> None:
