@@ -29,7 +29,8 @@ How = Literal["config", "per_layer_config", "modeling file"]
 
 #: The modelling file of a checkpoint, and the entry of its configuration that the file reads.
 _FILE, _ENTRY = "modeling_compacted.py", "compacted"
-#: Keys of a configuration that are widths.
+#: Keys of a configuration that are widths, and how many other values of each are tried at most.
+_PROBES = 4
 _KEYS = (*HEAD_COUNTS, "encoder_attention_heads", "decoder_attention_heads", *FFN_WIDTHS)
 
 
@@ -219,7 +220,8 @@ def _plan(cls: Any, model: Any) -> _Plan:
     if _is_alike(model, big):
         return _Plan("config", config, {})
     layers = _layers(model, config)
-    found = {path: _values(cls, config, model, big, path) for path in ("", *layers)}
+    decided = _decided(cls, config, model, big)
+    found = {path: _values(decided, config, model, big, path) for path in ("", *layers)}
     for how, change in (
         ("config", found[""]),
         ("per_layer_config", {"per_layer_config": {i: found[path] for i, path in enumerate(layers)}}),
@@ -279,35 +281,40 @@ def _per_layer(config: Any, change: Mapping[str, Any]) -> bool:
     return hasattr(type(config), "per_layer_config") and any(asked.values()) and not config.is_heterogeneous
 
 
-def _values(cls: Any, config: Any, model: nn.Module, big: nn.Module, inside: str) -> dict[str, int]:
-    """Return the values of a configuration's widths by which the layers under a path are as they are.
-
-    Which sizes a key decides is found by changing it.
-    """
-    found: dict[str, int] = {}
-    sizes = dict(_sizes(model))
-    before = dict(_sizes(big))
-    ratios = {(before[key], n) for key, n in sizes.items() if key in before and before[key] != n}
+def _decided(cls: Any, config: Any, model: nn.Module, big: nn.Module) -> dict[str, list[tuple[str, int]]]:
+    """Find which axes of parameters each width of a configuration decides: by building with another value."""
+    sizes, before = dict(_sizes(model)), dict(_sizes(big))
+    ratios = {(before[place], n) for place, n in sizes.items() if before.get(place, n) != n}
+    found: dict[str, list[tuple[str, int]]] = {}
     for key in dict.fromkeys(config.attribute_map.get(name, name) for name in _KEYS):
-        value = getattr(config, key, None)
-        if not hasattr(config, key) or not isinstance(value, int | None) or isinstance(value, bool):
+        value = getattr(config, key, True)
+        if isinstance(value, bool) or not isinstance(value, int | None):
             continue
-        for probe in sorted({n if value is None else value * n // old for old, n in ratios} - {0, value}):
+        probes = {n if value is None else value * n // old for old, n in ratios} - {0, value}
+        for probe in sorted(probes)[:_PROBES]:
             other = _changed(config, {key: probe})
             try:
-                decided = None if other is None else dict(_sizes(_built(cls, other)))
+                built = {} if other is None else dict(_sizes(_built(cls, other)))
             except Exception:  # what a model says of a width that it does not allow
                 continue
-            if decided is None:
-                continue
-            own = [
-                (before[k], sizes[k]) for k, n in decided.items()
-                if k[0].startswith(inside) and k in before and k in sizes and n != before[k]
-            ]  # fmt: skip
-            asked = {n if value is None else value * n / old for old, n in own}
-            if len(asked) == 1 and float(new := asked.pop()).is_integer() and int(new) != value:
-                found[key] = int(new)
-            break
+            if built:
+                found[key] = [place for place, n in built.items() if before.get(place, n) != n]
+                break
+    return found
+
+
+def _values(
+    decided: Mapping[str, list[tuple[str, int]]], config: Any, model: nn.Module, big: nn.Module, inside: str
+) -> dict[str, int]:
+    """Return the values of a configuration's widths by which the layers under a path are as they are."""
+    sizes, before = dict(_sizes(model)), dict(_sizes(big))
+    found: dict[str, int] = {}
+    for key, places in decided.items():
+        value = getattr(config, key)
+        own = [place for place in places if place[0].startswith(inside) and place in sizes]
+        asked = {sizes[p] if value is None else value * sizes[p] / before[p] for p in own}
+        if len(asked) == 1 and float(new := asked.pop()).is_integer() and int(new) != value:
+            found[key] = int(new)
     return found
 
 
