@@ -360,6 +360,8 @@ def test_a_unit_depends_on_its_own_method_alone(small, monkeypatch):
 
     before = digests()
     TOY.load("")
+    for method in (*METHODS, *SOLVERS):
+        start(TOY, method, 0.5, mlp(), 10)
     assert digests() == before
     monkeypatch.setattr(UnweightedProxAdamW, "step", lambda self, closure=None: None)
     after = digests()

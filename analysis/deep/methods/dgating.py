@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import proxlab as pl
 from analysis.deep.blocks import Block, blocks
-from analysis.deep.methods.base import DECAY, MOMENTUM, Closure, Method, Setup
+from analysis.deep.methods.base import DECAY, MOMENTUM, Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 #: Weights whose root mean square in a group is below are zero: factors come near to zero, not to it.
@@ -103,6 +103,7 @@ class DGating(torch.optim.Optimizer):
                 [group | {"weight_decay": 0.0} for group in moved], momentum=MOMENTUM
             )
 
+    @own_step
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:
         """One step."""

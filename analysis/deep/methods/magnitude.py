@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from analysis.deep.blocks import blocks
-from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.methods.base import Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 
@@ -33,6 +33,7 @@ class MagnitudePruning(torch.optim.AdamW):
         self._share, self._at, self._count = share, at, 0
         self._kept: list[Tensor] = []
 
+    @own_step
     def step(self, closure: Closure = None) -> Any:
         """One step; pruned groups stay zero."""
         loss = super().step(closure)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import proxlab as pl
 from analysis.deep.blocks import blocks
-from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.methods.base import Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 
@@ -39,6 +39,7 @@ class PAT(torch.optim.AdamW):
         self._latent: list[Tensor] = []
         self._sums = [0.0] * len(self._blocks)
 
+    @own_step
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:
         """One step; gradients are those at the weights that the network sees."""

@@ -19,7 +19,7 @@ from torch import Tensor
 import proxlab as pl
 from analysis.baselines import proxssi_group_lasso
 from analysis.deep.blocks import Block, blocks
-from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.methods.base import Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 Array = NDArray[Any]
@@ -46,6 +46,7 @@ class ProxSSI(torch.optim.Optimizer):
         self._blocks = [(group, block) for group in self.param_groups for block in blocks([group])]
         self._count = 0
 
+    @own_step
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:
         """One step."""

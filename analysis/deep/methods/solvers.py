@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import proxlab as pl
 from analysis.baselines import ramda_group_lasso
 from analysis.deep.blocks import blocks
-from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.methods.base import Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 Array = NDArray[Any]
@@ -73,6 +73,7 @@ class SolvedAdamW(torch.optim.AdamW):
         self._solve = solve
         self.history: list[dict[str, float]] = []
 
+    @own_step
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:
         """One step."""

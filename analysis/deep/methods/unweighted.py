@@ -8,7 +8,7 @@ import torch
 
 import proxlab as pl
 from analysis.deep.blocks import blocks
-from analysis.deep.methods.base import Closure, Method, Setup
+from analysis.deep.methods.base import Closure, Method, Setup, own_step
 from analysis.deep.runs import Runs
 
 
@@ -19,6 +19,7 @@ class UnweightedProxAdamW(torch.optim.AdamW):
         super().__init__(params, **settings)
         self._blocks = [(group, block) for group in self.param_groups for block in blocks([group])]
 
+    @own_step
     @torch.no_grad()
     def step(self, closure: Closure = None) -> Any:
         """One step."""
