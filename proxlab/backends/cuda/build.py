@@ -20,9 +20,9 @@ from proxlab.equations import EQUATIONS
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 
-#: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, three of 128
-#: threads with 168.
-BLOCK_REGISTERS, LANES_REGISTERS = 128, 168
+#: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, and four of 128
+#: threads; three of these with 168.
+FEW_REGISTERS, MORE_REGISTERS = 128, 168
 _TEAM = ("lane", "width", "first", "stride", "combine", "greatest", "precise")
 
 
@@ -78,11 +78,11 @@ class Variant:
     @property
     def registers(self) -> int | None:
         """The most registers that a thread may take, or None for what the compiler wants."""
-        if self.team == "block":
-            return BLOCK_REGISTERS
+        if self.team == "block" or (self.width == 1 and self.narrow and self.count == 1 and not self.explain):
+            return FEW_REGISTERS
         # Several pieces and an explained result take more, and two blocks fit.
         few = self.count == 1 and not self.explain
-        return LANES_REGISTERS if self.team == "lanes" and few else None
+        return MORE_REGISTERS if self.team == "lanes" and few else None
 
     def aliases(self) -> dict[str, str]:
         """Return what the source means by the names that a target sets."""

@@ -356,7 +356,7 @@ def load_narrow(e: Elements, i: int) -> Any:
 def given(e: Elements, i: int) -> Any:
     """Return an element of ``x`` after the elementwise part, in the caller's units, and of the metric."""
     o, k = e.o, index(e.o, i)
-    x, d = np.float64(e.x[k]), np.float64(e.d[k] if DENSE else e.d)
+    x, d = np.float64(e.x[k]), np.float64(e.d[k]) if DENSE else e.d
     if SHRINKS:
         x = np.float64(soft(x, o.cut / d, o.nonnegative))
     if RESCALES:
@@ -509,7 +509,7 @@ def shrink_elements(data: Data, steps: Values, shrink: Shrink, bad: Any) -> None
     """Apply the elementwise part alone, a thread an element."""
     for i in range(cuda.grid(1), len(data.x), cuda.gridsize(1)):
         v = np.float64(data.x[i])
-        d = np.float64(data.d[i] if DENSE else data.d)
+        d = np.float64(data.d[i]) if DENSE else data.d
         step = one_of(steps, i)
         if fabs(v) < INF and 0.0 < d < INF and 0.0 < step < INF:
             data.z[i] = soft(v, step * shrink.threshold / d, shrink.nonnegative)
