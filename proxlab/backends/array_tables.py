@@ -15,15 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.backends.array_api import RowSolution, row_max, scale, zero_margin
+from proxlab import choose
+from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk, zero_margin
 from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
-from proxlab.backends.build import over_arrays
+from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.enclosed_root import Slopes, tau_at
-from proxlab.backends.scaled_rows import Data, prepare, row_sum, sum_height
+from proxlab.backends.ranges import METRIC_CAP
+from proxlab.backends.scaled_rows import Data, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, rounding, steepest
-from proxlab.choose import RIVAL_RTOL
-from proxlab.double_double import MARGIN_UNIT
+from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Part
 from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.penalties.tables import Table
 from proxlab.powers import exponent, times_power
@@ -40,20 +41,6 @@ MAX_SEEK = 60
 SPREAD = 2.0**500
 #: Exponents of the metric, in units of the group, between which every element counts as it should.
 APART = -400.0, 400.0
-
-
-@dataclass
-class Candidate:
-    """A local minimiser of each row in which it exists, in scaled units; ``lower, upper`` enclose it."""
-
-    exists: Array
-    r: Array
-    tau: Array
-    lower: Array
-    upper: Array
-    converged: Array
-    iterations: Array
-    evaluations: Array
 
 
 # The secular equation of any piece, in ``r``: the slope may begin below zero, the metric's range is known.
@@ -216,11 +203,11 @@ def heights(xp: Any, p: Data, table: Table, pieces: tuple[Slopes, ...]) -> list[
 
 def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
     """Return ``f = G(0, tau) - 1`` for ``b ≠ 0``, its sign exact to far below rounding."""
-    xp, p = rows.xp, rows.p
+    xp, p, on = rows.xp, rows.p, module_over_arrays(choose, rows.xp)
     bb = row_sum(xp, rows.b * rows.b)
     norm = xp.sqrt(xp.where(bb > 0, bb, rows.one))
-    f = (first.alpha - norm) / norm
-    near = (bb > 0) & (xp.abs(f) <= 4.0 * rounding(rows.n + 24))
+    f, _ = on.residual_at_zero(first.alpha, norm, rows.n)
+    near = (bb > 0) & on.is_close(f, first.alpha, rows.n)
     if raw > 0 and bool(xp.any(near)):
         es, ew = exponent(xp, p.step), exponent(xp, p.weight)
         total = es + ew - p.ed - p.ex
@@ -228,8 +215,7 @@ def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
         factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
         factors = tuple(xp.where(near, v, rows.one) for v in factors)
         margin = zero_margin(xp, p.size, rows.d, xp.full_like(f, raw), factors)
-        margin = xp.where(xp.abs(margin) > (rows.n + 16.0) * MARGIN_UNIT * bb, margin, rows.zero)
-        f = xp.where(near, -margin / (norm * (norm + first.alpha)), f)
+        f = xp.where(near, on.sharpened(margin, first.alpha, bb, norm, rows.n)[0], f)
     return f
 
 
@@ -298,46 +284,16 @@ def table_rows(
     free = weight == 0  # no penalty
     active = nonzero & ~free
     no = xp.zeros_like(active)
-    share_of_rounding = (8.0 + 2.0 * math.sqrt(sum_height(n))) * UNIT
 
     f0 = zero_test(rows, pieces[0], table[0].a)
     resting = active & ((f0 >= 0) | (starts[0] > 0))
-    # The best so far; zero, where it is a local minimiser.
-    found = resting | ~active
-    best = Candidate(found, zero, one, zero, zero, found, count, count)
-    at_zero = 0.5 * row_sum(xp, rows.d * p.size**2)
-    objective = xp.where(resting, at_zero, xp.full_like(zero, math.inf))
-    best_kind, tie = count + int(Status.ZERO), no
-    unsolved = no  # some candidate did not converge
-    least, most = xp.where(resting, zero, reach), zero  # of the radii of all candidates
+    # Zero, where it is a local minimiser, and where there is nothing to choose.
+    group = Group(float(n), noise(n), reach, reach, xp.where(resting | ~active, one, -one), zero)
+    at_zero = xp.where(resting, 0.5 * row_sum(xp, rows.d * p.size**2), xp.full_like(zero, math.inf))
+    on_rows = module_over_arrays(choose, xp)
+    best: choose.Choice = on_rows.at_zero(group, at_zero, count)
     iterations, evaluations = count, count
     before: tuple[Path, Slopes, Array, Any] | None = None  # the piece before, at its end
-
-    def offer(c: Candidate, value: Array, kind: int) -> None:
-        """Compare a candidate with the best so far; those offered later are longer."""
-        nonlocal best, objective, best_kind, tie, found, iterations, evaluations, unsolved, least, most
-        iterations, evaluations = iterations + c.iterations, evaluations + c.evaluations
-        unsolved = unsolved | (c.exists & ~c.converged)
-        least = xp.where(c.exists, xp.minimum(least, c.lower), least)
-        most = xp.where(c.exists, xp.maximum(most, c.upper), most)
-        value = xp.where(c.exists, value, xp.full_like(value, math.inf))
-        both = c.exists & found
-        apart = xp.where(both, value - objective, one)
-        apart = xp.where(xp.isnan(apart), zero, apart)
-        same = both & (xp.abs(apart) <= share_of_rounding * xp.where(both, value + objective, zero))
-        wins = c.exists & (~found | ((apart < 0) & ~same))
-        tie = (tie & ~wins) | same
-        low, high = (xp.where(same, f(u, v), u) for f, u, v in (
-            (xp.minimum, best.lower, c.lower), (xp.maximum, best.upper, c.upper),
-        ))  # fmt: skip
-        best = Candidate(
-            found | c.exists, xp.where(wins, c.r, best.r), xp.where(wins, c.tau, best.tau),
-            xp.where(wins, c.lower, low), xp.where(wins, c.upper, high),
-            xp.where(wins, c.converged, best.converged), count, count,
-        )  # fmt: skip
-        objective = xp.where(wins, value, objective)
-        best_kind = xp.where(wins, count + kind, best_kind)
-        found = best.exists
 
     for k, (piece, q) in enumerate(zip(table, pieces, strict=True)):
         start = xp.where(xp.isfinite(q.start), q.start, zero)
@@ -345,7 +301,7 @@ def table_rows(
         here = q.end > reach
         far = xp.where(on, xp.minimum(q.end, reach), one)
         flat = piece.a == 0.0 and piece.c == 0.0
-        eq = rows.along_radius(q)
+        eq, part = rows.along_radius(q), Part(start, q.end, q.alpha, q.shift, starts[k])
         spot = xp.where(on & (start > 0), start, one)
         if k == 0:
             left, slope = f0, _slope_at_zero(rows, q)
@@ -358,12 +314,14 @@ def table_rows(
             slope = xp.where(start > 0, slope, _slope_at_zero(rows, q))
             evaluations = evaluations + xp.astype(on, xp.int64)
             assert before is not None
-            kink = _kink(rows, before, (eq, q, left, left_sums), on & (start > 0), spot, finder, rtol)
-            offer(kink, rows.cost(pieces, starts, kink.r, kink.tau), int(Status.CONVERGED))
+            kink, root = _kink(rows, before, (eq, q, left, left_sums), on & (start > 0), spot, finder, rtol)
+            iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
+            cost = rows.cost(pieces, starts, kink.r, kink.tau)
+            best = on_rows.offer(best, kink, part, best.objective, cost)
         if flat:
-            ends = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
-            whole = Candidate(on & here, reach, zero, *ends, on, count, count)
-            offer(whole, starts[k], int(Status.UNSHRUNK))
+            whole = on_rows.whole(group, part)
+            whole = whole._replace(exists=on & whole.exists)
+            best = on_rows.offer(best, whole, part, best.objective, starts[k])
             right, right_sums = (eq.evaluate(far)[i] for i in (0, 3))
         else:
             right, fall, _, right_sums = eq.evaluate(far)
@@ -376,37 +334,28 @@ def table_rows(
             )
             evaluations = evaluations + spent
             search = rising & (above | humped)
-            limit = xp.where(humped, at, xp.where(here, far * (1.0 + (n + 8.0) * UNIT), far))
+            limit = xp.where(humped, at, xp.where(here, far * (1.0 + (n + GIVEN) * UNIT), far))
             tangent = xp.where(slope > 0, start - left / xp.where(slope > 0, slope, one), start)
             begin = xp.maximum(tangent, start) if k else tangent
             root = eq.find(
                 finder, start * (1.0 - 1e-14), xp.where(search, begin, one), xp.where(search, limit, one),
                 search, rtol, times_power(xp, zero + finder.atol, -p.ex), zero + RIVAL_RTOL,
             )  # fmt: skip
-            tau = tau_at(xp, root.r, (q.alpha, q.shift))
-            c = Candidate(
-                root.exists & search, root.r, tau, root.lower, root.upper, root.converged,
-                root.iterations, root.evaluations,
-            )  # fmt: skip
-            offer(c, rows.cost(pieces, starts, c.r, tau), int(Status.CONVERGED))
+            iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
+            c = on_rows.met(no, root, part)
+            cost = rows.cost(pieces, starts, c.r, c.tau)
+            best = on_rows.offer(best, c, part, best.objective, cost)
         before = (eq, q, right, right_sums)
 
-    r, tau = best.r, best.tau
-    unshrunk = free | (best.exists & (best_kind != int(Status.ZERO)) & (tau == 0))
-    unshrunk = unshrunk & nonzero
-    status = xp.where(unshrunk, count + int(Status.UNSHRUNK), best_kind)
-    status = xp.where(tie, count + int(Status.TIE), status)
-    status = xp.where(unsolved, count + int(Status.MAX_ITERATIONS), status)
-    positive = r > 0
-    share = rows.d * xp.where(positive, r, one)[:, None]
-    share = share / (share + tau[:, None])
-    z = xp.where(positive[:, None], x * share, xp.zeros_like(x))
-    z = xp.where(unshrunk[:, None], x, z)
-    whole_low, whole_high = reach * (1.0 - rounding(n + 8)), reach * (1.0 + rounding(n + 8))
-    lower = xp.where(free & nonzero, whole_low, xp.where(unsolved, least, best.lower))
-    upper = xp.where(free & nonzero, whole_high, xp.where(unsolved, most, best.upper))
-    r = xp.where(free & nonzero, reach, r)
-    r, lower, upper = (times_power(xp, v, p.ex) for v in (r, lower, upper))
+    r, tau, lower, upper, status = on_rows.settle(best)
+    unshrunk = nonzero & (free | ((r > 0) & (tau == 0)))
+    status = xp.where(free & nonzero, count + int(Status.UNSHRUNK), status)
+    z = xp.where(unshrunk[:, None], x, shrunk(xp, x, rows.d, r, tau))
+    whole = on_rows.whole(group, best.part)
+    r, lower, upper = (
+        times_power(xp, xp.where(free & nonzero, a, b), p.ex)
+        for a, b in ((whole.r, r), (whole.lower, lower), (whole.upper, upper))
+    )
     return RowSolution(z, r, lower, upper, status, iterations, evaluations, units.apart)
 
 
@@ -426,8 +375,8 @@ def _kink(
     r: Array,
     finder: RootFinder,
     rtol: float,
-) -> Candidate:
-    """Return the candidate at the radius where two pieces meet: where ``f`` jumps over zero.
+) -> tuple[Candidate, Root]:
+    """Return the candidate at the radius where two pieces meet, where ``f`` jumps over zero; and its ``tau``.
 
     Each side is its equation, its piece, and ``f`` and the sums there.
     """
@@ -441,13 +390,12 @@ def _kink(
     # What is resolved in z, where tau itself is next to nothing; good enough to compare.
     rtol = min(rtol, RIVAL_RTOL)
     least = rtol * rows.dmin * r
-    root = eq.find(finder, low, low, high, exists, rtol, least, zero + 2.0**900)
+    root = eq.find(finder, low, low, high, exists, rtol, least, zero + METRIC_CAP)
     # Where rounding hides on which side of the kink the root is, it is near.
     sure = eq_left.task.delta * 2.0
     lower = xp.where(left < -sure, r, xp.minimum(r, eq_left.enclose(r, left_sums, r)[0]))
     upper = xp.where(right > sure, r, xp.maximum(r, eq_right.enclose(r, right_sums, 2.0 * r)[1]))
     tau = xp.minimum(xp.maximum(root.r, low), high)
-    return Candidate(
-        exists, xp.where(exists, r, zero), xp.where(exists, tau, one), lower, upper, root.converged,
-        root.iterations, root.evaluations,
-    )  # fmt: skip
+    r, tau = xp.where(exists, r, zero), xp.where(exists, tau, one)
+    kind = int(Status.CONVERGED)
+    return Candidate(exists, root.unknown, r, tau, lower, upper, root.converged, kind), root
