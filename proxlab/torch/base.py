@@ -679,7 +679,7 @@ class ProxOptimizer(torch.optim.Optimizer):
     ) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
         asked = [p.asked(previous=True) for p in problems if p.is_open]
-        counts = [ranks is None or counts_here(p.block.params[0]) for p in problems if p.is_open]
+        counts = [ranks is None or counts_here(p.block.params[0], ranks.first) for p in problems if p.is_open]
         shares: list[Share] = []
         if ranks is not None:
             for share, own in (prox_problem(p, ranks, previous=True) for p in cut if p.is_open):

@@ -162,7 +162,7 @@ def _summed(problems: Sequence[CutProblem], ranks: Ranks) -> _Summed | None:
         for index, (p, q) in enumerate(zip(problem.block.params, problem.proposals, strict=True)):
             metric = torch.ones_like(q.x) if q.metric is None else q.metric
             rows = zip(places.rows(k, index, q.x), places.rows(k, index, metric), strict=True)
-            counts = counts_here(p)
+            counts = counts_here(p, ranks.first)
             own.append(
                 [
                     _Matrix(
@@ -279,7 +279,7 @@ def _dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
     xp = array_api_compat.array_namespace(weights)
     for k, block in enumerate(blocks):
         for index, p in enumerate(block.params):
-            for rows, ids in places.rows(k, index, wide(p)) if counts_here(p) else ():
+            for rows, ids in places.rows(k, index, wide(p)) if counts_here(p, ranks.first) else ():
                 squares[ids] += (rows * rows).sum(dim=1)
     r = ranks.add(squares).sqrt()
     found = []

@@ -76,4 +76,4 @@ def _own(p: Problem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np
         share, problem = prox_problem(p, ranks)
         return problem, slice(share.first, share.first + share.n_groups), True
     ids = part_of(p.block.groups[0], p.block.params[0]).ids
-    return p.asked(), slice(None) if ids is None else ids, counts_here(p.block.params[0])
+    return p.asked(), slice(None) if ids is None else ids, counts_here(p.block.params[0], ranks.first)

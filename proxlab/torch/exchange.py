@@ -57,7 +57,7 @@ class Share:
             slot = (group - starts[owner]) * width + place + before
             owners.append(owner)
             # Of copies one counts, and the others get what becomes of it.
-            slots.append(slot if counts_here(p) else -1 - slot)
+            slots.append(slot if counts_here(p, ranks.first) else -1 - slot)
             before += p.numel() // max(1, n)
         owner = torch.cat(owners)
         self._order = torch.argsort(owner, stable=True).to(device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from proxlab.torch.problems import Block, name_parameter
-from proxlab.torch.shards import is_distributed
+from proxlab.torch.shards import is_distributed, members_of
 
 __all__ = ["Ranks", "agreed"]
 
@@ -34,13 +34,16 @@ class Ranks:
         The mesh of that parameter.
     count, rank : int
         How many there are, and which of them this one is.
+    first : int
+        The first of them, among all processes of the run.
     """
 
     def __init__(self, p: Any) -> None:
         self.mesh = mesh = p.device_mesh
         self._device = p.device
         self.count: int = mesh.size()
-        self._members = _members(mesh)
+        self._members = members_of(mesh)
+        self.first = self._members[0]
         self.rank = self._members.index(distributed.get_rank())
         # The default group has all processes; those of a part of them are reached axis by axis.
         everyone = self.count == distributed.get_world_size()
@@ -52,21 +55,23 @@ class Ranks:
     def of(cls, params: Iterable[Any]) -> Ranks | None:
         """Return the processes of all parameters that are distributed; None where there are none.
 
+        Where a layer is not tensor parallel, some of its parameters lie on a part of the others' processes.
+
         Raises
         ------
         ValueError
-            If two parameters lie on different processes.
+            If the processes of a parameter are not among those of the one that has most.
         """
-        found: Ranks | None = None
-        for p in params:
-            if not is_distributed(p):
-                continue
-            if found is None:
-                found = cls(p)
-            elif p.device_mesh is not found.mesh and (members := _members(p.device_mesh)) != found._members:
+        divided = [p for p in params if is_distributed(p)]
+        if not divided:
+            return None
+        found = cls(max(divided, key=lambda p: p.device_mesh.size()))
+        for p in divided:
+            mesh = p.device_mesh
+            if mesh is not found.mesh and not set(members := members_of(mesh)) <= set(found._members):
                 raise ValueError(
-                    "params: distributed parameters must lie on the same processes, got meshes of "
-                    f"{found._members} and {members}"
+                    "params: the processes of a parameter must be among those of the one that has most, got "
+                    f"meshes of {found._members} and {members}"
                 )
         return found
 
@@ -220,7 +225,3 @@ def _group_of(members: tuple[int, ...], world: Any) -> Any:
     del world  # another one needs other groups
     # Only its members have to call this, and each does so once.
     return distributed.new_group(list(members), use_local_synchronization=True)
-
-
-def _members(mesh: Any) -> list[int]:
-    return sorted(int(k) for k in mesh.mesh.flatten().tolist())

@@ -29,6 +29,7 @@ __all__ = [
     "living",
     "local",
     "local_part",
+    "members_of",
     "part_of",
     "places",
     "shard_kind",
@@ -95,10 +96,21 @@ def _chunk(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(n) for n in chunks[0].offsets), sizes
 
 
-def counts_here(p: Any) -> bool:
-    """Return whether this process adds its part of a parameter to sums: of several copies, the first does."""
+def members_of(mesh: Any) -> list[int]:
+    """Return the processes of a mesh, in order."""
+    return sorted(int(k) for k in mesh.mesh.flatten().tolist())
+
+
+def counts_here(p: Any, first: int) -> bool:
+    """Return whether this process adds its part of a parameter to sums: of several copies, one is added.
+
+    ``first`` is the first of all processes. A parameter that is divided over some of them has copies in the
+    others: those of its mesh count.
+    """
     if not is_distributed(p):
-        return distributed.get_rank() == 0
+        return distributed.get_rank() == first
+    if first not in members_of(p.device_mesh):
+        return False
     cut = mesh_axes(p)
     return all(k == 0 for axis, k in enumerate(p.device_mesh.get_coordinate()) if axis not in cut)
 
