@@ -14,11 +14,11 @@ from typing import Any
 
 from proxlab.types import Array
 
-__all__ = ["Task", "detached", "record", "records", "written"]
+__all__ = ["Function", "detached", "record", "records", "written"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Function:
     """A function, and how a cotangent of its value is pulled back.
 
     Attributes
@@ -65,7 +65,7 @@ def written(a: Any) -> None:
         torch.autograd.graph.increment_version(a)
 
 
-def record(task: Task, x: Array, step: Any, metric: Any) -> Any:
+def record(task: Function, x: Array, step: Any, metric: Any) -> Any:
     """Evaluate a task, so that PyTorch knows its derivative.
 
     Raises
@@ -84,7 +84,7 @@ def _function() -> Any:
         """The derivative, which has none itself."""
 
         @staticmethod
-        def forward(task: Task, v: Any, value: Any, x: Any, step: Any, metric: Any) -> Any:
+        def forward(task: Function, v: Any, value: Any, x: Any, step: Any, metric: Any) -> Any:
             if torch._C._functorch.is_legacy_batchedtensor(v):
                 raise NotImplementedError(
                     f"{task.name}: its derivative does not take a batch of gradients (is_grads_batched, "
@@ -104,7 +104,7 @@ def _function() -> Any:
             )
 
         @staticmethod
-        def vmap(info: Any, in_dims: Any, task: Task, *arrays: Any) -> Any:
+        def vmap(info: Any, in_dims: Any, task: Function, *arrays: Any) -> Any:
             found = [
                 Pulled.apply(
                     task,
@@ -122,7 +122,7 @@ def _function() -> Any:
         """A task whose derivative is known."""
 
         @staticmethod
-        def forward(task: Task, x: Any, step: Any, metric: Any) -> Any:
+        def forward(task: Function, x: Any, step: Any, metric: Any) -> Any:
             return task.value(x, step, metric)
 
         @staticmethod
@@ -150,7 +150,7 @@ def _function() -> Any:
             )
 
         @staticmethod
-        def vmap(info: Any, in_dims: Any, task: Task, *_: Any) -> Any:
+        def vmap(info: Any, in_dims: Any, task: Function, *_: Any) -> Any:
             raise NotImplementedError(
                 f"{task.name}: does not work under torch.vmap; let the groups be those of the whole batch, "
                 "which are solved side by side"

@@ -56,7 +56,7 @@ def envelope(
         return _pull_envelope(penalty, v, x, step, metric, backend)
 
     if autograd.records(x, step, metric):
-        return autograd.record(autograd.Task("envelope", value, pull), x, step, metric)
+        return autograd.record(autograd.Function("envelope", value, pull), x, step, metric)
     return value(x, step, metric)
 
 

@@ -279,7 +279,7 @@ def _solve(
         found = pull_back(p, z, v, step)
         return found.x, found.step, found.metric
 
-    z = autograd.record(autograd.Task("prox", value, pull), x, step, metric)
+    z = autograd.record(autograd.Function("prox", value, pull), x, step, metric)
     return replace(explained[0], z=z) if explain else z
 
 

@@ -460,13 +460,13 @@ def test_a_bound_that_is_none_is_found(monkeypatch):
     x, d = rng.normal(size=(200, 4)), rng.lognormal(sigma=1.5, size=(200, 4))
     h = pl.GroupLog(0.4, 0.3)
     good = pl.solve(h, x, metric=d)
-    real = curved_search.Search._line
+    real = curved_search.CurvedSearch._line
 
     def tangents(factor):
         def line(s, line, r):
             return np.where(line.eps > 0, factor, 1.0) * real(s, line, r)
 
-        monkeypatch.setattr(curved_search.Search, "_line", line)
+        monkeypatch.setattr(curved_search.CurvedSearch, "_line", line)
 
     tangents(0.5)
     slow = pl.solve(h, x, metric=d)
@@ -549,7 +549,7 @@ def test_what_is_said_of_an_interval_holds_at_its_minima(h):
     one = np.ones(rows)
     xp = array_api_compat.array_namespace(x)
     p = prepare(xp, 0 * x, x, d, one, 0.5 * one, 0.0, False)
-    s = curved_search.Search(xp, p, h)
+    s = curved_search.CurvedSearch(xp, p, h)
     low = np.exp(rng.uniform(-4, 2, rows))
     high = low * np.exp(rng.uniform(0.5, 4, rows))
     verdict = s.judge(s.visit(high), s.visit(low), np.inf * one, 0 * one, 0 * one, s.price)

@@ -43,7 +43,7 @@ from proxlab.rootfinders import RootFinder, Status
 from proxlab.search import noise
 from proxlab.types import Array
 
-__all__ = ["Choice", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
+__all__ = ["Radii", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
 
 
 @dataclass
@@ -185,7 +185,7 @@ def radial_rows(
     return solution
 
 
-class Choice(NamedTuple):
+class Radii(NamedTuple):
     """The radius of every group, in the units of its members, and the slope there; else as a solution."""
 
     radius: Array
@@ -223,7 +223,7 @@ def choose(
     pieces: tuple[Piece, ...],
     finder: RootFinder,
     rtol: float,
-) -> Choice:
+) -> Radii:
     """Choose the radius of every group: of all minimisers the global one; as :func:`radial_rows`."""
     zero, count = xp.zeros_like(step), xp.zeros_like(xp.astype(step, xp.int64))
     ones, n = xp.ones_like(zero), p.size
@@ -288,7 +288,7 @@ def choose(
             value = height + equation.rise(xp.sqrt(kept), part.start, part.end, part.a, part.c) + 0.5 * moved
         best = on.offer(best, candidate, part, best.objective, value)
     answer = on.settle(best)
-    return Choice(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
+    return Radii(answer.r, answer.tau, answer.lower, answer.upper, answer.status, iterations, evaluations)
 
 
 def _evaluated(_: Array, d: Array, b: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, ...]:

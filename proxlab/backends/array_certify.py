@@ -11,11 +11,11 @@ import math
 from typing import Any
 
 from proxlab.backends.array_api import row_max
-from proxlab.backends.enclosed_root import FLOOR, Inner, Slopes, find_inner, tau_at
+from proxlab.backends.enclosed_root import FLOOR, InnerRoot, Slopes, find_inner, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
-    Data,
+    ScaledRows,
     constant_where,
     convex_bounds,
     corner,
@@ -179,7 +179,7 @@ def share(xp: Any, d: Array, r: Array, tau: Array) -> Array:
     return xp.where((r > 0)[:, None], y / (y + tau[:, None]), xp.zeros_like(y))
 
 
-def scaled_pieces(xp: Any, p: Data, table: tuple[Piece, ...]) -> tuple[Slopes, ...]:
+def scaled_pieces(xp: Any, p: ScaledRows, table: tuple[Piece, ...]) -> tuple[Slopes, ...]:
     """Return the pieces of the slope of ``step·weight·p`` in scaled units."""
     zero = xp.zeros_like(p.step)
     starts = [times_power(xp, zero + q.start, -p.ex) for q in table] + [zero + math.inf]
@@ -189,7 +189,9 @@ def scaled_pieces(xp: Any, p: Data, table: tuple[Piece, ...]) -> tuple[Slopes, .
     )
 
 
-def largest_coefficient(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ...]) -> Array:
+def largest_coefficient(
+    xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], table: tuple[Piece, ...]
+) -> Array:
     """Return the largest slope, curvature or jump of ``step·weight·p`` in scaled units."""
     largest = p.coefficient(xp, table[0].value, 1, 2)
     for q in pieces:
@@ -198,8 +200,8 @@ def largest_coefficient(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tup
 
 
 def inner_candidate(
-    xp: Any, p: Data, steep: tuple[Slopes, ...], reach: Array, usable: Array, flat_end: bool, raw: float
-) -> tuple[Inner, Array]:
+    xp: Any, p: ScaledRows, steep: tuple[Slopes, ...], reach: Array, usable: Array, flat_end: bool, raw: float
+) -> tuple[InnerRoot, Array]:
     """Enclose the inner candidate; also return where the slope is too weak to resolve.
 
     There the candidate of a stronger penalty is enclosed: in modulus it is less in every element.
@@ -207,7 +209,7 @@ def inner_candidate(
     zero = xp.zeros_like(reach)
     if not steep:  # ℓ0, or no penalty
         ends = (zero, zero)
-        return Inner(zero, zero, ends, ends, zero == 0, zero > 0, zero + math.inf), zero > 0
+        return InnerRoot(zero, zero, ends, ends, zero == 0, zero > 0, zero + math.inf), zero > 0
     q = steep[0]
     weak = usable & (q.alpha < 4.0 * FLOOR) & (xp.abs(q.shift) < 2.0**-150)
     q = Slopes(q.start, q.end, xp.where(weak, xp.full_like(zero, 4.0 * FLOOR), q.alpha), q.shift)
@@ -229,7 +231,7 @@ def drop(xp: Any, pieces: tuple[Slopes, ...], r: Array) -> tuple[Array, Array]:
 
 def compare(
     xp: Any,
-    p: Data,
+    p: ScaledRows,
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
     lower: Array,
@@ -256,7 +258,7 @@ def compare(
     return moved_high + edge < gain_low, moved_low > loss_high
 
 
-def gain_at(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ...], r: Array) -> Array:
+def gain_at(xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], table: tuple[Piece, ...], r: Array) -> Array:
     """Return a lower bound of ``p(∞) - p(r)``, given an upper bound of ``r``, for a penalty that ends
     flat.
     """
@@ -269,7 +271,7 @@ def gain_at(xp: Any, p: Data, pieces: tuple[Slopes, ...], table: tuple[Piece, ..
 
 def stationarity_above(
     xp: Any,
-    p: Data,
+    p: ScaledRows,
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
     penalty: RadialPenalty,
@@ -330,10 +332,10 @@ def stationarity_above(
 
 def gap_above(
     xp: Any,
-    p: Data,
+    p: ScaledRows,
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
-    inner: Inner,
+    inner: InnerRoot,
     lower: Array,
     upper: Array,
     distance: Array,
@@ -392,7 +394,7 @@ def gap_above(
     return xp.minimum(by_root, finite_or_inf(xp, from_zero * (1.0 + rounding(12))))
 
 
-def sideways(xp: Any, p: Data, inner: Inner, lower: Array, upper: Array, norm_z: Array) -> Array:
+def sideways(xp: Any, p: ScaledRows, inner: InnerRoot, lower: Array, upper: Array, norm_z: Array) -> Array:
     """Return an upper bound of ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - u*‖²``, where ``u* = z*/r*``, ``u_i(r) =
     b_i/(d_i r + tau)``.
     """
@@ -413,7 +415,7 @@ def sideways(xp: Any, p: Data, inner: Inner, lower: Array, upper: Array, norm_z:
     return xp.where(same, norm_z * upper * turn * turn * (1.0 + rounding(8)), xp.full_like(turn, math.inf))
 
 
-def alpha_excess(xp: Any, p: Data, pieces: tuple[Slopes, ...], inner: Inner) -> Array:
+def alpha_excess(xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], inner: InnerRoot) -> Array:
     """Return an upper bound of ``‖b‖ - p'(0+)``; infinite where zero is not known not to matter."""
     length = norm_above(xp, p.size_high * p.d * (1.0 + rounding(4)))
     return xp.where(
@@ -423,7 +425,7 @@ def alpha_excess(xp: Any, p: Data, pieces: tuple[Slopes, ...], inner: Inner) -> 
     )
 
 
-def extra_gap(xp: Any, p: Data, penalty: RadialPenalty) -> Array:
+def extra_gap(xp: Any, p: ScaledRows, penalty: RadialPenalty) -> Array:
     """Return an upper bound of what the elementwise part adds to ``η(Q(z) - Q(z*))`` over its shrunk data.
 
     ``d_i (t_i |z_i| - (x_i - x̃_i) z_i)`` per element: zero where ``z_i`` keeps the sign of a nonzero

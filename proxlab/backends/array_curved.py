@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from proxlab.backends.array_api import RowSolution, row_max, scale
-from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
+from proxlab.backends.curved_search import MAX_EVALUATIONS, CurvedSearch
 from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
 from proxlab.powers import downwards, exponent, times_power, upwards
@@ -53,7 +53,7 @@ def curved_rows(
         none = xp.zeros_like(step)
         return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, none > 0)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, penalty.nonnegative)
-    s = Search(xp, p, penalty)
+    s = CurvedSearch(xp, p, penalty)
     zero, one = s.zero, s.one
     nonzero, free = row_max(xp, p.size) > 0, weight == 0
     spread = scale(xp, x, d).apart | ((_spread(xp, xp.abs(x)) > WIDE) & (_spread(xp, d) > WIDE))

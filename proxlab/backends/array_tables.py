@@ -22,7 +22,7 @@ from proxlab.backends.array_search import find_root
 from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.enclosed_root import Slopes, tau_at
 from proxlab.backends.ranges import METRIC_CAP
-from proxlab.backends.scaled_rows import Data, prepare, row_sum
+from proxlab.backends.scaled_rows import ScaledRows, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Part
 from proxlab.equations import Equation, Sums, Task, radial
@@ -89,7 +89,7 @@ SLOPE = Equation(radial.residual, slope_pace, enclose_slope, smooth=True)
 
 
 @dataclass
-class Path:
+class RowPath:
     """An equation of every row, its sums, and its task but for where to look for a root, and how exactly."""
 
     xp: Any
@@ -127,10 +127,10 @@ class Path:
         return find_root(self.xp, finder, self.equation, self.sums, task, active)
 
 
-class Rows:
+class TableRows:
     """Rows in scaled units, and the equations whose roots are candidates."""
 
-    def __init__(self, xp: Any, p: Data) -> None:
+    def __init__(self, xp: Any, p: ScaledRows) -> None:
         self.xp, self.p, self.n = xp, p, p.x.shape[1]
         self.d = xp.minimum(p.d, xp.full_like(p.d, SPREAD))
         self.b = p.size * self.d
@@ -139,7 +139,7 @@ class Rows:
         self.one = xp.ones_like(p.step)
         self.terms = over_arrays(radial.terms, xp)
 
-    def along_radius(self, q: Slopes) -> Path:
+    def along_radius(self, q: Slopes) -> RowPath:
         """The secular equation of a piece, in ``r``."""
         xp = self.xp
 
@@ -148,9 +148,9 @@ class Rows:
             return self._sums(self.terms(self.b, self.d, r[:, None], tau[:, None], q.shift[:, None]))
 
         task = self._task(q.alpha, q.shift, radial.CURVED[0], self.dmin, self.dmax)
-        return Path(xp, PIECE, sums, task)
+        return RowPath(xp, PIECE, sums, task)
 
-    def along_slope(self, r: Array) -> Path:
+    def along_slope(self, r: Array) -> RowPath:
         """``G(r, tau) = 1`` at a fixed radius, in ``tau``: the same equation with its roles swapped."""
         xp = self.xp
         grown, ones = self.d * r[:, None], xp.ones_like(self.d)
@@ -160,7 +160,7 @@ class Rows:
                 self.terms(self.b, ones, tau[:, None], grown, xp.zeros_like(self.zero)[:, None])
             )
 
-        return Path(
+        return RowPath(
             xp, SLOPE, sums, self._task(self.zero, self.zero, radial.FLAT[0], self.dmin * r, self.dmax * r)
         )
 
@@ -189,7 +189,7 @@ class Rows:
         return value + 0.5 * row_sum(xp, self.d * (self.p.size * (tau[:, None] / whole)) ** 2)
 
 
-def heights(xp: Any, p: Data, table: Table, pieces: tuple[Slopes, ...]) -> list[Array]:
+def heights(xp: Any, p: ScaledRows, table: Table, pieces: tuple[Slopes, ...]) -> list[Array]:
     """Return ``η p`` where each piece starts, in scaled units: the jump at zero, and what the slopes add.
 
     Not the values that the table gives: those are the same but for rounding, and may leave the range.
@@ -201,7 +201,7 @@ def heights(xp: Any, p: Data, table: Table, pieces: tuple[Slopes, ...]) -> list[
     return total
 
 
-def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
+def zero_test(rows: TableRows, first: Slopes, raw: float) -> Array:
     """Return ``f = G(0, tau) - 1`` for ``b ≠ 0``, its sign exact to far below rounding."""
     xp, p, on = rows.xp, rows.p, module_over_arrays(choose, rows.xp)
     bb = row_sum(xp, rows.b * rows.b)
@@ -220,7 +220,7 @@ def zero_test(rows: Rows, first: Slopes, raw: float) -> Array:
 
 
 def crest(
-    rows: Rows, eq: Path, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
+    rows: TableRows, eq: RowPath, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
     """Look for a point with ``f >= 0`` between two with ``f < 0``, between the zeros of whose tangents it is.
 
@@ -276,7 +276,7 @@ def table_rows(
     unit = times_power(xp, xp.ones_like(step), xp.clip(units.ed, -1000.0, 1000.0))
     d = xp.where(x == 0, unit[:, None], d)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, False)
-    rows, pieces = Rows(xp, p), scaled_pieces(xp, p, table)
+    rows, pieces = TableRows(xp, p), scaled_pieces(xp, p, table)
     starts = heights(xp, p, table, pieces)
     zero, one = rows.zero, rows.one
     reach = xp.sqrt(row_sum(xp, p.size * p.size))
@@ -293,7 +293,7 @@ def table_rows(
     on_rows = module_over_arrays(choose, xp)
     best: choose.Choice = on_rows.at_zero(group, at_zero, count)
     iterations, evaluations = count, count
-    before: tuple[Path, Slopes, Array, Any] | None = None  # the piece before, at its end
+    before: tuple[RowPath, Slopes, Array, Any] | None = None  # the piece before, at its end
 
     for k, (piece, q) in enumerate(zip(table, pieces, strict=True)):
         start = xp.where(xp.isfinite(q.start), q.start, zero)
@@ -359,7 +359,7 @@ def table_rows(
     return RowSolution(z, r, lower, upper, status, iterations, evaluations, units.apart)
 
 
-def _slope_at_zero(rows: Rows, q: Slopes) -> Array:
+def _slope_at_zero(rows: TableRows, q: Slopes) -> Array:
     """Return ``g'(0)``; where ``tau`` is zero there, an upper bound of the slope of the ray that ``g`` is."""
     xp, b = rows.xp, rows.b
     bb = row_sum(xp, b * b)
@@ -368,9 +368,9 @@ def _slope_at_zero(rows: Rows, q: Slopes) -> Array:
 
 
 def _kink(
-    rows: Rows,
-    before: tuple[Path, Slopes, Array, Any],
-    after: tuple[Path, Slopes, Array, Any],
+    rows: TableRows,
+    before: tuple[RowPath, Slopes, Array, Any],
+    after: tuple[RowPath, Slopes, Array, Any],
     on: Array,
     r: Array,
     finder: RootFinder,

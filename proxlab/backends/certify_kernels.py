@@ -58,7 +58,7 @@ class Out(NamedTuple):
     hard: Any
 
 
-class Table(NamedTuple):
+class Slope(NamedTuple):
     """Pieces of a slope, where the last one begins (infinite for a single piece), and whether ``p`` jumps."""
 
     pieces: Any
@@ -67,7 +67,7 @@ class Table(NamedTuple):
     jumps: bool
 
 
-class Errors(NamedTuple):
+class Allowances(NamedTuple):
     """Rounding of sums over a row.
 
     Attributes
@@ -158,7 +158,7 @@ class AtPoint(NamedTuple):
     scale: float
 
 
-class Candidate(NamedTuple):
+class Spot(NamedTuple):
     """The candidate among the pieces.
 
     Attributes
@@ -182,7 +182,7 @@ class Candidate(NamedTuple):
     error: float
 
 
-class Part(NamedTuple):
+class RootPiece(NamedTuple):
     """The piece that the root lies on, if known: its ends, a first point, its slope ``alpha - shift r``."""
 
     known: bool
@@ -213,7 +213,7 @@ class Proved(NamedTuple):
     upper: float
 
 
-class Inner(NamedTuple):
+class RootProof(NamedTuple):
     """What is known of the root: whether it is enclosed well enough, or there is none, and what is proved."""
 
     solved: bool
@@ -318,7 +318,7 @@ def strip_at(
     return AtRadius(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10)
 
 
-def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Candidate) -> AtRadius:
+def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Spot) -> AtRadius:
     """Sum the terms at a radius, with the slope ``tau``, which falls by ``shift``."""
     total = nothing_at_radius()
     n = len(row.x)
@@ -399,7 +399,7 @@ def value_at(pieces: Any, r: float) -> float:
     return pieces[k, 1] + (r - pieces[k, 0]) * (pieces[k, 2] - 0.5 * pieces[k, 3] * (r + pieces[k, 0]))
 
 
-def errors_of(n: int, pieces: Any) -> Errors:
+def errors_of(n: int, pieces: Any) -> Allowances:
     """Return what rounding does to sums over ``n`` elements."""
     width = STRIP if n <= STRIP * STRIP else int(sqrt(float(n)))
     height = width + n // width + 4.0
@@ -408,7 +408,7 @@ def errors_of(n: int, pieces: Any) -> Errors:
         curved = curved or pieces[j, 3] > 0.0
     k = ROUNDING_CURVED if curved else ROUNDING_FLAT
     fuzz = rounding(height + 16.0)
-    return Errors(width, height, k[0], k[1], k[2], fuzz, 1.0 + fuzz)
+    return Allowances(width, height, k[0], k[1], k[2], fuzz, 1.0 + fuzz)
 
 
 def is_sound(v: float) -> bool:
@@ -416,7 +416,7 @@ def is_sound(v: float) -> bool:
     return SAFE_LOW < v < SAFE_HIGH
 
 
-def is_safe(row: Row, at: AtZero, table: Table) -> bool:
+def is_safe(row: Row, at: AtZero, table: Slope) -> bool:
     """Say whether nothing of a row leaves the range in which rounding is small."""
     pieces, eta = table.pieces, row.eta
     safe = is_sound(at.bb) and is_sound(at.bbd) and is_sound(at.xx)
@@ -431,7 +431,7 @@ def is_safe(row: Row, at: AtZero, table: Table) -> bool:
     return safe
 
 
-def candidate_of(row: Row, size: float, table: Table, errors: Errors) -> Candidate:
+def candidate_of(row: Row, size: float, table: Slope, errors: Allowances) -> Spot:
     """Find the candidate among the pieces."""
     pieces = table.pieces
     value = row.eta * value_at(pieces, size) if size > 0.0 else 0.0
@@ -440,17 +440,17 @@ def candidate_of(row: Row, size: float, table: Table, errors: Errors) -> Candida
     pull = (alpha - shift * size) / size if size > 0.0 else 0.0
     unit = 1.0 / size if size > 0.0 else 0.0
     error = rounding(3.0 * errors.height + 60.0) * (alpha + fabs(shift) * size)
-    return Candidate(size, value, alpha, shift, pull, unit, error)
+    return Spot(size, value, alpha, shift, pull, unit, error)
 
 
-def residual_of(sums: AtRadius, candidate: Candidate, errors: Errors) -> float:
+def residual_of(sums: AtRadius, candidate: Spot, errors: Allowances) -> float:
     """Bound the residual of the candidate, from sums at any radius."""
     return (sqrt(sums.residual) + rounding(8.0) * sqrt(sums.pulled) + candidate.error) * errors.up
 
 
 def part_of_root(
-    row: Row, at: AtZero, candidate: Candidate, nonzero: bool, table: Table, errors: Errors
-) -> Part:
+    row: Row, at: AtZero, candidate: Spot, nonzero: bool, table: Slope, errors: Allowances
+) -> RootPiece:
     """Return the piece that the root lies on, of two sloped ones at most."""
     pieces, eta = table.pieces, row.eta
     norm, reach = sqrt(at.bb), sqrt(at.xx)
@@ -458,20 +458,20 @@ def part_of_root(
     start, stop = 0.0, pieces[1, 0] if table.n_pieces > 1 else INF
     first = (norm - alpha) * at.bb / fmax(at.bbd - shift * at.bb, 1e-300) if nonzero else fmin(reach, stop)
     if table.n_pieces < 3 or not nonzero or reach <= stop:
-        return Part(True, start, stop, first, alpha, shift)
+        return RootPiece(True, start, stop, first, alpha, shift)
     next_alpha, next_shift = eta * pieces[1, 2], eta * pieces[1, 3]
     sums = sum_at(row, errors.width, stop, next_alpha - next_shift * stop, next_shift, candidate)
     noise = rounding(errors.height + errors.s) * sums.s
     if sums.s > 1.0:
         first = newton(stop, sums.s, sums.s1) if sums.s1 > 0.0 else pieces[2, 0]
         start, stop, alpha, shift = stop, pieces[2, 0], next_alpha, next_shift
-    return Part(fabs(sums.s - 1.0) > noise, start, stop, first, alpha, shift)
+    return RootPiece(fabs(sums.s - 1.0) > noise, start, stop, first, alpha, shift)
 
 
 def enclose_root(
-    row: Row, reach: float, candidate: Candidate, part: Part, zero: bool, contested: bool, table: Table,
-    errors: Errors,
-) -> Inner:  # fmt: skip
+    row: Row, reach: float, candidate: Spot, part: RootPiece, zero: bool, contested: bool, table: Slope,
+    errors: Allowances,
+) -> RootProof:  # fmt: skip
     """Enclose the root on a piece, or zero, and prove what follows for the candidate.
 
     For a prox that is zero, this is but the residual of the candidate.
@@ -494,7 +494,7 @@ def enclose_root(
         if e == 0:
             residual = residual_of(sums, candidate, errors)
         if zero:
-            return Inner(True, False, Proved(INF, INF, residual, INF, lower, upper))
+            return RootProof(True, False, Proved(INF, INF, residual, INF, lower, upper))
         if not (is_sound(sums.s) and sums.b1 > SAFE_LOW):
             break
         m = 1.0 / r
@@ -507,7 +507,7 @@ def enclose_root(
         )
         lower, upper = fmax(lower, low), fmin(upper, high)
         if not lower <= upper:
-            return Inner(False, lower > upper, Proved(INF, INF, residual, INF, lower, upper))
+            return RootProof(False, lower > upper, Proved(INF, INF, residual, INF, lower, upper))
         blur = 5e-15 * r if bent else 0.0
         ahead, behind = fmax(upper - r, 0.0) + blur, fmax(r - lower, 0.0) + blur
         if bent:
@@ -521,19 +521,19 @@ def enclose_root(
             if alpha * sqrt(sums.turn) * span <= 0.125 * sqrt(sums.off) or limited:
                 around = Bracket(lower, upper, span, m)
                 proved = prove(row.eta, r, sums, around, residual, candidate, part, table, errors)
-                return Inner(True, False, proved)
+                return RootProof(True, False, proved)
         best = newton(r, sums.s, sums.s1) if sums.s1 > 0.0 else lower
         if not lower < best < upper:
             best = 0.5 * (lower + upper)
         if best == r:
             break
         r = best
-    return Inner(False, False, Proved(INF, INF, residual, INF, lower, upper))
+    return RootProof(False, False, Proved(INF, INF, residual, INF, lower, upper))
 
 
 def prove(
-    eta: float, r: float, sums: AtRadius, around: Bracket, residual: float, candidate: Candidate, part: Part,
-    table: Table, errors: Errors,
+    eta: float, r: float, sums: AtRadius, around: Bracket, residual: float, candidate: Spot, part: RootPiece,
+    table: Slope, errors: Allowances,
 ) -> Proved:  # fmt: skip
     """Prove what follows from a bracket of the root and the sums at a point of it."""
     alpha, shift, size = part.alpha, part.shift, candidate.size
@@ -563,7 +563,7 @@ def prove(
     return Proved(distance, metric_distance, residual, gap, lower, upper)
 
 
-def rival(row: Row, inner: Inner, part: Part, table: Table, errors: Errors) -> int:
+def rival(row: Row, inner: RootProof, part: RootPiece, table: Slope, errors: Allowances) -> int:
     """Say which costs less, the root (-1) or the point itself (1); 0 where rounding hides it."""
     lower, upper = inner.proved.lower, inner.proved.upper
     top = row.eta * table.pieces[table.n_pieces - 1, 1]
@@ -578,7 +578,7 @@ def rival(row: Row, inner: Inner, part: Part, table: Table, errors: Errors) -> i
 
 
 def prove_at_zero(
-    row: Row, at: AtZero, candidate: Candidate, residual: float, table: Table, errors: Errors
+    row: Row, at: AtZero, candidate: Spot, residual: float, table: Slope, errors: Allowances
 ) -> Proved:
     """Prove what follows from a prox that is zero."""
     size, eta, pieces = candidate.size, row.eta, table.pieces
@@ -589,7 +589,7 @@ def prove_at_zero(
 
 
 def prove_at_point(
-    row: Row, reach: float, sums: AtPoint, candidate: Candidate, alpha: float, table: Table, errors: Errors
+    row: Row, reach: float, sums: AtPoint, candidate: Spot, alpha: float, table: Slope, errors: Allowances
 ) -> Proved:
     """Prove what follows from a prox that is the point itself; ``alpha`` is a slope of the table."""
     size, up, fuzz = candidate.size, errors.up, errors.fuzz
@@ -605,7 +605,7 @@ def prove_at_point(
     return Proved(distance, metric_distance, residual, gap, reach * (1.0 - fuzz), reach * (1.0 + fuzz))
 
 
-def certify_row(row: Row, at: AtZero, table: Table, errors: Errors) -> Any:
+def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
     """Return whether a row is decided, and what is proved of it then."""
     pieces, count, eta = table.pieces, table.n_pieces, row.eta
     left_open = False, zero_proved()
@@ -689,7 +689,7 @@ def certify_rows(
     """
     count = pieces.shape[0]
     end = pieces[count - 1, 0] if count > 1 else INF
-    table, errors = Table(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
+    table, errors = Slope(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
     for g in range(begin, finish):
         step = steps[g if len(steps) > 1 else 0]
         eta = step * weights[g if len(weights) > 1 else 0]

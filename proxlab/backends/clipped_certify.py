@@ -10,7 +10,7 @@ from proxlab.backends.enclosed_root import MAX_EVALUATIONS
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
-    Data,
+    ScaledRows,
     constant_where,
     convex_bounds,
     corner,
@@ -120,7 +120,7 @@ def linf_bounds(
     )
 
 
-def linf_residual(xp: Any, p: Data, d: Array, strength: Array) -> Array:
+def linf_residual(xp: Any, p: ScaledRows, d: Array, strength: Array) -> Array:
     """Return upper bounds of the elements of a subgradient of ``ηQ`` at the candidate: the least one, up to
     rounding.
     """

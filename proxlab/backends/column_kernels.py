@@ -53,7 +53,7 @@ CLOSE = 120.0
 NARROW_UNIT, NARROW_ROUNDINGS = 2.0**-23, 32.0
 
 
-class Block(NamedTuple):
+class ColumnBlock(NamedTuple):
     """A block of neighbouring groups: where it begins, its rows and their distance, groups, columns of each.
 
     ``offset`` is the number of the first group.
@@ -293,7 +293,7 @@ def fold(columns: Any, groups: int, run: int) -> None:
             columns[k * PITCH + g] = total
 
 
-def clear(acc: Any, block: Block) -> None:
+def clear(acc: Any, block: ColumnBlock) -> None:
     """Set the columns' sums to zero, and those of the strips where there are several."""
     w = block.groups * block.run
     if block.rows > STRIP:
@@ -316,7 +316,7 @@ def end_strip(acc: Any, rows: int, last: bool) -> None:
             acc[j] = total if last else total - total
 
 
-def pass_start(data: Data, block: Block, acc: Any) -> bool:
+def pass_start(data: Data, block: ColumnBlock, acc: Any) -> bool:
     """Sum what is needed at zero; tells whether a metric is invalid."""
     x, d, o, stride = data.x, data.d, block.base, block.stride
     clear(acc, block)
@@ -333,7 +333,7 @@ def pass_start(data: Data, block: Block, acc: Any) -> bool:
     return bad
 
 
-def pass_ratio(data: Data, block: Block, acc: Any) -> None:
+def pass_ratio(data: Data, block: ColumnBlock, acc: Any) -> None:
     """Sum at the groups' ratios, in single precision."""
     x, d, o, stride = data.x, data.d, block.base, block.stride
     clear(acc, block)
@@ -349,7 +349,7 @@ def pass_ratio(data: Data, block: Block, acc: Any) -> None:
     fold(acc, block.groups, block.run)
 
 
-def pass_exact(data: Data, block: Block, acc: Any) -> None:
+def pass_exact(data: Data, block: ColumnBlock, acc: Any) -> None:
     """Sum at the groups' ratios."""
     x, d, o, stride = data.x, data.d, block.base, block.stride
     clear(acc, block)
@@ -365,7 +365,7 @@ def pass_exact(data: Data, block: Block, acc: Any) -> None:
     fold(acc, block.groups, block.run)
 
 
-def aim(block: Block, columns: Columns, acc: Any) -> int:
+def aim(block: ColumnBlock, columns: Columns, acc: Any) -> int:
     """Set the ratios of the groups that are searched, behind their sums; returns how many are."""
     code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
     active = 0
@@ -377,7 +377,7 @@ def aim(block: Block, columns: Columns, acc: Any) -> int:
     return active
 
 
-def spread(ratio: Any, block: Block, acc: Any) -> None:
+def spread(ratio: Any, block: ColumnBlock, acc: Any) -> None:
     """Put each group's ratio behind the sums of its columns."""
     if block.run == 1:
         for k in range(block.groups):
@@ -592,7 +592,7 @@ def solve_columns(
     for number in range(begin_block, finish_block):
         column = (number % blocks) * per_block
         outer = number // blocks
-        block = Block(
+        block = ColumnBlock(
             outer * rows * inner * run + column * run, rows, inner * run, min(per_block, inner - column), run,
             outer * inner + column,
         )  # fmt: skip
@@ -604,7 +604,7 @@ def solve_columns(
 
 
 def open_block(
-    data: Data, block: Block, request: Request, first: First, acc: Any, early: Any, columns: Columns
+    data: Data, block: ColumnBlock, request: Request, first: First, acc: Any, early: Any, columns: Columns
 ) -> bool:
     """Decide from the sums at zero, in single precision first where that may be enough.
 
@@ -647,7 +647,7 @@ def open_block(
 
 
 def search_block(
-    data: Data, block: Block, first: First, limits: Limits, out: GroupResults, acc: Any, early: Any,
+    data: Data, block: ColumnBlock, first: First, limits: Limits, out: GroupResults, acc: Any, early: Any,
     columns: Columns,
 ) -> None:  # fmt: skip
     """Take passes until few groups are left: one costs as much for a few groups as for all."""
@@ -680,7 +680,7 @@ def search_block(
 
 
 def write_block(
-    data: Data, block: Block, limits: Limits, hard: Any, out: GroupResults, acc: Any, columns: Columns
+    data: Data, block: ColumnBlock, limits: Limits, hard: Any, out: GroupResults, acc: Any, columns: Columns
 ) -> None:
     """Write the points of the groups that are solved, mark the others, and explain."""
     code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio

@@ -11,7 +11,7 @@ from typing import Any
 from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap
 from proxlab.backends.curved_path import GIVEN
-from proxlab.backends.curved_search import MAX_EVALUATIONS, Search
+from proxlab.backends.curved_search import MAX_EVALUATIONS, CurvedSearch
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import SPREAD, corner, in_units_of_data, no_elements, norm_above, prepare
 from proxlab.bounds import rounding
@@ -35,7 +35,7 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     if n == 0 or x.shape[0] == 0:
         return no_elements(xp, x, step)
     p = prepare(xp, z, x, d, step, weight, 0.0, penalty.nonnegative)
-    s = Search(xp, p, penalty)
+    s = CurvedSearch(xp, p, penalty)
     zero, one, none = s.zero, s.one, xp.zeros_like(x)
     far = xp.full_like(zero, math.inf)
     reach = norm_above(xp, p.size_high)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from proxlab.backends.array_tables import Rows, zero_test
+from proxlab.backends.array_tables import TableRows, zero_test
 from proxlab.backends.enclosed_root import Slopes
-from proxlab.backends.scaled_rows import Data, constant_where, norm_above, row_sum, sum_height
+from proxlab.backends.scaled_rows import ScaledRows, constant_where, norm_above, row_sum, sum_height
 from proxlab.bounds import rounding
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
 
-__all__ = ["GIVEN", "LOST", "SMALLEST", "Ends", "Path", "Price"]
+__all__ = ["GIVEN", "LOST", "SMALLEST", "CurvedPath", "Ends", "Price"]
 
 #: Roundings that a slope, a curvature and a value are good for.
 GIVEN = 64
@@ -58,12 +58,12 @@ class Price(NamedTuple):
     value: tuple[Array, ...]
 
 
-class Path:
+class CurvedPath:
     """Rows in scaled units, what passes over them tell of ``T`` and ``q``, and ``η p`` without."""
 
-    def __init__(self, xp: Any, p: Data, penalty: Any) -> None:
+    def __init__(self, xp: Any, p: ScaledRows, penalty: Any) -> None:
         self.xp, self.p, self.penalty = xp, p, penalty
-        self.rows = Rows(xp, p)
+        self.rows = TableRows(xp, p)
         strength, unit = penalty._split()
         self.strength, self.curve = strength, unit.curve(xp)
         self.falls, self.bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex

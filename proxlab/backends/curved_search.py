@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 
-from proxlab.backends.curved_path import LOST, SMALLEST, Ends, Path, Price
+from proxlab.backends.curved_path import LOST, SMALLEST, CurvedPath, Ends, Price
 from proxlab.bounds import UNIT
 from proxlab.types import Array
 
-__all__ = ["Search"]
+__all__ = ["CurvedSearch"]
 
 #: Evaluations of a row, at most; scalar steps of a root on one interval.
 MAX_EVALUATIONS = 400
@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
     mu: Array
 
 
-class Search(Path):
+class CurvedSearch(CurvedPath):
     """Intervals of radii, and what is known of them."""
 
     def _line(self, line: Line, r: Array) -> Array:
@@ -341,7 +341,7 @@ class Search(Path):
         root = xp.sqrt(xp.where(a > SMALLEST, a, xp.full_like(a, SMALLEST))) * xp.sqrt(b)
         return xp.where(apart & (root > a) & (root < b), root, a + 0.5 * (b - a))
 
-    def run(self, active: Array, tolerance: Array, loose: Array, most: int) -> Found:
+    def run(self, active: Array, tolerance: Array, loose: Array, most: int) -> Leftover:
         """Divide until what is left is known well enough.
 
         Parameters
@@ -367,16 +367,16 @@ class Search(Path):
         best = xp.minimum(origin.q, whole.value * (1.0 + self.own) + LOST) * up
         verdict = self.judge(origin, whole, best, tolerance, loose, self.price)
         none = xp.astype(xp.zeros_like(self.zero), xp.int64)
-        state = State(columns(origin), columns(whole), columns(verdict), best, active, none)
+        state = Division(columns(origin), columns(whole), columns(verdict), best, active, none)
         state = self._divide(state, tolerance, loose, most)
         verdicts = state.verdicts
         left_over = verdicts.open & (verdicts.floor <= state.best[:, None])
         kept = (verdicts.kept | left_over) & (verdicts.floor <= state.best[:, None])
-        return Found(
+        return Leftover(
             origin, whole, kept, verdicts.low, verdicts.high, verdicts.floor, state.going, state.evaluations
         )  # fmt: skip
 
-    def _divide(self, state: State, tolerance: Array, loose: Array, most: int) -> State:
+    def _divide(self, state: Division, tolerance: Array, loose: Array, most: int) -> Division:
         """Divide the best interval of each row, at most so often, until none is open."""
         xp = self.xp
         for done in range(most):
@@ -418,7 +418,7 @@ class Search(Path):
                 return xp.concat([xp.where(picked, here[:, None], old), there[:, None]], axis=1)
 
             second = second._replace(open=second.open & going, kept=second.kept & going)
-            state = State(
+            state = Division(
                 Ends(*(put(o, u, v) for o, u, v in zip(lefts, left, inside, strict=True))),
                 Ends(*(put(o, u, v) for o, u, v in zip(rights, inside, right, strict=True))),
                 Verdict(*(put(o, u, v) for o, u, v in zip(verdicts, first, second, strict=True))),
@@ -426,7 +426,7 @@ class Search(Path):
             )  # fmt: skip
         return state
 
-    def _only(self, on: Array) -> Search:
+    def _only(self, on: Array) -> CurvedSearch:
         """Return the search of some of the rows."""
         few = copy(self)
         few.rows, few.p = copy(self.rows), copy(self.p)
@@ -459,7 +459,7 @@ class Search(Path):
         return xp.where(on, lo, self.zero)
 
 
-class State(NamedTuple):
+class Division(NamedTuple):
     """Where a search stands: intervals in columns, and of each row what some point is known to cost."""
 
     lefts: Ends
@@ -469,7 +469,7 @@ class State(NamedTuple):
     going: Array
     evaluations: Array
 
-    def put_back(self, xp: Any, on: Array, few: State) -> State:
+    def put_back(self, xp: Any, on: Array, few: Division) -> Division:
         """Put what became of some rows back among the others, which have no more intervals."""
         more = few.best.shape[0] and few.verdicts.low.shape[1] - self.verdicts.low.shape[1]
 
@@ -482,7 +482,7 @@ class State(NamedTuple):
                 old = xp.concat([old, none], axis=1)
             return put_back(xp, on, new, old)
 
-        return State(*(put(a, b) for a, b in zip(self, few, strict=True)))
+        return Division(*(put(a, b) for a, b in zip(self, few, strict=True)))
 
 
 def chosen(on: Array, what: Any) -> Any:
@@ -516,7 +516,7 @@ def columns(what: Any) -> Any:
     return type(what)(*parts) if hasattr(what, "_fields") else tuple(parts)
 
 
-class Found(NamedTuple):
+class Leftover(NamedTuple):
     """What a search leaves: the ends of all radii, and intervals in columns.
 
     ``kept`` says which intervals may hold the global minimiser, ``low, high`` enclose it, ``floor`` is a

@@ -10,12 +10,12 @@ from typing import Any
 from proxlab import bounds
 from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.build import over_arrays
-from proxlab.backends.scaled_rows import Data, norm_above, row_sum, sum_height
+from proxlab.backends.scaled_rows import ScaledRows, norm_above, row_sum, sum_height
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
-__all__ = ["FLOOR", "MAX_EVALUATIONS", "Inner", "Slopes", "find_inner", "tau_at"]
+__all__ = ["FLOOR", "MAX_EVALUATIONS", "InnerRoot", "Slopes", "find_inner", "tau_at"]
 
 #: Radii and thresholds below this share of max|x|, max|b| are not resolved.
 FLOOR = 2.0**-300
@@ -33,7 +33,7 @@ class Slopes:
 
 
 @dataclass
-class Inner:
+class InnerRoot:
     """Bracket of the inner candidate's radius, with the slopes that hold at its two ends."""
 
     lower: Array
@@ -51,10 +51,10 @@ def tau_at(xp: Any, r: Array, slopes: tuple[Array, Array]) -> Array:
     return xp.where(tau > 0, tau, xp.zeros_like(tau))
 
 
-class Equation:
+class RowEquation:
     """The secular equation of every row, with the rounding errors of its sums."""
 
-    def __init__(self, xp: Any, p: Data, curved: bool) -> None:
+    def __init__(self, xp: Any, p: ScaledRows, curved: bool) -> None:
         self.xp, self.p, self.n = xp, p, p.x.shape[1]
         self.b = p.size * p.d
         self.b_error = p.error * p.d * (1.0 + rounding(4))
@@ -103,14 +103,14 @@ class Equation:
 
 
 def find_inner(
-    xp: Any, p: Data, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
-) -> Inner:
+    xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
+) -> InnerRoot:
     """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation,
     or zero.
 
     Parameters
     ----------
-    p : Data
+    p : ScaledRows
     pieces : tuple of Slopes
         The pieces with a slope; on their union there is at most one such radius.
     reach : array
@@ -121,7 +121,7 @@ def find_inner(
         ``p'(0+)`` in the penalty's own units.
     """
     curved = any(bool(xp.any(piece.shift > 0)) for piece in pieces)
-    eq = Equation(xp, p, curved)
+    eq = RowEquation(xp, p, curved)
     zero = xp.zeros_like(reach)
     ones = xp.ones_like(reach)
     first = pieces[0]
@@ -218,6 +218,6 @@ def find_inner(
         stalled = xp.where(lost, stalled + 1.0, stalled)
         r = xp.where((ahead > 0) & xp.isfinite(ahead), ahead, lower)
         r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)
-    return Inner(
+    return InnerRoot(
         lower, upper, (alpha_low, shift_low), (alpha_high, shift_high), is_zero, nonzero, margin_high
     )

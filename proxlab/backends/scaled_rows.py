@@ -18,7 +18,7 @@ from proxlab.types import Array
 __all__ = [
     "BEYOND",
     "SPREAD",
-    "Data",
+    "ScaledRows",
     "constant_where",
     "convex_bounds",
     "corner",
@@ -85,7 +85,7 @@ def metric_norm(xp: Any, v: Array, d: Array) -> Array:
 
 
 @dataclass
-class Data:
+class ScaledRows:
     """Rows in units in which ``max|x|`` and ``max|b|`` are about 1; sizes after the elementwise part of the
     penalty.
 
@@ -138,7 +138,7 @@ class Data:
 
 def prepare(
     xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, threshold: float, nonnegative: bool
-) -> Data:
+) -> ScaledRows:
     """Apply the elementwise part, with bounds of its rounding, and scale."""
     sign, size = xp.sign(x), xp.abs(x)
     none = xp.zeros_like(size)
@@ -187,7 +187,7 @@ def prepare(
     several = xp.sum(xp.astype(z != 0, xp.int64), axis=1) > 1
     sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < 2.0**-900))
     d = xp.minimum(d, xp.full_like(d, 2.0**900))
-    return Data(x, z, z_error, d, sign, size, error, low, high, ex, ed, step, weight, sound)
+    return ScaledRows(x, z, z_error, d, sign, size, error, low, high, ex, ed, step, weight, sound)
 
 
 def no_elements(xp: Any, x: Array, step: Array) -> Bounds:
@@ -196,7 +196,7 @@ def no_elements(xp: Any, x: Array, step: Array) -> Bounds:
     return Bounds(zero, zero, zero, zero, zero == 0, zero, zero, x, x)
 
 
-def in_units_of_data(xp: Any, p: Data, found: Bounds) -> Bounds:
+def in_units_of_data(xp: Any, p: ScaledRows, found: Bounds) -> Bounds:
     """Return bounds, which are in the units of the rows, in those of the data: rounded outwards."""
     down = 1.0 - rounding(4)
     assert found.low is not None
@@ -218,7 +218,7 @@ def finite_or_inf(xp: Any, v: Array) -> Array:
     return xp.where(xp.isnan(v), xp.full_like(v, math.inf), v)
 
 
-def corner(xp: Any, p: Data, low: Array, high: Array) -> Array:
+def corner(xp: Any, p: ScaledRows, low: Array, high: Array) -> Array:
     """Return an upper bound of ``|z_i - z*_i|`` per element from the box of ``z*``."""
     z = p.sign * p.z
     z = xp.where(p.sign == 0, xp.abs(p.z), z)
@@ -227,7 +227,7 @@ def corner(xp: Any, p: Data, low: Array, high: Array) -> Array:
 
 def convex_bounds(
     xp: Any,
-    p: Data,
+    p: ScaledRows,
     residual: Array,
     stationarity: Array,
     valid: Array,

@@ -17,10 +17,10 @@ from proxlab.backends.array_api import row_max, zero_margin
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
-from proxlab.backends.enclosed_root import FLOOR, MAX_EVALUATIONS, Equation, Slopes, tau_at
+from proxlab.backends.enclosed_root import FLOOR, MAX_EVALUATIONS, RowEquation, Slopes, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
-    Data,
+    ScaledRows,
     constant_where,
     convex_bounds,
     corner,
@@ -64,10 +64,10 @@ class Box:
     most: Array
 
 
-class Problem:
+class TableProblem:
     """Rows in scaled units with the table that holds for them, and bounds of what it costs."""
 
-    def __init__(self, xp: Any, p: Data, table: Table) -> None:
+    def __init__(self, xp: Any, p: ScaledRows, table: Table) -> None:
         self.xp, self.p, self.table = xp, p, table
         self.pieces = scaled_pieces(xp, p, table)
         self.heights = heights(xp, p, table, self.pieces)
@@ -77,7 +77,7 @@ class Problem:
             most = (q.end - q.start) * (xp.abs(q.alpha) + xp.abs(q.shift) * (q.start + q.end))
             self.sums.append(self.sums[-1] + most)
         self.spare = p.coefficient(xp, doubt(table), 1, 2) * (1.0 + rounding(8))
-        self.eq = Equation(xp, p, curved=True)
+        self.eq = RowEquation(xp, p, curved=True)
         self.height = sum_height(p.x.shape[1])
         self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
         self.no, self.yes = self.zero > 0, self.zero == 0
@@ -262,7 +262,7 @@ def finite_or_none(xp: Any, v: Array) -> Array:
     return xp.where(xp.isfinite(v), v, xp.full_like(v, -math.inf))
 
 
-def candidates(q: Problem, usable: Array, reach: Array, reach_low: Array) -> list[Box]:
+def candidates(q: TableProblem, usable: Array, reach: Array, reach_low: Array) -> list[Box]:
     """Enclose all points that may be the global minimiser."""
     xp, table = q.xp, q.table
     margin_low, margin_high = q.zero_margin(usable)
@@ -305,7 +305,7 @@ def table_bounds(
         return no_elements(xp, x, step)
     table = penalty.equation.table
     p = prepare(xp, z, x, d, step, weight, penalty.threshold, penalty.nonnegative)
-    q = Problem(xp, p, table)
+    q = TableProblem(xp, p, table)
     zero, none = q.zero, xp.zeros_like(x)
     far = xp.full_like(zero, math.inf)
     reach = norm_above(xp, p.size_high)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Layer", "Outcome", "for_each", "for_strength", "for_total"]
+__all__ = ["Layer", "Reached", "for_each", "for_strength", "for_total"]
 
 # A share such as 0.7 of ten groups is seven groups, whatever its last digit.
 _DIGITS = 1e-12
@@ -22,7 +22,7 @@ _DIGITS = 1e-12
 Floats = npt.NDArray[np.float64]
 
 
-class Outcome(NamedTuple):
+class Reached(NamedTuple):
     """What a decision comes to.
 
     Attributes
@@ -102,7 +102,7 @@ class Layer:
         return int(np.searchsorted(self.strengths, lam, side="right"))
 
 
-def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome | None:
+def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Reached | None:
     """Find one strength for all layers.
 
     Parameters
@@ -116,7 +116,7 @@ def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome |
 
     Returns
     -------
-    Outcome or None
+    Reached or None
         None if nothing can vanish at any strength.
     """
     total = sum(float(layer.mass[-1]) for layer in layers)
@@ -142,7 +142,7 @@ def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome |
     return for_strength(layers, float(s[int(np.searchsorted(share, reached * (1.0 - _DIGITS)))]) * above)
 
 
-def for_strength(layers: Sequence[Layer], lam: float) -> Outcome:
+def for_strength(layers: Sequence[Layer], lam: float) -> Reached:
     """Return what a strength comes to, where a layer that may not have so many zeros has its own."""
     asked = [layer.at(lam) for layer in layers]
     found = [int(layer.most[k]) for layer, k in zip(layers, asked, strict=True)]
@@ -153,7 +153,7 @@ def for_strength(layers: Sequence[Layer], lam: float) -> Outcome:
     return _outcome(layers, lam, strengths, found)
 
 
-def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome:
+def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Reached:
     """Find a strength for each layer by itself; the arguments are those of :func:`for_total`."""
     found = []
     for layer in layers:
@@ -174,16 +174,16 @@ def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Outcome:
     return _rounded(outcome, min(shares, default=0.0), min(most, default=0.0), wanted)
 
 
-def _rounded(outcome: Outcome, reached: float, most: float, wanted: float) -> Outcome:
+def _rounded(outcome: Reached, reached: float, most: float, wanted: float) -> Reached:
     """Say of the strict rule what it reaches, and whether that is less because of multiples alone."""
     below = reached < wanted * (1.0 - _DIGITS)
     return outcome._replace(reachable=reached, rounded=below and most >= wanted * (1.0 - _DIGITS))
 
 
-def _outcome(layers: Sequence[Layer], lam: float, strengths: list[float], found: list[int]) -> Outcome:
+def _outcome(layers: Sequence[Layer], lam: float, strengths: list[float], found: list[int]) -> Reached:
     total: Any = sum(layer.mass[-1] for layer in layers)
     if total == 0:
-        return Outcome(lam, tuple(strengths), 0.0, 0.0)
+        return Reached(lam, tuple(strengths), 0.0, 0.0)
     zero = sum(layer.mass[k] for layer, k in zip(layers, found, strict=True))
     most = sum(layer.mass[layer.most[-1]] for layer in layers)
-    return Outcome(lam, tuple(strengths), float(zero / total), float(most / total))
+    return Reached(lam, tuple(strengths), float(zero / total), float(most / total))

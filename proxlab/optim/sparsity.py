@@ -23,7 +23,7 @@ from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import AxisLayout, Groups
-from proxlab.optim.budget import Layer, Outcome, for_each, for_strength, for_total
+from proxlab.optim.budget import Layer, Reached, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import VanishingRows, row_norm
@@ -514,7 +514,7 @@ class TargetSparsity:
             for strengths, n, use in zip(found, sizes, uses, strict=True)
         ]
 
-    def _outcome(self, layers: Sequence[Layer], wanted: float, t: int, lam: float) -> Outcome:
+    def _outcome(self, layers: Sequence[Layer], wanted: float, t: int, lam: float) -> Reached:
         if self.method != "quantile" or not self.due(t):
             return for_strength(layers, lam)
         if wanted <= 0:

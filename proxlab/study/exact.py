@@ -33,7 +33,15 @@ from proxlab.study.balls import (
 )
 from proxlab.study.exact_curves import Balls, crossings
 
-__all__ = ["Errors", "ExactGroup", "ExactPenalty", "Piece", "Solved", "exact_penalty", "solve_group"]
+__all__ = [
+    "ExactErrors",
+    "ExactGroup",
+    "ExactPenalty",
+    "ExactPiece",
+    "ExactSolution",
+    "exact_penalty",
+    "solve_group",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,7 +54,7 @@ _STEPS = 1000
 _EXACT = 256
 
 
-class Piece(NamedTuple):
+class ExactPiece(NamedTuple):
     """``p(r) = value + ∫ (slope - curvature s) ds`` from ``start`` to the next piece."""
 
     start: Ball
@@ -69,7 +77,7 @@ class ExactPenalty:
 
     Attributes
     ----------
-    pieces : tuple of Piece
+    pieces : tuple of ExactPiece
         From radius 0 upwards.
     threshold : Ball
         Strength of the elementwise part.
@@ -83,14 +91,14 @@ class ExactPenalty:
         Whether a curved slope never rises.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ExactPiece, ...]
     threshold: Ball
     nonnegative: bool
     largest: bool = False
     curve: Any = None
     falls: bool = True
 
-    def around(self, r: Ball) -> list[Piece]:
+    def around(self, r: Ball) -> list[ExactPiece]:
         """The pieces on which ``r`` is, or may be: two at a knot."""
         found = []
         for k, piece in enumerate(self.pieces):
@@ -135,14 +143,14 @@ def _number(v: float) -> Ball:
 
 def _radial(penalty: Any) -> ExactPenalty:
     # Where the pieces of the class are rounded, its parameters are the penalty.
-    table = [Piece(*row) for row in penalty._exact_pieces(_number)]
+    table = [ExactPiece(*row) for row in penalty._exact_pieces(_number)]
     ends = [piece.start for piece in table[1:]]
     kept = [p for p, end in zip(table, [*ends, arb("inf")], strict=True) if p.start != end]
     return ExactPenalty(tuple(kept), _number(penalty.threshold), bool(penalty.nonnegative))
 
 
 def _clipped(penalty: Any) -> ExactPenalty:
-    piece = Piece(arb(0), arb(0), _number(penalty.equation.lam), arb(0))
+    piece = ExactPiece(arb(0), arb(0), _number(penalty.equation.lam), arb(0))
     return ExactPenalty((piece,), arb(0), penalty.nonnegative, largest=True)
 
 
@@ -159,7 +167,7 @@ _EQUATIONS: dict[type[GroupEquation], Callable[[Any], ExactPenalty]] = {
 }
 
 
-class Solved(NamedTuple):
+class ExactSolution(NamedTuple):
     """The exact prox of a group.
 
     ``tied`` says that another point cannot be told from it by its objective, ``decided`` is False where no
@@ -173,7 +181,7 @@ class Solved(NamedTuple):
     bits: int
 
 
-class Errors(NamedTuple):
+class ExactErrors(NamedTuple):
     """True errors of a candidate for one group, as balls."""
 
     distance: Ball
@@ -229,11 +237,11 @@ class ExactGroup:
 
     # ------------------------------------------------------------------------------------------ the prox
 
-    def solve(self, last: bool) -> Solved:
+    def solve(self, last: bool) -> ExactSolution:
         """Compare all candidates; ``last`` says that no higher precision will be tried."""
         if self.h.largest:
             z, level = self._clipped()
-            return Solved(z, level, False, True, self.bits)
+            return ExactSolution(z, level, False, True, self.bits)
         candidates = self._candidates()
         best, tied = candidates[0], False
         least = self.objective(*best)
@@ -252,14 +260,14 @@ class ExactGroup:
                 if not last and not value - least == 0:
                     raise UndecidedError("two minimisers are as good")
                 tied = True
-        return Solved(best[0], best[1], tied, True, self.bits)
+        return ExactSolution(best[0], best[1], tied, True, self.bits)
 
-    def enclosure(self) -> Solved:
+    def enclosure(self) -> ExactSolution:
         """What holds whatever the minimiser is: it lies between 0 and ``x``."""
         z = [arb(0).union(x) for x in self.x]
         sizes = [abs(x) for x in self.x]
         high = max(sizes, key=float) if self.h.largest and sizes else norm(self.x)
-        return Solved(z, arb(0).union(high), False, False, self.bits)
+        return ExactSolution(z, arb(0).union(high), False, False, self.bits)
 
     def _clipped(self) -> tuple[list[Ball], Ball]:
         """``sign(x) min(|x|, t)``, where ``t`` is the largest of ``(Σ_S d |x| - η λ w)/Σ_S d`` over sets
@@ -312,7 +320,7 @@ class ExactGroup:
         return [zero] * rests + [(self._points(r, t), r) for r, t in found] or [zero]
 
     @staticmethod
-    def _rises(before: Piece, after: Piece) -> bool:
+    def _rises(before: ExactPiece, after: ExactPiece) -> bool:
         """Whether the slope jumps up at a knot, so that a minimiser may lie on it."""
         return bool(after.slope_at(after.start) > before.slope_at(after.start))
 
@@ -332,7 +340,7 @@ class ExactGroup:
             slope += u2 * w if shift is None else u2 * (d - shift) * w
         return total, slope
 
-    def _crossing(self, piece: Piece, end: Ball) -> Ball | None:
+    def _crossing(self, piece: ExactPiece, end: Ball) -> Ball | None:
         """The radius on a piece where the concave ``Σ^(-1/2) - 1`` turns positive, or None."""
         eta = self.step * self.weight
         shift = eta * piece.curvature
@@ -406,7 +414,7 @@ class ExactGroup:
             return left.union(right)
         raise UndecidedError("no change of sign around the computed radius")
 
-    def _guess(self, piece: Piece, end: Ball) -> Ball | None:
+    def _guess(self, piece: ExactPiece, end: Ball) -> Ball | None:
         """A start just left of the crossing from floats, or None where they do not find it."""
         b, d = (np.array([float(v[k]) for k in self.live]) for v in (self.b, self.d))
         eta = float(self.step * self.weight)
@@ -442,7 +450,7 @@ class ExactGroup:
         """The radius of a point."""
         return _largest(z) if self.h.largest else norm(z)
 
-    def errors(self, candidate: FloatArray, solved: Solved) -> Errors:
+    def errors(self, candidate: FloatArray, solved: ExactSolution) -> ExactErrors:
         """True errors of a finite candidate."""
         z = [arb(float(v)) for v in candidate]
         difference = [v - w for v, w in zip(z, solved.z, strict=True)]
@@ -452,7 +460,7 @@ class ExactGroup:
             gap = arb(0).union(value)
         else:
             gap = value if value == arb("inf") else value - self.objective(solved.z, solved.radius)
-        return Errors(norm(difference), metric, self.stationarity(z), gap)
+        return ExactErrors(norm(difference), metric, self.stationarity(z), gap)
 
     def stationarity(self, z: Sequence[Ball]) -> Ball:
         """``dist(0, ∂Q(z))``, at a point of exact coordinates."""
@@ -492,7 +500,7 @@ class ExactGroup:
             least = least.min(length)
         return least
 
-    def _sides(self, z: Sequence[Ball], r: Ball) -> list[Piece]:
+    def _sides(self, z: Sequence[Ball], r: Ball) -> list[ExactPiece]:
         """The piece of a point, or both where its radius is a knot; squares tell exactly."""
         around = self.h.around(r)
         if len(around) < 2:
@@ -539,7 +547,7 @@ def _largest(z: Sequence[Ball]) -> Ball:
 
 def solve_group(
     x: FloatArray, d: FloatArray, step: float, weight: float, penalty: Penalty, digits: int
-) -> Solved:
+) -> ExactSolution:
     """Solve one group to so many digits, with more where two points are hard to tell apart."""
     bits = bits_of(digits)
     for k in range(_DOUBLINGS + 1):

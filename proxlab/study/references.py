@@ -15,7 +15,7 @@ from proxlab.study.folder import Folder, Result, unit_name
 from proxlab.study.problems import Problem
 from proxlab.study.run import Unit, run_units
 from proxlab.study.solvers import Solver
-from proxlab.study.truth import Rows, Truth, assemble, from_arrays, remember, to_arrays
+from proxlab.study.truth import ExactRows, Truth, assemble, from_arrays, remember, to_arrays
 
 __all__ = ["Case", "Running", "attempts", "cases", "check_seeds", "references", "truth_of"]
 
@@ -123,7 +123,7 @@ def attempts(
 
 def _solve(problem: Problem, digits: int, begin: int, end: int) -> Result:
     """Unit of work: the truth of some groups of a problem."""
-    return Result({}, to_arrays(Rows(problem, digits).solve(begin, end)))
+    return Result({}, to_arrays(ExactRows(problem, digits).solve(begin, end)))
 
 
 def references(given: list[Case], digits: int, running: Running) -> dict[str, dict[str, Array]]:
@@ -157,4 +157,4 @@ def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
 def truth_of(problem: Problem, digits: int, arrays: Mapping[str, Array]) -> Truth:
     """Put a problem's truth together from its arrays; the same content is read once in a process."""
     solved = remember(problem, digits, lambda: from_arrays(arrays))
-    return assemble(Rows(problem, digits), solved)
+    return assemble(ExactRows(problem, digits), solved)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from proxlab.certificate import Certificate, certify
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import Newton, RootFinder
-from proxlab.study.exact import Errors
+from proxlab.study.exact import ExactErrors
 from proxlab.study.problems import Problem
 
 __all__ = [
@@ -98,7 +98,7 @@ def check_solvers(solvers: object) -> dict[str, Solver]:
 
 def check_bounds(bounds: object) -> tuple[Bound, ...]:
     """Return bounds, or raise an error; by default all those of a certificate."""
-    names = Errors._fields
+    names = ExactErrors._fields
     if bounds is None:
         return tuple(Bound(name, name, None) for name in names)
     if isinstance(bounds, str) or callable(bounds):

@@ -14,7 +14,7 @@ from flint import arb
 from proxlab.groups import Layout
 from proxlab.study import exact
 from proxlab.study.balls import Ball, float_below, pack, precision, unpack
-from proxlab.study.exact import ExactGroup, Solved
+from proxlab.study.exact import ExactGroup, ExactSolution
 from proxlab.study.problems import Problem
 
 __all__ = ["ERRORS", "Errors", "Truth", "truth"]
@@ -22,7 +22,7 @@ __all__ = ["ERRORS", "Errors", "Truth", "truth"]
 Array = npt.NDArray[Any]
 
 #: The errors that a bound can be of: those of a :class:`~proxlab.Certificate`.
-ERRORS = exact.Errors._fields
+ERRORS = exact.ExactErrors._fields
 _KEPT = 16
 
 
@@ -86,8 +86,8 @@ class Truth:
     value: Array
     tied: Array
     decided: Array
-    _solved: tuple[Solved, ...] = field(repr=False)
-    _rows: Rows = field(repr=False)
+    _solved: tuple[ExactSolution, ...] = field(repr=False)
+    _rows: ExactRows = field(repr=False)
 
     def errors(self, z: Any) -> Errors:
         """Return the true errors of a candidate.
@@ -159,7 +159,7 @@ def _is_outside(ball: Ball, low: float, high: float) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ExactRows:
     """The groups of a problem, one after the other; picklable."""
 
     problem: Problem
@@ -181,7 +181,7 @@ class Rows:
             members = indices[indptr[g] : indptr[g + 1]]
             yield members, x[members], d[members], float(steps[g]), float(weights[g])
 
-    def groups(self, solved: tuple[Solved, ...] | None) -> Iterator[tuple[Array, ExactGroup]]:
+    def groups(self, solved: tuple[ExactSolution, ...] | None) -> Iterator[tuple[Array, ExactGroup]]:
         """Yield members and exact problem of each group, in the precision in which it was solved."""
         least = exact.bits_of(self.digits)
         for k, (members, x, d, step, weight) in enumerate(self.each()):
@@ -189,7 +189,7 @@ class Rows:
             with precision(bits):
                 yield members, ExactGroup(x, d, step, weight, self.problem.penalty, bits)
 
-    def solve(self, begin: int, end: int) -> tuple[Solved, ...]:
+    def solve(self, begin: int, end: int) -> tuple[ExactSolution, ...]:
         """Solve some of the groups."""
         return tuple(
             exact.solve_group(x, d, step, weight, self.problem.penalty, self.digits)
@@ -206,7 +206,7 @@ def objects(values: Any) -> Array:
     return array
 
 
-def assemble(rows: Rows, solved: tuple[Solved, ...]) -> Truth:
+def assemble(rows: ExactRows, solved: tuple[ExactSolution, ...]) -> Truth:
     """Put the groups of a problem together."""
     p = rows.problem
     z = objects(arb(float(v)) for v in p.x.reshape(-1))
@@ -228,7 +228,7 @@ def assemble(rows: Rows, solved: tuple[Solved, ...]) -> Truth:
     )
 
 
-def to_arrays(solved: tuple[Solved, ...]) -> dict[str, Array]:
+def to_arrays(solved: tuple[ExactSolution, ...]) -> dict[str, Array]:
     """Write solved groups as arrays that need no pickle."""
     return {
         "z": np.array([pack(v) for one in solved for v in one.z], dtype=np.bytes_),
@@ -240,13 +240,13 @@ def to_arrays(solved: tuple[Solved, ...]) -> dict[str, Array]:
     }
 
 
-def from_arrays(arrays: Mapping[str, Array]) -> tuple[Solved, ...]:
+def from_arrays(arrays: Mapping[str, Array]) -> tuple[ExactSolution, ...]:
     """Read what :func:`to_arrays` has written."""
     ends = np.cumsum(arrays["sizes"])
     with precision(2 * int(arrays["bits"].max(initial=64))):
         z, radius = ([unpack(bytes(v)) for v in arrays[name].tolist()] for name in ("z", "radius"))
     return tuple(
-        Solved(z[end - n : end], r, bool(t), bool(d), int(b))
+        ExactSolution(z[end - n : end], r, bool(t), bool(d), int(b))
         for n, end, r, t, d, b in zip(
             arrays["sizes"].tolist(),
             ends.tolist(),
@@ -260,10 +260,12 @@ def from_arrays(arrays: Mapping[str, Array]) -> tuple[Solved, ...]:
 
 
 # The last problems that were solved here, by content.
-_cache: OrderedDict[tuple[str, int], tuple[Solved, ...]] = OrderedDict()
+_cache: OrderedDict[tuple[str, int], tuple[ExactSolution, ...]] = OrderedDict()
 
 
-def remember(problem: Problem, digits: int, solve: Callable[[], tuple[Solved, ...]]) -> tuple[Solved, ...]:
+def remember(
+    problem: Problem, digits: int, solve: Callable[[], tuple[ExactSolution, ...]]
+) -> tuple[ExactSolution, ...]:
     """Return the solved groups of a problem, from before where its content is the same."""
     key = problem.digest, digits
     if key not in _cache:
@@ -322,7 +324,7 @@ def truth(problem: Problem, digits: int = 50) -> Truth:
     if not isinstance(problem, Problem):
         raise TypeError(f"problem: must be a proxlab.study.Problem, got {type(problem).__name__}")
     digits = check_digits(digits)
-    rows = Rows(problem, digits)
+    rows = ExactRows(problem, digits)
     solved = remember(problem, digits, lambda: rows.solve(0, rows.layout.n_groups))
     return assemble(rows, solved)
 

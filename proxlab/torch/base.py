@@ -29,8 +29,8 @@ from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors, order_of, overlap, spans_of
 from proxlab.torch.problems import (
     Block,
+    BlockProblem,
     CutProblem,
-    Problem,
     as_tensor,
     check_group,
     check_kind,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxOptimizer"]
 
-P = TypeVar("P", Problem, CutProblem)
+P = TypeVar("P", BlockProblem, CutProblem)
 
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
@@ -390,7 +390,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         for block in (b for b in blocks if not b.is_cut):
             self._start_duals(block)
         # Formed before the step, since a fused one does not tell.
-        watched: list[Problem] = []
+        watched: list[BlockProblem] = []
         if watch is not None:
             watched = [self._problem(block) for block in blocks if not block.is_cut]
         cut = [
@@ -404,7 +404,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             compiled = not (due or late) and self._is_fused(block) and local(block.params[0]).numel() > 0
             (fused if compiled else others).append(block)
         # One after the other, unless all are needed at once.
-        problems: Iterable[Problem] = (self._problem(block) for block in others)
+        problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
         if late:
             problems = list(problems)
             told, own = self._drive([*problems, *cut], count, ranks)
@@ -447,9 +447,9 @@ class ProxOptimizer(torch.optim.Optimizer):
         state = self.param_groups[0]["sparsity"]
         return None if state is None else float(state["lam"])
 
-    def _problem(self, block: Block) -> Problem:
+    def _problem(self, block: Block) -> BlockProblem:
         """Form the prox of a block."""
-        return Problem.of(block, [self._propose(p, block) for p in block.params])
+        return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.
@@ -472,14 +472,14 @@ class ProxOptimizer(torch.optim.Optimizer):
                 self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
     def _drive(
-        self, problems: Sequence[Problem | CutProblem], count: int, ranks: Ranks | None
+        self, problems: Sequence[BlockProblem | CutProblem], count: int, ranks: Ranks | None
     ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
         """Decide on the strength of all penalties.
 
         Returns what the history says of it, and the penalties of the blocks whose strength is their own.
         """
         assert self._strength is not None
-        asked: dict[tuple[int, int | None], tuple[Problem | CutProblem, Penalty]] = {}
+        asked: dict[tuple[int, int | None], tuple[BlockProblem | CutProblem, Penalty]] = {}
         for p in problems:
             given = self._strength.given[p.block.number]
             if p.is_asked and given is not None:
@@ -670,12 +670,12 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _finder(self) -> RootFinder:
         return self.root_finder if self._tolerance is None else self._tolerance.finder(self.root_finder)
 
-    def _solve(self, problem: Problem, finder: RootFinder) -> Tensor:
+    def _solve(self, problem: BlockProblem, finder: RootFinder) -> Tensor:
         """Solve the prox of a block; where there is none to solve, this is its point."""
         return as_tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
 
     def _certified(
-        self, problems: list[Problem], cut: list[CutProblem], steps: int, ranks: Ranks | None
+        self, problems: list[BlockProblem], cut: list[CutProblem], steps: int, ranks: Ranks | None
     ) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
         asked = [p.asked(previous=True) for p in problems if p.is_open]
@@ -705,7 +705,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._write(part, new)
         return record
 
-    def _write(self, problem: Problem | CutProblem, z: list[Tensor]) -> None:
+    def _write(self, problem: BlockProblem | CutProblem, z: list[Tensor]) -> None:
         """Write the new weights of each parameter of a block, and its state."""
         block = problem.block
         keep = block.settings["momentum"] if self.rule.averages else 0.0

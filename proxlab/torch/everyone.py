@@ -13,26 +13,28 @@ from proxlab.optim.sparsity import Moving, moving
 from proxlab.penalties import Penalty
 from proxlab.torch.cut import vanishing
 from proxlab.torch.exchange import prox_problem
-from proxlab.torch.problems import CutProblem, Problem, uses_of
+from proxlab.torch.problems import BlockProblem, CutProblem, uses_of
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import counts_here, part_of
 
 __all__ = ["all_moving"]
 
 
-def all_moving(problems: Sequence[tuple[Problem | CutProblem, Penalty]], ranks: Ranks | None) -> list[Moving]:
+def all_moving(
+    problems: Sequence[tuple[BlockProblem | CutProblem, Penalty]], ranks: Ranks | None
+) -> list[Moving]:
     """Return the groups of problems, those of other processes too, in the order of the whole parameters.
 
     Parameters
     ----------
-    problems : sequence of (Problem or CutProblem, Penalty)
+    problems : sequence of (BlockProblem or CutProblem, Penalty)
         Each with what stands for its penalty. All processes have them in the same order.
     ranks : Ranks or None
         None for a single process.
     """
     asked = [replace(p, block=replace(p.block, own=penalty)) for p, penalty in problems]
     if ranks is None:
-        return [moving(p.asked()) for p in asked if isinstance(p, Problem)]
+        return [moving(p.asked()) for p in asked if isinstance(p, BlockProblem)]
     sizes = [
         np.sum([g.sizes(tuple(p.shape)) for g, p in zip(q.block.groups, q.block.params, strict=True)], axis=0)
         for q in asked
@@ -64,13 +66,13 @@ def all_moving(problems: Sequence[tuple[Problem | CutProblem, Penalty]], ranks: 
     ]
 
 
-def _strength(p: Problem | CutProblem) -> float:
+def _strength(p: BlockProblem | CutProblem) -> float:
     penalty = p.block.penalty
     assert penalty is not None
     return float(penalty.strength)
 
 
-def _own(p: Problem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np.ndarray, bool]:
+def _own(p: BlockProblem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np.ndarray, bool]:
     """Return the groups of a problem that this process has whole, which they are, and whether they count."""
     if isinstance(p, CutProblem):
         share, problem = prox_problem(p, ranks)

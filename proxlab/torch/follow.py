@@ -18,7 +18,15 @@ from proxlab.torch.base import ProxOptimizer
 from proxlab.torch.cut import solve
 from proxlab.torch.division import described
 from proxlab.torch.exchange import prox_problem
-from proxlab.torch.problems import Block, CutProblem, Problem, as_tensor, check_group, name_parameter, wide
+from proxlab.torch.problems import (
+    Block,
+    BlockProblem,
+    CutProblem,
+    as_tensor,
+    check_group,
+    name_parameter,
+    wide,
+)
 from proxlab.torch.ranks import Ranks, agreed
 from proxlab.torch.shards import like, local, part_of
 from proxlab.torch.sparsity import living
@@ -206,7 +214,7 @@ class ProxWrapper(torch.optim.Optimizer):
                 self._shrink_together(cut, watch, count)
             # What may fail here comes after what processes do together.
             for block in (b for b in others if not b.is_cut):
-                self._shrink(Problem.of(block, self._proposals(block)), watch, count)
+                self._shrink(BlockProblem.of(block, self._proposals(block)), watch, count)
         return loss
 
     def _hold(self, block: Block) -> None:
@@ -253,7 +261,7 @@ class ProxWrapper(torch.optim.Optimizer):
             self._metrics[block.number] = IDENTITY
         return proposals
 
-    def _shrink(self, problem: Problem, watch: Watch | None, count: int) -> None:
+    def _shrink(self, problem: BlockProblem, watch: Watch | None, count: int) -> None:
         """Replace the weights of a block by their prox, and show it to who watches."""
         if not problem.is_open:
             return

@@ -21,8 +21,8 @@ from proxlab.types import Array
 __all__ = [
     "HALF",
     "Block",
+    "BlockProblem",
     "CutProblem",
-    "Problem",
     "as_array",
     "as_tensor",
     "check_group",
@@ -144,7 +144,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class BlockProblem:
     """The prox of a block in this step.
 
     Attributes
@@ -188,7 +188,7 @@ class Problem:
         return ProxProblem(block.penalty, as_array(self.x), metric, self.step, block.where, last, uses)
 
     @classmethod
-    def of(cls, block: Block, proposals: list[Proposal]) -> Problem:
+    def of(cls, block: Block, proposals: list[Proposal]) -> BlockProblem:
         """Put together what the parameters of a block ask for."""
         first = proposals[0]
         metric = None if first.metric is None else block.join([p.metric for p in proposals])
@@ -216,7 +216,7 @@ class CutProblem:
 
     @property
     def is_asked(self) -> bool:
-        """As that of :class:`Problem`."""
+        """As that of :class:`BlockProblem`."""
         return self.is_open
 
     @property
