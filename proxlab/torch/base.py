@@ -654,8 +654,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         tensors = (p.grad, *(state[name] for name in names if name in state))
         if order is None or not all(local(a).permute(order).is_contiguous() for a in tensors):
             return "has gaps in memory, or its gradient or state lies in another order"
-        if p.grad.is_neg():
-            return "has a gradient that is lazily negative"
+        if any(local(a).is_neg() for a in (p, *tensors)):
+            return "is lazily negative, or its gradient or state is"
         if p.grad.dtype != p.dtype:
             return f"has a gradient of {p.grad.dtype}"
         from proxlab.optim import fused_cpu

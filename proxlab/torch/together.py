@@ -9,7 +9,7 @@ differs, the step is taken the long way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -106,6 +106,7 @@ class Together:
 
     def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
         """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
+        _written(member.weights for member in self.members)
         for batch, chosen in self.shares:
             first = self.members[chosen[0]]
             blocks = [self.members[k].block for k in chosen]
@@ -304,6 +305,7 @@ class Kept:
 
     def step(self, finder: RootFinder) -> None:
         """Take the next step, for which this has been found to hold."""
+        _written(self._params)
         for (batch, chosen), (t, carry) in zip(self._shares, self._numbers, strict=True):
             blocks = [self._blocks[k] for k in chosen]
             carry = batch.step(self._settings[blocks[0].number], t, carry, finder, _naming(blocks))
@@ -335,11 +337,16 @@ def _naming(blocks: Sequence[Block]) -> Callable[[int], str]:
 
 
 def _facts(tensors: Sequence[Tensor]) -> tuple[list[Any], ...]:
-    """Return address, shape, strides and type of tensors."""
+    """Return address, shape, strides, type and sign of tensors."""
     return (
         list(map(Tensor.data_ptr, tensors)), list(map(Tensor.size, tensors)),
-        list(map(Tensor.stride, tensors)), list(map(_dtype, tensors)),
+        list(map(Tensor.stride, tensors)), list(map(_dtype, tensors)), list(map(Tensor.is_neg, tensors)),
     )  # fmt: skip
+
+
+def _written(weights: Iterable[Tensor]) -> None:
+    """Tell PyTorch that weights will be written to, so that none passes for what a forward pass has seen."""
+    torch.autograd.graph.increment_version(list(weights))
 
 
 def _values(rule: Rule, group: Mapping[str, Any]) -> list[Any] | None:

@@ -340,6 +340,39 @@ def test_a_gradient_that_does_not_fit_is_found_in_a_later_step(fault):
         assert torch.equal(q.detach(), old)
 
 
+@pytest.mark.parametrize("where", ["weights", "moments"])
+def test_what_is_lazily_negative_is_read_as_what_it_is(where):
+    ours, theirs = (METHODS["adamw"](grouped(parameters()), fused=fused) for fused in (None, False))
+    for optimizer in (ours, theirs):
+        push(optimizer, 0)
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if where == "weights":
+                # At the same address, in the same order.
+                p.data = torch._neg_view(p.data)
+            else:
+                optimizer.state[p]["exp_avg"] = torch._neg_view(optimizer.state[p]["exp_avg"])
+        for seed in (1, 2):
+            push(optimizer, seed)
+    for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+        for p, q in zip(a["params"], b["params"], strict=True):
+            torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_step_between_forward_and_backward_is_no_wrong_gradient(steps):
+    """What is saved for the backward pass is written to, of which PyTorch has to be told."""
+    params = parameters([(4, 4), (4, 4)])
+    optimizer = METHODS["adamw"](params, penalty=pl.GroupLasso(0.1))
+    for _ in range(steps):
+        loss = (params[0] @ params[1]).square().sum()
+        loss.backward(retain_graph=True)
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+        optimizer.zero_grad()
+    assert optimizer._kept is not None
+
+
 def test_gradients_do_not_live_on():
     params = parameters([(4, 4), (4, 4)])
     optimizer = pt.ProxAdamW(params, lr=0.1, penalty=pl.GroupLasso(0.1))
