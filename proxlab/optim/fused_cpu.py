@@ -228,7 +228,10 @@ class Batch:
             left = np.ones(len(self), np.bool_)
         else:
             left = self._spoilt()
-        for k in np.flatnonzero(left).tolist():
+        # Those whose gradients are not finite first: their error comes before anything has changed.
+        for k in sorted(
+            np.flatnonzero(left).tolist(), key=lambda k: bool(np.isfinite(self._arrays(k)[1]).all())
+        ):
             self._unfused(k, settings, t, carry, finder, where)
         if left.all():
             return found.carry

@@ -449,6 +449,9 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _problem(self, block: Block) -> BlockProblem:
         """Form the prox of a block."""
+        # No prox would find it, and the moments would keep it.
+        if block.rests and block.penalty is not None and any(map(_is_spoilt, block.params)):
+            raise ValueError(f"{block.where}: its gradient must be finite")
         return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:

@@ -340,6 +340,35 @@ def test_a_gradient_that_does_not_fit_is_found_in_a_later_step(fault):
         assert torch.equal(q.detach(), old)
 
 
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_gradient_that_is_not_finite_is_an_error_where_nothing_moves_too(fused):
+    """A warm-up begins at learning rate 0, and moments that are not finite would stay so."""
+    params = parameters([(4, 4), (4, 4)])
+    optimizer = METHODS["adamw"](params, penalty=pl.GroupLasso(0.1), fused=fused)
+    push(optimizer, 0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    params[1].grad[1, 2] = torch.inf
+    before = {name: a.clone() for name, a in optimizer.state[params[1]].items()}
+    with pytest.raises(ValueError, match=r"param group 0, parameter 1 .*gradient must be finite"):
+        optimizer.step()
+    for name, a in optimizer.state[params[1]].items():
+        assert torch.equal(a, before[name])
+
+
+def test_nothing_changes_before_an_error_where_no_pass_is_taken():
+    """Another root finder than Newton's is asked for tensor after tensor, of one count of steps."""
+    params = parameters([(4, 4), (4, 4), (4, 4)])
+    optimizer = METHODS["adamw"](params, penalty=pl.GroupLasso(0.1), root_finder=pl.Bisection())
+    push(optimizer, 0)
+    before = [[p.detach().clone(), *(a.clone() for a in optimizer.state[p].values())] for p in params]
+    for k, p in enumerate(params):
+        p.grad = torch.full((4, 4), torch.nan if k == 2 else 1.0)
+    with pytest.raises(ValueError, match=r"param group 0, parameter 2 .*must be finite"):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        assert all(map(torch.equal, [p.detach(), *optimizer.state[p].values()], old))
+
+
 @pytest.mark.parametrize("where", ["weights", "moments"])
 def test_what_is_lazily_negative_is_read_as_what_it_is(where):
     ours, theirs = (METHODS["adamw"](grouped(parameters()), fused=fused) for fused in (None, False))
