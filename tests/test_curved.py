@@ -565,3 +565,14 @@ def test_what_is_said_of_an_interval_holds_at_its_minima(h):
     # The grid is as fine as this.
     assert (verdict.low[row] <= radius[k + 2, row]).all()
     assert (verdict.high[row] >= radius[k, row]).all()
+
+
+def test_what_is_left_at_the_width_of_rounding_is_decided():
+    """Passes ran out among intervals of a few units of rounding around the one minimiser of a long group."""
+    x = np.linspace(20.0, 60.0, 600)[:, None]
+    penalty = pl.GroupLog(1.0, 0.1)
+    bounds = pl.certify(penalty, pl.prox(penalty, x), x)
+    # The one root of (r - x) (r + eps) + 1 = 0 beside zero, which costs more.
+    root = 0.5 * (x[:, 0] - 0.1 + np.sqrt((x[:, 0] + 0.1) ** 2 - 4.0))
+    assert (np.abs(root - bounds.lower[:, 0]) <= 1e-12).all()
+    assert bounds.decided.all()

@@ -93,8 +93,10 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     width = norm_above(xp, xp.maximum(box_high - box_low, none))
     # Intervals that touch enclose one minimiser.
     joined = upper - lower <= length + 16.0 * s.eps * upper
-    narrow = (count == 1) | joined | (width <= rounding(8 * s.height + 400) * reach)
-    decided = (~lost & ~found.lost & ~(may_be & may_not_be) & narrow) | kept
+    # Where passes ran out, an interval may hold several, unless all that is left is as narrow as rounding.
+    single = ~found.lost & ((count == 1) | joined)
+    narrow = single | (width <= rounding(8 * s.height + 400) * reach)
+    decided = (~lost & ~(may_be & may_not_be) & narrow) | kept
 
     residual = s.residual()
     stationarity = xp.where(s.tame(reach) & known, norm_above(xp, residual), far)
