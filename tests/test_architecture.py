@@ -232,3 +232,13 @@ def test_type_checkers_see_the_names_of_the_studies():
     imported = [n for n in ast.walk(ast.parse(package.read_text())) if isinstance(n, ast.ImportFrom)]
     seen = {alias.name for node in imported if node.module.startswith("proxlab.") for alias in node.names}
     assert seen == set(importlib.import_module("proxlab.study").__all__)
+
+
+def test_the_map_names_every_room():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    rooms = [p for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
+    for room in rooms:
+        if not room.name.startswith("__"):
+            assert f"{room.name}`" in text or f"{room.name}/`" in text, (
+                f"CONTRIBUTING.md does not name {room.name}"
+            )
