@@ -136,6 +136,11 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _check_settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return check_settings(self.rule, {name: _plain(name, group[name]) for name in self.rule.settings})
 
+    def _settings_of(self, number: int) -> dict[str, Any]:
+        """Return the settings of a param group as they are now, or raise an error that names it."""
+        with _naming(number):
+            return self._check_settings(self.param_groups[number])
+
     @untraced
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a param group, with its ``penalty`` and its ``joint`` groups if it has them.
@@ -351,7 +356,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
         if self._lent or self._strength is not None or self._is_due(steps):
             return None
-        if not kept.holds(self.param_groups, self.state, self._conditions(), self._check_settings):
+        if not kept.holds(self.param_groups, self.state, self._conditions(), self._settings_of):
             return None
         blocks = list(self._blocks(kept.rest))
         if blocks:
@@ -524,8 +529,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Go through those of some parameters, given by param groups, that have a gradient."""
         active = self._steps + 1 >= self.start
         for number, places in chosen:
-            group = self.param_groups[number]
-            settings = self._check_settings(group)
+            group, settings = self.param_groups[number], self._settings_of(number)
             check_kind(group["penalty"], f"param group {number}")
             live = [k for k in places if group["params"][k].grad is not None]
             for k in live:

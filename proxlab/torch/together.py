@@ -222,7 +222,7 @@ class Kept:
         groups: Sequence[dict[str, Any]],
         state: Mapping[Tensor, Any],
         conditions: tuple[Any, ...],
-        check: Callable[[dict[str, Any]], Mapping[str, Any]],
+        check: Callable[[int], Mapping[str, Any]],
     ) -> bool:
         """Return whether everything is as it was, but for learning rates and the like, and the gradients.
 
@@ -231,7 +231,7 @@ class Kept:
         groups, state, conditions
             As they are now.
         check : callable
-            Returns the settings of a param group, validated.
+            Returns the settings of a param group, by its number, validated.
         """
         try:
             found = self._found(groups, state)
@@ -248,13 +248,13 @@ class Kept:
         )
 
     def _settings_fit(
-        self, groups: Sequence[dict[str, Any]], check: Callable[[dict[str, Any]], Mapping[str, Any]]
+        self, groups: Sequence[dict[str, Any]], check: Callable[[int], Mapping[str, Any]]
     ) -> bool:
         rule = self._rule
         for number, values in self._values.items():
             new = _values(rule, groups[number])
             if new is None or values is None or not all(map(is_, new, values)):
-                settings = check(groups[number])
+                settings = check(number)
                 if rests(settings) or rule.select(settings) != rule.select(self._settings[number]):
                     return False
                 self._values[number], self._settings[number] = new, settings

@@ -478,3 +478,19 @@ def test_points_formed_in_one_pass_are_those_of_the_rule(penalty):
                 p.grad = g
                 optimizer.step()
         torch.testing.assert_close(*params, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_setting_that_is_no_number_any_more_names_its_param_group(before):
+    """In the first step, and in one for which the last is remembered."""
+    params = [nn.Parameter(torch.ones(4, 4)) for _ in range(2)]
+    optimizer = pt.ProxAdamW([{"params": [p]} for p in params], lr=1e-2, penalty=pl.GroupLasso(1e-3))
+    for p in params:
+        p.grad = torch.ones(4, 4)
+    for _ in range(before):
+        optimizer.step()
+    optimizer.param_groups[1]["lr"] = float("nan")
+    held = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match="param group 1: lr: must be finite"):
+        optimizer.step()
+    assert all(torch.equal(p, h) for p, h in zip(params, held, strict=True))
