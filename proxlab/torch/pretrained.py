@@ -188,7 +188,10 @@ def _auto_classes(cls: Any, config: Any) -> list[str]:
             made = mapping.get(type(config), None)
             if cls in (made if isinstance(made, (tuple, list)) else [made]):
                 found.append(name)
-    found.sort(key=lambda name: (name != "AutoModel", name))
+    # What its own name says first, and what generates text before what fills gaps.
+    own = cls.__name__.partition("For")[2]
+    usual = ["AutoModel", f"AutoModelFor{own}", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq"]
+    found.sort(key=lambda name: (usual.index(name) if name in usual else len(usual), name))
     if not found:
         raise ValueError(f"model: no Auto class of transformers makes a {cls.__name__}; save its base model")
     return found
