@@ -21,7 +21,7 @@ from proxlab.optim import fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block
+from proxlab.torch.problems import Block, on_host
 from proxlab.torch.vanishing import Looked, strides_of
 
 __all__ = ["Kept", "Member", "Together", "proposed"]
@@ -370,7 +370,7 @@ def proposed(
 ) -> Proposal | None:
     """Form what a rule asks of the prox in one compiled pass, or None where none takes these tensors."""
     tensors = (w, grad, *slots)
-    if w.numel() == 0 or w.dtype not in _FLOATS or any(a.device.type != "cpu" for a in tensors):
+    if w.numel() == 0 or w.dtype not in _FLOATS or not all(map(on_host, tensors)):
         return None
     order = order_of(w)
     if order is None or any(a.dtype != w.dtype or a.is_neg() for a in tensors):
