@@ -31,7 +31,7 @@ CUDA ?= 13
 TOOLS_13 := 'cuda-toolkit==13.0.*' 'nvidia-cuda-nvcc==13.0.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help study study-deep test test-models test-ranks mutants test-gpu gpu-static speed lint format typecheck docs pictures clean
+.PHONY: help study study-deep test test-kernels test-models test-ranks mutants test-gpu gpu-static speed lint format typecheck docs pictures clean
 
 .PHONY: test-oldest package lock
 
@@ -81,6 +81,9 @@ test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a dri
 
 test-models: $(VENV)/.models  ## the tests on networks of transformers and timm, which are tiny and random
 	$(BIN)/python -m pytest -m models tests/torch
+
+test-kernels: $(VENV)/.test  ## kernels of every method in every layout, which take long to compile
+	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/optim tests/torch
 
 test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
 	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py tests/analysis/test_ranks.py

@@ -7,6 +7,10 @@ import numpy as np
 
 from proxlab import optim
 
+#: Those whose kernels are compiled for every layout and type in ``make test``; the others stand in
+#: ``make test-kernels``.
+FEW = ("sgd", "rmsprop centered", "adam", "ramda momentum", "linbreg momentum", "adabreg")
+
 
 @dataclass(frozen=True)
 class Method:

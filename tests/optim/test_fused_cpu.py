@@ -6,7 +6,7 @@ import pytest
 import proxlab as pl
 from proxlab.optim import fused_cpu
 from proxlab.optim.rules import RULES, check_settings
-from tests.optim.methods import METHODS, prox_rows
+from tests.optim.methods import FEW, METHODS, prox_rows
 
 NEWTON = pl.Newton()
 ADAMW = RULES["ProxAdamW"]
@@ -30,8 +30,14 @@ def start(slot, w, settings, lam):
     return np.full_like(w, 0.0 if slot.start == "zeros" else settings[slot.start])
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize(
+    ("name", "across"),
+    [
+        pytest.param(name, across, marks=[pytest.mark.kernels] if across and name not in FEW else [])
+        for name in METHODS
+        for across in (False, True)
+    ],
+)
 def test_methods_take_their_steps(name, across):
     rng = np.random.default_rng(1)
     method, lam = METHODS[name], 0.4

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
+from tests.optim.methods import FEW  # noqa: E402
 from tests.torch.methods import METHODS, NAMES, ONE_EACH  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -69,8 +70,16 @@ def saved_and_loaded(state):
 # State
 
 
-@every
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[pytest.mark.kernels] if compiled and name not in FEW else [])
+        for name in METHODS
+        for dtype, compiled in (
+            (torch.float64, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False)
+        )
+    ],
+)  # fmt: skip
 def test_resumed_equals_uninterrupted(name, dtype):
     method, model = METHODS[name], network(dtype)
     optimizer = method(grouped(model))
