@@ -51,4 +51,5 @@ class GroupCapped(RadialPenalty):
 
     def _strength_at(self, xp: Any, r: Array, share: Array) -> Array:
         """Divide ``share·r`` by ``min(r, θ)``."""
-        return share * xp.clip(r / self.theta, min=1.0)
+        ratio = r / self.theta
+        return share * xp.maximum(ratio, xp.ones_like(ratio))
