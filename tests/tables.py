@@ -82,6 +82,10 @@ class Group:
         """The scale of the objective: ``‖x‖²_D / (2 step)``."""
         return float(np.sum(self.d * self.x**2)) / (2 * self.step)
 
+    def digits(self) -> oracle.digits_for:
+        """Context with bits enough for this problem: its table may be far smaller than its point."""
+        return oracle.digits_for([*self.x, *(v for row in self.table for v in row)], self.d)
+
     def shrunk(self) -> Point:
         """The point after the elementwise part."""
         x = balls(self.x)

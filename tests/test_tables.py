@@ -267,25 +267,30 @@ def batches(draw, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
     return Batch(tuple(groups), draw(st.sampled_from(layouts)), dtype)
 
 
+def check_group(g, k, z, unit, solution):
+    truth = tables.solve(g)
+    best = oracle.to_float(truth.objective)
+    assert best <= tables.brute_force(g) + 1e-12 * g.size, g
+    # The rounding of z itself costs by the slope of the objective there.
+    noise = unit * float(np.sum(g.d * np.abs(g.x) * (np.abs(z) + np.abs(g.x)))) / g.step
+    noise += unit * oracle.to_float(g.value(z))
+    assert oracle.to_float(g.objective(z)) <= best + 8 * noise + 1e-14 * g.size, (k, g)
+    status = pl.Status(int(solution.status[k]))
+    assert status.ok
+    if truth.lead > 1e-10 * g.size:
+        assert status is not pl.Status.TIE
+        r, slack = oracle.to_float(oracle.norm(truth.z)), 1e-15
+        low, high = (float(v[k]) for v in solution.bracket)
+        assert low * (1 - slack) <= r <= high * (1 + slack), (low, r, high, g)
+        assert (status is pl.Status.ZERO) == (r == 0), (status, g)
+
+
 def check_global(batch, solution):
     """No point is better, the statuses say what is the case, and the brackets hold."""
     z, unit = batch.rows(solution.z), {np.float32: 2.0**-23, np.float64: 2.0**-52}[batch.dtype]
     for k, g in enumerate(batch.groups):
-        truth = tables.solve(g)
-        best = oracle.to_float(truth.objective)
-        assert best <= tables.brute_force(g) + 1e-12 * g.size, g
-        # The rounding of z itself costs by the slope of the objective there.
-        noise = unit * float(np.sum(g.d * np.abs(g.x) * (np.abs(z[k]) + np.abs(g.x)))) / g.step
-        noise += unit * oracle.to_float(g.value(z[k]))
-        assert oracle.to_float(g.objective(z[k])) <= best + 8 * noise + 1e-14 * g.size, (k, g)
-        status = pl.Status(int(solution.status[k]))
-        assert status.ok
-        if truth.lead > 1e-10 * g.size:
-            assert status is not pl.Status.TIE
-            r, slack = oracle.to_float(oracle.norm(truth.z)), 1e-15
-            low, high = (float(v[k]) for v in solution.bracket)
-            assert low * (1 - slack) <= r <= high * (1 + slack), (low, r, high, g)
-            assert (status is pl.Status.ZERO) == (r == 0), (status, g)
+        with g.digits():
+            check_group(g, k, z[k], unit, solution)
     assert (solution.evaluations <= 400).all()
 
 
