@@ -256,10 +256,8 @@ class Batch:
     ) -> None:
         if self.name == "flow":
             self._flow(found, keep, where)
-        elif self.name == "rows":
-            self._rows(found, keep, finder, where)
         else:
-            self._columns(found, keep, finder, where)
+            self._groups(found, keep, finder, where)
 
     def _given(self, found: Coefficients) -> tuple[Any, tuple[Any, Any], Any]:
         """Return coefficients, the elementwise part and 1 in the data's precision."""
@@ -345,58 +343,30 @@ class Batch:
         if bad and plan is not FREE:
             raise ValueError(f"{where(min(bad))}the prox's point must be finite")
 
-    def _rows(
+    def _groups(
         self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
     ) -> None:
-        plan = self.plans[0]
-        kernel = _kernel("rows_of", self.update, keep > 0.0, plan.shrinks)
+        """Step with groups; those that the kernel leaves are solved in between."""
+        plan, rows = self.plans[0], self.name == "rows"
+        kernel = _kernel(f"{self.name}_of", self.update, keep > 0.0, plan.shrinks)
         coefficients, elementwise, one = self._given(found)
         numbers = plan.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
+        average = (self.dtype.type(keep),) if rows else ()
 
         def task(span: many.Span) -> None:
-            x, d, hard, part, _, _ = _scratch(self._largest, self.dtype)
+            x, d, hard, part, total, values = _scratch(self._largest if rows else 1, self.dtype)
+            room = (x, d, hard, part) if rows else (hard, part, total, values)
             while True:
                 k, unit, count = kernel(
-                    *self._tensors, *span, coefficients, *numbers, *elementwise, self.dtype.type(keep), one,
-                    x, d, hard, part,
-                )  # fmt: skip
-                if not count:
-                    return
-                own, left = self.plans[k], hard[:count]
-                point, metric = (a[: count * own.size].reshape(count, -1) for a in (x, d))
-                z = _solve(own, left, point, metric, found.step, finder, where(k))
-                view = self._arrays(k)[0].reshape(-1, own.size)
-                view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
-                span = span._replace(first=k, unit=unit)
-
-        self._run(task)
-
-    def _columns(
-        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
-    ) -> None:
-        plan = self.plans[0]
-        kernel = _kernel("columns_of", self.update, keep > 0.0, plan.shrinks)
-        coefficients, elementwise, one = self._given(found)
-        numbers = plan.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
-
-        def task(span: many.Span) -> None:
-            _, _, hard, part, total, values = _scratch(1, self.dtype)
-            while True:
-                k, unit, count = kernel(
-                    *self._tensors,
-                    *span,
-                    coefficients,
-                    *numbers,
-                    *elementwise,
-                    one,
-                    hard,
-                    part,
-                    total,
-                    values,
+                    *self._tensors, *span, coefficients, *numbers, *elementwise, *average, one, *room
                 )
                 if not count:
                     return
-                self._finish_columns(k, coefficients, hard[:count], found.step, finder, where(k))
+                left = hard[:count]
+                if rows:
+                    self._finish_rows(k, (x, d), left, found.step, keep, finder, where(k))
+                else:
+                    self._finish_columns(k, coefficients, left, found.step, finder, where(k))
                 span = span._replace(first=k, unit=unit)
 
         self._run(task)
@@ -405,6 +375,17 @@ class Batch:
         """Return weights, gradient and state of a tensor, flat."""
         one, n = self.dtype.type(1.0), int(self._sizes[k])
         return [many.elements(address, n, one) for address in self.addresses[k].tolist()]
+
+    def _finish_rows(
+        self, k: int, formed: tuple[Array, Array], left: Array, step: float, keep: float, finder: RootFinder,
+        where: str,
+    ) -> None:  # fmt: skip
+        """Solve groups whose point and metric the kernel left one after the other."""
+        own = self.plans[k]
+        point, metric = (a[: len(left) * own.size].reshape(len(left), -1) for a in formed)
+        z = _solve(own, left, point, metric, step, finder, where)
+        view = self._arrays(k)[0].reshape(-1, own.size)
+        view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
         self, k: int, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
