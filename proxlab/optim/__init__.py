@@ -1,12 +1,12 @@
 """Adaptive proximal methods on arrays of any namespace, with an explicit state."""
 
+from proxlab.optim.base import Optimizer
 from proxlab.optim.bregman import sparse_start
 from proxlab.optim.optimizers import (
     RAMDA,
     RMDA,
     AdaBreg,
     LinBreg,
-    Optimizer,
     ProxAdagrad,
     ProxAdam,
     ProxAdamW,

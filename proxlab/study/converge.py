@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from proxlab.inexactness import Adaptive, Constant, Exact, Schedule
 from proxlab.optim import Optimizer, ProxAdam
-from proxlab.optim.optimizers import squared_distance
+from proxlab.optim.base import squared_distance
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import living_groups
 from proxlab.penalties import Penalty

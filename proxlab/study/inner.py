@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.inexactness import Stationarity, decreases
-from proxlab.optim.optimizers import squared_distance
+from proxlab.optim.base import squared_distance
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, solve
