@@ -31,7 +31,7 @@ from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_layout import FREE, Plan, plan_of
+from proxlab.optim.fused_layout import Plan, Slope, plan_of, slope_of
 from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
@@ -138,6 +138,8 @@ class Batch:
     addresses : array of int
         Of weights, gradient and each array of state, a row per tensor, to be set before a step. What lies
         there is in that order without gaps, aligned, and apart from everything else that is written.
+    penalty : Penalty or None
+        As given, or as :meth:`follow` has taken it since.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Batch:
         self.rule, self.penalty, self.shapes, self.dtype = rule, penalty, list(shapes), np.dtype(dtype)
         self.orders, self.update = list(orders), rule.select(settings)
         self.plans = [checked_plan(penalty, *how) for how in zip(shapes, orders, strict=True)]
+        self.slope = slope_of(penalty) or Slope()
         n = len(self.plans)
         self._sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
         self.addresses = np.zeros((n, 2 + len(self.update.slots)), np.int64)
@@ -188,6 +191,17 @@ class Batch:
         """Return the number of tensors."""
         return len(self.plans)
 
+    def follow(self, penalty: Penalty | None) -> bool:
+        """Take a penalty that differs in its strength alone; returns whether the same kernel takes it."""
+        if penalty is self.penalty:
+            return True
+        slope = slope_of(penalty)
+        # Without a radial part, which is a strength of zero, groups are none.
+        if slope is None or bool(slope.pieces) != bool(self.slope.pieces):
+            return False
+        self.penalty, self.slope = penalty, slope
+        return True
+
     def step(
         self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
     ) -> float:
@@ -221,7 +235,7 @@ class Batch:
             free.addresses[...] = self.addresses
             return free.step(settings, t, carry, finder, where)
         keep = settings["momentum"] if self.rule.averages else 0.0
-        if self.plans[0] is FREE:
+        if self.penalty is None:
             self._flow(found, keep, where)
             return found.carry
         if finder != Newton() or (keep and self.name == "columns"):
@@ -261,9 +275,9 @@ class Batch:
 
     def _given(self, found: Coefficients) -> tuple[Any, tuple[Any, Any], Any]:
         """Return coefficients, the elementwise part and 1 in the data's precision."""
-        number, plan = self.dtype.type, self.plans[0]
+        number, slope = self.dtype.type, self.slope
         coefficients = type(found.formulas)(*[number(a) for a in found.formulas])
-        return coefficients, (number(found.step * plan.cut), number(plan.minus)), number(1.0)
+        return coefficients, (number(found.step * slope.cut), number(slope.minus)), number(1.0)
 
     def _spans(self) -> list[many.Span]:
         """Divide the tensors among the threads, by elements."""
@@ -330,8 +344,7 @@ class Batch:
         return spoilt
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
-        plan = self.plans[0]
-        kernel = _kernel("flow_of", self.update, keep > 0.0, plan.shrinks)
+        kernel = _kernel("flow_of", self.update, keep > 0.0, self.slope.shrinks)
         coefficients, elementwise, one = self._given(found)
         ends: list[int] = []
 
@@ -340,17 +353,17 @@ class Batch:
 
         self._run(task)
         bad = [k for k in ends if k >= 0]
-        if bad and plan is not FREE:
+        if bad and self.penalty is not None:
             raise ValueError(f"{where(min(bad))}the prox's point must be finite")
 
     def _groups(
         self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
     ) -> None:
         """Step with groups; those that the kernel leaves are solved in between."""
-        plan, rows = self.plans[0], self.name == "rows"
-        kernel = _kernel(f"{self.name}_of", self.update, keep > 0.0, plan.shrinks)
+        slope, rows = self.slope, self.name == "rows"
+        kernel = _kernel(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
         coefficients, elementwise, one = self._given(found)
-        numbers = plan.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
+        numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
         average = (self.dtype.type(keep),) if rows else ()
 
         def task(span: many.Span) -> None:
@@ -381,10 +394,10 @@ class Batch:
         where: str,
     ) -> None:  # fmt: skip
         """Solve groups whose point and metric the kernel left one after the other."""
-        own = self.plans[k]
-        point, metric = (a[: len(left) * own.size].reshape(len(left), -1) for a in formed)
-        z = _solve(own, left, point, metric, step, finder, where)
-        view = self._arrays(k)[0].reshape(-1, own.size)
+        size = self.plans[k].size
+        point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in formed)
+        z = self._solve_left(k, left, point, metric, step, finder, where)
+        view = self._arrays(k)[0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
@@ -397,8 +410,27 @@ class Batch:
         point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
         again = self.update.metric
         metric = None if again is None else over_arrays(again, np)(state, coefficients)
-        z = _solve(plan, left, point, metric, step, finder, where)
+        z = self._solve_left(k, left, point, metric, step, finder, where)
         w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
+
+    def _solve_left(
+        self, k: int, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder,
+        where: str,
+    ) -> Array:  # fmt: skip
+        """Solve groups of a tensor, given as rows, that a kernel left."""
+        usable = np.isfinite(point).all(axis=1)
+        if metric is not None:
+            usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
+        if not usable.all():
+            group = int(left[np.argmin(usable)])
+            raise ValueError(
+                f"{where}group {group}: the prox's point must be finite and its metric finite and > 0"
+            )
+        own = self.plans[k].weights
+        weights = own[left] if len(own) > 1 else np.full(len(left), own[0])
+        radial = _Radial(self.slope.pieces, weights=weights)
+        z: Array = prox(radial, point, step, metric=metric, root_finder=finder)
+        return z
 
     def _unfused(
         self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
@@ -540,24 +572,6 @@ def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...
     for k, (name, a) in enumerate(zip(names, slots, strict=True)):
         if any(np.may_share_memory(a, b) for b in (w, *slots[:k])):
             raise ValueError(f"{name}: must not share memory with w or another array of the state")
-
-
-def _solve(
-    plan: Plan, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder,
-    where: str,
-) -> Array:  # fmt: skip
-    """Solve groups, given as rows, that a kernel left."""
-    usable = np.isfinite(point).all(axis=1)
-    if metric is not None:
-        usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
-    if not usable.all():
-        group = int(left[np.argmin(usable)])
-        raise ValueError(
-            f"{where}group {group}: the prox's point must be finite and its metric finite and > 0"
-        )
-    weights = plan.weights[left] if len(plan.weights) > 1 else np.full(len(left), plan.weights[0])
-    z: Array = prox(_Radial(plan.pieces, weights=weights), point, step, metric=metric, root_finder=finder)
-    return z
 
 
 def count_alive(addresses: Array, sizes: Array, strides: Array, dtype: Any) -> Array:

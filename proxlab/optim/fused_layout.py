@@ -1,11 +1,13 @@
-"""How groups lie in an array: which kernel of the fused pass takes them, and what it is told."""
+"""How groups lie in an array and what their penalty is: which kernel of the fused pass takes them, and what
+it is told.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from proxlab.optim import fused_kernels as kernels
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import Piece
 
-__all__ = ["FREE", "Plan", "plan_of"]
+__all__ = ["FREE", "Plan", "Slope", "plan_of", "slope_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +27,7 @@ COLUMNS = 16
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How the groups of a penalty lie in an array of a shape, and what the kernels need of the penalty.
+    """How the groups of a penalty lie in an array of a shape.
 
     Attributes
     ----------
@@ -35,24 +37,11 @@ class Plan:
         Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
     weights : array
         One per group, or one for all.
-    pieces : tuple of Piece
-    cut : float
-        Strength of the elementwise part.
-    minus : float
-        0 where negative weights are to be zero, else 1.
     """
 
     name: str
     shape: tuple[int, int, int, int] = (1, 1, 1, 1)
     weights: Array = field(default_factory=lambda: np.ones(1))
-    pieces: tuple[Piece, ...] = ()
-    cut: float = 0.0
-    minus: float = 1.0
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether there is an elementwise part."""
-        return self.cut > 0.0 or self.minus == 0.0
 
     @property
     def size(self) -> int:
@@ -77,18 +66,41 @@ class Plan:
         wanted += -wanted % whole
         return max(1, min(wanted, kernels.BLOCK // run, kept))
 
-    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
-        """Return what the kernels read of penalty, step and precision."""
-        first, last = self.pieces[0], self.pieces[-1]
-        unit, low = _unit(dtype), 1e-30 if dtype == np.float32 else 1e-200
-        end = last.start if len(self.pieces) > 1 else math.inf
-        rtol, doubt = max(rtol, 2.0 * unit), self.doubt(dtype)
-        return kernels.Numbers(first.a, first.c, end, first.value, last.value, rtol, unit, low, step, doubt)
-
     def doubt(self, dtype: Any) -> float:
         """Return what a sum may be wrong by, relative to itself."""
         terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
         return (terms + 32.0) * _unit(dtype)
+
+
+class Slope(NamedTuple):
+    """What the kernels need of a penalty beside its groups: what its strength decides on.
+
+    Attributes
+    ----------
+    pieces : tuple of Piece
+        Of the radial part; empty where there is none.
+    cut : float
+        Strength of the elementwise part.
+    minus : float
+        0 where negative weights are to be zero, else 1.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    cut: float = 0.0
+    minus: float = 1.0
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether there is an elementwise part."""
+        return self.cut > 0.0 or self.minus == 0.0
+
+    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
+        """Return what the kernels read of penalty, step and precision; the doubt is that of each tensor."""
+        first, last = self.pieces[0], self.pieces[-1]
+        unit, low = _unit(dtype), 1e-30 if dtype == np.float32 else 1e-200
+        end = last.start if len(self.pieces) > 1 else math.inf
+        rtol = max(rtol, 2.0 * unit)
+        return kernels.Numbers(first.a, first.c, end, first.value, last.value, rtol, unit, low, step, 0.0)
 
 
 def _unit(dtype: Any) -> float:
@@ -96,6 +108,17 @@ def _unit(dtype: Any) -> float:
 
 
 FREE = Plan("flow")
+
+
+def slope_of(penalty: Penalty | None) -> Slope | None:
+    """Return the slope of a penalty, or None if there is no fused pass."""
+    if penalty is None:
+        return Slope()
+    equation = penalty.equation
+    if equation.kernel != "radial" or not equation.compiled:
+        return None
+    pieces = () if equation.flat else tuple(Piece(*row) for row in equation.rows.tolist())
+    return None if len(pieces) > 2 else Slope(pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0)
 
 
 @lru_cache(maxsize=256)
@@ -121,20 +144,16 @@ def plan_of(
             tuple(i for i, k in enumerate(order) if k in axes) for axes in (layout.reduced, layout.kept)
         )
         layout = AxisLayout(lying, reduced, kept)
-    geometry, equation = layout.canonical_shape(), penalty.equation
-    if geometry is None or equation.kernel != "radial" or not equation.compiled:
+    geometry, slope = layout.canonical_shape(), slope_of(penalty)
+    if geometry is None or slope is None:
         return None
-    pieces = tuple(Piece(*row) for row in equation.rows.tolist())
-    cut, minus = penalty.threshold, 0.0 if penalty.nonnegative else 1.0
-    if equation.flat:
-        return Plan("flow", cut=cut, minus=minus)
-    if len(pieces) > 2:
-        return None
+    if not slope.pieces:
+        return FREE
     _, length, between, run = geometry
     name = "rows" if length == 1 and between == 1 else "columns"
     if name == "columns" and run > kernels.BLOCK:
         return None
-    return Plan(name, geometry, weights, pieces, cut, minus)
+    return Plan(name, geometry, weights)
 
 
 def _reordered(weights: Array, layout: AxisLayout, order: tuple[int, ...]) -> Array:

@@ -354,9 +354,10 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _others(self, kept: Kept, steps: int) -> list[Block] | None:
         """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
-        if self._lent or self._strength is not None or self._is_due(steps):
+        if self._lent or self._is_due(steps) or self._needs_problems(steps):
             return None
-        if not kept.holds(self.param_groups, self.state, self._conditions(), self._settings_of):
+        conditions, given = self._conditions(), self._given_penalties()
+        if not kept.holds(self.param_groups, given, self.state, conditions, self._settings_of):
             return None
         blocks = list(self._blocks(kept.rest))
         if blocks:
@@ -370,6 +371,17 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _conditions(self) -> tuple[Any, ...]:
         """Return what a step depends on beside param groups and state."""
         return self._steps + 1 >= self.start, self.fused, compiles()
+
+    def _given_penalties(self) -> list[Penalty | None]:
+        """Return the penalty of each param group, without the strength that it is driven to."""
+        if self._strength is not None:
+            return self._strength.given
+        return [group["penalty"] for group in self.param_groups]
+
+    def _needs_problems(self, steps: int) -> bool:
+        """Say whether the points of all proxes of a step may decide on its strength."""
+        count = steps - self.start + 1
+        return self._strength is not None and count > 0 and self._strength.target.needs_problems(count)
 
     def _is_due(self, steps: int) -> bool:
         """Say whether a step is certified."""
@@ -385,11 +397,12 @@ class ProxOptimizer(torch.optim.Optimizer):
         count = steps - self.start + 1
         target = None if self._strength is None or count < 1 else self._strength.target
         drive = target is not None and target.due(count)
-        # The points of all proxes may decide on the strength of this step.
-        late = target is not None and target.needs_problems(count)
+        late = self._needs_problems(steps)
         lam = self._lam
         if drive and not late:
             record |= self._drive([], count, ranks)[0]
+        if kept is not None and not kept.follow():
+            kept, blocks = None, self._checked_blocks()
         if late or self._lam != lam:
             blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
         for block in (b for b in blocks if not b.is_cut):
@@ -631,8 +644,9 @@ class ProxOptimizer(torch.optim.Optimizer):
         members = [self._member(block) for block in blocks]
         together = Together(self.rule, members)
         together.step(self._finder(), lambda m, carry: self._save(m.block.params[0], m.slots, m.t, carry))
-        if self._strength is None and Kept.can_be(together, self.state):
-            self._kept = Kept(together, self.param_groups, self.state, self._conditions())
+        if Kept.can_be(together, self.state):
+            given, conditions = self._given_penalties(), self._conditions()
+            self._kept = Kept(together, self.param_groups, given, self.state, conditions)
 
     def _member(self, block: Block) -> Member:
         """Return a block of one parameter as compiled passes take it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class DrivenStrength:
         self.target = target
         self.given: list[Penalty | None] = []
         self._now: list[Penalty | None] = []
+        # Of which penalty, and at which multiple of its strength, those are.
+        self._made: list[tuple[Penalty | None, float]] = []
         # Whether it was said that the target cannot be reached.
         self._told = False
 
@@ -50,6 +53,7 @@ class DrivenStrength:
             if number >= len(self.given):
                 self.given.append(penalty)
                 self._now.append(penalty)
+                self._made.append((None, math.nan))
             elif penalty is not self._now[number] and not _is_driven(penalty, self.given[number], state):
                 self.given[number] = penalty
             given = self.given[number]
@@ -62,6 +66,7 @@ class DrivenStrength:
     def take(self, given: Sequence[Penalty | None], groups: Groups) -> None:
         """Take the penalties of param groups as given, in place of those that were; their strength stays."""
         self.given, self._now = list(given), [group["penalty"] for group in groups]
+        self._made = [(None, math.nan)] * len(groups)
         self.read(groups)
 
     def update(
@@ -96,10 +101,12 @@ class DrivenStrength:
         for number, (group, given) in enumerate(zip(groups, self.given, strict=True)):
             # A dict of its own: optimizers that shard others copy what is in a param group, not its content.
             group["sparsity"] = None if state is None else dict(state)
-            if given is None or state is None:
-                self._now[number] = given
-            else:
-                self._now[number] = driven(given, state)
+            of, at = self._made[number]
+            now = 1.0 if state is None else state["lam"] / state["unit"]
+            # The same object as long as the strength is the same.
+            if of is not given or at != now:
+                self._now[number] = given if given is None or state is None else driven(given, state)
+                self._made[number] = given, now
             group["penalty"] = self._now[number]
 
 

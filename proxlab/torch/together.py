@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from proxlab.optim import fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
+from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import Spans, is_apart, order_of
 from proxlab.torch.problems import Block, on_host
@@ -124,6 +125,8 @@ class Kept:
         Of that step, which has been taken.
     groups : sequence of dict
         The param groups.
+    penalties : sequence of Penalty or None
+        Theirs, as they were given: what drives them changes their strengths alone.
     state : mapping
         The state of all parameters after the step.
     conditions : tuple
@@ -143,6 +146,7 @@ class Kept:
         self,
         together: Together,
         groups: Sequence[dict[str, Any]],
+        penalties: Sequence[Penalty | None],
         state: Mapping[Tensor, Any],
         conditions: tuple[Any, ...],
     ) -> None:
@@ -165,7 +169,7 @@ class Kept:
             names["weight_sum"] = entries
             self._carries = [entry["weight_sum"] for entry in entries]
         self._names = list(names.items())
-        self._objects = self._found(groups, state)
+        self._objects = self._found(groups, penalties, state)
         self._tensors, self._facts = held, _facts(held)
         n = len(blocks)
         self._sizes, self._kinds = list(map(Tensor.size, held[:n])), list(map(_kind, held[:n]))
@@ -200,17 +204,23 @@ class Kept:
         counts = [state[p].get("step") for p in params]
         return (
             all(type(p) in _PLAIN for p in params)
+            and not any(rests(member.block.settings) for member in together.members)
             and all(isinstance(a, Tensor) and a.dim() == 0 and a.dtype in _FLOATS for a in counts)
             and not any(a.is_inference() for a in counts)
             and len({a.data_ptr() for a in counts}) == len(counts) > 0
         )
 
-    def _found(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> list[Any]:
+    def _found(
+        self,
+        groups: Sequence[dict[str, Any]],
+        penalties: Sequence[Penalty | None],
+        state: Mapping[Tensor, Any],
+    ) -> list[Any]:
         """Return all objects that have to be the same."""
-        found: list[Any] = [*groups]
+        found: list[Any] = [*groups, *penalties]
         for group in groups:
             found += group["params"]
-            found += (group["penalty"], group.get("joint"))
+            found.append(group.get("joint"))
         found += state
         found += state.values()
         for name, entries in self._names:
@@ -220,6 +230,7 @@ class Kept:
     def holds(
         self,
         groups: Sequence[dict[str, Any]],
+        penalties: Sequence[Penalty | None],
         state: Mapping[Tensor, Any],
         conditions: tuple[Any, ...],
         check: Callable[[int], Mapping[str, Any]],
@@ -228,13 +239,13 @@ class Kept:
 
         Parameters
         ----------
-        groups, state, conditions
+        groups, penalties, state, conditions
             As they are now.
         check : callable
             Returns the settings of a param group, by its number, validated.
         """
         try:
-            found = self._found(groups, state)
+            found = self._found(groups, penalties, state)
         except KeyError:
             return False
         return (
@@ -302,6 +313,10 @@ class Kept:
         if (both.starts[1:] < both.stops[:-1]).any():
             return False
         return is_apart(both, reads) and is_apart(both, self._reads)
+
+    def follow(self) -> bool:
+        """Take the strengths that the penalties have now; returns whether the same passes do."""
+        return all(batch.follow(self._blocks[chosen[0]].penalty) for batch, chosen in self._shares)
 
     def step(self, finder: RootFinder) -> None:
         """Take the next step, for which this has been found to hold."""

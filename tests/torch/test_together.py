@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
-from proxlab.optim import fused_cpu  # noqa: E402
+from proxlab.optim import TargetSparsity, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from proxlab.torch.together import Kept  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
@@ -120,8 +120,18 @@ def operations(optimizer):
     return counted
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "rmda"])
-def test_a_step_is_few_operations_of_python(name):
+TARGETS = [
+    None,
+    TargetSparsity(0.4, method="multiplicative", rate=0.5),
+    TargetSparsity(0.4, method="multiplicative", rate=0.5, every=3),
+    TargetSparsity(0.4, every=3),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, None) for name in ("adamw", "sgd", "rmda")), ("adamw", TARGETS[2])]
+)
+def test_a_step_is_few_operations_of_python(name, target):
     def optimizer(n):
         params = parameters([(8, 8)] * n)
         half = n // 2
@@ -129,7 +139,7 @@ def test_a_step_is_few_operations_of_python(name):
             {"params": params[:half], "penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(0))},
             {"params": params[half:]},
         ]
-        found = METHODS[name](groups)
+        found = METHODS[name](groups, sparsity=target)
         for seed in range(3):
             push(found, seed)
         return found
@@ -141,7 +151,8 @@ def test_a_step_is_few_operations_of_python(name):
 
 
 def strength(o):
-    o.set_strength(0.11, 0)
+    group = o.param_groups[0]
+    group["penalty"] = group["penalty"].with_strength(0.11)
 
 
 def weights(o):
@@ -269,12 +280,13 @@ EVENTS = [
 
 @given(
     name=st.sampled_from(["adamw", "sgd", "rmda", "linbreg", "ramda"]),
+    target=st.sampled_from(TARGETS),
     events=st.lists(
         st.tuples(st.sampled_from(EVENTS), st.sets(st.integers(0, 4), max_size=2)), min_size=2, max_size=5
     ),
 )
-def test_nothing_that_changes_between_steps_is_missed(name, events):
-    ours, theirs = (METHODS[name](grouped(parameters())) for _ in range(2))
+def test_nothing_that_changes_between_steps_is_missed(name, target, events):
+    ours, theirs = (METHODS[name](grouped(parameters()), sparsity=target) for _ in range(2))
     for optimizer in (ours, theirs):
         push(optimizer, 100)
     for seed, (event, skip) in enumerate(events):
@@ -295,11 +307,13 @@ def test_nothing_that_changes_between_steps_is_missed(name, events):
         ("Kept._found", lambda *_: [], weights),
         ("Kept._settings_fit", lambda *_: True, rate),
         ("_facts", lambda *_: (), memory),
+        ("Kept.follow", lambda _: True, lambda _: None),
     ],
 )
 def test_a_comparison_that_is_left_out_is_found(door, open_, event, monkeypatch):
     monkeypatch.setattr(f"proxlab.torch.together.{door}", open_)
-    ours, theirs = (METHODS["adamw"](grouped(parameters())) for _ in range(2))
+    target = TARGETS[1] if door == "Kept.follow" else None
+    ours, theirs = (METHODS["adamw"](grouped(parameters()), sparsity=target) for _ in range(2))
     for optimizer in (ours, theirs):
         push(optimizer, 0)
         # What a mutant writes to has to be there.
