@@ -18,13 +18,15 @@ from __future__ import annotations
 from proxlab.scalar import fabs, fmax, fmin, sqrt, where
 from proxlab.types import Array
 
-__all__ = ["ROUNDING", "UNIT", "bracket", "newton", "rounding", "steepest", "terms"]
+__all__ = ["BLUR", "ROUNDING", "UNIT", "bracket", "newton", "rounding", "steepest", "terms"]
 
 UNIT = 2.0**-53
 #: Operations that go into a term of ``S``, into one of ``S₁`` and into ``z_i(r)``, by the sign of the shift:
 #: for a positive one, ``tau`` has a relative error of 24 units, or is exact at a radius that differs by 24
 #: units.
 ROUNDING = {False: (32, 44, 16), True: (80, 104, 40)}
+#: For a positive shift the point itself is known to these 24 units, and more, only.
+BLUR = 5e-15
 
 
 def rounding(k: float) -> float:
@@ -96,8 +98,7 @@ def bracket(
         The root of this piece, if there is one, lies between them.
     """
     tiny = r * 0.0 + 1e-300
-    # For a positive shift the point itself is known to 24 units only (see ROUNDING).
-    blur = where(shift > 0, 5e-15 * r, 1e-15 * r)
+    blur = where(shift > 0, BLUR * r, 1e-15 * r)
     flat, steep = s1 - slack, s1 + slack
     rising = flat > 0
     flat = fmax(flat, tiny)

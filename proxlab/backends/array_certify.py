@@ -15,12 +15,21 @@ from proxlab.backends.enclosed_root import FLOOR, InnerRoot, Slopes, find_inner,
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
+    LEAST_METRIC,
+    LOST,
+    LOST_DROP,
+    LOST_GAP,
+    LOST_PULL,
+    LOST_SQUARE,
+    LOST_SUM,
     ScaledRows,
     constant_where,
     convex_bounds,
     corner,
     finite_or_inf,
     in_units_of_data,
+    lost_pull,
+    metric_above,
     metric_norm,
     no_elements,
     norm_above,
@@ -32,7 +41,7 @@ from proxlab.backends.scaled_rows import (
 from proxlab.bounds import ROUNDING, rounding
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.base import Piece
-from proxlab.powers import exponent, times_power
+from proxlab.powers import TINIEST, exponent, times_power
 from proxlab.types import Array
 
 __all__ = ["free_bounds", "radial_bounds"]
@@ -67,10 +76,10 @@ def radial_bounds(
     known = p.sound & xp.all(xp.isfinite(p.z), axis=1)
     for piece, q in zip(pieces, table, strict=True):
         if q.start > 0:  # a piece that begins where nothing is resolved
-            known = known & (piece.start > 2.0**-800)
+            known = known & (piece.start > LOST_PULL)
     usable = known & (yes if penalty.equation.compiled else no)
     if any(q.c > 0 for q in table):  # tau may vanish: no element of the metric may
-        usable = usable & (-row_max(xp, -p.d) > 2.0**-700)
+        usable = usable & (-row_max(xp, -p.d) > LEAST_METRIC)
     # The penalty is constant: z* = x after the elementwise part.
     flat = weight == 0
     if first.a == 0 and first.c >= 0 and not jumps:
@@ -92,11 +101,8 @@ def radial_bounds(
     possible = (lower <= upper) | (yes if not flat_end else no)
     upper = xp.maximum(lower, upper)
     tau_upper = tau_at(xp, upper, inner.at_upper)
-    low = (
-        p.size_low * share(xp, p.d, lower, tau_at(xp, lower, inner.at_lower)) * (1.0 - rounding(k))
-        - 2.0**-1000
-    )
-    high = p.size_high * share(xp, p.d, upper, tau_upper) * (1.0 + rounding(k)) + 2.0**-1000
+    low = p.size_low * share(xp, p.d, lower, tau_at(xp, lower, inner.at_lower)) * (1.0 - rounding(k)) - LOST
+    high = p.size_high * share(xp, p.d, upper, tau_upper) * (1.0 + rounding(k)) + LOST
     low = xp.where((low > 0) & usable[:, None], low, xp.zeros_like(low))
     high = xp.where((usable & ~weak)[:, None], xp.minimum(high, p.size_high), p.size_high)
     high = xp.where(inner.zero[:, None], xp.zeros_like(high), high)
@@ -130,7 +136,7 @@ def radial_bounds(
 
     # From the box to the bounds.
     off = corner(xp, p, box_low, box_high)
-    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
+    d_high = metric_above(xp, p.d)
     far = xp.full_like(zero, math.inf)
     distance = norm_above(xp, off)
     metric_distance = xp.where(known, metric_norm(xp, off, p.d), far)
@@ -140,7 +146,7 @@ def radial_bounds(
     flat_gap = 0.5 * metric_distance * metric_distance * (1.0 + rounding(4)) + edge
     if flat_end:
         gain = gain_at(xp, p, pieces, table, norm_above(xp, xp.abs(p.z)))
-        flat_gap = xp.maximum(flat_gap - gain, zero) * (1.0 + rounding(4)) + 2.0**-880
+        flat_gap = xp.maximum(flat_gap - gain, zero) * (1.0 + rounding(4)) + LOST_DROP
         flat_gap = xp.where(metric_distance > 0, flat_gap, edge)
     gap = xp.where(both, xp.maximum(gap, flat_gap), xp.where(outside, flat_gap, gap))
     largest = xp.maximum(largest, p.coefficient(xp, penalty.threshold, 1, 1, weighted=False))
@@ -249,7 +255,7 @@ def compare(
     ratio = xp.where((upper > 0)[:, None], ratio, xp.ones_like(ratio))
     k = sum_height(p.x.shape[1]) + 100
     moved_low = 0.5 * row_sum(xp, p.d * (p.size_low * ratio) ** 2) * (1.0 - rounding(k))
-    moved_high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + rounding(k)) + 2.0**-500
+    moved_high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + rounding(k)) + LOST_SQUARE
     if table[0].value > 0:
         loss_high = p.coefficient(xp, table[0].value, 1, 2) * (1.0 + rounding(6))
     else:
@@ -288,7 +294,7 @@ def stationarity_above(
     r = xp.where(positive, norm_z, zero + 1.0)
     cut = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)[:, None]
     pull = d * (p.z - p.x)
-    lost = constant_where(xp, (p.z != p.x) | (p.z_error > 0), 2.0**-800) + d * p.z_error
+    lost = lost_pull(xp, p, d)
     # Elements at zero: the elementwise part absorbs what it can.
     push = -pull if penalty.nonnegative else xp.abs(pull)
     off = push * (1.0 + rounding(6)) - cut * (1.0 - rounding(6))
@@ -360,7 +366,7 @@ def gap_above(
     alpha, shift = inner.at_lower
     tau = xp.maximum(alpha - xp.maximum(shift, zero) * lower, zero) + rounding(40) * alpha
     curved = tau / xp.where(lower > 0, lower, zero + 1.0) * across
-    by_root = (0.5 * curved + 0.5 * ridge * square + half) * (1.0 + rounding(12)) + 2.0**-900
+    by_root = (0.5 * curved + 0.5 * ridge * square + half) * (1.0 + rounding(12)) + LOST_GAP
     # How far the concave p stays below its tangent at r*, counted on the piece of r* only.
     same = (inner.at_lower[0] == inner.at_upper[0]) & (inner.at_lower[1] == inner.at_upper[1])
     for q in pieces:
@@ -368,7 +374,7 @@ def gap_above(
         room = xp.where(norm_z > upper, q.end - upper, lower - q.start) * (1.0 - rounding(8))
         room = xp.maximum(xp.minimum(radial, room), zero)
         sag = 0.5 * shift * room * room * (1.0 - rounding(12))
-        by_root = xp.where(on, xp.maximum(by_root - sag, zero) * (1.0 + rounding(4)) + 2.0**-900, by_root)
+        by_root = xp.where(on, xp.maximum(by_root - sag, zero) * (1.0 + rounding(4)) + LOST_GAP, by_root)
     by_root = xp.where((lower > 0) & ~inner.zero, finite_or_inf(xp, by_root), xp.full_like(zero, math.inf))
     # From zero.
     value, jump = zero, table[0].value
@@ -387,7 +393,7 @@ def gap_above(
         xp, p.d * p.error * z
     ) * (1.0 + 1e-9)
     excess = (alpha_excess(xp, p, pieces, inner) + xp.maximum(pieces[0].shift, zero) * upper) * upper
-    touched = constant_where(xp, (norm_z > 0) | (upper > 0), 2.0**-700)
+    touched = constant_where(xp, (norm_z > 0) | (upper > 0), LOST_SUM)
     from_zero = (
         xp.maximum(value - inner_product + 0.5 * square_z, zero) + noise + xp.maximum(excess, zero) + touched
     )
@@ -459,9 +465,9 @@ def free_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array) -> tuple[Arr
     ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
     scaled = times_power(xp, d, -ed)
     distance = norm_above(xp, off * (1.0 + rounding(3)))
-    weighted = xp.where(off > 0, off * xp.sqrt(scaled) * (1.0 + rounding(4)) + 2.0**-1074, off)
+    weighted = xp.where(off > 0, off * xp.sqrt(scaled) * (1.0 + rounding(4)) + TINIEST, off)
     metric_distance = norm_above(xp, weighted)
-    pulled = norm_above(xp, xp.where(off > 0, off * scaled * (1.0 + rounding(4)) + 2.0**-1074, off))
+    pulled = norm_above(xp, xp.where(off > 0, off * scaled * (1.0 + rounding(4)) + TINIEST, off))
     es = exponent(xp, step)
     mantissa = times_power(xp, step, -es)
     em = exponent(xp, metric_distance)

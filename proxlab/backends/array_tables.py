@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab import choose
-from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk, zero_margin
+from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk
 from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.enclosed_root import Slopes, tau_at
 from proxlab.backends.ranges import METRIC_CAP
-from proxlab.backends.scaled_rows import ScaledRows, prepare, row_sum
+from proxlab.backends.scaled_rows import ScaledRows, exact_margin, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Part
 from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.penalties.tables import Table
-from proxlab.powers import exponent, times_power
+from proxlab.powers import times_power
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.scalar import filled, fmax, fmin, sqrt, where
 from proxlab.search import Root, noise
@@ -209,12 +209,7 @@ def zero_test(rows: TableRows, first: Slopes, raw: float) -> Array:
     f, _ = on.residual_at_zero(first.alpha, norm, rows.n)
     near = (bb > 0) & on.is_close(f, first.alpha, rows.n)
     if raw > 0 and bool(xp.any(near)):
-        es, ew = exponent(xp, p.step), exponent(xp, p.weight)
-        total = es + ew - p.ed - p.ex
-        near = near & (xp.abs(total) < 200) & (2.0**-200 < raw < 2.0**200)
-        factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
-        factors = tuple(xp.where(near, v, rows.one) for v in factors)
-        margin = zero_margin(xp, p.size, rows.d, xp.full_like(f, raw), factors)
+        near, margin = exact_margin(xp, p, rows.d, raw, near)
         f = xp.where(near, on.sharpened(margin, first.alpha, bb, norm, rows.n)[0], f)
     return f
 

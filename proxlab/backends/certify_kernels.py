@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab import bounds
-from proxlab.bounds import bracket, newton, rounding, steepest
+from proxlab.bounds import BLUR, bracket, newton, rounding, steepest
 from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
 
 __all__ = ["TILE", "Out", "certify_elements", "certify_rows", "collect"]
@@ -508,7 +508,7 @@ def enclose_root(
         lower, upper = fmax(lower, low), fmin(upper, high)
         if not lower <= upper:
             return RootProof(False, lower > upper, Proved(INF, INF, residual, INF, lower, upper))
-        blur = 5e-15 * r if bent else 0.0
+        blur = BLUR * r if bent else 0.0
         ahead, behind = fmax(upper - r, 0.0) + blur, fmax(r - lower, 0.0) + blur
         if bent:
             give = m * fmax(ahead, behind)

@@ -10,12 +10,15 @@ from proxlab.backends.enclosed_root import MAX_EVALUATIONS
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
+    LOST_GAP,
+    LOST_SUM,
     ScaledRows,
-    constant_where,
     convex_bounds,
     corner,
     finite_or_inf,
     in_units_of_data,
+    lost_pull,
+    metric_above,
     metric_norm,
     no_elements,
     norm_above,
@@ -55,7 +58,7 @@ def linf_bounds(
     top = row_max(xp, size)
     usable = p.sound & xp.all(xp.isfinite(p.z), axis=1)
     total = row_sum(xp, p.d * size)
-    tiny = n * 2.0**-700
+    tiny = n * LOST_SUM
     is_zero = (top == 0) | (usable & (total * (1.0 + noise) + tiny <= strength * (1.0 - rounding(6))))
     free = strength == 0
     nonzero = usable & (total * (1.0 - noise) - tiny > strength * (1.0 + rounding(6)))
@@ -94,7 +97,7 @@ def linf_bounds(
     decided = is_zero | nonzero | free
 
     off = corner(xp, p, low, high)
-    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
+    d_high = metric_above(xp, p.d)
     distance = norm_above(xp, off)
     metric_distance = xp.where(usable, metric_norm(xp, off, p.d), far)
     residual = linf_residual(xp, p, d_high, strength)
@@ -104,7 +107,7 @@ def linf_bounds(
     pulled = p.d * xp.maximum(p.size_high - lower[:, None], none)
     signed = p.sign * p.z
     apart = xp.maximum(largest[:, None] - signed, none)
-    gap = row_sum(xp, pulled * apart) * (1.0 + rounding(height + 12)) + 2.0**-900
+    gap = row_sum(xp, pulled * apart) * (1.0 + rounding(height + 12)) + LOST_GAP
     unused = xp.maximum(strength * (1.0 + rounding(6)) - total * (1.0 - noise), zero) * largest
     gap = xp.where(nonzero | free, gap, gap + unused)
     gap = gap + 0.5 * metric_distance * metric_distance * (1.0 + rounding(4))
@@ -127,7 +130,7 @@ def linf_residual(xp: Any, p: ScaledRows, d: Array, strength: Array) -> Array:
     n = p.x.shape[1]
     none = xp.zeros_like(p.x)
     pull = d * (p.z - p.x)
-    lost = constant_where(xp, (p.z != p.x) | (p.z_error > 0), 2.0**-800) + d * p.z_error
+    lost = lost_pull(xp, p, d)
     size = xp.abs(p.z)
     top = row_max(xp, size)
     face = size == top[:, None]

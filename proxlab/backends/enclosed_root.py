@@ -8,18 +8,30 @@ from itertools import pairwise
 from typing import Any
 
 from proxlab import bounds
-from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.array_api import row_max
 from proxlab.backends.build import over_arrays
-from proxlab.backends.scaled_rows import ScaledRows, norm_above, row_sum, sum_height
+from proxlab.backends.scaled_rows import (
+    LOST_SQUARE,
+    ScaledRows,
+    exact_margin,
+    norm_above,
+    row_sum,
+    square_error,
+    sum_height,
+)
 from proxlab.bounds import ROUNDING, UNIT, rounding
-from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
-__all__ = ["FLOOR", "MAX_EVALUATIONS", "InnerRoot", "Slopes", "find_inner", "tau_at"]
+__all__ = ["CLOSE", "FLOOR", "MAX_EVALUATIONS", "SHARP", "InnerRoot", "Slopes", "find_inner", "tau_at"]
 
 #: Radii and thresholds below this share of max|x|, max|b| are not resolved.
 FLOOR = 2.0**-300
+#: A slope beyond this leaves zero alone, whatever the rounding.
+STEEP = 2.0**100
 MAX_EVALUATIONS = 60
+#: A margin of the zero test, beside ‖b‖², below which it is worth to be computed again from double-doubles,
+#: and the relative error that it has then.
+CLOSE, SHARP = 1e-5, 2.0**-90
 
 
 @dataclass
@@ -80,7 +92,7 @@ class RowEquation:
         s, s1, b1 = self.terms(self.b, p.d, r[:, None], tau[:, None], shift[:, None])
         s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
         m = xp.maximum(self.steepest(self.dmin, r, tau, shift), self.steepest(self.dmax, r, tau, shift))
-        tiny = self.n * 2.0**-500
+        tiny = self.n * LOST_SQUARE
         noise = rounding(self.height + self.k[0]) * s + tiny
         slack = rounding(self.height + self.k[1]) * b1 + tiny * m
         if not self.exact:
@@ -99,7 +111,7 @@ class RowEquation:
         xp = self.xp
         lost = self.b_error / (self.p.d * r[:, None] + tau[:, None])
         off = xp.sqrt(row_sum(xp, lost * lost)) * (1.0 + rounding(self.height + 32))
-        return (2.0 * xp.sqrt(s) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
+        return square_error(xp, s, off)
 
 
 def find_inner(
@@ -128,26 +140,21 @@ def find_inner(
     alpha, shift = first.alpha, first.shift
     # The zero test: the sign of ‖b‖² - alpha².
     bb = row_sum(xp, eq.b * eq.b)
-    tame = usable & (alpha > FLOOR) & (alpha < 2.0**100)
+    tame = usable & (alpha > FLOOR) & (alpha < STEEP)
     strength = xp.where(tame, alpha, ones)
     margin = (xp.sqrt(bb) - strength) * (xp.sqrt(bb) + strength)
     off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(eq.height + 8))
-    off = (2.0 * xp.sqrt(bb) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
+    off = square_error(xp, bb, off)
     error_share = rounding(eq.height + 16)
     error = error_share * (bb + strength * strength) + off
-    close = tame & (xp.abs(margin) <= 1e-5 * bb)
+    close = tame & (xp.abs(margin) <= CLOSE * bb)
     if eq.exact and bool(xp.any(close)):
-        es, ew = exponent(xp, p.step), exponent(xp, p.weight)
-        total = es + ew - p.ed - p.ex
-        factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
-        close = close & (total > -200) & (total < 200) & (2.0**-200 < raw < 2.0**200)
-        factors = tuple(xp.where(close, f, ones) for f in factors)
-        sharp = zero_margin(xp, p.size, p.d, xp.full_like(strength, raw), factors)
+        close, sharp = exact_margin(xp, p, p.d, raw, close)
         margin = xp.where(close, sharp, margin)
-        error = xp.where(close, 2.0**-90 * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
+        error = xp.where(close, SHARP * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
     margin_high = xp.where(tame, margin + error, xp.full_like(zero, math.inf))
     empty = row_max(xp, p.size_high) == 0
-    is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= 2.0**100))
+    is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= STEEP))
     sure = xp.where(
         tame, margin - error > 0, (alpha <= FLOOR) & (bb * (1.0 - error_share) - off > 4.0 * FLOOR**2)
     )

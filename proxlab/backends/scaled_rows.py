@@ -9,27 +9,39 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.backends.array_api import row_max
+from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.records import Bounds
 from proxlab.bounds import UNIT, rounding
-from proxlab.powers import downwards, exponent, times_power
+from proxlab.powers import TINIEST, downwards, exponent, times_power
 from proxlab.types import Array
 
 __all__ = [
     "BEYOND",
+    "LEAST_METRIC",
+    "LOST",
+    "LOST_DROP",
+    "LOST_GAP",
+    "LOST_PULL",
+    "LOST_SQUARE",
+    "LOST_SUM",
     "SPREAD",
     "ScaledRows",
     "constant_where",
     "convex_bounds",
     "corner",
+    "exact_margin",
     "finite_or_inf",
     "in_units_of_data",
+    "lost_pull",
+    "metric_above",
     "metric_norm",
     "no_elements",
     "norm_above",
     "outwards",
     "prepare",
     "row_sum",
+    "square_error",
     "sum_height",
 ]
 
@@ -37,6 +49,15 @@ __all__ = [
 SPREAD = 2.0**200
 #: Coefficients that were capped are at least this.
 BEYOND = 2.0**890
+#: Where the slope may vanish, or pieces compete, metrics below this are not resolved; others below the next.
+LEAST_METRIC, FAINT = 2.0**-700, 2.0**-900
+#: What underflow and scaling cost at most, in these units and far below what bounds resolve: an element of
+#: the point; one of a pull ``d (z - x)``, as under every metric below that; a sum of squares; one with the
+#: metric; a gap that is a product, and one that is a difference.
+LOST, LOST_PULL, LOST_SQUARE, LOST_SUM = 2.0**-1000, 2.0**-800, 2.0**-500, 2.0**-700
+LOST_GAP, LOST_DROP = 2.0**-900, 2.0**-880
+#: Products of double-doubles are formed of factors with smaller exponents.
+FORMED = 200
 
 
 def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:
@@ -44,7 +65,7 @@ def outwards(xp: Any, v: Array, e: Array, k: float = 4.0) -> Array:
     inf.
     """
     up = times_power(xp, v * (1.0 + rounding(k)), e)
-    up = xp.where(v > 0, xp.maximum(up + 2.0**-1074, up), up)
+    up = xp.where(v > 0, xp.maximum(up + TINIEST, up), up)
     return xp.where(xp.isnan(v) | xp.isnan(up), xp.full_like(up, math.inf), up)
 
 
@@ -80,8 +101,18 @@ def norm_above(xp: Any, v: Array) -> Array:
 
 def metric_norm(xp: Any, v: Array, d: Array) -> Array:
     """Return an upper bound of the norm of each row of ``v >= 0`` in the metric, underflow included."""
-    weighted = v * (xp.sqrt(d + constant_where(xp, d < 2.0**-800, 2.0**-800)) * (1.0 + rounding(2)))
-    return norm_above(xp, xp.where(v > 0, xp.maximum(weighted, xp.full_like(v, 2.0**-1000)), v))
+    weighted = v * (xp.sqrt(metric_above(xp, d)) * (1.0 + rounding(2)))
+    return norm_above(xp, xp.where(v > 0, xp.maximum(weighted, xp.full_like(v, LOST)), v))
+
+
+def metric_above(xp: Any, d: Array) -> Array:
+    """Return an upper bound of a metric, under which nothing of a product is lost."""
+    return d + constant_where(xp, d < LOST_PULL, LOST_PULL)
+
+
+def square_error(xp: Any, square: Array, off: Array) -> Array:
+    """Return what a sum of squares is off by if the norm is by ``off``."""
+    return (2.0 * xp.sqrt(square) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8))
 
 
 @dataclass
@@ -147,10 +178,10 @@ def prepare(
     error, low, high = none, size, size
     if threshold > 0:
         product = step * threshold
-        sound = (product > 2.0**-1000) & (product < 2.0**1000)
+        sound = (product > LOST) & (product < 1.0 / LOST)
         first = xp.where(sound, product, xp.ones_like(product))[:, None] / d
         other = (step[:, None] / d) * threshold
-        sound_other = (other > 2.0**-1000) & (step[:, None] / d > 2.0**-1000)
+        sound_other = (other > LOST) & (step[:, None] / d > LOST)
         cut = xp.where(sound[:, None], first, other)
         left = size - cut
         noise = rounding(6) * cut + 2.0 * UNIT * xp.abs(left) + 2.0**-1070
@@ -167,14 +198,14 @@ def prepare(
     x, z, size, error, low, high = (times_power(xp, v, -ex) for v in (x, z, size, error, low, high))
     # What the scaling lost to underflow; what was not zero is not.
     signs = xp.sign(z_given)
-    lost_x, lost_z = ((a > 0) & (xp.abs(v) < 2.0**-1000) for a, v in zip(raw, (x, z), strict=True))
-    z_error = constant_where(xp, lost_z | lost_x, 2.0**-1000)
-    z = xp.where(lost_z, signs * 2.0**-1000, z)
-    lost = lost_x | (possible & (high < 2.0**-1000))
+    lost_x, lost_z = ((a > 0) & (xp.abs(v) < LOST) for a, v in zip(raw, (x, z), strict=True))
+    z_error = constant_where(xp, lost_z | lost_x, LOST)
+    z = xp.where(lost_z, signs * LOST, z)
+    lost = lost_x | (possible & (high < LOST))
     if bool(xp.any(lost)):
-        error = error + constant_where(xp, lost, 2.0**-1000)
+        error = error + constant_where(xp, lost, LOST)
         low = xp.where(lost, none, low)
-        high = high + constant_where(xp, lost & possible, 2.0**-1000)
+        high = high + constant_where(xp, lost & possible, LOST)
     own, live = exponent(xp, d), (high > 0) | (z != 0)
     products = xp.where(high > 0, exponent(xp, high) + own, xp.full_like(own, -math.inf))
     ed = row_max(xp, products)
@@ -182,12 +213,25 @@ def prepare(
     ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
     # Where nothing is, the metric does not matter, and may be beyond all bounds.
     d = xp.where(live, times_power(xp, d, -ed[:, None]), xp.ones_like(d))
-    sound = xp.all((d > 2.0**-900) & (d <= SPREAD), axis=1)
+    sound = xp.all((d > FAINT) & (d <= SPREAD), axis=1)
     # Nor is the direction of the candidate known where it was lost.
     several = xp.sum(xp.astype(z != 0, xp.int64), axis=1) > 1
-    sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < 2.0**-900))
-    d = xp.minimum(d, xp.full_like(d, 2.0**900))
+    sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < FAINT))
+    d = xp.minimum(d, xp.full_like(d, METRIC_CAP))
     return ScaledRows(x, z, z_error, d, sign, size, error, low, high, ex, ed, step, weight, sound)
+
+
+def exact_margin(xp: Any, p: ScaledRows, d: Array, raw: float, wanted: Array) -> tuple[Array, Array]:
+    """Return where a row's zero test is known to far below rounding, of those wanted, and its margin there.
+
+    That is ``‖D size‖² - (step·weight·raw)²`` from double-doubles; ``size`` and ``d`` must be exact.
+    """
+    es, ew = exponent(xp, p.step), exponent(xp, p.weight)
+    total = es + ew - p.ed - p.ex
+    known = wanted & (xp.abs(total) < FORMED) & (2.0**-FORMED < raw < 2.0**FORMED)
+    factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
+    one, other = (xp.where(known, f, xp.ones_like(f)) for f in factors)
+    return known, zero_margin(xp, p.size, d, xp.full_like(one, raw), (one, other))
 
 
 def no_elements(xp: Any, x: Array, step: Array) -> Bounds:
@@ -216,6 +260,11 @@ def in_units_of_data(xp: Any, p: ScaledRows, found: Bounds) -> Bounds:
 def finite_or_inf(xp: Any, v: Array) -> Array:
     """Replace NaN by infinity."""
     return xp.where(xp.isnan(v), xp.full_like(v, math.inf), v)
+
+
+def lost_pull(xp: Any, p: ScaledRows, d: Array) -> Array:
+    """Return what underflow and scaling may change the elements of ``d (z - x)`` by."""
+    return constant_where(xp, (p.z != p.x) | (p.z_error > 0), LOST_PULL) + d * p.z_error
 
 
 def corner(xp: Any, p: ScaledRows, low: Array, high: Array) -> Array:
@@ -248,5 +297,5 @@ def convex_bounds(
     by_metric = dual / xp.where(least > 2.0**-300, least, 0.0 * least) * (1.0 + rounding(4))
     distance = xp.minimum(distance, finite_or_inf(xp, by_metric))
     for other in (0.5 * dual * dual, stationarity * distance):
-        gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + 2.0**-1000))
+        gap = xp.minimum(gap, finite_or_inf(xp, other * (1.0 + rounding(4)) + LOST))
     return distance, metric_distance, gap

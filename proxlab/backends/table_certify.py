@@ -13,30 +13,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab import bounds
-from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
 from proxlab.backends.build import over_arrays
-from proxlab.backends.enclosed_root import FLOOR, MAX_EVALUATIONS, RowEquation, Slopes, tau_at
+from proxlab.backends.enclosed_root import CLOSE, FLOOR, MAX_EVALUATIONS, SHARP, RowEquation, Slopes, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
+    BEYOND,
+    LEAST_METRIC,
+    LOST,
+    LOST_DROP,
+    LOST_PULL,
+    LOST_SQUARE,
     ScaledRows,
-    constant_where,
     convex_bounds,
     corner,
+    exact_margin,
     finite_or_inf,
     in_units_of_data,
+    metric_above,
     metric_norm,
     no_elements,
     norm_above,
     prepare,
     row_sum,
+    square_error,
     sum_height,
 )
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.tables import Table, doubt, kinks
-from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
 __all__ = ["table_bounds"]
@@ -95,16 +102,16 @@ class TableProblem:
             middle = height + length * (q.alpha - 0.5 * q.shift * (r + start))
             error = k * (total + length * (xp.abs(q.alpha) + xp.abs(q.shift) * (r + start)))
             low, high = xp.where(on, middle - error, low), xp.where(on, middle + error, high)
-        low = xp.maximum(low - self.spare - 2.0**-800, self.zero)
-        high = high + self.spare + 2.0**-800
+        low = xp.maximum(low - self.spare - LOST_PULL, self.zero)
+        high = high + self.spare + LOST_PULL
         return xp.where(r > 0, low, self.zero), xp.where(r > 0, high, self.zero)
 
     def moved(self, ratio: Array) -> tuple[Array, Array]:
         """Bound ``‖z - x‖²_D/2`` where ``z_i = x_i (1 - ratio_i)``."""
         xp, p, k = self.xp, self.p, rounding(self.height + 120)
         low = 0.5 * row_sum(xp, p.d * (p.size_low * ratio) ** 2) * (1.0 - k)
-        high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + k) + 2.0**-500
-        return xp.maximum(low - 2.0**-500, self.zero), high
+        high = 0.5 * row_sum(xp, p.d * (p.size_high * ratio) ** 2) * (1.0 + k) + LOST_SQUARE
+        return xp.maximum(low - LOST_SQUARE, self.zero), high
 
     def zero_box(self, possible: Array) -> Box:
         """Zero itself."""
@@ -137,12 +144,12 @@ class TableProblem:
             shares.append(share(xp, p.d, r, tau))
             ratio = tau[:, None] / (p.d * safe[:, None] + tau[:, None])
             ratios.append(xp.where((r > 0)[:, None], ratio, xp.ones_like(ratio)))
-        low = p.size_low * xp.minimum(*shares) * (1.0 - k) - 2.0**-1000
-        high = p.size_high * xp.maximum(*shares) * (1.0 + k) + 2.0**-1000
+        low = p.size_low * xp.minimum(*shares) * (1.0 - k) - LOST
+        high = p.size_high * xp.maximum(*shares) * (1.0 + k) + LOST
         least = self.value(lower)[0] + self.moved(xp.minimum(*ratios) * (1.0 - k))[0]
         r, tau = spot
         r = xp.where(r > 0, r, self.one)
-        here = p.size_high * share(xp, p.d, r, tau) * (1.0 + k) + 2.0**-1000
+        here = p.size_high * share(xp, p.d, r, tau) * (1.0 + k) + LOST
         cost = self.moved(tau[:, None] / (p.d * r[:, None] + tau[:, None]) * (1.0 + k))[1]
         most = self.value(norm_above(xp, here))[1] + cost
         return Box(
@@ -156,18 +163,13 @@ class TableProblem:
         bb = row_sum(xp, eq.b * eq.b)
         margin = (xp.sqrt(bb) - alpha) * (xp.sqrt(bb) + alpha)
         off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(self.height + 8))
-        off = (2.0 * xp.sqrt(bb) * (1.0 + 1e-9) + off) * off * (1.0 + rounding(8)) + 2.0**-500
+        off = square_error(xp, bb, off) + LOST_SQUARE
         error = rounding(self.height + 16) * (bb + alpha * alpha) + off
-        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= 1e-5 * bb), self.table[0].a
+        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= CLOSE * bb), self.table[0].a
         if eq.exact and bool(xp.any(close)):
-            es, ew = exponent(xp, p.step), exponent(xp, p.weight)
-            total = es + ew - p.ed - p.ex
-            close = close & (xp.abs(total) < 200) & (2.0**-200 < raw < 2.0**200)
-            factors = (times_power(xp, p.weight, -ew), times_power(xp, times_power(xp, p.step, -es), total))
-            factors = tuple(xp.where(close, f, self.one) for f in factors)
-            sharp = zero_margin(xp, p.size, p.d, xp.full_like(alpha, raw), factors)
+            close, sharp = exact_margin(xp, p, p.d, raw, close)
             margin = xp.where(close, sharp, margin)
-            fine = 2.0**-90 * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + 2.0**-500
+            fine = SHARP * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + LOST_SQUARE
             error = xp.where(close, fine, error)
         return margin - error, margin + error
 
@@ -181,10 +183,10 @@ class TableProblem:
         s, s1, b1 = self.terms(eq.b, self.p.d, r[:, None], tau[:, None], q.shift[:, None])
         s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
         m = xp.maximum(*(eq.steepest(d, r, tau, q.shift) for d in (eq.dmin, eq.dmax)))
-        slack = rounding(self.height + ROUNDING[True][1]) * b1 + 2.0**-300
+        slack = rounding(self.height + ROUNDING[True][1]) * b1 + FLOOR
         if not eq.exact:
             slack = slack + eq.lost(r, tau, s) * m
-        return (s1 + slack <= 0) & (s < 2.0**300)
+        return (s1 + slack <= 0) & (s < LARGEST)
 
     def root_box(self, k: int, possible: Array, reach: Array) -> Box:
         """Enclose the up-crossing on a piece where there may be one."""
@@ -237,8 +239,8 @@ class TableProblem:
                 break
             s, s1, b1 = (row_sum(xp, t) for t in self.terms(eq.b, ones, tau[:, None], grown, none))
             m = (1.0 + rounding(8)) / (tau + least)
-            noise = rounding(self.height + ROUNDING[False][0]) * s + n * 2.0**-500
-            slack = rounding(self.height + ROUNDING[False][1]) * b1 + n * 2.0**-500 * m
+            noise = rounding(self.height + ROUNDING[False][0]) * s + n * LOST_SQUARE
+            slack = rounding(self.height + ROUNDING[False][1]) * b1 + n * LOST_SQUARE * m
             if not eq.exact:
                 off = eq.lost(r, tau, s)
                 noise, slack = noise + off, slack + off * m
@@ -312,7 +314,7 @@ def table_bounds(
     reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * sum_height(n) + 24))
     trivial, free = row_max(xp, p.size_high) == 0, weight == 0
     known = p.sound & xp.all(xp.isfinite(p.z), axis=1)
-    usable = known & (-row_max(xp, -p.d) > 2.0**-700) & ~trivial & ~free
+    usable = known & (-row_max(xp, -p.d) > LEAST_METRIC) & ~trivial & ~free
     largest = q.spare
     for piece, s, height in zip(table, q.pieces, q.heights, strict=True):
         for v in (xp.abs(s.alpha), xp.abs(s.shift), height):
@@ -357,16 +359,16 @@ def table_bounds(
     # What the candidate costs, and what anything costs at least.
     apart = metric_norm(xp, corner(xp, p, p.size_low, p.size_high), p.d)
     cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
-    gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + 2.0**-880
+    gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + LOST_DROP
     gap = xp.where(distance == 0, zero, gap)  # the minimiser itself
     gap = xp.where(lost, far, finite_or_inf(xp, gap))
-    d_high = p.d + constant_where(xp, p.d < 2.0**-800, 2.0**-800)
+    d_high = metric_above(xp, p.d)
     residual, stationarity = stationarity_above(xp, p, q.pieces, table, penalty, far, d_high)
     stationarity = finite_or_inf(xp, stationarity)
     largest = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)
     for s in q.pieces:
         largest = xp.maximum(largest, xp.maximum(xp.abs(s.alpha), xp.abs(s.shift)))
-    sound = known & ~(largest >= 2.0**890)
+    sound = known & ~(largest >= BEYOND)
     gap, stationarity = (xp.where(sound, v, far) for v in (gap, stationarity))
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     stationarity = xp.where(outside, far, stationarity)
