@@ -143,3 +143,12 @@ def test_columns_are_solved_in_python_as_over_arrays(name, explain, monkeypatch)
         np.testing.assert_allclose(found.radius[~hard], expected.radius[~hard], rtol=1e-13)
         lower, upper = (b[~hard] for b in expected.bracket)
         assert (np.maximum(found.lower[~hard], lower) <= np.minimum(found.upper[~hard], upper)).all()
+
+
+def test_a_step_of_third_order_is_at_most_twice_newton_s():
+    for r, f, slope in ((1.0, -0.5, 0.5), (3.0, 0.5, 0.25)):
+        step = -f / slope
+        for share in (0.1, 0.9, 1.5, 1.9):
+            assert one_group.third_order(r, f, slope, r + share * step) == r + share * step
+        for share in (-0.1, 2.1, np.nan):
+            assert one_group.third_order(r, f, slope, r + share * step) == r + step

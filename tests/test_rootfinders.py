@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proxlab as pl
+from proxlab.scalar import midpoint, where
 from tests import oracle
 from tests.cases import Case, cases
 from tests.checks import check_truth, proxlab
@@ -133,6 +134,28 @@ def test_more_iterations_are_asked_for(finder):
     message = pl.Status(s.status[0]).message
     assert "max_iterations" in message
     assert not pl.Status(s.status[0]).ok
+
+
+class Remembering(pl.RootFinder):
+    """Bisection that counts its steps in five numbers, and goes astray where one is not the next."""
+
+    needs_bracket = True
+
+    def propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4):
+        first = (m0 != m0) & (m1 != m1) & (m2 != m2) & (m3 != m3) & (m4 != m4)
+        next_ = (m1 == 2.0 * m0) & (m2 == 3.0 * m0) & (m3 == 5.0 * m0) & (m4 == 7.0 * m0)
+        k = where(first, lo * 0.0 + 1.0, m0 + 1.0)
+        new = where(first | next_, midpoint(lo, hi), hi)
+        return new, k, 2.0 * k, 3.0 * k, 5.0 * k, 7.0 * k
+
+
+def test_what_a_root_finder_remembers_is_handed_back():
+    x, d = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 10.0, 0.01]])
+    options = {"metric": d, "backend": "array_api"}
+    ours = pl.solve(pl.GroupLasso(2.0), x, root_finder=Remembering(), **options)
+    plain = pl.solve(pl.GroupLasso(2.0), x, root_finder=pl.Bisection(), **options)
+    assert ours.ok
+    assert ours.iterations[0] == plain.iterations[0]
 
 
 @backends

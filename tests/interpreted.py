@@ -1,0 +1,45 @@
+"""A pytest plugin: kernels are linked as for the compiler and run as plain Python (``-p tests.interpreted``).
+
+A mutant of a kernel's source, which all that calls it would be compiled for again, is tried in seconds so.
+"""
+
+import math
+from inspect import signature
+from typing import get_type_hints
+
+import numpy as np
+
+from proxlab import scalar
+from proxlab.backends import numba_certify, numba_cpu
+from proxlab.backends.build import Target
+
+#: Compiled code divides by zero without an exception, and so do NumPy's numbers.
+LIKE_COMPILED = {math.ldexp: np.ldexp, math.sqrt: np.sqrt}
+PLAIN = Target(
+    lambda function, loose: function,
+    "interpreted",
+    operations={scalar.sqrt: np.sqrt},
+    native=lambda value: LIKE_COMPILED.get(value, value) if callable(value) else value,
+    whole=False,
+)
+
+
+def outermost(_, kernel, names):
+    """What Python calls, with the parts of its records one by one."""
+    hints = get_type_hints(kernel)
+    kinds = [numba_cpu.parts_of(hints[name]) for name in signature(kernel).parameters]
+    linked = PLAIN.link(kernel, names)
+
+    def call(*parts):
+        left = iter(parts)
+
+        def typed(kind):
+            return next(left) if kind is None else kind[0](*[typed(part) for part in kind[1]])
+
+        with np.errstate(all="ignore"):
+            return linked(*[typed(kind) for kind in kinds])
+
+    return call
+
+
+numba_cpu.outermost = numba_certify.outermost = outermost
