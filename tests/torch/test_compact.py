@@ -20,6 +20,7 @@ from proxlab.torch import channels, heads  # noqa: E402
 from proxlab.torch.compaction import compact  # noqa: E402
 from proxlab.torch.networks import param_groups  # noqa: E402
 from proxlab.torch.structures import Attention  # noqa: E402
+from proxlab.torch.tracing import labels  # noqa: E402
 from tests.torch import models  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -639,3 +640,10 @@ def test_weights_that_are_computed_before_each_call(compute, run):
 def test_errors(model, inputs, error, message):
     with pytest.raises(error, match=message):
         compact(model, inputs)
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2**30), st.integers(-2, 2**30) | st.integers(-2, 3)), max_size=20))
+def test_pairs_of_labels_are_those_that_occur(met):
+    """Fixed and uniform labels are negative, and two labels are told apart by one number."""
+    a, b = (torch.tensor([pair[k] for pair in met * 2], dtype=torch.int64) for k in (0, 1))
+    assert labels.pairs(a, b) == sorted(set(met))

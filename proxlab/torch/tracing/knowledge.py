@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from proxlab.torch.tracing import operations as op
 from proxlab.torch.tracing.families import FIXED, UNIFORM
-from proxlab.torch.tracing.labels import coordinates, differing, digest, narrow, unique
+from proxlab.torch.tracing.labels import coordinates, differing, digest, narrow, pairs, unique
 from proxlab.torch.tracing.values import Later, Piece, Value, constant, fixed, full
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Knowledge:
         differ = (a != b) & (a != UNIFORM) & (b != UNIFORM)
         if not bool(differ.any()):
             return
-        for x, y in torch.unique(torch.stack([a[differ], b[differ]], 1), dim=0).tolist():
+        for x, y in pairs(a[differ], b[differ]):
             if x == FIXED or y == FIXED:
                 self.trace.families.soft.setdefault(max(x, y), reason)
             else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxlab.torch.tracing.families import FIXED, UNIFORM
 from proxlab.torch.tracing.knowledge import Knowledge, Untraceable
-from proxlab.torch.tracing.labels import coordinates, differing, narrow, size_at
+from proxlab.torch.tracing.labels import coordinates, differing, narrow, pairs, size_at
 from proxlab.torch.tracing.values import Piece, Value, fixed
 
 __all__ = ["Pointwise"]
@@ -115,13 +115,13 @@ class Pointwise(Knowledge):
         for labels, axis in product((label, roots[label]), range(held.dim())):
             if held.shape[axis] == 1:
                 continue
-            pairs = torch.unique(torch.stack([coords[axis].reshape(-1), labels.reshape(-1)], 1), dim=0)
-            if len(pairs[:, 0].unique()) < len(pairs):
+            met = pairs(coords[axis].reshape(-1), labels.reshape(-1))
+            if len({k for k, _ in met}) < len(met):
                 continue
-            if len(pairs) < 2 and held.dim() > 1:
+            if len(met) < 2 and held.dim() > 1:
                 continue
             family = self.trace.families.of(piece.name, axis, held.shape[axis])
-            for k, root in pairs.tolist():
+            for k, root in met:
                 if root > FIXED:
                     self.trace.families.join(int(family[k]), root)
                 elif root == FIXED:
