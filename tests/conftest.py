@@ -3,6 +3,10 @@
 import importlib
 import os
 
+# Processes that share the cores divide them: threads of OpenMP that wait for a core take it from the others.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
