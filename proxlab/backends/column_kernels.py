@@ -124,8 +124,13 @@ class Columns(NamedTuple):
     spent: Any
 
 
+# ----------------------------------------------------------------------------------------------------
+# Passes. An element's terms of four sums are in the precision of ``x``, ``d``, ``ratio``, ``one`` and
+# ``zero``.
+
+
 @any_order
-def start_terms(x: Any, d: Any) -> Any:
+def start_terms(x: Any, d: Any, ratio: Any, one: Any, zero: Any) -> Any:
     """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ d x²``."""
     b = d * x
     s = b * b
@@ -133,26 +138,18 @@ def start_terms(x: Any, d: Any) -> Any:
 
 
 @any_order
-def ratio_terms(x: Any, d: Any, ratio: Any, one: Any) -> Any:
+def ratio_terms(x: Any, d: Any, ratio: Any, one: Any, zero: Any) -> Any:
     """Return the terms of ``Σ z²``, ``Σ z² e``, ``Σ z² e²``; ``e = d ratio/(d ratio + 1)``, ``z = x e``."""
     y = d * ratio
     e = y / (y + one)
     z = x * e
     s = z * z
     t = s * e
-    return s, t, t * e
-
-
-def fraction(y: float) -> float:
-    """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
-    if NARROW:
-        return narrow_fraction(y)
-    y = fmin(y, NARROW_HIGH)
-    return y / (y + 1.0)
+    return s, t, t * e, zero
 
 
 @any_order
-def exact_terms(x: float, d: float, ratio: float) -> Any:
+def exact_terms(x: float, d: float, ratio: float, one: float, zero: float) -> Any:
     """Return what :func:`ratio_terms` does, and the term of ``Σ z (x - z) = ratio Σ d (x - z)²``."""
     y = fmin(d * ratio, NARROW_HIGH)
     e = y / (y + 1.0)
@@ -162,108 +159,12 @@ def exact_terms(x: float, d: float, ratio: float) -> Any:
     return s, t, t * e, z * (x - z)
 
 
-@any_order
-def add_start(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
-    """Add four rows' terms of the sums at zero to the columns'; tells whether a metric is invalid.
-
-    In the precision of ``acc``.
-    """
-    number = acc.dtype.type
-    t, u, v = o + stride, o + 2 * stride, o + 3 * stride
-    x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
-    d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
-    bad = False
-    for j in range(w):
-        p0, q0, u0, v0 = start_terms(number(x0[j]), number(d0[j]))
-        p1, q1, u1, v1 = start_terms(number(x1[j]), number(d1[j]))
-        p2, q2, u2, v2 = start_terms(number(x2[j]), number(d2[j]))
-        p3, q3, u3, v3 = start_terms(number(x3[j]), number(d3[j]))
-        acc[j] += (p0 + p1) + (p2 + p3)
-        acc[j + PITCH] += (q0 + q1) + (q2 + q3)
-        acc[j + 2 * PITCH] += (u0 + u1) + (u2 + u3)
-        acc[j + 3 * PITCH] += (v0 + v1) + (v2 + v3)
-        bad |= not ((d0[j] > 0.0) & (d1[j] > 0.0) & (d2[j] > 0.0) & (d3[j] > 0.0))
-    return bad
-
-
-@any_order
-def add_start_row(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
-    """Add one row's terms, as :func:`add_start`."""
-    number = acc.dtype.type
-    x, d = x[o : o + w], d[o : o + w]
-    bad = False
-    for j in range(w):
-        p, q, u, v = start_terms(number(x[j]), number(d[j]))
-        acc[j] += p
-        acc[j + PITCH] += q
-        acc[j + 2 * PITCH] += u
-        acc[j + 3 * PITCH] += v
-        bad |= not (d[j] > 0.0)
-    return bad
-
-
-@any_order
-def add_ratio(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
-    """Add four rows' terms to the columns', in the precision of ``acc``; the columns' ratios stand behind
-    four sums.
-    """
-    number = acc.dtype.type
-    one = number(1.0)
-    t, u, v = o + stride, o + 2 * stride, o + 3 * stride
-    x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
-    d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
-    for j in range(w):
-        ratio = acc[j + 4 * PITCH]
-        p0, q0, t0 = ratio_terms(number(x0[j]), number(d0[j]), ratio, one)
-        p1, q1, t1 = ratio_terms(number(x1[j]), number(d1[j]), ratio, one)
-        p2, q2, t2 = ratio_terms(number(x2[j]), number(d2[j]), ratio, one)
-        p3, q3, t3 = ratio_terms(number(x3[j]), number(d3[j]), ratio, one)
-        acc[j] += (p0 + p1) + (p2 + p3)
-        acc[j + PITCH] += (q0 + q1) + (q2 + q3)
-        acc[j + 2 * PITCH] += (t0 + t1) + (t2 + t3)
-
-
-@any_order
-def add_ratio_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
-    """Add one row's terms, as :func:`add_ratio`."""
-    number = acc.dtype.type
-    one = number(1.0)
-    x, d = x[o : o + w], d[o : o + w]
-    for j in range(w):
-        p, q, t = ratio_terms(number(x[j]), number(d[j]), acc[j + 4 * PITCH], one)
-        acc[j] += p
-        acc[j + PITCH] += q
-        acc[j + 2 * PITCH] += t
-
-
-@any_order
-def add_exact(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> None:
-    """Add four rows' exact terms to the columns'; the columns' ratios stand behind the four sums."""
-    t, u, v = o + stride, o + 2 * stride, o + 3 * stride
-    x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
-    d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
-    for j in range(w):
-        ratio = acc[j + 4 * PITCH]
-        p0, q0, t0, h0 = exact_terms(np.float64(x0[j]), np.float64(d0[j]), ratio)
-        p1, q1, t1, h1 = exact_terms(np.float64(x1[j]), np.float64(d1[j]), ratio)
-        p2, q2, t2, h2 = exact_terms(np.float64(x2[j]), np.float64(d2[j]), ratio)
-        p3, q3, t3, h3 = exact_terms(np.float64(x3[j]), np.float64(d3[j]), ratio)
-        acc[j] += (p0 + p1) + (p2 + p3)
-        acc[j + PITCH] += (q0 + q1) + (q2 + q3)
-        acc[j + 2 * PITCH] += (t0 + t1) + (t2 + t3)
-        acc[j + 3 * PITCH] += (h0 + h1) + (h2 + h3)
-
-
-@any_order
-def add_exact_row(x: Any, d: Any, o: int, w: int, acc: Any) -> None:
-    """Add one row's exact terms, as :func:`add_exact`."""
-    x, d = x[o : o + w], d[o : o + w]
-    for j in range(w):
-        p, q, t, h = exact_terms(np.float64(x[j]), np.float64(d[j]), acc[j + 4 * PITCH])
-        acc[j] += p
-        acc[j + PITCH] += q
-        acc[j + 2 * PITCH] += t
-        acc[j + 3 * PITCH] += h
+def fraction(y: float) -> float:
+    """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
+    if NARROW:
+        return narrow_fraction(y)
+    y = fmin(y, NARROW_HIGH)
+    return y / (y + 1.0)
 
 
 @any_order
@@ -316,53 +217,75 @@ def end_strip(acc: Any, rows: int, last: bool) -> None:
             acc[j] = total if last else total - total
 
 
-def pass_start(data: Data, block: ColumnBlock, acc: Any) -> bool:
-    """Sum what is needed at zero; tells whether a metric is invalid."""
-    x, d, o, stride = data.x, data.d, block.base, block.stride
-    clear(acc, block)
-    bad, w = False, block.groups * block.run
-    for first in range(0, block.rows, STRIP):
-        last = min(first + STRIP, block.rows)
-        whole = last - (last - first) % 4
-        for i in range(first, whole, 4):
-            bad |= add_start(x, d, o + i * stride, stride, w, acc)
-        for i in range(whole, last):
-            bad |= add_start_row(x, d, o + i * stride, w, acc)
-        end_strip(acc, block.rows, last == block.rows)
-    fold(acc, block.groups, block.run)
-    return bad
+def pass_of(terms: Any, checked: bool) -> Any:
+    """Return a pass that sums such terms, in the precision of ``acc``.
+
+    The columns' ratios stand behind their four sums. If ``checked``, it tells whether a metric is invalid.
+    """
+
+    @any_order
+    def add_four(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
+        """Add four rows' terms."""
+        number = acc.dtype.type
+        one, zero = number(1.0), number(0.0)
+        t, u, v = o + stride, o + 2 * stride, o + 3 * stride
+        x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
+        d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
+        bad = False
+        for j in range(w):
+            ratio = acc[j + 4 * PITCH]
+            p0, q0, s0, t0 = terms(number(x0[j]), number(d0[j]), ratio, one, zero)
+            p1, q1, s1, t1 = terms(number(x1[j]), number(d1[j]), ratio, one, zero)
+            p2, q2, s2, t2 = terms(number(x2[j]), number(d2[j]), ratio, one, zero)
+            p3, q3, s3, t3 = terms(number(x3[j]), number(d3[j]), ratio, one, zero)
+            acc[j] += (p0 + p1) + (p2 + p3)
+            acc[j + PITCH] += (q0 + q1) + (q2 + q3)
+            acc[j + 2 * PITCH] += (s0 + s1) + (s2 + s3)
+            acc[j + 3 * PITCH] += (t0 + t1) + (t2 + t3)
+            if checked:
+                bad |= not ((d0[j] > 0.0) & (d1[j] > 0.0) & (d2[j] > 0.0) & (d3[j] > 0.0))
+        return bad
+
+    @any_order
+    def add_one(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
+        """Add one row's terms."""
+        number = acc.dtype.type
+        one, zero = number(1.0), number(0.0)
+        x, d = x[o : o + w], d[o : o + w]
+        bad = False
+        for j in range(w):
+            p, q, s, t = terms(number(x[j]), number(d[j]), acc[j + 4 * PITCH], one, zero)
+            acc[j] += p
+            acc[j + PITCH] += q
+            acc[j + 2 * PITCH] += s
+            acc[j + 3 * PITCH] += t
+            if checked:
+                bad |= not (d[j] > 0.0)
+        return bad
+
+    def pass_over(data: Data, block: ColumnBlock, acc: Any) -> bool:
+        """Sum the terms of all elements, for each group."""
+        x, d, o, stride = data.x, data.d, block.base, block.stride
+        clear(acc, block)
+        bad, w = False, block.groups * block.run
+        for first in range(0, block.rows, STRIP):
+            last = min(first + STRIP, block.rows)
+            whole = last - (last - first) % 4
+            for i in range(first, whole, 4):
+                bad |= add_four(x, d, o + i * stride, stride, w, acc)
+            for i in range(whole, last):
+                bad |= add_one(x, d, o + i * stride, w, acc)
+            end_strip(acc, block.rows, last == block.rows)
+        fold(acc, block.groups, block.run)
+        return bad
+
+    return pass_over
 
 
-def pass_ratio(data: Data, block: ColumnBlock, acc: Any) -> None:
-    """Sum at the groups' ratios, in single precision."""
-    x, d, o, stride = data.x, data.d, block.base, block.stride
-    clear(acc, block)
-    w = block.groups * block.run
-    for first in range(0, block.rows, STRIP):
-        last = min(first + STRIP, block.rows)
-        whole = last - (last - first) % 4
-        for i in range(first, whole, 4):
-            add_ratio(x, d, o + i * stride, stride, w, acc)
-        for i in range(whole, last):
-            add_ratio_row(x, d, o + i * stride, w, acc)
-        end_strip(acc, block.rows, last == block.rows)
-    fold(acc, block.groups, block.run)
-
-
-def pass_exact(data: Data, block: ColumnBlock, acc: Any) -> None:
-    """Sum at the groups' ratios."""
-    x, d, o, stride = data.x, data.d, block.base, block.stride
-    clear(acc, block)
-    w = block.groups * block.run
-    for first in range(0, block.rows, STRIP):
-        last = min(first + STRIP, block.rows)
-        whole = last - (last - first) % 4
-        for i in range(first, whole, 4):
-            add_exact(x, d, o + i * stride, stride, w, acc)
-        for i in range(whole, last):
-            add_exact_row(x, d, o + i * stride, w, acc)
-        end_strip(acc, block.rows, last == block.rows)
-    fold(acc, block.groups, block.run)
+#: At zero; at the groups' ratios, in single precision; at them.
+pass_start, pass_ratio, pass_exact = (
+    pass_of(start_terms, True), pass_of(ratio_terms, False), pass_of(exact_terms, False),
+)  # fmt: skip
 
 
 def aim(block: ColumnBlock, columns: Columns, acc: Any) -> int:
