@@ -31,8 +31,8 @@ SUITES = [
     ),
     (
         [f"backends/{k}.py" for k in ("one_group", "sums", "kernels")],
-        "engine ties rootfinders extremes",
-        "certificate values vanishing array_api",
+        "engine ties rootfinders extremes kernels",
+        "certificate values vanishing array_api forty columns strided root_against",
     ),
     (["backends/column_kernels.py"], "engine ties kernels", "forty in_single_precision rows"),
     (["backends/array_api.py"], "ties rootfinders extremes", "certificate values vanishing numba"),
@@ -46,8 +46,8 @@ SUITES = [
     (["backends/decimal_rows.py"], "extremes", "certificate"),
     (
         ["backends/certify_kernels.py"],
-        "certificate extremes",
-        "array_api prox spread values vanishing finders",
+        "certificate extremes kernels",
+        "array_api prox spread values vanishing finders forty precision root_against threshold columns",
     ),
     (
         [f"backends/{k}.py" for k in ("array_certify", "clipped_certify", "enclosed_root", "scaled_rows")],

@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 import proxlab as pl
 from proxlab import search
 from proxlab.backends import column_kernels, kernels, one_group
-from proxlab.backends.kernel_records import Data, Request, Scratch, Shrink, Steps
+from proxlab.backends.kernel_records import Data, Elements, Request, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
-from proxlab.equations import EQUATIONS
+from proxlab.equations import EQUATIONS, Task
 from proxlab.optim import fused_kernels
 from proxlab.optim.rules import RULES, check_settings
 
@@ -152,3 +153,20 @@ def test_a_step_of_third_order_is_at_most_twice_newton_s():
             assert one_group.third_order(r, f, slope, r + share * step) == r + share * step
         for share in (-0.1, 2.1, np.nan):
             assert one_group.third_order(r, f, slope, r + share * step) == r + step
+
+
+def test_single_precision_comes_near_the_root():
+    rng = np.random.default_rng(7)
+    for _ in range(5):
+        x, d = (v.astype(np.float32) for v in (rng.normal(size=50), np.exp(2 * rng.normal(size=50))))
+        b = np.float64(x) * d
+        bb, reach = np.sum(b * b), np.linalg.norm(x.astype(float))
+        a = rng.uniform(0.1, 0.9) * np.sqrt(bb)
+        root = brentq(lambda r: np.sum((b / (d * r + a)) ** 2) - 1.0, 0.0, reach)  # noqa: B023
+        at = (np.sqrt(bb) - a) * bb / np.sum(b * b * d)
+        assert at < root
+        task = Task(a, 0.0, 0.0, at, reach, False, 0.0, 0.0, 1.0, 50.0, 0.0, 0.0, 0.0, 0.0, 100)
+        r, passes = one_group.approach(Elements(x, d, 0, 50), reach, task)
+        assert 1 <= passes <= 3
+        assert abs(r - root) <= 2 * one_group.NARROW_ERROR * root
+        assert abs(r - root) < 0.5 * abs(at - root)
