@@ -4,6 +4,9 @@ Plain Python, compiled by :mod:`proxlab.backends.numba_certify`. With a bracket 
 ``z(r)`` at one point ``r`` of it, ``‖z - z*‖ ≤ ‖z - z(r)‖ + ‖z(r) - z(r*)‖``, and the second term is at most
 ``‖z'(r)‖`` times the distance to the far end of the bracket (docs: the mathematics, §5). The array form in
 :mod:`proxlab.backends.array_certify` is the specification; a row that leaves a question open is left to it.
+
+What is done for each row is compiled into one function, loops included: small groups would spend a third of
+their time on handing records over.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -16,7 +19,7 @@ import numpy as np
 
 from proxlab import bounds
 from proxlab.bounds import BLUR, bracket, newton, rounding, steepest
-from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
+from proxlab.scalar import any_order, fabs, fmax, fmin, inlined, sqrt
 
 __all__ = ["TILE", "Out", "certify_elements", "certify_rows", "collect"]
 
@@ -48,6 +51,30 @@ class Row(NamedTuple):
     eta: float
     least: float
     most: float
+
+
+class RowBatch(NamedTuple):
+    """Points, candidates and metrics, a group a row; bounds of each row's metric; steps and weights.
+
+    The bounds are read for a positive shift only. Of these and of steps and weights there may be one for all.
+    """
+
+    x: Any
+    z: Any
+    d: Any
+    least: Any
+    most: Any
+    steps: Any
+    weights: Any
+
+
+class ElementBatch(NamedTuple):
+    """Points, candidates and metrics of elements, and steps, of which there may be one for all."""
+
+    x: Any
+    z: Any
+    d: Any
+    steps: Any
 
 
 class Out(NamedTuple):
@@ -182,6 +209,15 @@ class Spot(NamedTuple):
     error: float
 
 
+class Posed(NamedTuple):
+    """A row and its candidate, the table of its penalty, and what rounding does to its sums."""
+
+    row: Row
+    candidate: Spot
+    table: Slope
+    errors: Allowances
+
+
 class RootPiece(NamedTuple):
     """The piece that the root lies on, if known: its ends, a first point, its slope ``alpha - shift r``."""
 
@@ -232,6 +268,7 @@ def zero_proved() -> Proved:
 
 
 @any_order
+@inlined
 def strip_at_zero(x: Any, z: Any, d: Any) -> AtZero:
     """Sum what is needed at zero over a few neighbouring elements."""
     bb, bbd, xx, xb, zz, bz, dzz, live, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
@@ -251,6 +288,7 @@ def strip_at_zero(x: Any, z: Any, d: Any) -> AtZero:
     return AtZero(bb, bbd, xx, xb, zz, bz, dzz, live, bad)
 
 
+@inlined
 def sum_at_zero(row: Row, width: int) -> AtZero:
     """Sum what is needed at zero."""
     t = AtZero(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
@@ -297,6 +335,7 @@ def terms_at(
 
 
 @any_order
+@inlined
 def strip_at(
     x: Any, z: Any, d: Any, r: float, tau: float, shift: float, pull: float, unit: float
 ) -> AtRadius:
@@ -318,6 +357,7 @@ def strip_at(
     return AtRadius(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10)
 
 
+@inlined
 def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Spot) -> AtRadius:
     """Sum the terms at a radius, with the slope ``tau``, which falls by ``shift``."""
     total = nothing_at_radius()
@@ -384,6 +424,7 @@ def sum_moved(row: Row, width: int, r: float, tau: float) -> Any:
     return moved, kept
 
 
+@inlined
 def piece_at(pieces: Any, r: float) -> int:
     """Return the number of the piece of the slope that holds at ``r``."""
     k = 0
@@ -416,6 +457,7 @@ def is_sound(v: float) -> bool:
     return SAFE_LOW < v < SAFE_HIGH
 
 
+@inlined
 def is_safe(row: Row, at: AtZero, table: Slope) -> bool:
     """Say whether nothing of a row leaves the range in which rounding is small."""
     pieces, eta = table.pieces, row.eta
@@ -448,10 +490,9 @@ def residual_of(sums: AtRadius, candidate: Spot, errors: Allowances) -> float:
     return (sqrt(sums.residual) + rounding(8.0) * sqrt(sums.pulled) + candidate.error) * errors.up
 
 
-def part_of_root(
-    row: Row, at: AtZero, candidate: Spot, nonzero: bool, table: Slope, errors: Allowances
-) -> RootPiece:
+def part_of_root(posed: Posed, at: AtZero, nonzero: bool) -> RootPiece:
     """Return the piece that the root lies on, of two sloped ones at most."""
+    row, candidate, table, errors = posed
     pieces, eta = table.pieces, row.eta
     norm, reach = sqrt(at.bb), sqrt(at.xx)
     alpha, shift = eta * pieces[0, 2], eta * pieces[0, 3]
@@ -468,14 +509,13 @@ def part_of_root(
     return RootPiece(fabs(sums.s - 1.0) > noise, start, stop, first, alpha, shift)
 
 
-def enclose_root(
-    row: Row, reach: float, candidate: Spot, part: RootPiece, zero: bool, contested: bool, table: Slope,
-    errors: Allowances,
-) -> RootProof:  # fmt: skip
+@inlined
+def enclose_root(posed: Posed, reach: float, part: RootPiece, zero: bool, contested: bool) -> RootProof:
     """Enclose the root on a piece, or zero, and prove what follows for the candidate.
 
     For a prox that is zero, this is but the residual of the candidate.
     """
+    row, candidate, _, errors = posed
     alpha, shift, start = part.alpha, part.shift, part.start
     size, bent = candidate.size, shift > 0.0
     limit = fmin(reach, part.stop)
@@ -520,7 +560,7 @@ def enclose_root(
             limited = sums.s1 > 0.0 and fmax(ahead, behind) <= 4.0 * (noise + slack * r) / sums.s1
             if alpha * sqrt(sums.turn) * span <= 0.125 * sqrt(sums.off) or limited:
                 around = Bracket(lower, upper, span, m)
-                proved = prove(row.eta, r, sums, around, residual, candidate, part, table, errors)
+                proved = prove(posed, r, sums, around, residual, part)
                 return RootProof(True, False, proved)
         best = newton(r, sums.s, sums.s1) if sums.s1 > 0.0 else lower
         if not lower < best < upper:
@@ -532,10 +572,11 @@ def enclose_root(
 
 
 def prove(
-    eta: float, r: float, sums: AtRadius, around: Bracket, residual: float, candidate: Spot, part: RootPiece,
-    table: Slope, errors: Allowances,
-) -> Proved:  # fmt: skip
+    posed: Posed, r: float, sums: AtRadius, around: Bracket, residual: float, part: RootPiece
+) -> Proved:
     """Prove what follows from a bracket of the root and the sums at a point of it."""
+    row, candidate, table, errors = posed
+    eta = row.eta
     alpha, shift, size = part.alpha, part.shift, candidate.size
     lower, upper, span, up, fuzz = around.lower, around.upper, around.span, errors.up, errors.fuzz
     near = rounding(errors.z + 2.0)
@@ -563,8 +604,9 @@ def prove(
     return Proved(distance, metric_distance, residual, gap, lower, upper)
 
 
-def rival(row: Row, inner: RootProof, part: RootPiece, table: Slope, errors: Allowances) -> int:
+def rival(posed: Posed, inner: RootProof, part: RootPiece) -> int:
     """Say which costs less, the root (-1) or the point itself (1); 0 where rounding hides it."""
+    row, _, table, errors = posed
     lower, upper = inner.proved.lower, inner.proved.upper
     top = row.eta * table.pieces[table.n_pieces - 1, 1]
     # Q at the root against Q(x): p(‖z‖) - p(∞) + ‖z - x‖²_D/2η.
@@ -577,10 +619,9 @@ def rival(row: Row, inner: RootProof, part: RootPiece, table: Slope, errors: All
     return -1 if moved * (1.0 + close) < gain - doubt else 0
 
 
-def prove_at_zero(
-    row: Row, at: AtZero, candidate: Spot, residual: float, table: Slope, errors: Allowances
-) -> Proved:
+def prove_at_zero(posed: Posed, at: AtZero, residual: float) -> Proved:
     """Prove what follows from a prox that is zero."""
+    row, candidate, table, errors = posed
     size, eta, pieces = candidate.size, row.eta, table.pieces
     alpha, shift, top = eta * pieces[0, 2], eta * pieces[0, 3], eta * pieces[table.n_pieces - 1, 1]
     parts = top + alpha * size + fabs(shift) * at.zz + sqrt(at.bb) * size + at.dzz
@@ -588,10 +629,9 @@ def prove_at_zero(
     return Proved(size * errors.up, sqrt(at.dzz) * errors.up, residual, gap, 0.0, 0.0)
 
 
-def prove_at_point(
-    row: Row, reach: float, sums: AtPoint, candidate: Spot, alpha: float, table: Slope, errors: Allowances
-) -> Proved:
+def prove_at_point(posed: Posed, reach: float, sums: AtPoint, alpha: float) -> Proved:
     """Prove what follows from a prox that is the point itself; ``alpha`` is a slope of the table."""
+    row, candidate, table, errors = posed
     size, up, fuzz = candidate.size, errors.up, errors.fuzz
     top, residual = row.eta * table.pieces[table.n_pieces - 1, 1], 0.0
     if size > 0.0 and size < table.end:
@@ -605,6 +645,7 @@ def prove_at_point(
     return Proved(distance, metric_distance, residual, gap, reach * (1.0 - fuzz), reach * (1.0 + fuzz))
 
 
+@inlined
 def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
     """Return whether a row is decided, and what is proved of it then."""
     pieces, count, eta = table.pieces, table.n_pieces, row.eta
@@ -625,7 +666,7 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
         clear = clear and (size == 0.0 or fabs(size - pieces[j, 0]) > 4.0 * fuzz * pieces[j, 0])
     if not clear or fabs(reach - table.end) <= 4.0 * fuzz * reach:
         return left_open
-    candidate = candidate_of(row, size, table, errors)
+    posed = Posed(row, candidate_of(row, size, table, errors), table, errors)
     # Where the penalty is flat at x, x itself is a candidate for z*.
     outer, contested = reach > table.end, False
     apart = AtPoint(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -649,13 +690,13 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
         return True, zero_proved()
     proved = zero_proved()
     if not outer or contested:
-        part = part_of_root(row, at, candidate, nonzero, table, errors)
+        part = part_of_root(posed, at, nonzero)
         if not part.known:
             return left_open
-        inner = enclose_root(row, reach, candidate, part, zero, contested, table, errors)
+        inner = enclose_root(posed, reach, part, zero, contested)
         none = inner.none
         if contested and inner.solved:
-            winner = rival(row, inner, part, table, errors)
+            winner = rival(posed, inner, part)
             if winner == 0:
                 return left_open
             none = winner > 0
@@ -668,9 +709,9 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
         lost = not (is_sound(apart.off) and apart.off_d > SAFE_LOW and apart.pulled > SAFE_LOW)
         if apart.off > 0.0 and lost:
             return left_open
-        proved = prove_at_point(row, reach, apart, candidate, alpha, table, errors)
+        proved = prove_at_point(posed, reach, apart, alpha)
     elif zero:
-        proved = prove_at_zero(row, at, candidate, proved.residual, table, errors)
+        proved = prove_at_zero(posed, at, proved.residual)
     residual, gap = proved.residual, proved.gap
     if size == 0.0:
         residual = 0.0 if table.jumps else fmax(norm * (1.0 + fuzz) - eta * pieces[0, 2] * (1.0 - fuzz), 0.0)
@@ -679,14 +720,9 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
     return True, Proved(proved.distance, proved.metric_distance, residual, gap, proved.lower, proved.upper)
 
 
-def certify_rows(
-    x: Any, z: Any, d: Any, least: Any, most: Any, steps: Any, weights: Any, pieces: Any, begin: int,
-    finish: int, out: Out,
-) -> int:  # fmt: skip
-    """Certify rows ``begin … finish - 1``; returns the first row with an invalid metric, or -1.
-
-    ``least`` and ``most`` bound the metric of each row; they are read for a positive shift only.
-    """
+def certify_rows(batch: RowBatch, pieces: Any, begin: int, finish: int, out: Out) -> int:
+    """Certify rows ``begin … finish - 1``; returns the first row with an invalid metric, or -1."""
+    x, z, d, least, most, steps, weights = batch
     count = pieces.shape[0]
     end = pieces[count - 1, 0] if count > 1 else INF
     table, errors = Slope(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
@@ -710,9 +746,10 @@ def certify_rows(
 
 
 def certify_elements(
-    x: Any, z: Any, d: Any, steps: Any, lam: float, nonnegative: bool, begin: int, finish: int, out: Out
-) -> int:  # fmt: skip
+    batch: ElementBatch, lam: float, nonnegative: bool, begin: int, finish: int, out: Out
+) -> int:
     """Certify elements ``begin … finish - 1`` for the ℓ1 norm; as :func:`certify_rows`."""
+    x, z, d, steps = batch
     unit = rounding(8.0)
     for i in range(begin, finish):
         xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
