@@ -334,6 +334,45 @@ def test_bounds_are_tight(label, dtype, backend):
     assert np.quantile(ratios, 0.99) <= 10
 
 
+def solvable(label, rng):
+    """Groups of four whose prox is neither zero nor, but for flat penalties, the point."""
+    name = label.partition("-")[0]
+    parameters = PENALTIES[label][0]
+    x, d = rng.normal(size=(12, 4)) * (knot(name, parameters) or 1.0), np.exp(rng.normal(size=(12, 4)))
+    x = np.abs(x) if parameters.get("nonnegative") else x
+    b = np.abs(x * d)
+    size = {"GroupLinf": b.sum(axis=1), "GroupL0": 0.5 * (b * np.abs(x)).sum(axis=1)}
+    strength = parameters.get("lam", 0.0) + parameters.get("lam1", 0.0) + parameters.get("lam2", 0.0)
+    step = 0.3 * size.get(name, np.linalg.norm(b, axis=1)) / strength
+    return Batch(name, parameters, x, d, step, np.ones(12))
+
+
+@pytest.mark.parametrize("label", [label for label in PENALTIES if not label.startswith("L1")])
+def test_brackets_are_narrow_whatever_the_candidate(label):
+    batch = solvable(label, np.random.default_rng(12))
+    for share in (0.0, 1.0, -1.0, 1e-9, 1e3):
+        c = batch.certify(share * batch.x)
+        low, high = c.bracket
+        assert c.decided.all()
+        assert (high - low <= 1e-12 * high).all(), (share, low, high)
+
+
+@pytest.mark.parametrize("exponent", [-900, 900])
+@pytest.mark.parametrize("label", [label for label in PENALTIES if not label.startswith("L1")])
+def test_the_metric_of_an_element_that_is_zero_does_not_matter(label, exponent):
+    batch = solvable(label, np.random.default_rng(13))
+    batch.x[:, 3] = 0.0
+    z = 0.9 * batch.prox()
+    plain = batch.certify(z)
+    batch.d[:, 3] = math.ldexp(1.0, exponent)
+    c = batch.certify(z)
+    for bound in BOUNDS:
+        np.testing.assert_allclose(getattr(c, bound), getattr(plain, bound), rtol=1e-9)
+    assert (np.asarray(c.decided) == np.asarray(plain.decided)).all()
+    found = violations(batch, z, c, solve_all(batch))
+    assert not found, explain(batch, z, found)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rounding_grows_slowly_with_the_group(backend):
     """Blocked sums: with thousands of elements, errors of a few thousand units are still bounded tightly."""
