@@ -59,6 +59,7 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     """
     xp, layout, penalty = p.xp, p.layout, p.penalty
     free = xp.astype(v, xp.float64)
+    from proxlab.backends.array_derivative import CotangentRows
     from proxlab.backends.arrays import array_form
 
     form = array_form(penalty)
@@ -68,11 +69,12 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     arrays.append(layout.split(p.full_metric(), 0.0))
     groups = [layout.split_groups(a) for a in (p.group_steps(), p.group_weights())]
     limit = 4.0 * float(xp.finfo(z.dtype).eps)
-    parts = []
     # Divisions by zero in branches that are not selected.
     with np.errstate(all="ignore"):
-        for xs, zs, vs, ds, steps, weights in zip(*arrays, *groups, strict=True):
-            parts.append(form.pull_back(xp, xs, zs, vs, ds, steps, weights, penalty, rates, limit))
+        parts = [
+            form.pull_back(xp, CotangentRows(*rows), penalty, rates, limit)
+            for rows in zip(*arrays, *groups, strict=True)
+        ]
     if not parts:
         none = xp.zeros((layout.n_groups,), dtype=xp.float64, device=array_api_compat.device(p.x))
         parts, by_x, by_metric, by_step, by_strength = [], free, xp.zeros_like(free), none, none

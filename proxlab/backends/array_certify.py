@@ -8,6 +8,7 @@ relative errors are small ends in the bound that always holds: ``0 ≤ z*_i/x_i 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from proxlab.backends.array_api import row_max
@@ -100,6 +101,7 @@ def radial_bounds(
     upper = xp.where(inner.zero, zero, xp.where(usable & ~weak, inner.upper, norm_x))
     possible = (lower <= upper) | (yes if not flat_end else no)
     upper = xp.maximum(lower, upper)
+    inner = replace(inner, lower=lower, upper=upper)
     tau_upper = tau_at(xp, upper, inner.at_upper)
     low = p.size_low * share(xp, p.d, lower, tau_at(xp, lower, inner.at_lower)) * (1.0 - rounding(k)) - LOST
     high = p.size_high * share(xp, p.d, upper, tau_upper) * (1.0 + rounding(k)) + LOST
@@ -118,7 +120,7 @@ def radial_bounds(
         edge = xp.where(
             norm_x_low * (1.0 - fuzz) < rho, 4.0 * fuzz * rho * (pieces[0].alpha if steep else zero), zero
         )
-        better, worse = compare(xp, p, pieces, table, lower, upper, tau_upper, high, edge)
+        better, worse = compare(xp, p, pieces, table, inner, high, edge)
         outside = on_flat & ~(usable & possible & better)
         inside = ~on_flat | (possible & ~(usable & worse))
         decided = xp.where(inside & outside, no, xp.where(outside, usable, decided))
@@ -142,7 +144,7 @@ def radial_bounds(
     metric_distance = xp.where(known, metric_norm(xp, off, p.d), far)
     residual, stationarity = stationarity_above(xp, p, pieces, table, penalty, inner.margin_high, d_high)
     stationarity = finite_or_inf(xp, stationarity)
-    gap = gap_above(xp, p, pieces, table, inner, lower, upper, distance, metric_distance)
+    gap = gap_above(xp, p, pieces, table, inner, distance, metric_distance)
     flat_gap = 0.5 * metric_distance * metric_distance * (1.0 + rounding(4)) + edge
     if flat_end:
         gain = gain_at(xp, p, pieces, table, norm_above(xp, xp.abs(p.z)))
@@ -240,17 +242,16 @@ def compare(
     p: ScaledRows,
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
-    lower: Array,
-    upper: Array,
-    tau: Array,
+    inner: InnerRoot,
     high: Array,
     edge: Array,
 ) -> tuple[Array, Array]:
     """Return where the inner candidate is proved to be better than x, and where it is proved to be worse.
 
     ``Q(z) - Q(x) = p(‖z‖) - p(‖x‖) + ‖z - x‖²_D/2η``, at the root itself from below and at a point near it
-    from above.
+    from above; ``high`` are upper bounds of its elements.
     """
+    lower, upper, tau = inner.lower, inner.upper, tau_at(xp, inner.upper, inner.at_upper)
     ratio = tau[:, None] / (p.d * upper[:, None] + tau[:, None])
     ratio = xp.where((upper > 0)[:, None], ratio, xp.ones_like(ratio))
     k = sum_height(p.x.shape[1]) + 100
@@ -342,8 +343,6 @@ def gap_above(
     pieces: tuple[Slopes, ...],
     table: tuple[Piece, ...],
     inner: InnerRoot,
-    lower: Array,
-    upper: Array,
     distance: Array,
     metric_distance: Array,
 ) -> Array:
@@ -353,6 +352,7 @@ def gap_above(
     concave ``p`` (with a ridge its share of ``‖δ‖²`` is whole). Near zero it is ``Q(z) - Q(0)`` and what zero
     itself misses.
     """
+    lower, upper = inner.lower, inner.upper
     height = sum_height(p.x.shape[1])
     zero = xp.zeros_like(p.step)
     norm_z = norm_above(xp, xp.abs(p.z))
@@ -360,7 +360,7 @@ def gap_above(
     radial = xp.maximum(xp.maximum(norm_z_low - upper, lower - norm_z), zero) * (1.0 - rounding(4))
     square = distance * distance * (1.0 + rounding(3))
     across = xp.maximum(square - radial * radial * (1.0 - rounding(3)), zero) * (1.0 + rounding(3))
-    across = xp.minimum(across, finite_or_inf(xp, sideways(xp, p, inner, lower, upper, norm_z)))
+    across = xp.minimum(across, finite_or_inf(xp, sideways(xp, p, inner, norm_z)))
     half = 0.5 * metric_distance * metric_distance * (1.0 + rounding(3))
     ridge = xp.maximum(-pieces[0].shift, zero)
     alpha, shift = inner.at_lower
@@ -400,13 +400,13 @@ def gap_above(
     return xp.minimum(by_root, finite_or_inf(xp, from_zero * (1.0 + rounding(12))))
 
 
-def sideways(xp: Any, p: ScaledRows, inner: InnerRoot, lower: Array, upper: Array, norm_z: Array) -> Array:
+def sideways(xp: Any, p: ScaledRows, inner: InnerRoot, norm_z: Array) -> Array:
     """Return an upper bound of ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - u*‖²``, where ``u* = z*/r*``, ``u_i(r) =
     b_i/(d_i r + tau)``.
     """
     k = 2 * sum_height(p.x.shape[1]) + 60
     ends = []
-    for r, slopes in ((lower, inner.at_lower), (upper, inner.at_upper)):
+    for r, slopes in ((inner.lower, inner.at_lower), (inner.upper, inner.at_upper)):
         tau = tau_at(xp, r, slopes)[:, None]
         ends.append(p.d / (p.d * r[:, None] + tau))
     low = p.size_low * xp.minimum(*ends) * (1.0 - rounding(k))
@@ -418,7 +418,9 @@ def sideways(xp: Any, p: ScaledRows, inner: InnerRoot, lower: Array, upper: Arra
     off = xp.maximum(xp.abs(z - low), xp.abs(high - z)) + rounding(k) * xp.abs(z) + 2.0**-400
     same = (inner.at_lower[0] == inner.at_upper[0]) & (inner.at_lower[1] == inner.at_upper[1])
     turn = norm_above(xp, off)
-    return xp.where(same, norm_z * upper * turn * turn * (1.0 + rounding(8)), xp.full_like(turn, math.inf))
+    return xp.where(
+        same, norm_z * inner.upper * turn * turn * (1.0 + rounding(8)), xp.full_like(turn, math.inf)
+    )
 
 
 def alpha_excess(xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], inner: InnerRoot) -> Array:

@@ -17,6 +17,7 @@ from proxlab.penalties import RadialPenalty
 from proxlab.types import Array
 
 __all__ = [
+    "CotangentRows",
     "CurvedRates",
     "Rates",
     "RowGradients",
@@ -31,6 +32,17 @@ __all__ = [
 # Least ratio of a curvature to the metric that is told from minus infinity.
 _STEEP = -1e300
 _LARGEST = float(np.finfo(np.float64).max)
+
+
+class CotangentRows(NamedTuple):
+    """Rows of points, their proxes, cotangents of these and metrics; a step and a weight for each."""
+
+    x: Array
+    z: Array
+    v: Array
+    d: Array
+    step: Array
+    weight: Array
 
 
 class RowGradients(NamedTuple):
@@ -129,10 +141,10 @@ def _polar(xp: Any, z: Array) -> _Polar:
 
 
 def pull_radial(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any,
-    rates: Rates | None, limit: float,
-) -> RowGradients:  # fmt: skip
+    xp: Any, rows: CotangentRows, penalty: Any, rates: Rates | None, limit: float
+) -> RowGradients:
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a table of pieces."""
+    x, z, v, d, step, weight = rows
     if x.shape[1] == 0:
         none = xp.sum(x, axis=1)
         return RowGradients(x, x, none, none)
@@ -161,7 +173,7 @@ def pull_radial(
             moves = xp.where(on, xp.full_like(r, rates.start[k]), moves)
     there = _Slope(slope, c, by_a - by_c * r, fixed, moves)
     rate_cut = None if rates is None else rates.cut
-    found = _pull(xp, x, z, v, d, step, weight, at, there, cut, rate_cut, penalty.nonnegative)
+    found = _pull(xp, rows, at, there, cut, rate_cut, penalty.nonnegative)
     if cut != 0 or penalty.nonnegative:
         return found
     first, by_x = pieces[0], found.x
@@ -176,10 +188,10 @@ def pull_radial(
 
 
 def pull_curved(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any,
-    rates: CurvedRates | None, _: float,
-) -> RowGradients:  # fmt: skip
+    xp: Any, rows: CotangentRows, penalty: Any, rates: CurvedRates | None, _: float
+) -> RowGradients:
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a curved slope."""
+    x, z, v, d, step, weight = rows
     if x.shape[1] == 0:
         none = xp.sum(x, axis=1)
         return RowGradients(x, x, none, none)
@@ -192,7 +204,7 @@ def pull_curved(
         by_strength = (whole - half) / (0.5 * rates.strength)
     there = _Slope(slope, -curve.curvature(safe), by_strength, xp.zeros_like(at.alive), none)
     rate_cut = None if rates is None else 0.0
-    found = _pull(xp, x, z, v, d, step, weight, at, there, 0.0, rate_cut, penalty.nonnegative)
+    found = _pull(xp, rows, at, there, 0.0, rate_cut, penalty.nonnegative)
     by_x = found.x
     first = float(curve.slope(xp.zeros_like(safe[:1]))[0]) if safe.shape[0] else 1.0
     if not penalty.nonnegative:
@@ -205,9 +217,10 @@ def pull_curved(
 
 
 def _pull(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, at: _Polar, there: _Slope,
-    cut: float, rate_cut: float | None, nonnegative: bool,
+    xp: Any, rows: CotangentRows, at: _Polar, there: _Slope, cut: float, rate_cut: float | None,
+    nonnegative: bool,
 ) -> RowGradients:  # fmt: skip
+    _, z, v, d, step, weight = rows
     r, unit, alive = at
     slope, c, by_strength, fixed, moves = there
     # Elements at zero stay there where the elementwise part holds them.
@@ -257,11 +270,9 @@ def _pull(
     )
 
 
-def pull_clipped(
-    xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any, _: Any,
-    __: float,
-) -> RowGradients:  # fmt: skip
+def pull_clipped(xp: Any, rows: CotangentRows, penalty: Any, _: Any, __: float) -> RowGradients:
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for the ℓ∞ norm."""
+    x, z, v, d, step, weight = rows
     lam = penalty.equation.lam
     if x.shape[1] == 0:
         none = xp.sum(x, axis=1)

@@ -24,7 +24,7 @@ from proxlab.backends import (
     table_certify,
 )
 from proxlab.backends.array_api import RowSolution
-from proxlab.backends.array_derivative import CurvedRates, Rates, RowGradients
+from proxlab.backends.array_derivative import CotangentRows, CurvedRates, Rates, RowGradients
 from proxlab.backends.records import Bounds, GroupResults, Options, Solved
 from proxlab.bounds import rounding
 from proxlab.penalties import Penalty
@@ -55,9 +55,8 @@ class _Certify(Protocol):
 
 class _PullBack(Protocol):
     def __call__(
-        self, xp: Any, x: Array, z: Array, v: Array, d: Array, step: Array, weight: Array, penalty: Any,
-        rates: Any, limit: float, /,
-    ) -> RowGradients: ...  # fmt: skip
+        self, xp: Any, rows: CotangentRows, penalty: Any, rates: Any, limit: float, /
+    ) -> RowGradients: ...
 
 
 class _RatesOf(Protocol):
@@ -74,7 +73,7 @@ class ArrayForm(NamedTuple):
     certify : callable
         ``certify(xp, z, x, d, step, weight, penalty)``: bounds of the errors of any candidate ``z``.
     pull_back : callable
-        ``pull_back(xp, x, z, v, d, step, weight, penalty, rates, limit)``: the derivative.
+        ``pull_back(xp, rows, penalty, rates, limit)``: the derivative.
     rates : callable
         ``rates(penalty)``: how fast the data of the equation grow with the strength.
     """
