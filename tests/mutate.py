@@ -35,7 +35,11 @@ SUITES = [
         "certificate values vanishing array_api forty columns strided root_against",
     ),
     (["backends/column_kernels.py"], "engine ties kernels", "forty in_single_precision rows"),
-    (["backends/array_api.py"], "ties rootfinders extremes", "certificate values vanishing numba"),
+    (
+        ["backends/array_api.py", "backends/array_search.py"],
+        "ties rootfinders extremes",
+        "certificate values vanishing numba",
+    ),
     (["bounds.py", "double_double.py", "powers.py"], "rootfinders extremes certificate", "stopped_early"),
     (["backends/array_tables.py"], "tables check", ""),
     (

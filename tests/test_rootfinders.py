@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 import proxlab as pl
 from proxlab.scalar import midpoint, where
@@ -134,6 +135,103 @@ def test_more_iterations_are_asked_for(finder):
     message = pl.Status(s.status[0]).message
     assert "max_iterations" in message
     assert not pl.Status(s.status[0]).ok
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Each method against its publication, where no step is cut short: functions with a root between 1 and 3
+
+FUNCTIONS = [
+    (lambda r: r**3 - 7.0, lambda r: 3.0 * r**2, lambda r: -6.0 * r),
+    (lambda r: np.log(r) - 0.4, lambda r: 1.0 / r, lambda r: r**-2.0),
+    (lambda r: np.exp(r) - 15.0, np.exp, lambda r: -np.exp(r)),
+    (lambda r: 1.0 - 2.0 * r**-1.5, lambda r: 3.0 * r**-2.5, lambda r: 7.5 * r**-3.5),
+]
+functions = pytest.mark.parametrize("function", FUNCTIONS, ids=["cubic", "logarithm", "exponential", "power"])
+
+
+def proposed(finder, function, count):
+    """The points that a method asks for, its memory kept and its bracket by the signs."""
+    f, slope, bend = function
+    lo, hi, r, memory, points = 1.0, 3.0, 1.0, [np.nan] * 5, []
+    for _ in range(count):
+        new, *memory = finder.propose(r, f(r), slope(r), bend(r), lo, f(lo), hi, f(hi), *memory)
+        r = float(new)
+        points.append(r)
+        lo, hi = (r, hi) if f(r) < 0 else (lo, r)
+    return points
+
+
+def chandrupatla(f, count):
+    """Chandrupatla (1997): ``a`` is the latest point, ``b`` the other end, ``c`` the one dropped."""
+    a, b, t, points = 1.0, 3.0, 0.5, []
+    for _ in range(count):
+        new = a + t * (b - a)
+        points.append(new)
+        c = a
+        if (f(new) < 0) != (f(a) < 0):
+            b, c = a, b
+        a = new
+        xi, phi = (a - b) / (c - b), (f(a) - f(b)) / (f(c) - f(b))
+        t = 0.5
+        if phi**2 < xi and (1 - phi) ** 2 < 1 - xi:
+            t = f(a) / (f(b) - f(a)) * f(c) / (f(b) - f(c))
+            t += (c - a) / (b - a) * f(a) / (f(c) - f(a)) * f(b) / (f(c) - f(b))
+    return points
+
+
+def itp(f, count):
+    """Oliveira & Takahashi (2020), with the tolerance a power of two of the first width and n₀ = 1."""
+    a, b, points = 1.0, 3.0, []
+    first = b - a
+    for j in range(count):
+        half, chord = (a + b) / 2, (f(b) * a - f(a) * b) / (f(b) - f(a))
+        sign, delta, reach = np.sign(half - chord), 0.2 / first * (b - a) ** 2, first * 2.0**-j - (b - a) / 2
+        new = chord + sign * delta if delta <= abs(half - chord) else half
+        new = new if abs(new - half) <= reach else half - sign * reach
+        points.append(new)
+        a, b = (new, b) if f(new) < 0 else (a, new)
+    return points
+
+
+def brent(f, count):
+    """The points that SciPy's implementation asks for after the two ends."""
+    points = []
+    brentq(lambda r: points.append(r) or f(r), 1.0, 3.0, xtol=1e-300, rtol=1e-15)
+    return points[2 : 2 + count]
+
+
+@functions
+@pytest.mark.parametrize(
+    ("finder", "published", "count"),
+    [(pl.Chandrupatla, chandrupatla, 5), (pl.ITP, itp, 6), (pl.Brent, brent, 5)],
+    ids=["Chandrupatla", "ITP", "Brent"],
+)
+def test_methods_with_a_bracket_are_the_published_ones(finder, published, count, function):
+    found = proposed(finder, function, count)
+    np.testing.assert_allclose(found, published(function[0], count), rtol=1e-6)
+
+
+@functions
+def test_methods_with_a_slope_are_the_published_ones(function):
+    f, slope, bend = (v(1.7) for v in function)
+    first = {
+        pl.Newton: 1.7 - f / slope,
+        pl.Halley: 1.7 - 2 * f * slope / (2 * slope**2 + f * bend),
+        # Newton's method on S - 1 with S = (1 + f)^(-2); on a function that falls below -1, on itself.
+        pl.ClassicNewton: 1.7 - ((1 + f) ** -2 - 1) / (-2 * (1 + f) ** -3 * slope)
+        if f > -1
+        else 1.7 - f / slope,
+    }
+    for finder, point in first.items():
+        assert finder.propose(1.7, f, slope, bend, 1.0, 0.0, 3.0, 0.0, *[np.nan] * 5)[0] == pytest.approx(
+            point
+        )
+
+
+def test_the_default_tolerance_is_what_the_data_resolve():
+    assert pl.Newton().relative_tolerance(53) == 2.0**-50
+    assert pl.Newton().relative_tolerance(24) == 2.0**-26
+    assert pl.Newton(rtol=0.1).relative_tolerance(24) == 0.1
 
 
 class Remembering(pl.RootFinder):

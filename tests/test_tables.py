@@ -347,6 +347,35 @@ def test_no_bound_is_below_the_truth(batch, noise, backend):
     check_certificates(batch, noise.reshape(3, 2), backend)
 
 
+def test_no_bound_is_below_the_truth_where_metrics_spread():
+    """Where a row's units do not resolve it, no piece and no kink of the table counts."""
+    rng = np.random.default_rng(14)
+    kinked = [
+        ((0, 0, 1, 0), (1, 1, 3, 0)),
+        ((0, 0.5, 2, 1), (1, 2, 0, 0), (2, 2, 1, 0)),
+        ((0, 0, 1, 0), (0.5, 0.5, 0, 0), (1.5, 0.5, 2, 0)),
+    ]
+    for k in range(45):
+        table = tuple(tuple(map(float, row)) for row in kinked[k % 3])
+        x, d = 2 * rng.normal(size=2), rng.uniform(1, 2, size=2)
+        exponents = rng.choice([-990, -880, -720, -690, -300, 0, 190, 210, 950], size=2)
+        d = np.ldexp(d, exponents if k % 2 else [0, exponents[1]])
+        step = float(np.exp(rng.uniform(-2, 1)) * (d.max() if k % 5 else d.min()))
+        g = tables.Group(table, x, d, step)
+        with g.digits():
+            truth = tables.solve(g)
+            best = np.array([oracle.to_float(v) for v in truth.z])
+            for z in (0 * x, best, rng.normal(size=2)):
+                c = pl.certify(own(*table), z[None], x[None], step, metric=d[None], backend="array_api")
+                off = [(arb(float(a)) - b).mid() for a, b in zip(z, truth.z, strict=True)]
+                exact = {"distance": _norm(off), "gap": (g.objective(z) - truth.objective).mid()}
+                for bound, true in exact.items():
+                    said, small = float(getattr(c, bound)[0]), arb(10) ** -50
+                    assert said == np.inf or arb(said) >= true * (1 - small) - small, (g, z, bound, said)
+                low, high = (arb(float(v[0])) for v in c.bracket)
+                assert low * (1 - SLACK) <= _norm(truth.z) <= high * (1 + SLACK), (g, z)
+
+
 @pytest.mark.parametrize("rows", [((0, 0, 1, 0), (1, 1, 3, 0)), ((0, 0.5, 2, 1), (1, 2, 0, 0), (2, 2, 1, 0))])
 def test_namespaces(xp, rows):
     rng = np.random.default_rng(0)
