@@ -40,7 +40,7 @@ from proxlab.torch.problems import (
     wide,
 )
 from proxlab.torch.ranks import Ranks, agreed
-from proxlab.torch.shards import aligned, counts_here, like, local, local_part
+from proxlab.torch.shards import aligned, counts_here, lies_alike, like, local, local_part
 from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
@@ -579,10 +579,12 @@ class ProxOptimizer(torch.optim.Optimizer):
             f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
             f"{self._lam}, {self.certify_every}, {tolerance}"
         )
-        return agreed(
+        blocks = agreed(
             ranks, self.param_groups, self._checked_blocks, _is_spoilt, "its gradient must be finite", does,
             watch is not None,
         )  # fmt: skip
+        _align_gradients(blocks, ranks)
+        return blocks
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
@@ -609,7 +611,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _propose(self, p: Tensor, block: Block) -> Proposal:
         w, state = wide(p), self.state.get(p, {})
-        grad = torch.zeros_like(w) if p.grad is None else wide(aligned(p.grad, p))
+        grad = torch.zeros_like(w) if p.grad is None else wide(p.grad)
         slots = tuple(self._slots(p, w, block.settings).values())
         t, carry = _count(state), float(state.get("weight_sum", 0.0))
         if self.fused is not False and compiles():
@@ -654,7 +656,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
         (p,) = block.params
         assert p.grad is not None
-        w, g, state = local(p).detach(), aligned(p.grad, p).detach(), self.state.get(p, {})
+        w, g, state = local(p).detach(), local(p.grad).detach(), self.state.get(p, {})
         slots = self._slots(p, w, block.settings)
         if p in self._lent:
             slots = {name: a.clone() for name, a in slots.items()}
@@ -747,9 +749,24 @@ class ProxOptimizer(torch.optim.Optimizer):
         self._lent.discard(p)
 
 
+def _align_gradients(blocks: Sequence[Block], ranks: Ranks) -> None:
+    """Divide gradients as their parameters are: a sum over processes, perhaps, so all do it in one order."""
+    failure: Exception | None = None
+    moved = False
+    for block in blocks:
+        for p in block.params:
+            if p.grad is not None and not lies_alike(p.grad, p):
+                # What comes of it may lie in any order.
+                p.grad, moved = like(local(aligned(p.grad, p)).contiguous(), p), True
+                if _is_spoilt(p):
+                    failure = ValueError(f"{block.where}: its gradient must be finite, summed over processes")
+    if moved:
+        ranks.settle(failure)
+
+
 def _is_spoilt(p: Tensor) -> bool:
     """Return whether the gradient of what of a parameter lies here is not finite."""
-    return p.grad is not None and not bool(torch.isfinite(aligned(p.grad, p)).all())
+    return p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
 
 
 def _count(state: Mapping[str, Any]) -> int:

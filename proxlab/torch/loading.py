@@ -21,6 +21,7 @@ from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.sparsity import TargetSparsity
 from proxlab.torch.memory import check_counted, check_whole
 from proxlab.torch.problems import name_parameter
+from proxlab.torch.shards import division, reaches
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
 from proxlab.values import check_number
@@ -159,6 +160,11 @@ def check_entry(
         if not isinstance(value, Tensor) or value.shape != p.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"{at}: its state {name!r} must have its shape, got {got}")
+        if not reaches(value, p):
+            raise ValueError(
+                f"{at}: its state {name!r} must lie on all processes of the parameter, {division(p)}, got "
+                f"{division(value)}"
+            )
     for name in ("step", "weight_sum"):
         if name in entry:
             check_counted(entry[name], name == "step", f"{at}: its state {name!r}")

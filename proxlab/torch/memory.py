@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from proxlab.torch.problems import HALF, Block, name_parameter, on_host
-from proxlab.torch.shards import local
+from proxlab.torch.shards import division, has_mesh_of, lies_alike, local
 
 __all__ = [
     "Spans",
@@ -84,10 +84,16 @@ def check_tensors(
             )
         if p.grad is not None:
             _check(p.grad, p, dtype, block, k, "its gradient", half=True)
+            # Other placements are mended once all processes have agreed to take the step.
+            if not has_mesh_of(p.grad, p):
+                raise ValueError(f"{_where(block, k)}: its gradient {_undivided(p.grad, p)}")
         for name in slots:
             if name in state:
-                _check(state[name], p, dtype, block, k, f"its state {name!r}", half=False)
-                _check(local(state[name]), here, dtype, block, k, f"its state {name!r}", half=False)
+                what = f"its state {name!r}"
+                _check(state[name], p, dtype, block, k, what, half=False)
+                if not lies_alike(state[name], p):
+                    raise ValueError(f"{_where(block, k)}: {what} {_undivided(state[name], p)}")
+                _check(local(state[name]), here, dtype, block, k, what, half=False)
         for name, whole in _NUMBERS.items():
             if name in state:
                 check_counted(state[name], whole, f"{_where(block, k)}: its state {name!r}")
@@ -259,6 +265,10 @@ def _check(a: Any, p: Tensor, dtype: torch.dtype, block: Block, k: int, what: st
         raise ValueError(f"{_where(block, k)}: {what} must be of {dtype}, got {a.dtype}")
     if a.device != p.device:
         raise ValueError(f"{_where(block, k)}: {what} must be on {p.device}, got {a.device}")
+
+
+def _undivided(a: Tensor, p: Tensor) -> str:
+    return f"must be divided over processes as it is, {division(p)}, got {division(a)}"
 
 
 def check_counted(value: Any, whole: bool, what: str) -> None:

@@ -196,7 +196,11 @@ def agreed(
         fares = next((place for place, (*_, p) in enumerate(params, 1) if p is spoilt), 0)
     except (TypeError, ValueError, RuntimeError) as error:
         failure, fares = error, -1
-    own = [f"{block.where}: {block.group['penalty']!r}, {_numbers(block.settings)}" for block in blocks]
+    own = [
+        f"{block.where}: {block.group['penalty']!r}, {_numbers(block.settings)}, "
+        f"{[getattr(p.grad, 'placements', None) for p in block.params]}"
+        for block in blocks
+    ]
     if watched and any(block.is_cut for block in blocks):
         own.append("captured")
     failed, others = ranks.compare(fares, "; ".join([does, *own]))
@@ -210,8 +214,8 @@ def agreed(
         raise ValueError(f"rank {rank}: {where}: {told}")
     if others:
         raise ValueError(
-            f"ranks {others}: the optimizer, the parameters with gradients, their settings and their "
-            "penalties must be the same on all, and whether cut groups are captured"
+            f"ranks {others}: the optimizer, the parameters with gradients and how these are divided, their "
+            "settings and their penalties must be the same on all, and whether cut groups are captured"
         )
     return blocks
 

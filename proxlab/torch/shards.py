@@ -23,8 +23,11 @@ __all__ = [
     "Part",
     "aligned",
     "counts_here",
+    "division",
+    "has_mesh_of",
     "is_distributed",
     "lies_across",
+    "lies_alike",
     "like",
     "living",
     "local",
@@ -32,6 +35,7 @@ __all__ = [
     "members_of",
     "part_of",
     "places",
+    "reaches",
     "shard_kind",
 ]
 
@@ -70,17 +74,41 @@ def like(a: Tensor, p: Any) -> Tensor:
     return made
 
 
-def aligned(a: Any, p: Any) -> Tensor:
-    """Return what of a gradient belongs to the part of its parameter; it may have to be summed first."""
-    if is_distributed(a) and is_distributed(p) and a.placements != p.placements:
-        a = a.redistribute(p.device_mesh, p.placements)
-    return local(a)
+def has_mesh_of(a: Any, p: Any) -> bool:
+    """Return whether an array lies on the processes of a parameter, in the same order; or both on no mesh."""
+    if not (is_distributed(a) and is_distributed(p)):
+        return is_distributed(a) == is_distributed(p)
+    mine, theirs = p.device_mesh, a.device_mesh
+    return mine is theirs or torch.equal(mine.mesh, theirs.mesh)
 
 
-def local_part(a: Tensor, p: Tensor) -> Tensor:
-    """Return what of an array of the whole parameter's shape, distributed or not, belongs to its part."""
-    if is_distributed(a) or not is_distributed(p):
-        return aligned(a, p)
+def lies_alike(a: Any, p: Any) -> bool:
+    """Return whether an array is divided over processes as a parameter is."""
+    return has_mesh_of(a, p) and (not is_distributed(p) or bool(a.placements == p.placements))
+
+
+def division(a: Any) -> str:
+    """Say how a tensor is divided over processes."""
+    return f"{a.placements} over {a.device_mesh}" if is_distributed(a) else "not at all"
+
+
+def aligned(a: Any, p: Any) -> Any:
+    """Return an array as its parameter is divided; all processes of the parameter's mesh must call it."""
+    return a if lies_alike(a, p) else a.redistribute(p.device_mesh, p.placements)
+
+
+def local_part(a: Any, p: Any) -> Tensor:
+    """Return what of an array of the whole parameter's shape, however it is divided, belongs to its part.
+
+    All processes must call it, as the array may have to be put together first.
+    """
+    if lies_alike(a, p):
+        return local(a)
+    if is_distributed(a):
+        a = a.full_tensor()
+    if not is_distributed(p):
+        whole: Tensor = a
+        return whole
     offsets, sizes = _chunk(p)
     return a[tuple(slice(o, o + n) for o, n in zip(offsets, sizes, strict=True))]
 
@@ -99,6 +127,14 @@ def _chunk(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def members_of(mesh: Any) -> list[int]:
     """Return the processes of a mesh, in order."""
     return sorted(int(k) for k in mesh.mesh.flatten().tolist())
+
+
+def reaches(a: Any, p: Any) -> bool:
+    """Return whether all processes that have a part of a parameter can put an array together."""
+    if not is_distributed(a):
+        return True
+    ours = members_of(p.device_mesh) if is_distributed(p) else [distributed.get_rank()]
+    return set(ours) <= set(members_of(a.device_mesh))
 
 
 def counts_here(p: Any, first: int) -> bool:

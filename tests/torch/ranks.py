@@ -1,8 +1,10 @@
 """What several processes do together, each as a scenario that they all run, with the asserts inside."""
 
 import contextlib
+import faulthandler
 import os
 import random
+import time
 import traceback
 import unittest.mock
 import warnings
@@ -28,34 +30,41 @@ from proxlab.torch.shards import lies_across, like, local, part_of
 from tests.table import GROUPED
 from tests.torch.methods import ONE_EACH
 
-TIMEOUT = 240
+#: Seconds that a scenario may take: on a busy machine kernels take minutes to compile.
+TIMEOUT = 300
 
 
 def run(world, scenarios, folder):
-    """Run scenarios in ``world`` processes; returns for each the tracebacks of those in which it failed."""
+    """Run scenarios in ``world`` processes; returns for each the tracebacks of those in which it failed.
+
+    A process that waits in vain ends itself, and says where it was.
+    """
     context = torch.multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(rank, world, tuple(scenarios), str(folder)))
+        context.Process(target=work, args=(rank, world, tuple(scenarios), str(folder), TIMEOUT))
         for rank in range(world)
     ]
     for worker in workers:
         worker.start()
+    deadline = time.monotonic() + TIMEOUT * (len(scenarios) + 1)
     for worker in workers:
-        worker.join(TIMEOUT)
-    hung = [worker for worker in workers if worker.is_alive()]
-    for worker in hung:
-        worker.kill()
+        worker.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
     failures = {name: [] for name in scenarios}
     for name in scenarios:
         for rank in range(world):
-            file = Path(folder, f"{name}-{world}-{rank}.txt")
+            file, stack = (Path(folder, f"{name}-{world}-{rank}.{kind}") for kind in ("txt", "stack"))
             text = file.read_text() if file.exists() else "did not end"
+            if not file.exists() and stack.exists():
+                text += f"\n{stack.read_text()}"
             if text:
                 failures[name].append(f"rank {rank}: {text}")
     return failures
 
 
-def work(rank, world, scenarios, folder):
+def work(rank, world, scenarios, folder, limit):
     """Be one of the processes."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -66,10 +75,14 @@ def work(rank, world, scenarios, folder):
     )
     for name in scenarios:
         try:
-            globals()[name](rank, world, Path(folder))
+            with Path(folder, f"{name}-{world}-{rank}.stack").open("w") as stack:
+                faulthandler.dump_traceback_later(limit, exit=True, file=stack)
+                globals()[name](rank, world, Path(folder))
+                faulthandler.cancel_dump_traceback_later()
             text = ""
         except BaseException:
             text = traceback.format_exc()
+            faulthandler.cancel_dump_traceback_later()
         Path(folder, f"{name}-{world}-{rank}.txt").write_text(text)
         if text:
             # The others may wait for this one.
@@ -109,11 +122,12 @@ def whole(p):
     return p.full_tensor() if hasattr(p, "full_tensor") else p
 
 
-def assert_equal(model, one, units=16):
-    """Equal up to the order of sums, with the same zeros."""
+def assert_equal(model, one, units=16, scale=None):
+    """Equal up to the order of sums, with the same zeros; units are those of a parameter's largest weight."""
     for p, q in zip(model.parameters(), one.parameters(), strict=True):
         p, q = whole(p), q.detach()
-        torch.testing.assert_close(p, q, rtol=units * 2.0**-23, atol=units * 2.0**-23 * float(q.abs().max()))
+        atol = units * 2.0**-23 * (float(q.abs().max()) if scale is None else scale)
+        torch.testing.assert_close(p, q, rtol=units * 2.0**-23, atol=atol)
         assert torch.equal(p == 0, q == 0)
 
 
@@ -432,6 +446,197 @@ def refused(rank, world, folder):
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
     with pytest.raises(ValueError, match="groups by labels"):
         pt.ProxAdamW([{"params": [model[0].weight], "penalty": labels}], lr=1e-2)
+
+
+def placed(a, mesh, cuts):
+    """Return a tensor as a parameter that is divided over a mesh."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return nn.Parameter(distribute_tensor(a.clone(), mesh, cuts))
+
+
+def divided(rank, world, folder):
+    """Gradients and states that are divided otherwise than their parameters; what does not fit is refused."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    line, square = init_device_mesh("cpu", (world,)), init_device_mesh("cpu", (world // 2, 2))
+    torch.manual_seed(0)
+    # Of the first, some processes have nothing: they form its prox in another place than the others.
+    starts = [torch.randn(1, 6), torch.randn(5, 6), torch.randn(4, 6)]
+    grads = [torch.randn_like(w) for w in starts]
+    penalty = pl.GroupLasso(0.3, groups=pl.Groups.over(-1))
+
+    def partial(g, at=0):
+        return DTensor.from_local(g if rank == at else torch.zeros_like(g), line, [Partial()])
+
+    def whole_again(optimizer):
+        states = optimizer.state_dict()["state"].values()
+        return [{name: whole(a) if a.dim() else a for name, a in state.items()} for state in states]
+
+    one = [nn.Parameter(w.clone()) for w in starts]
+    first = pt.ProxAdamW(one, lr=0.1, penalty=penalty)
+    for kind in (partial, lambda g: distribute_tensor(g, line, [Replicate()]), None):
+        params = [placed(w, line, [Shard(0)]) for w in starts]
+        second = pt.ProxAdamW(params, lr=0.1, penalty=penalty)
+        for p, q, g in zip(params, one, grads, strict=True):
+            q.grad = g.clone()
+            p.grad = distribute_tensor(g, line, [Shard(1)]) if kind is None else kind(g)
+        second.step()
+        if kind is partial:
+            first.step()
+        # Groups that lie whole take the step of one process, bit by bit.
+        assert all(torch.equal(whole(p), q) for p, q in zip(params, one, strict=True))
+    saved = [{name: a.clone() for name, a in state.items()} for state in whole_again(first)]
+    before = [whole(p).clone() for p in params]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = partial(g, world - 1)
+    # The sum over processes has its NaN in the first one's rows.
+    local(params[1].grad)[0, 0] = float("nan") if rank == world - 1 else 0.0
+    with pytest.raises(ValueError, match=rf"rank {world - 1}: param group 0, parameter 1 .* must be finite"):
+        second.step()
+    huge = torch.full((5, 6), 3e38)
+    params[1].grad = DTensor.from_local(huge, line, [Partial()])
+    with pytest.raises((ValueError, RuntimeError), match=r"finite, summed over|its step failed"):
+        second.step()
+    even = distribute_tensor(grads[1], line, [Shard(0)])
+    params[1].grad = even if rank else partial(grads[1])
+    with pytest.raises(ValueError, match="gradients and how these are divided"):
+        second.step()
+    for wrong in (grads[1], distribute_tensor(grads[1], square, [Shard(0), Shard(1)])):
+        params[1].grad = None
+        params[1].grad = wrong
+        with pytest.raises(ValueError, match=r"parameter 1 .* its gradient must be divided over"):
+            second.step()
+    assert all(torch.equal(whole(p), q) for p, q in zip(params, before, strict=True))
+
+    states = second.state_dict()
+    for mesh, cuts in ((line, [Shard(1)]), (square, [Replicate(), Shard(0)]), (square, [Shard(0), Shard(0)])):
+        other = pt.ProxAdamW([placed(w, mesh, cuts) for w in starts], lr=0.1, penalty=penalty)
+        other.load_state_dict(states)
+        for state, expected in zip(whole_again(other), saved, strict=True):
+            assert all(torch.equal(state[name], a) for name, a in expected.items())
+        p = other.param_groups[0]["params"][1]
+        p.grad = distribute_tensor(grads[1], mesh, cuts)
+        other.state[p]["exp_avg"] = second.state[params[1]]["exp_avg"]
+        with pytest.raises(ValueError, match="its state 'exp_avg' must be divided over processes as it is"):
+            other.step()
+    again = pt.ProxAdamW([nn.Parameter(w) for w in starts], lr=0.1, penalty=penalty)
+    again.load_state_dict(states)
+    assert all(
+        torch.equal(state[name], a)
+        for state, expected in zip(whole_again(again), saved, strict=True)
+        for name, a in expected.items()
+    )
+    if world > 2:
+        rows = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("a", "b"))
+        params = [placed(starts[1], rows["a"], [Shard(0)]), placed(starts[1], rows["b"], [Shard(0)])]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        with pytest.raises(ValueError, match="processes of a parameter must be among those of the one"):
+            pt.ProxAdamW(params, lr=0.1, penalty=penalty).step()
+        parts = pt.ProxAdamW(params[:1], lr=0.1, penalty=penalty)
+        parts.step()
+        second = pt.ProxAdamW([placed(starts[1], line, [Shard(0)])], lr=0.1)
+        with pytest.raises(ValueError, match="'exp_avg' must lie on all processes of the parameter"):
+            second.load_state_dict(parts.state_dict())
+
+
+def compiled(rank, world, folder):
+    """Groups that lie whole in a process take the compiled step of one process, bit by bit."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    meshes = init_device_mesh("cpu", (world,)), init_device_mesh("cpu", (world // 2, 2))
+    draw = random.Random(world)
+    one, model = [], []
+    for axis in (0, 1) * 6:
+        # A column that is alone is summed in another order, as a row.
+        m, n = draw.randint(1, 9), draw.choice([8, 11]) if axis else draw.randint(1, 9)
+        mesh, weights = draw.choice(meshes), draw.choice([None, "some"])
+        cuts = [draw.choice([Replicate(), Shard(axis)]) for _ in range(mesh.ndim)]
+        if weights:
+            weights = np.linspace(0.5, 2.0, (m, n)[axis])
+        penalty = pl.GroupLasso(1.5, groups=pl.Groups.over(1 - axis), weights=weights)
+        a = torch.randn(m, n, generator=torch.Generator().manual_seed(len(one)))
+        one.append({"params": [nn.Parameter(a.clone())], "penalty": penalty})
+        model.append({"params": [placed(a, mesh, cuts)], "penalty": penalty})
+    first, second = (pt.ProxAdamW(groups, lr=0.05, fused=True) for groups in (one, model))
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(100 + seed)
+        for a, b in zip(one, model, strict=True):
+            (p,), (q,) = a["params"], b["params"]
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = distribute_tensor(p.grad, q.device_mesh, q.placements)
+        first.step()
+        with unittest.mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as reduce:
+            second.step()
+        # That all is well.
+        assert reduce.call_count == 1
+        for a, b in zip(one, model, strict=True):
+            (p,), (q,) = a["params"], b["params"]
+            assert torch.equal(whole(q), p.detach())
+    zeros = pt.group_sparsity(first).total
+    assert 0 < zeros.zero_groups < zeros.groups
+
+
+def fifty(rank, world, folder):
+    """Small networks in any placement: after 50 steps the weights are those of one process, to rounding."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    draw = random.Random(7)
+    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    zeros = []
+    kinds = ["shards", "after", "half", *(["replicas", "tensor"] if world > 2 else [])]
+    for kind in kinds:
+        a, b = (2 * draw.randint(1, 4) + (kind != "tensor") for _ in range(2))
+        seed, steps = draw.randint(0, 99), 50
+
+        def net(a=a, b=b, seed=seed):
+            torch.manual_seed(seed)
+            return nn.Sequential(nn.Linear(5, a), nn.Tanh(), nn.Linear(a, b), nn.Tanh(), nn.Linear(b, 3))
+
+        one, model = net(), net()
+        options = {"mesh": mesh["data"] if kind == "tensor" else mesh} if world > 2 else {}
+        if kind == "half":
+            options["mp_policy"] = half
+        if kind == "after":
+            options["reshard_after_forward"] = False
+        if kind == "tensor":
+            parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for layer in (*(m for m in model if isinstance(m, nn.Linear)), model):
+            fully_shard(layer, **options).set_force_sum_reduction_for_comms(True)
+        method, lr = draw.choice([(pt.ProxSGD, 0.1), (pt.ProxAdamW, 1e-2)])
+        first, second = (method(mixed(m, 0.1), lr=lr) for m in (one, model))
+        train(Halved(one) if kind == "half" else one, first, steps)
+        train(model, second, steps)
+        assert_equal(model, one, units=4, scale=max(float(q.detach().abs().max()) for q in one.parameters()))
+        assert pt.group_sparsity(second) == pt.group_sparsity(first), kind
+        zeros.append(pt.group_sparsity(second).total.zero_groups)
+        for p in model.parameters():
+            # Copies of a part are equal bit by bit.
+            parts = {}
+            told = [None] * world
+            distributed.all_gather_object(told, (tuple(p.__create_chunk_list__()), local(p).detach()))
+            for chunks, part in told:
+                key = str([(c.offsets, c.sizes) for c in chunks])
+                assert torch.equal(parts.setdefault(key, part), part)
+    assert sum(map(bool, zeros)) > 1
+
+
+class Halved(nn.Module):
+    """A network that computes in bfloat16, with weights in float32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        weights = {name: p.bfloat16() for name, p in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, weights, x.bfloat16())
 
 
 def driven(rank, world, folder):

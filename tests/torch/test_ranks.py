@@ -29,8 +29,25 @@ TWO = [
     "certified",
     "captured",
     "clipped",
+    "divided",
+    "compiled",
+    "fifty",
 ]
-MORE = {4: ["places", "methods", "penalties", "driven", "parallel", "certified", "save"], 2: ["load"]}
+MORE = {
+    4: [
+        "places",
+        "methods",
+        "penalties",
+        "driven",
+        "parallel",
+        "certified",
+        "divided",
+        "compiled",
+        "fifty",
+        "save",
+    ],
+    2: ["load"],
+}
 
 
 @pytest.fixture(scope="module")
