@@ -49,7 +49,7 @@ SUITES = [
     ),
     (["backends/decimal_rows.py"], "extremes", "certificate"),
     (
-        ["backends/certify_kernels.py"],
+        [f"backends/{k}.py" for k in ("certify_kernels", "certify_sums", "certify_elements", "tiles")],
         "certificate extremes kernels",
         "array_api prox spread values vanishing finders forty precision root_against threshold columns",
     ),

@@ -17,40 +17,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab import bounds
+from proxlab.backends.certify_sums import (
+    SAFE_HIGH,
+    SAFE_LOW,
+    Allowances,
+    AtPoint,
+    AtRadius,
+    AtZero,
+    Row,
+    Spot,
+    errors_of,
+    is_sound,
+    sum_at,
+    sum_at_point,
+    sum_at_zero,
+    sum_moved,
+)
 from proxlab.bounds import BLUR, bracket, newton, rounding, steepest
-from proxlab.scalar import any_order, fabs, fmax, fmin, inlined, sqrt
+from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
 
-__all__ = ["TILE", "Out", "certify_elements", "certify_rows", "collect"]
+__all__ = ["Out", "RowBatch", "certify_rows"]
 
-#: Squares in this range have lost nothing to overflow or underflow, nor have products of what is in that.
-SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
+#: Numbers in this range have squares that have lost nothing.
 SOUND_LOW, SOUND_HIGH = 1e-40, 1e40
 #: Radii and slopes below this are left to the array form.
 FAINT = 1e-60
 MAX_EVALUATIONS = 12
-#: As numbers of one type, for the compiler.
-ROUNDING_FLAT, ROUNDING_CURVED = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
 INF = np.inf
-#: Elements that are summed before a sum goes on, up to 4096 elements; beyond, the root of their number.
-STRIP = 64
-#: Groups copied together.
-TILE = 32
-
-
-class Row(NamedTuple):
-    """Point, candidate and metric of a group, its step and step times weight, and bounds of its metric.
-
-    The bounds are read where the slope falls.
-    """
-
-    x: Any
-    z: Any
-    d: Any
-    step: float
-    eta: float
-    least: float
-    most: float
 
 
 class RowBatch(NamedTuple):
@@ -68,15 +61,6 @@ class RowBatch(NamedTuple):
     weights: Any
 
 
-class ElementBatch(NamedTuple):
-    """Points, candidates and metrics of elements, and steps, of which there may be one for all."""
-
-    x: Any
-    z: Any
-    d: Any
-    steps: Any
-
-
 class Out(NamedTuple):
     """Where results go: the bounds, six rows, and of each group whether it is decided, and left open."""
 
@@ -92,121 +76,6 @@ class Slope(NamedTuple):
     n_pieces: int
     end: float
     jumps: bool
-
-
-class Allowances(NamedTuple):
-    """Rounding of sums over a row.
-
-    Attributes
-    ----------
-    width : int
-        Elements that are summed before a sum goes on.
-    height : float
-        Additions that a term goes through.
-    s, s1, z : float
-        Operations in a term of ``S``, of ``S₁`` and in ``z_i(r)``.
-    fuzz, up : float
-        Relative error of a sum of squares, and 1 more.
-    """
-
-    width: int
-    height: float
-    s: float
-    s1: float
-    z: float
-    fuzz: float
-    up: float
-
-
-class AtZero(NamedTuple):
-    """Sums of ``b²``, ``b² d``, ``x²``, ``d x²``, ``z²``, ``b z``, ``d z²``.
-
-    ``live`` says whether an element of the candidate is not zero, ``bad`` whether a metric is invalid.
-    """
-
-    bb: float
-    bbd: float
-    xx: float
-    xb: float
-    zz: float
-    bz: float
-    dzz: float
-    live: int
-    bad: int
-
-
-class AtRadius(NamedTuple):
-    """Sums at a radius.
-
-    Attributes
-    ----------
-    s, s1, b1 : float
-        ``S``, ``S₁``, ``B₁``.
-    off, turn, off_d, turn_d : float
-        The squares of ``z - z(r)`` and ``z'(r)``, without and with the metric.
-    own_d : float
-        ``d u²``.
-    residual, pulled : float
-        The squares of ``d (z - x) + pull z`` and of its first part.
-    aside : float
-        Those of ``unit z - u``.
-    """
-
-    s: float
-    s1: float
-    b1: float
-    off: float
-    turn: float
-    off_d: float
-    turn_d: float
-    own_d: float
-    residual: float
-    pulled: float
-    aside: float
-
-
-class AtPoint(NamedTuple):
-    """Sums where ``tau = 0``.
-
-    Attributes
-    ----------
-    off, off_d : float
-        The squares of ``z - x``, without and with the metric.
-    pulled : float
-        Those of ``d (z - x)``.
-    rise, scale : float
-        ``S₁``, ``B₁``.
-    """
-
-    off: float
-    off_d: float
-    pulled: float
-    rise: float
-    scale: float
-
-
-class Spot(NamedTuple):
-    """The candidate among the pieces.
-
-    Attributes
-    ----------
-    size, value : float
-        ``‖z‖``, and the penalty times ``eta``.
-    alpha, shift : float
-        The slope there, ``alpha - shift r``.
-    pull, unit : float
-        The slope over the size, and one over it; 0 for a candidate of zero.
-    error : float
-        What the slope may be off by.
-    """
-
-    size: float
-    value: float
-    alpha: float
-    shift: float
-    pull: float
-    unit: float
-    error: float
 
 
 class Posed(NamedTuple):
@@ -257,171 +126,9 @@ class RootProof(NamedTuple):
     proved: Proved
 
 
-def nothing_at_radius() -> AtRadius:
-    """Return sums of nothing."""
-    return AtRadius(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
 def zero_proved() -> Proved:
     """Return what is proved where candidate and prox are zero."""
     return Proved(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-@any_order
-@inlined
-def strip_at_zero(x: Any, z: Any, d: Any) -> AtZero:
-    """Sum what is needed at zero over a few neighbouring elements."""
-    bb, bbd, xx, xb, zz, bz, dzz, live, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
-    for i in range(len(x)):
-        xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
-        b, dz = di * xi, di * zi
-        s = b * b
-        bb += s
-        bbd += s * di
-        xx += xi * xi
-        xb += xi * b
-        zz += zi * zi
-        bz += b * zi
-        dzz += zi * dz
-        live |= zi != 0.0
-        bad |= not (di > 0.0)
-    return AtZero(bb, bbd, xx, xb, zz, bz, dzz, live, bad)
-
-
-@inlined
-def sum_at_zero(row: Row, width: int) -> AtZero:
-    """Sum what is needed at zero."""
-    t = AtZero(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
-    n = len(row.x)
-    for o in range(0, n, width):
-        p = min(o + width, n)
-        s = strip_at_zero(row.x[o:p], row.z[o:p], row.d[o:p])
-        t = AtZero(
-            t.bb + s.bb, t.bbd + s.bbd, t.xx + s.xx, t.xb + s.xb, t.zz + s.zz, t.bz + s.bz, t.dzz + s.dzz,
-            t.live | s.live, t.bad | s.bad,
-        )  # fmt: skip
-    return t
-
-
-@any_order
-def add(t: AtRadius, s: AtRadius) -> AtRadius:
-    """Add sums at a radius."""
-    return AtRadius(
-        t.s + s.s, t.s1 + s.s1, t.b1 + s.b1, t.off + s.off, t.turn + s.turn, t.off_d + s.off_d,
-        t.turn_d + s.turn_d, t.own_d + s.own_d, t.residual + s.residual, t.pulled + s.pulled,
-        t.aside + s.aside,
-    )  # fmt: skip
-
-
-def terms_at(
-    x: float, z: float, d: float, r: float, tau: float, shift: float, pull: float, unit: float
-) -> AtRadius:
-    """Return an element's terms at the radius ``r``."""
-    w = 1.0 / (d * r + tau)
-    u = d * x * w
-    s = u * u
-    t = s * w
-    off = z - r * u
-    off2 = off * off
-    turn = u * w
-    turn2 = turn * turn
-    first = d * (z - x)
-    second = first + pull * z
-    aside = unit * z - u
-    return AtRadius(
-        s, t * (d - shift), t * (d + fabs(shift)), off2, turn2, d * off2, d * turn2, d * s, second * second,
-        first * first, aside * aside,
-    )  # fmt: skip
-
-
-@any_order
-@inlined
-def strip_at(
-    x: Any, z: Any, d: Any, r: float, tau: float, shift: float, pull: float, unit: float
-) -> AtRadius:
-    """Sum the terms at a radius over a few neighbouring elements."""
-    s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(len(x)):
-        t = terms_at(np.float64(x[i]), np.float64(z[i]), np.float64(d[i]), r, tau, shift, pull, unit)
-        s0 += t.s
-        s1 += t.s1
-        s2 += t.b1
-        s3 += t.off
-        s4 += t.turn
-        s5 += t.off_d
-        s6 += t.turn_d
-        s7 += t.own_d
-        s8 += t.residual
-        s9 += t.pulled
-        s10 += t.aside
-    return AtRadius(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10)
-
-
-@inlined
-def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Spot) -> AtRadius:
-    """Sum the terms at a radius, with the slope ``tau``, which falls by ``shift``."""
-    total = nothing_at_radius()
-    n = len(row.x)
-    for o in range(0, n, width):
-        p = min(o + width, n)
-        strip = strip_at(row.x[o:p], row.z[o:p], row.d[o:p], r, tau, shift, candidate.pull, candidate.unit)
-        total = add(total, strip)
-    return total
-
-
-@any_order
-def strip_at_point(x: Any, z: Any, d: Any, shift: float) -> AtPoint:
-    """Sum what is needed at the point itself over a few neighbouring elements."""
-    off2, off_d, pulled2, rise, scale = 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(len(x)):
-        xi, di = np.float64(x[i]), np.float64(d[i])
-        off = np.float64(z[i]) - xi
-        pulled = di * off
-        off2 += off * off
-        off_d += pulled * off
-        pulled2 += pulled * pulled
-        t = xi * xi / di
-        rise += t * (di - shift)
-        scale += t * (di + shift)
-    return AtPoint(off2, off_d, pulled2, rise, scale)
-
-
-def sum_at_point(row: Row, width: int, shift: float) -> AtPoint:
-    """Sum what is needed at the point itself, where the slope falls by ``shift``."""
-    t = AtPoint(0.0, 0.0, 0.0, 0.0, 0.0)
-    n = len(row.x)
-    for o in range(0, n, width):
-        p = min(o + width, n)
-        s = strip_at_point(row.x[o:p], row.z[o:p], row.d[o:p], shift)
-        t = AtPoint(t.off + s.off, t.off_d + s.off_d, t.pulled + s.pulled, t.rise + s.rise, t.scale + s.scale)
-    return t
-
-
-@any_order
-def strip_moved(x: Any, d: Any, r: float, tau: float) -> Any:
-    """Sum ``d (x - z)²`` and ``z²`` over a few neighbouring elements."""
-    s0, s1 = 0.0, 0.0
-    for i in range(len(x)):
-        xi, di = np.float64(x[i]), np.float64(d[i])
-        y = fmin(di * r, 1e300)  # of an element that is zero, or next to nothing
-        w = xi / (y + tau)
-        moved = w * tau
-        kept = w * y
-        s0 += di * (moved * moved)
-        s1 += kept * kept
-    return s0, s1
-
-
-def sum_moved(row: Row, width: int, r: float, tau: float) -> Any:
-    """Sum ``d (x - z)²/2`` and ``z²`` at the point ``z`` of radius ``r`` on the path."""
-    moved, kept = 0.0, 0.0
-    n = len(row.x)
-    for o in range(0, n, width):
-        p = min(o + width, n)
-        t0, t1 = strip_moved(row.x[o:p], row.d[o:p], r, tau)
-        moved += 0.5 * t0
-        kept += t1
-    return moved, kept
 
 
 @inlined
@@ -438,23 +145,6 @@ def value_at(pieces: Any, r: float) -> float:
     """Return ``p(r)``."""
     k = piece_at(pieces, r)
     return pieces[k, 1] + (r - pieces[k, 0]) * (pieces[k, 2] - 0.5 * pieces[k, 3] * (r + pieces[k, 0]))
-
-
-def errors_of(n: int, pieces: Any) -> Allowances:
-    """Return what rounding does to sums over ``n`` elements."""
-    width = STRIP if n <= STRIP * STRIP else int(sqrt(float(n)))
-    height = width + n // width + 4.0
-    curved = False
-    for j in range(pieces.shape[0]):
-        curved = curved or pieces[j, 3] > 0.0
-    k = ROUNDING_CURVED if curved else ROUNDING_FLAT
-    fuzz = rounding(height + 16.0)
-    return Allowances(width, height, k[0], k[1], k[2], fuzz, 1.0 + fuzz)
-
-
-def is_sound(v: float) -> bool:
-    """Say whether nothing is lost of a number or its square."""
-    return SAFE_LOW < v < SAFE_HIGH
 
 
 @inlined
@@ -743,88 +433,3 @@ def certify_rows(batch: RowBatch, pieces: Any, begin: int, finish: int, out: Out
             out.bounds[4, g], out.bounds[5, g] = proved.lower, proved.upper
             out.decided[g] = True
     return -1
-
-
-def certify_elements(
-    batch: ElementBatch, lam: float, nonnegative: bool, begin: int, finish: int, out: Out
-) -> int:
-    """Certify elements ``begin … finish - 1`` for the ℓ1 norm; as :func:`certify_rows`."""
-    x, z, d, steps = batch
-    unit = rounding(8.0)
-    for i in range(begin, finish):
-        xi, zi, di = np.float64(x[i]), np.float64(z[i]), np.float64(d[i])
-        step = steps[i if len(steps) > 1 else 0]
-        if not di > 0.0:
-            return i
-        out.hard[i] = True
-        cut = step * lam / di
-        size = fabs(xi)
-        safe = is_sound(di) and is_sound(step) and is_sound(cut) and is_sound(lam)
-        if not (safe and (xi == 0.0 or is_sound(size)) and (zi == 0.0 or is_sound(fabs(zi)))):
-            continue
-        if nonnegative and zi < 0.0:
-            continue
-        blocked = nonnegative and xi < 0.0
-        left = size - cut
-        noise = unit * (cut + fabs(left))
-        if blocked:
-            if zi != 0.0:
-                continue
-            left = -cut
-        elif fabs(left) <= noise:
-            continue
-        if left < 0.0:
-            left, noise = 0.0, 0.0
-        z_signed = zi if xi > 0.0 else -zi
-        if left > 0.0 and z_signed < 0.0:
-            continue
-        distance = (fabs((fabs(zi) if left == 0.0 else z_signed) - left) + noise) * (1.0 + unit)
-        pulled = di * (zi - xi) / step
-        if zi == 0.0:
-            excess = -pulled if nonnegative else fabs(pulled)
-            stationarity = fmax(excess - lam + unit * (fabs(pulled) + lam), 0.0)
-            if left == 0.0:
-                stationarity = 0.0
-        else:
-            residual = pulled + (lam if zi > 0.0 else -lam)
-            stationarity = fabs(residual) + unit * (fabs(pulled) + lam)
-        gap = 0.5 * di * (distance * distance) / step
-        if left == 0.0 and zi != 0.0:
-            linear = di * xi * zi / step
-            gap = fmax(lam * fabs(zi) - linear + gap, 0.0) + unit * (lam * fabs(zi) + fabs(linear) + gap)
-        out.bounds[0, i], out.bounds[1, i] = distance, sqrt(di) * distance * (1.0 + unit)
-        out.bounds[2, i], out.bounds[3, i] = stationarity * (1.0 + unit), gap * (1.0 + unit)
-        out.bounds[4, i], out.bounds[5, i] = fmax(left - noise, 0.0), (left + noise) * (1.0 + unit)
-        out.decided[i], out.hard[i] = True, False
-    return -1
-
-
-def collect(source: Any, out: Any, shape: Any, begin: int, finish: int) -> None:
-    """Copy the tiles ``begin … finish - 1`` of ``TILE`` neighbouring groups to the first rows of ``out``.
-
-    Square tiles use every cache line that they fetch, whatever the stride. ``shape`` is (outer kept, outer
-    reduced, inner kept, inner reduced).
-    """
-    rows, inner, run = shape[1], shape[2], shape[3]
-    stride, n = inner * run, rows * run
-    tiles = (inner + TILE - 1) // TILE
-    target = 0
-    for tile in range(begin, finish):
-        outer, first = tile // tiles, (tile % tiles) * TILE
-        width = min(TILE, inner - first)
-        base = outer * rows * stride + first * run
-        for top in range(0, rows, TILE):
-            height = min(TILE, rows - top)
-            for k in range(width):
-                row = out[target + k * n + top * run : target + k * n + (top + height) * run]
-                place = base + top * stride + k * run
-                if run == 1:
-                    column = source[place : place + (height - 1) * stride + 1]
-                    for i in range(height):
-                        row[i] = column[i * stride]
-                else:
-                    for i in range(height):
-                        segment = source[place + i * stride : place + i * stride + run]
-                        for t in range(run):
-                            row[i * run + t] = segment[t]
-        target += width * n

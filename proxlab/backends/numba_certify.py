@@ -1,7 +1,7 @@
 """Compiled certificates for groups of NumPy arrays: rows where they lie, others in copies that stay in cache.
 
-The source of the kernels is :mod:`proxlab.backends.certify_kernels`; rows that they leave open are left to
-the array form.
+The source of the kernels is :mod:`proxlab.backends.certify_kernels`, and for elements alone
+:mod:`proxlab.backends.certify_elements`; what they leave open is left to the array form.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -17,9 +17,11 @@ import numpy as np
 from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_values
 from proxlab.backends import arrays, threads
 from proxlab.backends.build import Target
-from proxlab.backends.certify_kernels import TILE, Out, certify_elements, certify_rows, collect
+from proxlab.backends.certify_elements import certify_elements
+from proxlab.backends.certify_kernels import Out, certify_rows
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.backends.records import Bounds
+from proxlab.backends.tiles import TILE, collect
 from proxlab.groups import AxisLayout, Layout
 from proxlab.penalties import Penalty
 
