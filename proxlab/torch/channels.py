@@ -1,64 +1,35 @@
-"""Remove channels: which have no influence, cutting them with all that depends on them, and the proof of it.
+"""Channels of a network, and which have no influence.
 
 What is removed is decided in two steps that leave the network's function as it is: a channel that is the same
 constant for every input is folded into the biases of the layers that read it, whose weights for it become
 zero; and a channel that nobody reads is set to zero. :mod:`proxlab.torch.tracing` says which slices of
-which parameters are one channel. After the cut both networks are traced, and each operation of the small one
-must have the labels of the large one without the removed channels: then it computes the same from the same
-elements.
+which parameters are one channel. :mod:`proxlab.torch.removal` cuts those that are dead, and
+:mod:`proxlab.torch.sameness` proves that the rest computes the same.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
-from proxlab.torch.heads import HeadAttention, scale_counts
 from proxlab.torch.report import Kept, Removed
-from proxlab.torch.structures import FFN_WIDTHS, is_conv1d
 from proxlab.torch.tracing import Read, Trace
+from proxlab.torch.weights import held_tensors, zero_slices, zero_weights
 
-__all__ = ["Channels", "Cut", "Head", "cut", "held_tensors", "is_same", "zeros"]
+__all__ = ["Channels", "Head"]
 
 #: A constant may differ by this many roundings from place to place, after pooling for example.
 _ROUNDINGS = 32
 
 
-def held_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network by their first names: parameters, buffers, plain attributes."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for path, m in model.named_modules():
-        for store in (m._parameters, m._buffers, m.__dict__):
-            for name, t in store.items():
-                if isinstance(t, Tensor) and id(t) not in seen:
-                    seen.add(id(t))
-                    found[f"{path}.{name}" if path else name] = t
-    return found
-
-
-def _outputs_axis(layer: nn.Module) -> int:
-    """The axis of a layer's weight that makes its outputs."""
-    swapped = isinstance(layer, (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag))
-    return 1 if swapped or is_conv1d(layer) else 0
-
-
 def _zero_columns(read: Read, weight: Tensor) -> Tensor:
     """Which channels have no influence on what reads them."""
     zero: Tensor = (weight.detach().reshape(-1)[read.ids] == 0).all(1)
-    return zero
-
-
-def _zero_slices(weight: Tensor, axis: int) -> Tensor:
-    """Which slices across an axis are zero."""
-    zero: Tensor = ~(weight.detach() != 0).movedim(axis, 0).flatten(1).any(dim=1)
     return zero
 
 
@@ -268,7 +239,7 @@ class Channels:
                     found[head.path, "heads", refused[root]] += 1
                 elif root not in gone and all(self._dead_in(root)) and root not in self.obstacles:
                     found[head.path, "heads", "a layer keeps at least one head"] += 1
-        for layer, name, axis, what, slices in _zero_weights(given):
+        for layer, name, axis, what, slices in zero_weights(given):
             for k in slices:
                 reason = self._reason(name, axis, k, what, gone, refused)
                 if reason is not None:
@@ -376,7 +347,7 @@ class Channels:
         held = held_tensors(model)
         self.zeros = {id(r): _zero_columns(r, held[r.name]) for r in self.trace.reads.values()}
         self.takes = {id(r): self._takes(r, model, held[r.name]) for r in self.trace.reads.values()}
-        self.zero_made = {(n, a): _zero_slices(held[n], a) for n, a in self.trace.makes if n in held}
+        self.zero_made = {(n, a): zero_slices(held[n], a) for n, a in self.trace.makes if n in held}
 
     def _dead_in(self, root: int) -> list[bool]:
         return [bool(self.zeros[id(r)][j]) for r, j in self.readers[root]]
@@ -414,56 +385,6 @@ class Channels:
             if left < size:
                 out.append(Removed(layer, "outputs", size, left))
         return out
-
-
-def _zero_weights(model: nn.Module) -> Iterator[tuple[str, str, int, str, list[int]]]:
-    """Zero slices of the weights: layer, parameter, axis, "outputs" or "inputs", and which."""
-    first = {id(t): name for name, t in held_tensors(model).items()}
-    for path, m in model.named_modules():
-        for name, p in m._parameters.items():
-            if p is not None:
-                for axis, what, which in _zero_sides(m, name, p):
-                    yield path, first[id(p)], axis, what, which
-
-
-def _zero_sides(m: nn.Module, name: str, p: Tensor) -> Iterator[tuple[int, str, list[int]]]:
-    """Zero slices of a module's weight: axis, "outputs" or "inputs", and which; none of what is no weight."""
-    if p.dim() < 2 or not _is_weight(m, name):
-        return
-    sides = [(_outputs_axis(m), "outputs"), (1 - _outputs_axis(m), "inputs")]
-    if isinstance(m, nn.RNNBase):
-        sides = [(1, "inputs")]
-    elif isinstance(m, nn.Embedding | nn.EmbeddingBag) or (isinstance(m, _ConvNd) and m.groups > 1):
-        sides = sides[:1]
-    for axis, what in sides:
-        which: list[int] = torch.nonzero(_zero_slices(p, axis)).flatten().tolist()
-        if which:
-            yield axis, what, which
-
-
-def computed_zeros(model: nn.Module) -> list[tuple[str, str, int]]:
-    """Count the zero slices of weights that are set before each call, as by a mask: like :func:`zeros`."""
-    return [
-        (path, what, len(which))
-        for path, m in model.named_modules()
-        for name, t in vars(m).items()
-        if isinstance(t, Tensor)
-        for _, what, which in _zero_sides(m, name, t)
-    ]
-
-
-def zeros(model: nn.Module) -> list[tuple[str, str, int]]:
-    """Count the zero slices of weights: layer, "outputs" or "inputs", how many."""
-    return [(layer, what, len(which)) for layer, _, _, what, which in _zero_weights(model)]
-
-
-def _is_weight(module: nn.Module, name: str) -> bool:
-    if isinstance(module, nn.RNNBase):
-        return name.startswith("weight_ih_l0")
-    if isinstance(module, nn.MultiheadAttention):
-        return name.endswith("weight")
-    known = isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag))
-    return name == "weight" and (known or is_conv1d(module))
 
 
 def _spread(read: Read, weight: Tensor) -> Tensor:
@@ -506,209 +427,3 @@ def _fold(model: nn.Module, read: Read, weight: Tensor, which: Tensor, new_bias:
             owner.bias = nn.Parameter(shift)
             new_bias[f"{read.layer}.bias" if read.layer else "bias"] = read.name
     weight.reshape(-1)[read.ids[where].reshape(-1)] = 0
-
-
-# ----------------------------------------------------------------------------------------------------
-# Cutting.
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is left: for each tensor and axis that lost slices, their places before."""
-
-    left: dict[tuple[str, int], Tensor]
-
-
-def cut(model: nn.Module, channels: Channels, gone: set[int]) -> Cut:
-    """Remove channels in place.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The network, settled.
-    channels : Channels
-        Those of it.
-    gone : set of int
-        Which to remove.
-    """
-    held = held_tensors(model)
-    lost = torch.zeros(len(channels.roots), dtype=torch.bool)
-    lost[list(gone)] = True
-    left: dict[tuple[str, int], Tensor] = {}
-    for (name, axis), (start, size) in channels.trace.families.base.items():
-        keep = torch.nonzero(~lost[channels.roots[start : start + size]]).flatten()
-        if len(keep) < size:
-            left[name, axis] = keep
-    for name, weight in channels.biases.items():
-        axis = _outputs_axis(model.get_submodule(weight.rpartition(".")[0]))
-        if name in held and (weight, axis) in left:
-            left[name, 0] = left[weight, axis]
-    new: dict[int, Tensor] = {}
-    for (name, axis), keep in left.items():
-        if name not in held:
-            continue
-        old = held[name]
-        t = new.get(id(old), old.detach())
-        new[id(old)] = t.index_select(axis, keep)
-    for key, t in new.items():
-        new[key] = t.contiguous()
-    changed: list[tuple[str, nn.Module, dict[str, torch.Size]]] = []
-    done: dict[int, Tensor] = {}
-    for path, m in model.named_modules():
-        shapes: dict[str, torch.Size] = {}
-        stores: list[dict[str, Any]] = [m._parameters, m._buffers, m.__dict__]
-        for store in stores:
-            for name, old_t in list(store.items()):
-                if isinstance(old_t, Tensor) and id(old_t) in new:
-                    shapes[name] = old_t.shape
-                    if id(old_t) not in done:
-                        fresh = new[id(old_t)]
-                        done[id(old_t)] = (
-                            nn.Parameter(fresh, old_t.requires_grad)
-                            if isinstance(old_t, nn.Parameter)
-                            else fresh
-                        )
-                    store[name] = done[id(old_t)]
-        if shapes:
-            changed.append((path, m, shapes))
-    for path, m, shapes in changed:
-        _refit(m, shapes)
-        _recount(model.get_submodule(path.rpartition(".")[0]), m, shapes)
-    for path, label in channels.trace.norms.items():
-        m = model.get_submodule(path)
-        if isinstance(m, _NormBase):
-            m.num_features = int((~lost[channels.roots[label]]).sum())
-    for head in channels.heads:
-        keep_heads = [k for k, r in enumerate(head.roots) if r not in gone]
-        if len(keep_heads) < len(head.roots):
-            holder = model.get_submodule(head.path)
-            if isinstance(holder, HeadAttention):
-                holder.keep(keep_heads)
-            else:
-                scale_counts(holder, len(keep_heads), len(head.roots))
-    return Cut(left)
-
-
-def _refit(m: nn.Module, shapes: dict[str, torch.Size]) -> None:
-    """Make the numbers that a module keeps fit its tensors again."""
-    if isinstance(m, nn.Linear):
-        m.out_features, m.in_features = m.weight.shape
-    elif isinstance(m, _ConvNd):
-        old = shapes.get("weight", m.weight.shape)
-        rows, columns = m.weight.shape[:2]
-        if m.groups > 1:
-            m.groups = m.groups * rows // old[0]
-            m.in_channels, m.out_channels = m.groups * columns, rows
-            if isinstance(m, _ConvTransposeNd):
-                m.in_channels, m.out_channels = rows, m.groups * columns
-        elif isinstance(m, _ConvTransposeNd):
-            m.in_channels, m.out_channels = rows, columns
-        else:
-            m.in_channels, m.out_channels = columns, rows
-    elif isinstance(m, nn.Embedding | nn.EmbeddingBag):
-        m.embedding_dim = m.weight.shape[1]
-    elif isinstance(m, nn.RNNBase):
-        ih: Any = m.weight_ih_l0
-        hh: Any = m.weight_hh_l0
-        m.input_size = ih.shape[1]
-        if m.proj_size:
-            hr: Any = m.weight_hr_l0
-            m.proj_size, m.hidden_size = hr.shape
-        else:
-            m.hidden_size = hh.shape[1]
-        m._flat_weights = [getattr(m, name) for name in m._flat_weights_names]
-        m.flatten_parameters()
-    elif isinstance(m, nn.GroupNorm):
-        m.num_channels = m.weight.shape[0]
-    elif isinstance(m, nn.LayerNorm | nn.RMSNorm):
-        m.normalized_shape = tuple(m.weight.shape)
-    elif isinstance(m, nn.PReLU):
-        m.num_parameters = m.weight.shape[0]
-    elif is_conv1d(m):
-        weight: Any = m.weight
-        counts: Any = m
-        counts.nx, counts.nf = weight.shape
-
-
-def _recount(holder: nn.Module, m: nn.Module, shapes: dict[str, torch.Size]) -> None:
-    """Make the number of hidden units that a block keeps, of which a layer was cut, fit it again."""
-    old, new = shapes.get("weight", torch.Size()), tuple(getattr(m, "weight", torch.empty(0)).shape)
-    for name in FFN_WIDTHS:
-        count = getattr(holder, name, None)
-        sizes = {n for before, n in zip(old, new, strict=False) if before != n and before == count}
-        if isinstance(count, int) and len(sizes) == 1:
-            setattr(holder, name, sizes.pop())
-
-
-# ----------------------------------------------------------------------------------------------------
-# The proof.
-
-
-def is_same(
-    big: nn.Module,
-    small: nn.Module,
-    once: Callable[[nn.Module], list[Tensor]],
-    inputs: Iterable[Tensor],
-    channels: Channels,
-    gone: set[int],
-    made: Cut,
-) -> str | None:
-    """Compare the traces of two networks, operation by operation; returns what differs, if anything.
-
-    Parameters
-    ----------
-    big, small : torch.nn.Module
-        Before and after :func:`cut`, in the same mode.
-    once : callable
-        Calls a network.
-    inputs : iterable of Tensor
-        What it is called with.
-    channels, gone, made
-        What was removed.
-    """
-    inputs = list(inputs)
-    families = channels.trace.families
-    lost = torch.zeros(len(channels.roots), dtype=torch.bool)
-    lost[list(gone)] = True
-    shapes = {name: t.shape for name, t in held_tensors(big).items()}
-
-    def record(trace: Trace, left: dict[tuple[str, int], Tensor]) -> Callable[[Tensor, str | None], Tensor]:
-        """Names in the large network; what is removed is negative."""
-
-        def labels() -> Tensor:
-            table = torch.ones(len(trace.families.parent), dtype=torch.int64)
-            table[0] = 0
-            for key, (start, size) in trace.families.base.items():
-                if key in families.base:
-                    first, full = families.base[key]
-                    places = left.get(key, torch.arange(full))
-                    if len(places) == size:
-                        roots = channels.roots[first + places]
-                        table[start : start + size] = torch.where(lost[roots], -1, roots)
-            return table
-
-        def elements(ids: Tensor, name: str) -> Tensor:
-            found, gone_too, step = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool), 1
-            for axis in reversed(range(len(shapes[name]))):
-                full = shapes[name][axis]
-                places = left.get((name, axis), torch.arange(full))
-                place = places[ids % len(places)] if len(places) else ids
-                ids = ids // max(len(places), 1)
-                if (name, axis) in made.left:
-                    stays = torch.zeros(full, dtype=torch.bool)
-                    stays[made.left[name, axis]] = True
-                    gone_too |= ~stays[place]
-                found += step * place
-                step *= full
-            return torch.where(gone_too, -1, found)
-
-        return lambda t, name: labels()[t] if name is None else elements(t, name)
-
-    records = []
-    for model, left in ((big, {}), (small, made.left)):
-        trace = Trace()
-        records.append(trace.run(model, once, inputs, record(trace, left)))
-    for a, b in zip(*records, strict=False):
-        if a != b:
-            return f"the operation {a[0]!r} then computes something else"
-    return None if len(records[0]) == len(records[1]) else "other operations are run then"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from proxlab.torch.calls import copied
-from proxlab.torch.channels import held_tensors
 from proxlab.torch.heads import HeadAttention, stand_in
 from proxlab.torch.shards import is_distributed
+from proxlab.torch.weights import held_tensors
 from proxlab.torch.widths import contents
 from proxlab.torch.wrappers import check_model
 

@@ -18,13 +18,16 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.flop_counter import FlopCounterMode
 
 from proxlab.torch.calls import Call, copied, evaluated
-from proxlab.torch.channels import Channels, Cut, computed_zeros, cut, is_same, zeros
+from proxlab.torch.channels import Channels
 from proxlab.torch.heads import stand_in
+from proxlab.torch.removal import Cut, cut
 from proxlab.torch.report import CompactReport, Kept, Removed
+from proxlab.torch.sameness import is_same
 from proxlab.torch.shards import is_distributed
 from proxlab.torch.structures import Attention
 from proxlab.torch.tracing import Trace, without_dropout
 from proxlab.torch.transfer import Carried, Origin
+from proxlab.torch.weights import computed_zeros, zeros
 from proxlab.torch.wrappers import check_model
 
 __all__ = ["compact"]

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from proxlab.torch.channels import held_tensors
 from proxlab.torch.fit import fit
 from proxlab.torch.shards import is_distributed
 from proxlab.torch.structures import FFN_WIDTHS, HEAD_COUNTS
+from proxlab.torch.weights import held_tensors
 from proxlab.torch.widths import differences, kind, record
 from proxlab.torch.wrappers import check_model
 
