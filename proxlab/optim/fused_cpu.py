@@ -29,9 +29,10 @@ from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
+from proxlab.groups import Groups
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_layout import Plan, Slope, plan_of, slope_of
+from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
@@ -39,7 +40,16 @@ from proxlab.penalties.base import Piece
 from proxlab.prox import prox
 from proxlab.rootfinders import Newton, RootFinder
 
-__all__ = ["Batch", "applies", "checked_plan", "count_alive", "propose", "step"]
+__all__ = [
+    "Batch",
+    "applies",
+    "applies_jointly",
+    "checked_joint_plan",
+    "checked_plan",
+    "count_alive",
+    "propose",
+    "step",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -117,6 +127,16 @@ def applies(penalty: Penalty | None, w: Array, order: tuple[int, ...] | None = N
     return bool(native) and compiles() and plan_of(penalty, w.shape, order) is not None
 
 
+def applies_jointly(
+    penalty: Penalty | None,
+    groups: Sequence[Groups],
+    shapes: Sequence[tuple[int, ...]],
+    orders: Sequence[tuple[int, ...] | None],
+) -> bool:
+    """As :func:`applies`, of arrays whose groups are joint; of their memory only the order is looked at."""
+    return compiles() and (penalty is None or joint_plan(penalty, groups, shapes, orders) is not None)
+
+
 class Batch:
     """Tensors whose steps one compiled call takes.
 
@@ -132,6 +152,9 @@ class Batch:
         float32 or float64, of weights, gradients and states.
     orders : sequence of tuple of int or None
         The axes of each in the order in which they lie in memory, None for C order.
+    joint : sequence of Groups, optional
+        Where all tensors share one prox, the groups of each: a group has a part in each of them, and the
+        penalty is that of rows in which these stand one after the other (:func:`checked_joint_plan`).
 
     Attributes
     ----------
@@ -150,23 +173,33 @@ class Batch:
         shapes: Sequence[tuple[int, ...]],
         dtype: Any,
         orders: Sequence[tuple[int, ...] | None],
+        joint: Sequence[Groups] | None = None,
     ) -> None:
         self.rule, self.penalty, self.shapes, self.dtype = rule, penalty, list(shapes), np.dtype(dtype)
         self.orders, self.update = list(orders), rule.select(settings)
-        self.plans = [checked_plan(penalty, *how) for how in zip(shapes, orders, strict=True)]
+        if joint is not None and penalty is not None:
+            self.plans = [checked_joint_plan(penalty, joint, shapes, orders)]
+        else:
+            self.plans = [checked_plan(penalty, *how) for how in zip(shapes, orders, strict=True)]
         self.slope = slope_of(penalty) or Slope()
         n = len(self.plans)
-        self._sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
-        self.addresses = np.zeros((n, 2 + len(self.update.slots)), np.int64)
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self._is_joint = joint is not None
+        # Of each tensor, and of each prox.
+        self._lengths = sizes
+        self._sizes = np.array([sum(sizes)] if n < len(sizes) else sizes, np.int64)
+        self.addresses = np.zeros((len(sizes), 2 + len(self.update.slots)), np.int64)
         flows, columns = self.name == "flow", self.name == "columns"
         laid = [
-            (1, 1, 1, int(size)) if flows else p.shape
-            for p, size in zip(self.plans, self._sizes, strict=True)
+            shape
+            for p, size in zip(self.plans, self._sizes.tolist(), strict=True)
+            for shape in ([(1, 1, 1, size, 1)] if flows else p.spans)
         ]
         ends = [(len(p.weights), len(p) if columns else 0) for p in self.plans]
         self._tensors = many.Tensors(
             addresses=self.addresses,
             shapes=np.array(laid, np.int64),
+            spans=np.cumsum([0, *(len(p.spans) for p in self.plans)], dtype=np.int64),
             units=self._sizes if flows else np.array([len(p) for p in self.plans], np.int64),
             per_block=np.zeros(n, np.int64),
             strengths=np.concatenate([np.asarray(p.weights, float) for p in self.plans]),
@@ -188,7 +221,7 @@ class Batch:
         return int(self._sizes.sum())
 
     def __len__(self) -> int:
-        """Return the number of tensors."""
+        """Return the number of proxes."""
         return len(self.plans)
 
     def follow(self, penalty: Penalty | None) -> bool:
@@ -216,7 +249,7 @@ class Batch:
             Solves the prox. With other options than the defaults of Newton's method, and where an average is
             taken of groups that are not contiguous, the step is not fused.
         where : callable
-            ``where(k)`` is what an error says before its message of tensor ``k``.
+            ``where(k)`` is what an error says before its message of prox ``k``.
 
         Returns
         -------
@@ -243,9 +276,7 @@ class Batch:
         else:
             left = self._spoilt()
         # Those whose gradients are not finite first: their error comes before anything has changed.
-        for k in sorted(
-            np.flatnonzero(left).tolist(), key=lambda k: bool(np.isfinite(self._arrays(k)[1]).all())
-        ):
+        for k in sorted(np.flatnonzero(left).tolist(), key=self._is_finite):
             self._unfused(k, settings, t, carry, finder, where)
         if left.all():
             return found.carry
@@ -258,8 +289,12 @@ class Batch:
             self._solve(found, keep, finder, where)
         return found.carry
 
+    def _is_finite(self, k: int) -> bool:
+        """Return whether the gradients of a prox are finite."""
+        return all(bool(np.isfinite(grad).all()) for _, grad, *_ in self._arrays(k))
+
     def _part(self, chosen: Array, settings: Settings) -> Batch:
-        """Return a batch of some tensors."""
+        """Return a batch of some of several proxes."""
         shapes, orders = [self.shapes[k] for k in chosen], [self.orders[k] for k in chosen]
         part = Batch(self.rule, settings, self.penalty, shapes, self.dtype, orders)
         part.addresses[...] = self.addresses[chosen]
@@ -294,7 +329,7 @@ class Batch:
                 # A tensor that is no small part of the whole is divided.
                 parts = min(n, -(-2 * n * int(sizes[k]) // total)) if sizes[k] >= threads.SMALL else 1
                 self._tensors.per_block[k] = plan.per_block(parts)
-                units[k] = plan.blocks(int(self._tensors.per_block[k]))
+                units[k] = -(-len(plan) // int(self._tensors.per_block[k]))
         ends = np.cumsum(sizes)
         places = [(0, 0)]
         for j in range(1, n):
@@ -322,7 +357,7 @@ class Batch:
         threads.run(some, len(spans), self.size)
 
     def _spoilt(self) -> Array:
-        """Return which tensors have a gradient whose squares are not finite.
+        """Return which proxes have a gradient whose squares are not finite.
 
         Those of the weights come along for groups of columns.
         """
@@ -384,10 +419,26 @@ class Batch:
 
         self._run(task)
 
-    def _arrays(self, k: int) -> list[Array]:
-        """Return weights, gradient and state of a tensor, flat."""
-        one, n = self.dtype.type(1.0), int(self._sizes[k])
-        return [many.elements(address, n, one) for address in self.addresses[k].tolist()]
+    def _arrays(self, k: int) -> list[list[Array]]:
+        """Return weights, gradient and state of each tensor of a prox, flat."""
+        one, spans = self.dtype.type(1.0), self._tensors.spans
+        return [
+            [many.elements(address, self._lengths[s], one) for address in self.addresses[s].tolist()]
+            for s in range(spans[k], spans[k + 1])
+        ]
+
+    def _rows(self, k: int, arrays: Sequence[Array], groups: Array) -> Array:
+        """Return some groups of a prox as rows, of an array for each of its tensors."""
+        parts = (group_rows(a, span[:4], groups) for a, span in zip(arrays, self.plans[k].spans, strict=True))
+        return np.concatenate(list(parts), axis=1)
+
+    def _write_rows(self, k: int, arrays: Sequence[Array], groups: Array, rows: Array) -> None:
+        """Undo :meth:`_rows`."""
+        begin = 0
+        for a, (outer, length, kept, run, _) in zip(arrays, self.plans[k].spans, strict=True):
+            part = rows[:, begin : begin + length * run].reshape(len(groups), length, run)
+            a.reshape(outer, length, kept, run)[groups // kept, :, groups % kept] = part
+            begin += length * run
 
     def _finish_rows(
         self, k: int, formed: tuple[Array, Array], left: Array, step: float, keep: float, finder: RootFinder,
@@ -397,21 +448,18 @@ class Batch:
         size = self.plans[k].size
         point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in formed)
         z = self._solve_left(k, left, point, metric, step, finder, where)
-        view = self._arrays(k)[0].reshape(-1, size)
+        view = self._arrays(k)[0][0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
         self, k: int, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
     ) -> None:
         """Solve the groups of a block whose point the kernel left in the weights."""
-        plan, (w, _, *slots) = self.plans[k], self._arrays(k)
-        kept = plan.shape[2]
-        outer, column = left[0] // kept, left % kept
-        point, *state = (group_rows(a, plan.shape, left) for a in (w, *slots))
+        weights, _, *slots = zip(*self._arrays(k), strict=True)
+        point, *state = (self._rows(k, some, left) for some in (weights, *slots))
         again = self.update.metric
         metric = None if again is None else over_arrays(again, np)(state, coefficients)
-        z = self._solve_left(k, left, point, metric, step, finder, where)
-        w.reshape(plan.shape)[outer][:, column] = z.reshape(len(left), plan.shape[1], -1).transpose(1, 0, 2)
+        self._write_rows(k, weights, left, self._solve_left(k, left, point, metric, step, finder, where))
 
     def _solve_left(
         self, k: int, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder,
@@ -436,23 +484,36 @@ class Batch:
         self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
         where: Callable[[int], str],
     ) -> None:  # fmt: skip
-        """Take the step of a tensor as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
+        """Take the step of a prox as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
         assert self.penalty is not None
-        shape, order = self.shapes[k], self.orders[k] or tuple(range(len(self.shapes[k])))
-        w, grad, *slots = (
-            a.reshape([shape[axis] for axis in order]).transpose(np.argsort(order)) for a in self._arrays(k)
-        )
+        tensors = self._arrays(k)
+        if not self._is_joint:
+            shape, order = self.shapes[k], self.orders[k] or tuple(range(len(self.shapes[k])))
+            lying, back = [shape[axis] for axis in order], np.argsort(order)
+            tensors = [[a.reshape(lying).transpose(back) for a in tensors[0]]]
         # What overflows is found by the prox.
         with np.errstate(all="ignore"):
-            proposal = self.rule.propose(settings, w, grad, tuple(slots), t, carry)
+            proposals = [self.rule.propose(settings, w, g, tuple(s), t, carry) for w, g, *s in tensors]
+        step, every = proposals[0].step, np.arange(len(self.plans[k]))
+        point, metric = [p.x for p in proposals], [p.metric for p in proposals]
+
+        def whole(arrays: list[Any]) -> Array:
+            return self._rows(k, arrays, every) if self._is_joint else arrays[0]
+
+        d = None if self.update.metric is None else whole(metric)
         try:
-            z = prox(self.penalty, proposal.x, proposal.step, metric=proposal.metric, root_finder=finder)
+            z = prox(self.penalty, whole(point), step, metric=d, root_finder=finder)
         except ValueError as error:
             raise ValueError(f"{where(k)}{error}") from error
+        if self._is_joint:
+            self._write_rows(k, point, every, z)
+        else:
+            point = [z]
         keep = settings["momentum"] if self.rule.averages else 0.0
-        w[...] = keep * w + (1.0 - keep) * z if keep else z
-        for a, new in zip(slots, proposal.slots, strict=True):
-            a[...] = new
+        for (w, _, *slots), new, proposal in zip(tensors, point, proposals, strict=True):
+            w[...] = keep * w + (1.0 - keep) * new if keep else new
+            for a, b in zip(slots, proposal.slots, strict=True):
+                a[...] = b
 
 
 def checked_plan(penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None) -> Plan:
@@ -460,6 +521,19 @@ def checked_plan(penalty: Penalty | None, shape: tuple[int, ...], order: tuple[i
     plan = plan_of(penalty, shape, order)
     if plan is None:
         raise ValueError(f"penalty: has no fused pass over an array of shape {shape}, {penalty!r}")
+    return plan
+
+
+def checked_joint_plan(
+    penalty: Penalty,
+    joint: Sequence[Groups],
+    shapes: Sequence[tuple[int, ...]],
+    orders: Sequence[tuple[int, ...] | None],
+) -> Plan:
+    """Return how groups lie in several arrays, or raise an error if there is no fused pass."""
+    plan = joint_plan(penalty, joint, shapes, orders)
+    if plan is None:
+        raise ValueError(f"penalty: has no fused pass over joint groups of shapes {shapes}, {penalty!r}")
     return plan
 
 
@@ -593,7 +667,7 @@ def _scratch(size: int, dtype: Any) -> tuple[Array, ...]:
         sums = 8 * int(kernels.PITCH)
         found = (
             np.empty(n, dtype), np.empty(n, dtype), np.empty(max(kernels.BLOCK, n), np.int64),
-            np.empty(sums, dtype), np.empty(sums), np.empty((6, kernels.BLOCK)),
+            np.empty(sums, dtype), np.empty(sums), np.empty((15, kernels.BLOCK)),
         )  # fmt: skip
         if n == SCRATCH:
             held[dtype.char] = found

@@ -537,158 +537,249 @@ def add_part(part: Any, total: Any, n: int, sums: int) -> None:
             part[base + i] = part[base + i] - part[base + i]
 
 
+@any_order
+def sum_of(total: Any, o: int, n: int) -> float:
+    """Return the sum of ``n`` columns."""
+    t = total[o] - total[o]
+    for i in range(n):
+        t += total[o + i]
+    return t
+
+
 def clear(sums: Any, n: int, count: int) -> None:
     """Set ``count`` sums of ``n`` columns to zero."""
     for k in range(UINT(count)):
         sums[k * PITCH : k * PITCH + n] = 0.0
 
 
-def fold(total: Any, groups: int, run: int, sums: int) -> None:
-    """Add the columns of each group; the sum of group ``k`` lands in column ``k``."""
-    if run == 1:
-        return
-    for s in range(sums):
-        base = s * np.int64(PITCH)
-        for k in range(groups):
-            t = 0.0
-            for j in range(run):
-                t += total[base + k * run + j]
-            total[base + k] = t
+def fold(total: Any, s: int, beside: int, width: int, sums: Any, k: int) -> None:
+    """Add the columns of each of the groups that lie side by side to its sum, that of the first at ``k``."""
+    base = s * np.int64(PITCH)
+    for j in range(beside):
+        sums[k + j] += sum_of(total, UINT(base + j * width), UINT(width))
 
 
-def scan(
-    w: Any, g: Any, shape: Any, begin: int, finish: int, per_block: int, one: float, part: Any, total: Any,
-    squares: Any,
-) -> bool:  # fmt: skip
-    """Sum the squares of the weights of each group; returns whether those of the gradient are finite.
+def spread(numbers: Any, k: int, beside: int, width: int, part: Any, o: Any) -> None:
+    """Give each column the number of its group."""
+    for j in range(beside):
+        for i in range(UINT(j * width), UINT(j * width + width)):
+            part[i + o] = numbers[k + j]
 
-    Blocks and shape are those of :func:`columns`.
+
+def side_by_side(shape: Any, group: int, most: int) -> int:
+    """Return how many groups, from one on, are taken at once: their rows lie side by side."""
+    if shape[4] > 1:
+        return 1
+    return min(most, shape[2] - group % shape[2], BLOCK // shape[3])
+
+
+def place(shape: Any, group: int) -> Any:
+    """Return where a group begins."""
+    stride = shape[2] * shape[3]
+    return UINT((group // shape[2]) * shape[1] * stride + (group % shape[2]) * shape[3])
+
+
+def row(shape: Any, i: int) -> Any:
+    """Return how far behind the beginning of a group its row ``i`` begins."""
+    return UINT((i // shape[4]) * shape[2] * shape[3] + (i % shape[4]) * (shape[3] // shape[4]))
+
+
+class Block(NamedTuple):
+    """Neighbouring groups that are solved at once.
+
+    Attributes
+    ----------
+    first, n : int
+        The first of them, and how many they are.
+    r, a, curve, far, floor, state : array of float
+        What :func:`open_group` says of each.
+    ratio, rest : array of float
+        Its metric times ``ratio`` is ``q``, and ``z = x q/(q + rest)``.
+    sums : array of float
+        Seven of each: of the squares at zero, and at the ratio.
     """
-    length, kept, run = shape[1], shape[2], shape[3]
-    blocks = (kept + per_block - 1) // per_block
-    finite = True
-    for block in range(begin, finish):
-        outer, first = block // blocks, (block % blocks) * per_block
-        groups = min(per_block, kept - first)
-        n = UINT(groups * run)
-        base = UINT(outer * length * kept * run + first * run)
+
+    first: int
+    n: int
+    r: Any
+    a: Any
+    curve: Any
+    far: Any
+    floor: Any
+    state: Any
+    ratio: Any
+    rest: Any
+    sums: Any
+
+
+def block_in(values: Any, first: int, count: int) -> Block:
+    """Return a block whose numbers are kept in ``values``."""
+    return Block(
+        first, count, values[0], values[1], values[2], values[3], values[4], values[5], values[6], values[7],
+        values[8:],
+    )  # fmt: skip
+
+
+def scan_groups(
+    w: Any, g: Any, shape: Any, first: int, count: int, one: float, part: Any, total: Any, squares: Any
+) -> None:
+    """Add to the squares of groups what those of the weights are; NaN if one of the gradient is not finite.
+
+    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced, cuts): a group has a row of
+    ``inner reduced / cuts`` elements for each outer reduced element and cut.
+    """
+    width, k = shape[3] // shape[4], 0
+    while k < count:
+        m = side_by_side(shape, first + k, count - k)
+        n, base = UINT(m * width), place(shape, first + k)
         clear(part, n, 1)
         clear(total, n, 1)
-        for i in range(length):
-            add_squares(w, g, base + UINT(i * kept * run), n, one, part)
+        for i in range(shape[1] * shape[4]):
+            add_squares(w, g, base + row(shape, i), n, one, part)
             if i % ROWS == ROWS - 1:
                 add_part(part, total, n, 1)
         add_part(part, total, n, 1)
-        fold(total, groups, run, 1)
-        for k in range(groups):
-            squares[outer * kept + first + k] = total[k]
-            finite &= total[k] < INF
-    return finite
+        fold(total, 0, m, width, squares, first + k)
+        k += m
 
 
-def columns(
-    w: Any, g: Any, slots: Any, c: Any, shape: Any, begin: int, finish: int, weights: Any, numbers: Numbers,
-    cut: float, minus: float, one: float, hard: Any, part: Any, total: Any, values: Any, per_block: int,
-    squares: Any,
-) -> Any:  # fmt: skip
-    """Step with the blocks ``begin … finish - 1`` of neighbouring groups, a block at once.
+def update_groups(
+    w: Any, g: Any, slots: Any, c: Any, shape: Any, block: Block, cut: float, minus: float, one: float,
+    part: Any, total: Any,
+) -> None:  # fmt: skip
+    """Update what a tensor has of the groups of a block, and add to their sums.
 
-    ``shape`` is (outer kept, outer reduced, inner kept, inner reduced). The point goes to ``w``, the metric
-    is formed anew for each pass: nothing is kept for each element. ``squares`` are those of the groups'
-    lengths before the step. Groups that are left to the general solver keep their point, and after a block
-    with such groups the kernel returns, with their numbers in ``hard``. Returns the next block and how many
-    groups were left.
+    The point goes to ``w``, the metric is formed anew for each pass: nothing is kept for each element.
     """
-    length, kept, run = shape[1], shape[2], shape[3]
-    blocks = (kept + per_block - 1) // per_block
-    stride = UINT(kept * run)
-    r, a, curve, far, floor, state = values[0], values[1], values[2], values[3], values[4], values[5]
-    for block in range(begin, finish):
-        outer, first = block // blocks, (block % blocks) * per_block
-        groups = min(per_block, kept - first)
-        n = UINT(groups * run)
-        base = UINT(outer * length * kept * run + first * run)
+    rows, width, k = shape[1] * shape[4], shape[3] // shape[4], 0
+    pairs = rows - rows % 2
+    while k < block.n:
+        m = side_by_side(shape, block.first + k, block.n - k)
+        n, base = UINT(m * width), place(shape, block.first + k)
         clear(part, n, 7)
         clear(total, n, 7)
-        for k in range(groups):
-            group = outer * kept + first + k
-            eta = numbers.step * weights[group if len(weights) > 1 else 0]
-            r[k] = first_radius(squares[group], numbers.end)
-            ratio = r[k] / (eta * (numbers.a - numbers.c * r[k]))
-            if not (RATIO_LOW < ratio < RATIO_HIGH):
-                ratio, r[k] = 0.0, -1.0
-            for j in range(UINT(k * run), UINT(k * run + run)):
-                part[j + PITCH7] = ratio
-        pairs = length - length % 2
+        spread(block.ratio, k, m, width, part, PITCH7)
         for i in range(0, pairs, 2):
-            add_update(w, g, slots, c, base + UINT(i) * stride, stride, n, cut, minus, one, part)
+            o = row(shape, i)
+            stride = row(shape, i + 1) - o
+            add_update(w, g, slots, c, base + o, stride, n, cut, minus, one, part)
             if i % (2 * ROWS) == 2 * ROWS - 2:
                 add_part(part, total, n, 7)
-        if pairs < length:
-            add_update_row(w, g, slots, c, base + UINT(pairs) * stride, n, cut, minus, one, part)
+        if pairs < rows:
+            add_update_row(w, g, slots, c, base + row(shape, pairs), n, cut, minus, one, part)
         add_part(part, total, n, 7)
-        fold(total, groups, run, 7)
-        active = 0
-        for k in range(groups):
-            group = outer * kept + first + k
-            eta = numbers.step * weights[group if len(weights) > 1 else 0]
-            j = UINT(k)
-            guess = r[k]
-            code, r[k], a[k], curve[k], far[k], floor[k] = open_group(
-                total[j], total[j + PITCH], total[j + PITCH2], total[j + PITCH3], squares[group], eta, numbers
-            )
-            if code == OPEN and r[k] == guess:
-                code, r[k], a[k] = advance(
-                    total[j + PITCH4], total[j + PITCH5], total[j + PITCH6], guess, a[k], curve[k], far[k],
-                    floor[k], numbers,
-                )  # fmt: skip
-            state[k] = code
-            active += code == OPEN
-        for _ in range(PASSES):
-            # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-            if active <= groups // MANY:
-                break
-            for k in range(groups):
+        for s in range(7):
+            fold(total, s, m, width, block.sums[s], k)
+        k += m
+
+
+def terms_of_groups(
+    w: Any, slots: Any, c: Any, shape: Any, block: Block, one: float, part: Any, total: Any
+) -> None:
+    """Add what a tensor has of the terms of the groups of a block, at their ratios."""
+    rows, width, k = shape[1] * shape[4], shape[3] // shape[4], 0
+    pairs = rows - rows % 2
+    while k < block.n:
+        m = side_by_side(shape, block.first + k, block.n - k)
+        n, base = UINT(m * width), place(shape, block.first + k)
+        clear(total, n, 3)
+        spread(block.ratio, k, m, width, part, PITCH3)
+        for i in range(0, pairs, 2):
+            o = row(shape, i)
+            stride = row(shape, i + 1) - o
+            add_terms(w, slots, c, base + o, stride, n, one, part)
+            if i % (2 * ROWS) == 2 * ROWS - 2:
+                add_part(part, total, n, 3)
+        if pairs < rows:
+            add_terms_row(w, slots, c, base + row(shape, pairs), n, one, part)
+        add_part(part, total, n, 3)
+        for s in range(3):
+            fold(total, s, m, width, block.sums[s], k)
+        k += m
+
+
+def write_groups(w: Any, slots: Any, c: Any, shape: Any, block: Block, one: float, part: Any) -> None:
+    """Write what a tensor has of the groups of a block."""
+    width, k = shape[3] // shape[4], 0
+    while k < block.n:
+        m = side_by_side(shape, block.first + k, block.n - k)
+        n, base = UINT(m * width), place(shape, block.first + k)
+        spread(block.ratio, k, m, width, part, FIRST)
+        spread(block.rest, k, m, width, part, PITCH)
+        for i in range(shape[1] * shape[4]):
+            write_row(w, slots, c, base + row(shape, i), n, one, part)
+        k += m
+
+
+def first_ratios(block: Block, squares: Any, weights: Any, numbers: Numbers) -> None:
+    """Set the radii at which groups are first looked at, -1 where there is none."""
+    for k in range(block.n):
+        group = block.first + k
+        eta = numbers.step * weights[group if len(weights) > 1 else 0]
+        r = first_radius(squares[group], numbers.end)
+        ratio = r / (eta * (numbers.a - numbers.c * r))
+        usable = RATIO_LOW < ratio < RATIO_HIGH
+        block.r[k], block.ratio[k] = (r, ratio) if usable else (-1.0, 0.0)
+        for s in range(7):
+            block.sums[s, k] = 0.0
+
+
+def open_groups(block: Block, squares: Any, weights: Any, numbers: Numbers) -> int:
+    """Decide from the sums at zero, and go on from those at the radius; returns how many are open."""
+    active, sums = 0, block.sums
+    for k in range(block.n):
+        group = block.first + k
+        eta = numbers.step * weights[group if len(weights) > 1 else 0]
+        guess = block.r[k]
+        code, r, a, curve, far, floor = open_group(
+            sums[0, k], sums[1, k], sums[2, k], sums[3, k], squares[group], eta, numbers
+        )
+        if code == OPEN and r == guess:
+            code, r, a = advance(sums[4, k], sums[5, k], sums[6, k], guess, a, curve, far, floor, numbers)
+        block.state[k], block.r[k], block.a[k] = code, r, a
+        block.curve[k], block.far[k], block.floor[k] = curve, far, floor
+        active += code == OPEN
+    return active
+
+
+def next_ratios(block: Block) -> int:
+    """Set the ratios of the groups that are open; returns how many are left to the general solver."""
+    left = 0
+    for k in range(block.n):
+        ratio = 0.0
+        if block.state[k] == OPEN:
+            ratio = block.r[k] / (block.a[k] - block.curve[k] * block.r[k])
+            if not (RATIO_LOW < ratio < RATIO_HIGH):
+                block.state[k] = HARD
+                left += 1
                 ratio = 0.0
-                if state[k] == OPEN:
-                    ratio = r[k] / (a[k] - curve[k] * r[k])
-                    if not (RATIO_LOW < ratio < RATIO_HIGH):
-                        state[k] = HARD
-                        active -= 1
-                        ratio = 0.0
-                for j in range(UINT(k * run), UINT(k * run + run)):
-                    part[j + PITCH3] = ratio
-            clear(total, n, 3)
-            for i in range(0, pairs, 2):
-                add_terms(w, slots, c, base + UINT(i) * stride, stride, n, one, part)
-                if i % (2 * ROWS) == 2 * ROWS - 2:
-                    add_part(part, total, n, 3)
-            if pairs < length:
-                add_terms_row(w, slots, c, base + UINT(pairs) * stride, n, one, part)
-            add_part(part, total, n, 3)
-            fold(total, groups, run, 3)
-            for k in range(groups):
-                if state[k] == OPEN:
-                    j = UINT(k)
-                    code, r[k], a[k] = advance(
-                        total[j], total[j + PITCH], total[j + PITCH2], r[k], a[k], curve[k], far[k],
-                        floor[k], numbers,
-                    )  # fmt: skip
-                    state[k] = code
-                    active -= code != OPEN
-        count = 0
-        for k in range(groups):
-            ratio, rest, code = quotient(state[k], r[k], a[k], curve[k])
-            if code != DONE:
-                # Leaves the point.
-                ratio, rest = 1.0, 0.0
-                hard[count] = outer * kept + first + k
-                count += 1
-            for j in range(UINT(k * run), UINT(k * run + run)):
-                part[j] = ratio
-                part[j + PITCH] = rest
-        for i in range(length):
-            write_row(w, slots, c, base + UINT(i) * stride, n, one, part)
-        if count > 0:
-            return block + 1, count
-    return finish, count
+        block.ratio[k] = ratio
+        for s in range(3):
+            block.sums[s, k] = 0.0
+    return left
+
+
+def advance_groups(block: Block, numbers: Numbers) -> int:
+    """Go on from the sums; returns how many groups are still open."""
+    active, sums = 0, block.sums
+    for k in range(block.n):
+        if block.state[k] == OPEN:
+            block.state[k], block.r[k], block.a[k] = advance(
+                sums[0, k], sums[1, k], sums[2, k], block.r[k], block.a[k], block.curve[k], block.far[k],
+                block.floor[k], numbers,
+            )  # fmt: skip
+            active += block.state[k] == OPEN
+    return active
+
+
+def close_groups(block: Block, hard: Any) -> int:
+    """Set the last ratios; returns how many groups keep their point, with their numbers in ``hard``."""
+    count = 0
+    for k in range(block.n):
+        ratio, rest, code = quotient(block.state[k], block.r[k], block.a[k], block.curve[k])
+        if code != DONE:
+            ratio, rest = 1.0, 0.0
+            hard[count] = block.first + k
+            count += 1
+        block.ratio[k], block.rest[k] = ratio, rest
+    return count

@@ -5,6 +5,7 @@ it is told.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,64 +13,75 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.arguments import check_group_weights
-from proxlab.groups import AxisLayout
+from proxlab.groups import AxisLayout, Groups
 from proxlab.optim import fused_kernels as kernels
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import Piece
 
-__all__ = ["FREE", "Plan", "Slope", "plan_of", "slope_of"]
+__all__ = ["FREE", "Plan", "Slope", "joint_plan", "plan_of", "slope_of"]
 
 Array = np.ndarray[Any, Any]
 
 #: Columns that a block has a multiple of: what is fetched together.
 COLUMNS = 16
+#: Elements of a group side by side from which on they are cut into rows of about half as many.
+RUN = 256
+#: Elements of a block whose groups are contiguous, so that it stays in the cache.
+NEAR = 1 << 15
+
+Shape = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How the groups of a penalty lie in an array of a shape.
+    """How the groups of a penalty lie in an array of a shape, or in several that they all have a part in.
 
     Attributes
     ----------
     name : str
         The kernel: "flow" where there are no groups, else "rows" or "columns".
-    shape : tuple of int
-        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+    spans : tuple of tuple of int
+        Of each array: sizes of outer kept, outer reduced, inner kept and inner reduced axes, and into how
+        many rows the last is cut.
     weights : array
         One per group, or one for all.
     """
 
     name: str
-    shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    spans: tuple[Shape, ...] = ((1, 1, 1, 1, 1),)
     weights: Array = field(default_factory=lambda: np.ones(1))
 
     @property
     def size(self) -> int:
         """Elements of a group."""
-        return self.shape[1] * self.shape[3]
+        return sum(shape[1] * shape[3] for shape in self.spans)
 
     def __len__(self) -> int:
         """Return the number of groups."""
-        return self.shape[0] * self.shape[2]
-
-    def blocks(self, per_block: int) -> int:
-        """Return the number of blocks of so many groups."""
-        return self.shape[0] * -(-self.shape[2] // per_block)
+        outer, _, kept, _, _ = self.spans[0]
+        return outer * kept
 
     def per_block(self, parts: int) -> int:
         """Groups of a block of columns, where there are to be at least so many blocks."""
-        _, _, kept, run = self.shape
-        blocks = max(parts, -(-kept * run // kernels.BLOCK))
-        # Whole cache lines, and no columns beside the vectors.
-        whole = COLUMNS // math.gcd(COLUMNS, run)
-        wanted = -(-kept // blocks)
-        wanted += -wanted % whole
-        return max(1, min(wanted, kernels.BLOCK // run, kept))
+        across = [_across(shape, parts) for shape in self.spans if shape[1] > 1 and shape[4] == 1]
+        near = min(NEAR // self.size, -(-len(self) // parts), kernels.BLOCK)
+        return max(1, min(across, default=near))
 
     def doubt(self, dtype: Any) -> float:
         """Return what a sum may be wrong by, relative to itself."""
         terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
         return (terms + 32.0) * _unit(dtype)
+
+
+def _across(shape: Shape, parts: int) -> int:
+    """Return how many groups of a block suit an array across whose rows they lie."""
+    _, _, kept, run, _ = shape
+    blocks = max(parts, -(-kept * run // kernels.BLOCK))
+    # Whole cache lines, and no columns beside the vectors.
+    whole = COLUMNS // math.gcd(COLUMNS, run)
+    wanted = -(-kept // blocks)
+    wanted += -wanted % whole
+    return min(wanted, kernels.BLOCK // run, kept)
 
 
 class Slope(NamedTuple):
@@ -139,21 +151,74 @@ def plan_of(
         if layout.shape != shape:
             return None
         weights = _reordered(weights, layout, order)
-        lying = tuple(shape[k] for k in order)
-        reduced, kept = (
-            tuple(i for i, k in enumerate(order) if k in axes) for axes in (layout.reduced, layout.kept)
-        )
-        layout = AxisLayout(lying, reduced, kept)
+        layout = _lying(layout, order)
     geometry, slope = layout.canonical_shape(), slope_of(penalty)
     if geometry is None or slope is None:
         return None
     if not slope.pieces:
         return FREE
-    _, length, between, run = geometry
-    name = "rows" if length == 1 and between == 1 else "columns"
-    if name == "columns" and run > kernels.BLOCK:
+    _, length, between, _ = geometry
+    if length == 1 and between == 1:
+        return Plan("rows", ((*geometry, 1),), weights)
+    span = _span(geometry)
+    return None if span is None else Plan("columns", (span,), weights)
+
+
+def joint_plan(
+    penalty: Penalty,
+    groups: Sequence[Groups],
+    shapes: Sequence[tuple[int, ...]],
+    orders: Sequence[tuple[int, ...] | None],
+) -> Plan | None:
+    """Return the plan of groups that have a part in each of some arrays, or None if there is no fused pass.
+
+    ``penalty`` is that of rows in which the parts stand one after the other.
+    """
+    slope = slope_of(penalty)
+    if slope is None or not slope.pieces:
         return None
-    return Plan(name, geometry, weights)
+    spans, n_groups, size = [], 1, 0
+    for own, shape, order in zip(groups, shapes, orders, strict=True):
+        layout = own.layout(shape)
+        if not isinstance(layout, AxisLayout):
+            return None
+        if order is not None:
+            # Groups of several axes might be counted in another order than in the other arrays.
+            if layout.shape != shape or len(layout.kept) > 1:
+                return None
+            layout = _lying(layout, order)
+        geometry = layout.canonical_shape()
+        span = None if geometry is None else _span(geometry)
+        if span is None:
+            return None
+        spans.append(span)
+        n_groups, size = layout.n_groups, size + layout.group_size
+    weights = check_group_weights(penalty, penalty.groups.layout((n_groups, size)))
+    return Plan("columns", tuple(spans), weights)
+
+
+def _span(shape: tuple[int, int, int, int]) -> Shape | None:
+    """Return how an array is gone through in columns, or None if that is not possible."""
+    outer, length, kept, run = shape
+    if length == 1 and kept == 1 and run < RUN:
+        # Short contiguous groups are rows of one array.
+        outer, kept = 1, outer
+    cuts = 1
+    if run >= RUN:
+        half = RUN // 2
+        widths = [n for n in range(COLUMNS, min(run, kernels.BLOCK) + 1) if run % n == 0]
+        if not widths:
+            return None
+        cuts = run // min(widths, key=lambda n: max(n / half, half / n))
+    return outer, length, kept, run, cuts
+
+
+def _lying(layout: AxisLayout, order: tuple[int, ...]) -> AxisLayout:
+    """Return a layout with the axes in the order in which they lie in memory."""
+    reduced, kept = (
+        tuple(i for i, k in enumerate(order) if k in axes) for axes in (layout.reduced, layout.kept)
+    )
+    return AxisLayout(tuple(layout.shape[k] for k in order), reduced, kept)
 
 
 def _reordered(weights: Array, layout: AxisLayout, order: tuple[int, ...]) -> Array:

@@ -14,46 +14,63 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.optim.fused_kernels import (
+    INF,
+    MANY,
+    PASSES,
     UINT,
     Numbers,
-    columns,
+    advance_groups,
+    block_in,
+    close_groups,
+    first_ratios,
     flow,
     invalid,
     metric,
+    next_ratios,
+    open_groups,
     point,
     read,
     rows,
-    scan,
+    scan_groups,
     state,
+    terms_of_groups,
+    update_groups,
     write,
+    write_groups,
 )
 from proxlab.scalar import any_order
 
 
 class Tensors(NamedTuple):
-    """Where tensors lie, and what differs from one to the other.
+    """Where tensors lie, and what differs from one prox to the other.
+
+    A prox is of one tensor, or of groups of columns that have a part in each of several.
 
     Attributes
     ----------
     addresses : array of int
         Of weights, gradient and each array of state: a row per tensor.
     shapes : array of int
-        Sizes of outer kept, outer reduced, inner kept and inner reduced axes.
+        Sizes of outer kept, outer reduced, inner kept and inner reduced axes, and into how many rows the last
+        is cut.
+    spans : array of int
+        Where the tensors of a prox begin, and where those of the last end.
     units : array of int
-        How many parts each has: groups, blocks of columns or elements.
+        How many parts each prox has: groups, blocks of columns or elements.
     per_block : array of int
         Groups of a block of columns.
     strengths, squares : array of float
-        The groups' weights, and what :func:`~proxlab.optim.fused_kernels.scan` finds, one tensor's after
-        those of another.
+        The groups' weights, and what :func:`~proxlab.optim.fused_kernels.scan_groups` finds, those of one
+        prox after those of another.
     starts : array of int
-        Where a tensor's part of each begins, and where that of the last ends.
+        Where the part of a prox of each begins, and where that of the last ends.
     doubts : array of float
         What a sum may be wrong by, relative to itself.
     """
 
     addresses: Any
     shapes: Any
+    spans: Any
     units: Any
     per_block: Any
     strengths: Any
@@ -63,7 +80,7 @@ class Tensors(NamedTuple):
 
 
 class Span(NamedTuple):
-    """From part ``unit`` of tensor ``first`` to before part ``stop`` of tensor ``last``."""
+    """From part ``unit`` of prox ``first`` to before part ``stop`` of prox ``last``."""
 
     first: int
     unit: int
@@ -139,17 +156,28 @@ def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
             spoilt[k] = True
 
 
+def count_of(tensors: Tensors, k: int, block: int) -> int:
+    """Return how many groups a block of a prox has."""
+    shape = tensors.shapes[tensors.spans[k]]
+    return min(tensors.per_block[k], shape[0] * shape[2] - block * tensors.per_block[k])
+
+
 def scan_of(tensors: Tensors, span: Span, one: float, part: Any, total: Any, spoilt: Any) -> None:
     """As :func:`invalid_of`, and sum the squares of the weights of each group."""
     for k in range(span.first, span.last + 1):
         begin = span.unit if k == span.first else 0
         finish = span.stop if k == span.last else tensors.units[k]
-        shape = tensors.shapes[k]
-        n = length_of(shape)
-        w, g = elements(tensors.addresses[k, 0], n, one), elements(tensors.addresses[k, 1], n, one)
         squares = tensors.squares[tensors.starts[k, 1] : tensors.starts[k + 1, 1]]
-        if not scan(w, g, shape, begin, finish, tensors.per_block[k], one, part, total, squares):
-            spoilt[k] = True
+        for block in range(begin, finish):
+            first, count = block * tensors.per_block[k], count_of(tensors, k, block)
+            squares[first : first + count] = 0.0
+            for s in range(tensors.spans[k], tensors.spans[k + 1]):
+                at, n = tensors.addresses[s], length_of(tensors.shapes[s])
+                w, g = elements(at[0], n, one), elements(at[1], n, one)
+                scan_groups(w, g, tensors.shapes[s], first, count, one, part, total, squares)
+            for j in range(first, first + count):
+                if not squares[j] < INF:
+                    spoilt[k] = True
 
 
 def rows_of(
@@ -181,22 +209,51 @@ def columns_of(
     tensors: Tensors, span: Span, c: Any, numbers: Numbers, cut: float, minus: float, one: float, hard: Any,
     part: Any, total: Any, values: Any,
 ) -> Any:  # fmt: skip
-    """As :func:`rows_of`, with blocks of neighbouring groups."""
+    """As :func:`rows_of`, with blocks of neighbouring groups, up to the first block that has some left."""
     for k in range(span.first, span.last + 1):
         begin = span.unit if k == span.first else 0
         finish = span.stop if k == span.last else tensors.units[k]
-        at, shape = tensors.addresses[k], tensors.shapes[k]
+        own = doubted(numbers, tensors.doubts[k])
+        for unit in range(begin, finish):
+            count = block_of(tensors, k, unit, c, own, cut, minus, one, hard, part, total, values)
+            if count > 0:
+                return k, unit + 1, count
+    return span.last, span.stop, 0
+
+
+def block_of(
+    tensors: Tensors, k: int, unit: int, c: Any, numbers: Numbers, cut: float, minus: float, one: float,
+    hard: Any, part: Any, total: Any, values: Any,
+) -> int:  # fmt: skip
+    """Step with a block of groups; returns how many are left to the general solver, with their point."""
+    begin, finish = tensors.spans[k], tensors.spans[k + 1]
+    weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
+    squares = tensors.squares[tensors.starts[k, 1] : tensors.starts[k + 1, 1]]
+    block = block_in(values, unit * tensors.per_block[k], count_of(tensors, k, unit))
+    first_ratios(block, squares, weights, numbers)
+    for s in range(begin, finish):
+        at, shape = tensors.addresses[s], tensors.shapes[s]
         n = length_of(shape)
         w, g = elements(at[0], n, one), elements(at[1], n, one)
-        weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
-        squares = tensors.squares[tensors.starts[k, 1] : tensors.starts[k + 1, 1]]
-        unit, count = columns(
-            w, g, held(at, n, one), c, shape, begin, finish, weights, doubted(numbers, tensors.doubts[k]),
-            cut, minus, one, hard, part, total, values, tensors.per_block[k], squares,
-        )  # fmt: skip
-        if count > 0:
-            return k, unit, count
-    return span.last, span.stop, 0
+        update_groups(w, g, held(at, n, one), c, shape, block, cut, minus, one, part, total)
+    active = open_groups(block, squares, weights, numbers)
+    for _ in range(PASSES):
+        # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
+        if active <= block.n // MANY:
+            break
+        if next_ratios(block) < active:
+            for s in range(begin, finish):
+                at, shape = tensors.addresses[s], tensors.shapes[s]
+                n = length_of(shape)
+                slots = held(at, n, one)
+                terms_of_groups(elements(at[0], n, one), slots, c, shape, block, one, part, total)
+        active = advance_groups(block, numbers)
+    left = close_groups(block, hard)
+    for s in range(begin, finish):
+        at, shape = tensors.addresses[s], tensors.shapes[s]
+        n = length_of(shape)
+        write_groups(elements(at[0], n, one), held(at, n, one), c, shape, block, one, part)
+    return left
 
 
 @any_order

@@ -419,7 +419,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         fused: list[Block] = []
         others: list[Block] = []
         for block in (b for b in blocks if not b.is_cut):
-            compiled = not (due or late) and self._is_fused(block) and local(block.params[0]).numel() > 0
+            some = all(local(p).numel() > 0 for p in block.params)
+            compiled = not (due or late) and self._is_fused(block) and some
             (fused if compiled else others).append(block)
         # One after the other, unless all are needed at once.
         problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
@@ -643,18 +644,21 @@ class ProxOptimizer(torch.optim.Optimizer):
         """Do the step of blocks in compiled passes, and keep what was found out about them."""
         from proxlab.torch.together import Kept, Together
 
-        members = [self._member(block) for block in blocks]
+        members = [
+            self._member(block, k if block.index is None else block.index, p)
+            for block in blocks
+            for k, p in enumerate(block.params)
+        ]
         together = Together(self.rule, members)
-        together.step(self._finder(), lambda m, carry: self._save(m.block.params[0], m.slots, m.t, carry))
+        together.step(self._finder(), lambda m, carry: self._save(m.parameter, m.slots, m.t, carry))
         if Kept.can_be(together, self.state):
             given, conditions = self._given_penalties(), self._conditions()
             self._kept = Kept(together, self.param_groups, given, self.state, conditions)
 
-    def _member(self, block: Block) -> Member:
-        """Return a block of one parameter as compiled passes take it."""
+    def _member(self, block: Block, place: int, p: Tensor) -> Member:
+        """Return a parameter as compiled passes take it."""
         from proxlab.torch.together import Member
 
-        (p,) = block.params
         assert p.grad is not None
         w, g, state = local(p).detach(), local(p.grad).detach(), self.state.get(p, {})
         slots = self._slots(p, w, block.settings)
@@ -662,16 +666,39 @@ class ProxOptimizer(torch.optim.Optimizer):
             slots = {name: a.clone() for name, a in slots.items()}
         if any(overlap(g, a) for a in (w, *slots.values())):
             g = g.clone()
-        return Member(block, w, g, slots, _count(state), float(state.get("weight_sum", 0.0)))
+        return Member(block, place, w, g, slots, _count(state), float(state.get("weight_sum", 0.0)))
 
     def _obstacle(self, block: Block) -> str:
         """Say why there is no compiled pass for a block; "" if there is one."""
-        if block.index is None:
-            return "has joint groups"
-        (p,) = block.params
+        obstacles = [self._obstacle_of(p, block) for p in block.params]
+        if any(obstacles):
+            return next(filter(None, obstacles))
+        if not compiles():
+            return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
+        from proxlab.optim import fused_cpu
+
+        params = [local(p).detach() for p in block.params]
+        orders = [None if p.is_contiguous() else order_of(p) for p in params]
+        if block.index is not None:
+            found = fused_cpu.applies(block.penalty, params[0].numpy(), orders[0])
+            return "" if found else f"has a penalty without a compiled pass, {block.penalty!r}"
+        counted = {
+            (_count(state), float(state.get("weight_sum", 0.0)))
+            for state in (self.state.get(p, {}) for p in block.params)
+        }
+        if len(counted) > 1:
+            return "has parameters whose steps are counted differently"
+        shapes = [tuple(p.shape) for p in params]
+        if not fused_cpu.applies_jointly(block.penalty, block.groups, shapes, orders):
+            return f"has joint groups without a compiled pass, {block.penalty!r}"
+        return ""
+
+    def _obstacle_of(self, p: Tensor, block: Block) -> str:
+        """Say why no compiled pass takes a parameter; "" if one may."""
         if not on_host(p) or p.dtype not in (torch.float32, torch.float64):
             return f"is of {p.dtype} on {p.device}, not of float32 or float64 on the CPU"
-        assert p.grad is not None
+        if p.grad is None:
+            return "has a part without a gradient"
         order, state = order_of(local(p)), self.state.get(p, {})
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         tensors = (p.grad, *(state[name] for name in names if name in state))
@@ -681,13 +708,6 @@ class ProxOptimizer(torch.optim.Optimizer):
             return "is lazily negative, or its gradient or state is"
         if p.grad.dtype != p.dtype:
             return f"has a gradient of {p.grad.dtype}"
-        from proxlab.optim import fused_cpu
-
-        whole = order if order != tuple(range(p.dim())) else None
-        if not fused_cpu.applies(block.penalty, local(p).detach().numpy(), whole):
-            if not compiles():
-                return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
-            return f"has a penalty without a compiled pass, {block.penalty!r}"
         return ""
 
     def _finder(self) -> RootFinder:

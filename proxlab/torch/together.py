@@ -42,7 +42,9 @@ class Member(NamedTuple):
     Attributes
     ----------
     block : Block
-        It alone.
+        It alone, or all that it shares its groups with.
+    place : int
+        Its place in the param group.
     weights, gradient : Tensor
         What of them lies in this process; not empty.
     slots : dict of str to Tensor
@@ -54,11 +56,18 @@ class Member(NamedTuple):
     """
 
     block: Block
+    place: int
     weights: Tensor
     gradient: Tensor
     slots: dict[str, Tensor]
     t: int
     carry: float
+
+    @property
+    def parameter(self) -> Tensor:
+        """The parameter."""
+        found: Tensor = self.block.group["params"][self.place]
+        return found
 
 
 class _Share(NamedTuple):
@@ -75,13 +84,15 @@ class Together:
     ----------
     rule : Rule
     members : sequence of Member
+        Those that share their groups one after the other, all of them.
 
     Attributes
     ----------
     rule, members
         As given.
     shares : list of _Share
-        The batches, and who is in each: of one param group, penalty, dtype, kernel and count of steps.
+        The batches, and who is in each: of one param group, penalty, dtype, kernel and count of steps; or all
+        that share their groups.
     """
 
     def __init__(self, rule: Rule, members: Sequence[Member]) -> None:
@@ -89,7 +100,10 @@ class Together:
         alike: dict[tuple[Any, ...], list[int]] = {}
         penalties = [member.block.penalty for member in self.members]
         for k, (member, penalty) in enumerate(zip(self.members, penalties, strict=True)):
-            kernel = fused_cpu.checked_plan(penalty, tuple(member.weights.shape), _order(member.weights)).name
+            kernel = ""
+            if member.block.index is not None:
+                how = tuple(member.weights.shape), _order(member.weights)
+                kernel = fused_cpu.checked_plan(penalty, *how).name
             key = member.block.number, id(penalty), member.weights.dtype, kernel, member.t, member.carry
             alike.setdefault(key, []).append(k)
         self.shares: list[_Share] = []
@@ -98,7 +112,8 @@ class Together:
             shapes = [tuple(member.weights.shape) for member in some]
             dtype, settings = some[0].weights.numpy().dtype, some[0].block.settings
             orders = [_order(member.weights) for member in some]
-            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype, orders)
+            joint = some[0].block.group["joint"] if some[0].block.index is None else None
+            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype, orders, joint)
             batch.addresses[...] = [
                 [a.data_ptr() for a in (member.weights, member.gradient, *member.slots.values())]
                 for member in some
@@ -153,7 +168,7 @@ class Kept:
         # Not the members, which would keep gradients alive.
         self._rule, self._shares, self._conditions = together.rule, together.shares, conditions
         self._blocks = blocks = [member.block for member in together.members]
-        self._params = [block.params[0] for block in blocks]
+        self._params = [member.parameter for member in together.members]
         entries = [state[p] for p in self._params]
         names: dict[str, list[Any]] = {"step": entries}
         for member, entry in zip(together.members, entries, strict=True):
@@ -182,7 +197,7 @@ class Kept:
         self._sorted = Spans(self._written[0][order], self._written[1][order])
         self._reads = Spans(starts[:0], starts[:0])
         self._numbers = [(0, 0.0)] * len(together.shares)
-        taken = {block.key for block in blocks}
+        taken = {(member.block.number, member.place) for member in together.members}
         left = {
             number: [k for k in range(len(group["params"])) if (number, k) not in taken]
             for number, group in enumerate(groups)
@@ -191,16 +206,16 @@ class Kept:
         self._settings = {block.number: block.settings for block in blocks}
         self._values = {number: _values(together.rule, groups[number]) for number in self._settings}
         self.looked = [
-            Looked(block, block.index or 0, p)
-            for block, p in zip(blocks, self._params, strict=True)
-            if block.penalty is not None
+            Looked(member.block, member.place, member.parameter)
+            for member in together.members
+            if member.block.penalty is not None
         ]
         self.strides = strides_of([p for _, _, p in self.looked])
 
     @staticmethod
     def can_be(together: Together, state: Mapping[Tensor, Any]) -> bool:
         """Return whether a comparison would tell whether the members of a step have changed."""
-        params = [member.block.params[0] for member in together.members]
+        params = [member.parameter for member in together.members]
         counts = [state[p].get("step") for p in params]
         return (
             all(type(p) in _PLAIN for p in params)

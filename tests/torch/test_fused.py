@@ -68,14 +68,21 @@ def test_it_is_taken_where_it_can_be(monkeypatch):
 CANNOT = [
     ({"params": [torch.randn(3, 4, dtype=torch.bfloat16)]}, r"parameter 0 .* is of torch\.bfloat16 on cpu"),
     ({"params": [torch.randn(3, 8)[:, ::2]]}, "parameter 0 .* has gaps in memory"),
-    ({"params": [torch.randn(3, 4)], "joint": [pl.Groups.over(0)]}, r"\(joint\) has joint groups"),
+    (
+        {"params": [torch.randn(3, 8)[:, ::2]], "joint": [pl.Groups.over(0)]},
+        r"\(joint\) has gaps in memory",
+    ),
+    (
+        {"params": [torch.randn(3, 4)], "joint": [pl.Groups.over(0)], "penalty": pl.GroupLinf(0.1)},
+        r"\(joint\) has joint groups without a compiled pass, GroupLinf",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("group", "message"), CANNOT)
 def test_asked_for_where_it_cannot_be(group, message):
     (p,) = group["params"]
-    optimizer = pt.ProxAdamW([group | {"penalty": pl.GroupLasso(0.1)}], fused=True)
+    optimizer = pt.ProxAdamW([{"penalty": pl.GroupLasso(0.1)} | group], fused=True)
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match=f"fused=True: param group 0.*{message}"):
         optimizer.step()
@@ -83,7 +90,7 @@ def test_asked_for_where_it_cannot_be(group, message):
 
 def test_parameters_side_by_side_take_the_same_steps():
     """A large one that all threads share, several that they take each, and small ones."""
-    shapes = [(900, 700), (300, 500), (400, 300), (70000,), (20, 30), (7,)]
+    shapes = [(900, 700), (300, 500), (400, 300), (70000,), (20, 30), (7,), (300, 400), (300,), (350, 300)]
     start = [torch.randn(shape) for shape in shapes]
     grads = [0.1 * torch.randn(shape) for shape in shapes]
     found = []
@@ -91,7 +98,9 @@ def test_parameters_side_by_side_take_the_same_steps():
     for threads, fused in ((1, False), (1, True), (3, True)):
         pl.set_num_threads(threads)
         params = [nn.Parameter(w.clone()) for w in start]
-        groups = [{"params": params[:3], "penalty": pl.GroupLasso(0.1)}, {"params": params[3:]}]
+        groups = [{"params": params[:3], "penalty": pl.GroupLasso(0.1)}, {"params": params[3:6]}]
+        neurons = [pl.Groups.over(1), pl.Groups.over(()), pl.Groups.over(0)]
+        groups.append({"params": params[6:], "joint": neurons, "penalty": pl.GroupLasso(0.1)})
         optimizer = pt.ProxAdamW(groups, fused=fused)
         for p, g in zip(params, grads, strict=True):
             p.grad = g

@@ -23,7 +23,7 @@ from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-SHAPES = [(6, 70), (4, 5), (9,), (5, 4), (3, 66)]
+SHAPES = [(6, 70), (4, 5), (9,), (5, 4), (3, 66), (4, 6), (5, 4)]
 
 
 def parameters(shapes=SHAPES, seed=0):
@@ -32,8 +32,9 @@ def parameters(shapes=SHAPES, seed=0):
 
 
 def grouped(params):
-    """Rows, columns, a free vector, a penalty of elements and weights of groups."""
-    rows, columns, free, elements, weighted = params
+    """Rows, columns, a free vector, a penalty of elements, weights of groups and joint groups."""
+    rows, columns, free, elements, weighted, *both = params
+    joint = [pl.Groups.over(1), pl.Groups.over(0)]
     weights = np.array([1.0, 2.0, 0.5])
     return [
         {"params": [rows], "penalty": pl.GroupLasso(0.3)},
@@ -41,6 +42,7 @@ def grouped(params):
         {"params": [free]},
         {"params": [elements], "penalty": pl.L1(0.05)},
         {"params": [weighted], "penalty": pl.GroupLasso(0.3, weights=weights)},
+        {"params": both, "penalty": pl.GroupLasso(0.3), "joint": joint},
     ]
 
 
@@ -239,6 +241,12 @@ def counted(o):
         o.state[p]["step"].add_(3)
 
 
+def counted_apart(o):
+    p = o.param_groups[5]["params"][1]
+    if "step" in o.state[p]:
+        o.state[p]["step"].add_(3)
+
+
 def restarted(o):
     (p,) = o.param_groups[3]["params"]
     if not o.rule.convex:
@@ -274,7 +282,8 @@ def finder(o):
 
 EVENTS = [
     strength, weights, rate, rate_tensor, rate_in_place, no_rate, kind, memory, in_place, transposed,
-    precision, moment, moment_memory, counted, restarted, added, replaced, loaded, saved, by_hand, finder,
+    precision, moment, moment_memory, counted, counted_apart, restarted, added, replaced, loaded, saved,
+    by_hand, finder,
 ]  # fmt: skip
 
 
@@ -282,7 +291,7 @@ EVENTS = [
     name=st.sampled_from(["adamw", "sgd", "rmda", "linbreg", "ramda"]),
     target=st.sampled_from(TARGETS),
     events=st.lists(
-        st.tuples(st.sampled_from(EVENTS), st.sets(st.integers(0, 4), max_size=2)), min_size=2, max_size=5
+        st.tuples(st.sampled_from(EVENTS), st.sets(st.integers(0, 6), max_size=2)), min_size=2, max_size=5
     ),
 )
 def test_nothing_that_changes_between_steps_is_missed(name, target, events):
@@ -473,6 +482,113 @@ def test_dense_strides_take_the_steps_of_any_others(order, kind, name):
         assert torch.equal(p == 0, params[2] == 0)
         torch.testing.assert_close(p, params[2], rtol=1e-12, atol=1e-13)
         assert p.stride() == lay(start).stride()
+
+
+@st.composite
+def joined(draw):
+    """Shapes of parameters, the groups of each, and how they lie in memory."""
+    n = draw(st.integers(1, 40))
+    size, some = st.integers(1, 12), st.integers(1, 400)
+    parts = []
+    for kind in draw(
+        st.lists(st.sampled_from(["rows", "columns", "scalars", "heads", "channels"]), min_size=1, max_size=3)
+    ):
+        if kind == "rows":
+            parts.append(((n, draw(some)), pl.Groups.over(1)))
+        elif kind == "columns":
+            parts.append(((draw(some), n), pl.Groups.over(0)))
+        elif kind == "scalars":
+            parts.append(((n,), pl.Groups.over(())))
+        elif kind == "heads":
+            parts.append(((draw(size), n, draw(some)), pl.Groups.over((0, 2))))
+        else:
+            parts.append(((draw(size), n, draw(size), 3), pl.Groups.over((0, 2, 3))))
+    return parts, draw(st.lists(st.booleans(), min_size=len(parts), max_size=len(parts)))
+
+
+JOINT = {
+    "lasso": lambda k, n: pl.GroupLasso(0.02 * k),
+    "weights": lambda k, n: pl.GroupLasso(0.02 * k, weights=np.linspace(0.2, 1.5, n)),
+    "sqrt size": lambda k, n: pl.GroupLasso(0.02, weights="sqrt_size"),
+    "sparse": lambda k, n: pl.SparseGroupLasso(0.005, 0.015 * k),
+    "mcp": lambda k, n: pl.GroupMCP(0.02 * k, gamma=30.0),
+    "l0": lambda k, n: pl.GroupL0(0.001 * k**2),
+}
+
+
+@given(
+    lying=joined(), kind=st.sampled_from(sorted(JOINT)), bisection=st.booleans(), apart=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_joint_groups_in_one_pass_are_those_of_rule_and_prox(lying, kind, bisection, apart, seed):
+    parts, transposed = lying
+    rng = np.random.default_rng(seed)
+    groups = [g for _, g in parts]
+    layouts = [g.layout(shape) for shape, g in parts]
+    n, size = layouts[0].n_groups, sum(layout.group_size for layout in layouts)
+    lengths = 10.0 ** rng.uniform(-2, 0, n)
+    start = [
+        torch.tensor(layout.join([lengths[:, None] * rows], w)) * 0.1
+        for layout, w in zip(layouts, [rng.normal(size=shape) for shape, _ in parts], strict=True)
+        for rows in layout.split(w, 0.0)
+    ]
+    lay = [
+        (lambda a: a.mT.contiguous().mT) if flip and a.dim() > 1 else torch.clone
+        for flip, a in zip(transposed, start, strict=True)
+    ]
+    params = [[nn.Parameter(f(w)) for f, w in zip(lay, start, strict=True)] for _ in range(2)]
+    options = {"root_finder": pl.Bisection()} if bisection else {}
+    penalty = JOINT[kind](np.sqrt(size), n)
+    optimizers = [
+        pt.ProxAdamW([{"params": some, "joint": groups, "penalty": penalty}], lr=1e-2, fused=fused, **options)
+        for some, fused in zip(params, (None, False), strict=True)
+    ]
+    for step in range(4):
+        gradients = [0.05 * w + 0.02 * torch.tensor(rng.normal(size=tuple(w.shape))) for w in start]
+        for some, optimizer in zip(params, optimizers, strict=True):
+            for p, g, f in zip(some, gradients, lay, strict=True):
+                p.grad = f(g)
+            optimizer.step()
+            if step == 1 and apart:
+                # Another count than that of the others: no pass takes them together.
+                optimizer.state[some[-1]]["step"].add_(2)
+        for p, q in zip(*params, strict=True):
+            assert torch.equal(p == 0, q == 0)
+            torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-13)
+            for name, a in optimizers[0].state[p].items():
+                torch.testing.assert_close(a, optimizers[1].state[q][name], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_joint_groups_at_their_threshold(dtype):
+    # The lengths are 5·2^k without rounding, and the threshold is 10.
+    scales = 2.0 ** torch.arange(6, dtype=dtype)
+    rows, columns, scalars = torch.zeros(6, 70, dtype=dtype), torch.zeros(9, 6, dtype=dtype), 4.0 * scales
+    rows[:, 3], rows[0] = 3.0 * scales, 0.0
+    columns[5, 0] = 3.0
+    params = [nn.Parameter(a) for a in (rows, columns, scalars)]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    joint = [pl.Groups.over(1), pl.Groups.over(0), pl.Groups.over(())]
+    pt.ProxSGD([{"params": params, "joint": joint}], lr=1.0, penalty=pl.GroupLasso(10.0), fused=True).step()
+    squares = rows.square().sum(1) + columns.square().sum(0) + scalars.square()
+    expected = torch.tensor([0, 0, 10, 30, 70, 150], dtype=dtype)
+    torch.testing.assert_close(squares.sqrt(), expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert not any(a.any() for a in (rows[:2], columns[:, :2], scalars[:2]))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 1e25])
+def test_a_bad_gradient_of_joint_groups_changes_nothing(bad):
+    params = parameters([(4, 70), (4,), (5, 4)])
+    joint = [pl.Groups.over(1), pl.Groups.over(()), pl.Groups.over(0)]
+    optimizer = pt.ProxAdamW([{"params": params, "joint": joint, "penalty": pl.GroupLasso(0.1)}], fused=True)
+    push(optimizer, 0)
+    before = [[p.detach().clone(), *(a.clone() for a in optimizer.state[p].values())] for p in params]
+    params[2].grad[4, 3] = bad
+    with pytest.raises(ValueError, match=r"param group 0 \(joint\).* must be finite"):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        assert all(map(torch.equal, [p.detach(), *optimizer.state[p].values()], old))
 
 
 @pytest.mark.parametrize("penalty", [pl.GroupLinf(0.1), pl.GroupSCAD(0.1, 3.7), pl.GroupLog(0.1, 0.5)])
