@@ -43,7 +43,10 @@ SUITES = [
     (["bounds.py", "double_double.py", "powers.py"], "rootfinders extremes certificate", "stopped_early"),
     (["backends/array_tables.py"], "tables check", ""),
     (
-        [f"backends/{k}.py" for k in ("curved_search", "curved_path", "array_curved", "curved_certify")],
+        [
+            "curves.py",
+            *(f"backends/{k}.py" for k in ("curved_search", "curved_path", "array_curved", "curved_certify")),
+        ],
         "curved",
         "",
     ),

@@ -30,6 +30,7 @@ ORDER = [
     "equations",
     "search",
     "choose",
+    "curves",
     "backends",
     "derivative",
     "chunks",

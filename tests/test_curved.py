@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import array_api_compat
 import mpmath
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 import proxlab as pl
-from proxlab.backends import curved_search
+from proxlab import curves
+from proxlab.backends import curved_path, curved_search
+from proxlab.backends.build import Given, functions_of, module_over_arrays, over_arrays
 from proxlab.backends.scaled_rows import prepare
 from proxlab.scalar import exp, sqrt
 from proxlab.study import exact
@@ -459,22 +462,52 @@ def test_a_bound_that_is_none_is_found(monkeypatch):
     rng = np.random.default_rng(2)
     x, d = rng.normal(size=(200, 4)), rng.lognormal(sigma=1.5, size=(200, 4))
     h = pl.GroupLog(0.4, 0.3)
-    good = pl.solve(h, x, metric=d)
-    real = curved_search.CurvedSearch._line
+    good = pl.solve(h, x, metric=d, backend="array_api")
+    real = over_arrays(curves.line_at, array_api_compat.array_namespace(x))
 
     def tangents(factor):
-        def line(s, line, r):
-            return np.where(line.eps > 0, factor, 1.0) * real(s, line, r)
+        def line_at(line, r):
+            return np.where(line.eps > 0, factor, 1.0) * real(line, r)
 
-        monkeypatch.setattr(curved_search.CurvedSearch, "_line", line)
+        names = {"line_at": Given(line_at, f"times {factor}")}
 
-    tangents(0.5)
-    slow = pl.solve(h, x, metric=d)
+        def linked(module, xp):
+            return SimpleNamespace(
+                **{name: over_arrays(f, xp, names) for name, f in functions_of(module).items()}
+            )
+
+        monkeypatch.setattr(curved_path, "module_over_arrays", linked)
+        return pl.solve(h, x, metric=d, backend="array_api")
+
+    slow = tangents(0.5)
     assert slow.evaluations.sum() > good.evaluations.sum()
     np.testing.assert_allclose(slow.z, good.z, rtol=1e-5, atol=1e-7)
-    tangents(2.0)
-    wrong = pl.solve(h, x, metric=d)
-    assert np.abs(wrong.z - good.z).max() > 1e-3
+    assert np.abs(tangents(2.0).z - good.z).max() > 1e-3
+
+
+def test_a_root_next_to_a_point_takes_few_steps(monkeypatch):
+    """Rounding puts Newton's point next to the left end, where halvings of all that is right of it began."""
+    rng = np.random.default_rng(0)
+    x, d = rng.normal(size=(100, 16)), rng.lognormal(sigma=0.5, size=(100, 16))
+    steps = []
+    real = curved_search.CurvedSearch._narrow
+
+    def counted(s, bracket, base, line, price, share, done):
+        if done == 0:
+            steps.append(0)
+        s.on = SimpleNamespace(**vars(module_over_arrays(curves, s.xp)))
+        narrow = s.on.narrow
+
+        def once(*args):
+            steps[-1] += 1
+            return narrow(*args)
+
+        s.on.narrow = once
+        return real(s, bracket, base, line, price, share, done)
+
+    monkeypatch.setattr(curved_search.CurvedSearch, "_narrow", counted)
+    pl.prox(pl.GroupLog(1.0, 0.5), x, metric=d, backend="array_api")
+    assert 0 < max(steps) <= 12
 
 
 def test_replaced_parameters_keep_the_class():

@@ -10,17 +10,17 @@ import math
 from typing import Any
 
 from proxlab.backends.array_api import RowSolution, row_max, scale
-from proxlab.backends.curved_search import MAX_EVALUATIONS, CurvedSearch
+from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
+from proxlab.choose import Answer
+from proxlab.curves import LOOSE, most_passes, same_share
 from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.types import Array
 
 __all__ = ["curved_rows"]
 
-#: Width of an enclosure, relatively, within which one crossing of tangents may be all that is wanted.
-LOOSE = 2.0**-26
 #: Powers of two over which elements and metric may not both spread: sums may lose what counts.
 WIDE = 200.0
 
@@ -62,15 +62,11 @@ def curved_rows(
     reach = xp.sqrt(row_sum(xp, p.size * p.size))
     tolerance = rtol + absolute / xp.where(reach > 0, reach, one)
     tolerance = xp.maximum(tolerance, zero + 8.0 * UNIT)
-    most = min(finder.max_iterations * s.patience, MAX_EVALUATIONS)
+    most = most_passes(s.falls, s.bends, finder.max_iterations)
     found = s.run(active, tolerance, xp.maximum(tolerance, zero + LOOSE), most)
 
-    best_r, lower, upper = zero, zero, zero
-    rests = s.rests & active
-    objective = xp.where(active & ~rests, xp.full_like(zero, math.inf), found.origin.q)
-    share = (8.0 + 2.0 * math.sqrt(s.height)) * UNIT
-    tie = zero > 0
-    least, most = xp.where(rests, zero, reach), zero
+    share = same_share(s.height)
+    best = s.on.none_yet(s.rests, active, found.origin.q, reach)
     bend = found.origin.kappa + found.origin.turn
     near = s.excess / xp.where(bend > 0, bend, s.excess + 1.0)
     for k in range(found.kept.shape[1]):
@@ -78,52 +74,31 @@ def curved_rows(
         if not bool(xp.any(exists)):
             continue
         low, high = (xp.where(exists, v[:, k], zero) for v in (found.low, found.high))
-        # Next to zero where it is the limit of rounding: the zero of the tangent there, or zero itself.
         inside = low > 0
-        polished = s.polish(xp.where(inside, low, one), xp.where(inside, high, one))
-        r = xp.where(inside, polished, xp.where(rests, zero, xp.minimum(near, high)))
-        upper = xp.where(exists & rests & (low == 0) & (best_r == 0), xp.maximum(upper, high), upper)
-        exists = exists & (r > 0)
-        value = xp.where(exists, s.cost(xp.where(exists, r, one)), xp.full_like(zero, math.inf))
-        least = xp.where(exists, xp.minimum(least, low), least)
-        most = xp.where(exists, xp.maximum(most, high), most)
-        # What two intervals that touch enclose is one.
-        slack = 1.0 + 64.0 * s.eps
-        touches = exists & (best_r > 0) & (low <= upper * slack) & (high * slack >= lower)
-        both = exists & xp.isfinite(objective)
-        apart = xp.where(both, value - objective, one)
-        same = both & ~touches & (xp.abs(apart) <= share * xp.where(both, value + objective, zero))
-        wins = exists & xp.where(same, r < best_r, value < objective)
-        union = touches | same
-        lower, upper = (
-            xp.where(union, outer, xp.where(wins, new, old))
-            for outer, new, old in (
-                (xp.minimum(lower, low), low, lower), (xp.maximum(upper, high), high, upper)
-            )
-        )  # fmt: skip
-        tie = (tie & ~(wins & ~union)) | same
-        best_r, objective = xp.where(wins, r, best_r), xp.where(wins, value, objective)
-    tau = xp.where(best_r > 0, s.slope(xp.where(best_r > 0, best_r, one)), one)
-    status = xp.where(best_r > 0, count + int(Status.CONVERGED), count + int(Status.ZERO))
-    unshrunk = nonzero & (free | ((best_r > 0) & (tau == 0)))
-    status = xp.where(unshrunk, count + int(Status.UNSHRUNK), status)
-    status = xp.where(tie, count + int(Status.TIE), status)
+        polish = s.polish(xp.where(inside, low, one), xp.where(inside, high, one))
+        r = s.on.cheapest(s.rests, near, polish, low, high)
+        costs = s.cost(xp.where(exists & (r > 0), r, one))
+        best = s.on.offer(s.sense, best, exists, r, costs, low, high, s.rests, share)
     # What spreads too far is not resolved.
     lost = (found.lost | spread) & active
-    status = xp.where(lost, count + int(Status.MAX_ITERATIONS), status)
-    grown = s.rows.d * xp.where(best_r > 0, best_r, one)[:, None]
-    z = xp.where((best_r > 0)[:, None], x * (grown / (grown + tau[:, None])), xp.zeros_like(x))
+    best = best._replace(least=xp.where(spread, zero, best.least), most=xp.where(spread, reach, best.most))
+    tau = s.slope(xp.where(best.r > 0, best.r, one))
+    answer: Answer = s.on.settle(best, tau, lost, count, 1.0 + rounding(n + 16))
+    grown = s.rows.d * xp.where(answer.r > 0, answer.r, one)[:, None]
+    z = xp.where((answer.r > 0)[:, None], x * (grown / (grown + answer.tau[:, None])), xp.zeros_like(x))
     if penalty.nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
         z = xp.where(z > 0, z, xp.zeros_like(z))
-    z = xp.where(unshrunk[:, None], x, z)
-    whole = unshrunk & free
-    radius = xp.where(whole, reach, best_r)
-    widen = 1.0 + rounding(n + 16)
-    least, most = xp.where(spread, zero, least), xp.where(spread, reach, most)
-    lower = xp.where(whole, reach / widen, xp.where(lost, least, lower))
-    upper = xp.where(whole, reach * widen, xp.where(lost, most, upper))
-    lower, upper = xp.minimum(lower / widen, radius), xp.maximum(upper * widen, radius)
+    # Under no penalty groups stay.
+    stays, widen = nonzero & free, 1.0 + rounding(n + 16)
+    z = xp.where(stays[:, None], x, z)
+    radius, lower, upper, status = (
+        xp.where(stays, own, other)
+        for own, other in (
+            (reach, answer.r), (reach / widen / widen, answer.lower), (reach * widen * widen, answer.upper),
+            (count + int(Status.UNSHRUNK), answer.status),
+        )
+    )  # fmt: skip
     return RowSolution(
         z, times_power(xp, radius, p.ex), downwards(xp, lower, p.ex), upwards(xp, upper, p.ex), status,
         found.evaluations, found.evaluations, zero > 0,

@@ -10,11 +10,11 @@ from typing import Any
 
 from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap
-from proxlab.backends.curved_path import GIVEN
-from proxlab.backends.curved_search import MAX_EVALUATIONS, CurvedSearch
+from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import SPREAD, corner, in_units_of_data, no_elements, norm_above, prepare
 from proxlab.bounds import rounding
+from proxlab.curves import GIVEN, MAX_EVALUATIONS
 from proxlab.types import Array
 
 __all__ = ["curved_bounds"]

@@ -1,61 +1,27 @@
-"""The path of a group under a curved slope, over any array namespace (docs: the mathematics, §9).
+"""The path of a group under a curved slope, over any array namespace: passes, and a penalty's functions.
 
-Along ``z(μ) = D x/(d + μ)`` the radius is ``r = ‖z‖``. One pass over a group at a ``μ`` gives a point of the
-graph of ``T = μ r``, its tangent there and ``q``, the least ``‖z - x‖²_D/2`` at that radius; ``τ = η p'`` is
-evaluated without a pass.
+What is made of them is :mod:`proxlab.curves`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from proxlab import curves
 from proxlab.backends.array_tables import TableRows, zero_test
+from proxlab.backends.build import module_over_arrays
 from proxlab.backends.enclosed_root import Slopes
 from proxlab.backends.scaled_rows import ScaledRows, constant_where, norm_above, row_sum, sum_height
 from proxlab.bounds import rounding
+from proxlab.curves import GIVEN, LOST, SMALLEST, Ends, Price, Sense, errors
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
 
-__all__ = ["GIVEN", "LOST", "SMALLEST", "CurvedPath", "Ends", "Price"]
+__all__ = ["CurvedPath"]
 
-#: Roundings that a slope, a curvature and a value are good for.
-GIVEN = 64
-#: What a slope or a value may lose to underflow, in scaled units; beyond LARGEST nothing is said.
-LOST, LARGEST = 2.0**-350, 2.0**300
-#: Radii below this share of ``max|x|`` are not resolved.
-SMALLEST = 2.0**-900
-
-
-class Ends(NamedTuple):
-    """One end of intervals: arrays of one shape.
-
-    ``r, t, kappa, q`` belong to a point of the path: its radius, ``T`` and ``-T'`` there, and ``q``. ``at``
-    is where the interval ends, which may be inside; ``tau, turn, value`` are ``τ``, ``τ'`` and ``η p``
-    there, and ``sign`` is that of ``F'``, 0 where rounding hides it.
-    """
-
-    r: Array
-    t: Array
-    kappa: Array
-    q: Array
-    at: Array
-    tau: Array
-    turn: Array
-    value: Array
-    sign: Array
-
-
-class Price(NamedTuple):
-    """What makes ``τ``, ``τ'`` and ``η p`` of a penalty's functions: factors, each in one part or two.
-
-    ``length`` makes a radius one of the data; slopes, curvatures and values are multiplied by the others.
-    """
-
-    length: tuple[Array, ...]
-    slope: tuple[Array, ...]
-    turn: tuple[Array, ...]
-    value: tuple[Array, ...]
+#: Beyond this nothing is said of a slope or a value, in scaled units.
+LARGEST = 2.0**300
 
 
 class CurvedPath:
@@ -67,12 +33,11 @@ class CurvedPath:
         strength, unit = penalty._split()
         self.strength, self.curve = strength, unit.curve(xp)
         self.falls, self.bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex
-        # A slope of which nothing but its sense is known takes many more intervals.
-        self.patience = 4 if self.falls and not self.bends else 1
         self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
         self.height = sum_height(p.x.shape[1])
-        # Relative errors: of what a pass returns, and of slopes, curvatures and values.
-        self.eps, self.own = rounding(2 * self.height + 80), rounding(GIVEN)
+        self.on = module_over_arrays(curves, xp)
+        self.eps, self.own = errors(self.height)
+        self.sense = Sense(self, self.falls, self.bends, self.eps, self.own)
         # r 2^ex, and step·weight·2^-(…) for slopes, curvatures and values: one factor or two, in the range.
         first, second, third, whole = factors(xp, p.step, p.weight, strength)
         price = first * second * third
@@ -125,15 +90,10 @@ class CurvedPath:
         margin = zero_test(self.rows, slopes, raw) if math.isfinite(raw) else self.one
         margin = xp.where(known, margin, self.one)
         norm = xp.sqrt(bb)
-        # The slope at zero is what the penalty returns, for the solver; within rounding of that for a proof.
-        error = self.noise_of(first, self.zero, self.zero, norm, self.zero)
-        sure = xp.abs(margin) * norm > error
-        sign = xp.where(known & ~sure, self.zero, xp.where(margin >= 0, self.one, -self.one))
         self.rests, self.excess = margin >= 0, xp.where(margin < 0, -margin * norm, self.zero)
-        turn = xp.where(known, self.turn(self.zero), -math.inf * self.one)
-        return Ends(
-            self.zero, norm, row_sum(xp, b * b * d) / safe, q, self.zero, first, turn, self.zero, sign
-        )
+        kappa = row_sum(xp, b * b * d) / safe
+        found: Ends = self.on.origin(self.sense, norm, kappa, q, first, self.turn(self.zero), margin)
+        return found
 
     def whole(self) -> Ends:
         """The end at the point itself."""
@@ -141,18 +101,13 @@ class CurvedPath:
         square = row_sum(xp, size * size)
         r = xp.sqrt(square)
         kappa = square / row_sum(xp, size * size / d)
-        return Ends(r, self.zero, kappa, self.zero, r, *self._at(r), self.one)
+        tau, turn, value = self.on.on_curve(self.sense, r, self.price)
+        return Ends(r, self.zero, kappa, self.zero, r, tau, turn, value, self.one)
 
     def polish(self, low: Array, high: Array) -> Array:
-        """Return the root of ``F'`` between two radii ``> 0`` without bounds of rounding: a step of
-        Newton's.
-        """
-        xp = self.xp
-        end = self.visit(self.slope(low) / low)
-        bend = end.turn + end.kappa
-        r = end.r + (end.t - end.tau) / xp.where(bend > 0, bend, self.one)
-        r = xp.where((bend > 0) & xp.isfinite(r), r, 0.5 * (low + high))
-        return xp.minimum(xp.maximum(r, low), high)
+        """Return the root of ``F'`` between two radii ``> 0`` without bounds of rounding."""
+        found: Array = self.on.polished(self.visit(self.slope(low) / low), low, high)
+        return found
 
     def cost(self, r: Array) -> Array:
         """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at the point of the path that a radius ``r > 0`` and its ``τ``
@@ -224,10 +179,6 @@ class CurvedPath:
         part = excess / xp.where(length > 0, length, self.one) * (1.0 + rounding(3 * self.height + 40))
         return xp.where(positive[:, None], away, b * part[:, None])
 
-    def _at(self, r: Array) -> tuple[Array, Array, Array]:
-        safe = self.xp.where(r > 0, r, self.xp.ones_like(r))
-        return self.slope(safe), self.turn(safe), self.value(safe)
-
     def visit(self, mu: Array) -> Ends:
         """Pass over the groups at a ``μ > 0``."""
         xp, d, size = self.xp, self.rows.d, self.p.size
@@ -236,24 +187,6 @@ class CurvedPath:
         unit = times_power(xp, self.one, xp.maximum(exponent(xp, mu), self.zero))
         v = self.rows.b * (unit[:, None] / y)
         w = v * v / y
-        long = xp.sqrt(row_sum(xp, v * v))
-        r, t = long / unit, long * (mu / unit)
-        total = row_sum(xp, w)
-        kappa = row_sum(xp, w * d) / xp.where(total > 0, total, self.one)
-        q = 0.5 * row_sum(xp, d * (size * (mu[:, None] / y)) ** 2)
-        tau, turn, value = self._at(r)
-        end = Ends(r, t, kappa, q, r, tau, turn, value, self.zero)
-        error = self.noise(end)
-        sign = xp.where(tau - t > error, self.one, xp.where(t - tau > error, -self.one, self.zero))
-        return end._replace(sign=sign)
-
-    def noise(self, end: Ends) -> Array:
-        """Return what rounding leaves open about ``F'`` at the point of an end."""
-        inside = end.at > 0
-        zero = self.xp.zeros_like(end.r)
-        tau, turn = (self.xp.where(inside, v, zero) for v in (end.tau, end.turn))
-        return self.noise_of(tau, turn, end.r, end.t, end.kappa)
-
-    def noise_of(self, tau: Array, turn: Array, r: Array, t: Array, kappa: Array) -> Array:
-        """Return what rounding leaves open about ``τ - T``."""
-        return self.own * tau + self.eps * (self.xp.abs(turn) * r + t + kappa * r) + LOST
+        sums = (row_sum(xp, a) for a in (v * v, w, w * d, d * (size * (mu[:, None] / y)) ** 2))
+        found: Ends = self.on.visited(self.sense, mu, unit, *sums, self.price)
+        return found
