@@ -422,7 +422,7 @@ def problem(
                 f"backend: the cuda backend has no kernels for the {penalty.equation.shape} of {name}; use "
                 "backend=None, which solves them on the device too"
             )
-        chosen = "array_api"
+        chosen = chosen if chosen in penalty.equation.solvers else "array_api"
     layout = penalty.groups.layout(tuple(x.shape))
     check_group_weights(penalty, layout)
     steps = _step(step, layout, x, xp, bool(check) or chosen != "cuda")

@@ -46,6 +46,7 @@ SUITES = [
         [
             "curves.py",
             *(f"backends/{k}.py" for k in ("curved_search", "curved_path", "array_curved", "curved_certify")),
+            "backends/curved_group.py",
         ],
         "curved",
         "",

@@ -131,13 +131,13 @@ def array_form(penalty: Penalty) -> ArrayForm:
     return FORMS[type(penalty.equation)]
 
 
-def solve(p: Problem, options: Options) -> Solved:
-    """Solve a validated problem."""
+def solve(p: Problem, options: Options, solve_rows: _Solve | None = None) -> Solved:
+    """Solve a validated problem; by ``solve_rows``, if given, in place of the array form's."""
     if options.check is not False:
         check_values(p)
     # Overflow and division by zero in branches that are not selected are expected.
     with np.errstate(all="ignore"):
-        z, groups = _solve(p, options)
+        z, groups = _solve(p, options, solve_rows or array_form(p.penalty).solve)
     z = p.xp.astype(z, p.x.dtype)
     if options.out is not None:
         options.out[...] = z
@@ -145,13 +145,13 @@ def solve(p: Problem, options: Options) -> Solved:
     return Solved(z, groups if options.explain else None)
 
 
-def _solve(p: Problem, options: Options) -> tuple[Array, GroupResults]:
+def _solve(p: Problem, options: Options, solve_rows: _Solve) -> tuple[Array, GroupResults]:
     xp, layout, penalty = p.xp, p.layout, p.penalty
-    x, form = xp.astype(p.x, xp.float64), array_form(penalty)
+    x = xp.astype(p.x, xp.float64)
     rows, metrics = layout.split(x, 0.0), layout.split(p.full_metric(), 1.0)
     steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
     parts = [
-        form.solve(xp, r, d, s, w, penalty, options.finder, options.rtol)
+        solve_rows(xp, r, d, s, w, penalty, options.finder, options.rtol)
         for r, d, s, w in zip(rows, metrics, steps, weights, strict=True)
     ]
     z = layout.join([part.z for part in parts], x)

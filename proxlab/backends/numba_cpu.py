@@ -58,8 +58,8 @@ NO_INDEX = np.zeros(0, np.int64)
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
 
 
-def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> Any:
-    """Compile a linked function; only what Python calls is cached, and has wrappers.
+def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, native: bool = False) -> Any:
+    """Compile a linked function; only what is called from outside is cached, and has wrappers.
 
     Parameters
     ----------
@@ -67,9 +67,11 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False) -> A
     loose : bool
         Whether its sums may be reordered.
     cache : bool, optional
-        Whether Python calls it.
+        Whether Python calls it, or what other compiled code does by its address.
+    native : bool, optional
+        Whether the latter.
     """
-    options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": True}
+    options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": not native}
     if loose:
         options["fastmath"] = LOOSE
     if not cache:
@@ -198,7 +200,12 @@ def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
 def solve(p: Problem, options: Options) -> Solved:
     """Solve a validated problem of NumPy arrays, or of tensors whose memory NumPy shares."""
     host, out = as_host(p), options.out
-    solved = _solve(host, options._replace(out=as_host(out)))
+    solve_host = _solve
+    if p.penalty.equation.kernel == "curved":
+        from proxlab.backends import numba_curved
+
+        solve_host = numba_curved.solve
+    solved = solve_host(host, options._replace(out=as_host(out)))
     if host is p:
         return solved
     if out is not None:

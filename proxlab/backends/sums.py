@@ -184,6 +184,38 @@ def sum_moved(e: Elements, r: float, tau: float) -> Any:
     return moved, kept
 
 
+@any_order
+def sum_path(e: Elements, mu: float, unit: float) -> Any:
+    """Sum ``v²``, ``w = v²/(d + μ)``, ``w d`` and ``d (x - z)²`` at ``z = d x/(d + μ)``, ``v = unit z``."""
+    vv, w, wd, moved = 0.0, 0.0, 0.0, 0.0
+    for i in span(e, 0, e.n):
+        x, d = load(e, i)
+        inverse = 1.0 / (d + mu)
+        v = x * d * (unit * inverse)
+        s = v * v
+        t = s * inverse
+        off = x * (mu * inverse)
+        vv += s
+        w += t
+        wd += t * d
+        moved += d * (off * off)
+    vv, w, wd = combine(e, vv, w, wd)
+    moved, _, _ = combine(e, moved, 0.0, 0.0)
+    return vv, w, wd, moved
+
+
+@any_order
+def sum_near(e: Elements) -> Any:
+    """Sum ``d x²`` and ``x²/d``, which the ends of the path need."""
+    near, across = 0.0, 0.0
+    for i in span(e, 0, e.n):
+        x, d = load(e, i)
+        near += d * (x * x)
+        across += x * x / d
+    near, across, _ = combine(e, near, across, 0.0)
+    return near, across
+
+
 def zero_margin(e: Elements, strength: float, scale: Scale) -> float:
     """Return ``‖D x‖² - strength²`` to about twice the working precision, in the group's units."""
     high, low = 0.0, 0.0

@@ -31,10 +31,13 @@ class GroupEquation(ABC):
         The name under which kernels know it.
     shape : str
         What they have to know of the penalty, in a word.
+    solvers : tuple of str
+        The backends that solve it otherwise, where kernels do not know it, and leave the rest to arrays.
     """
 
     kernel: ClassVar[str]
     shape: ClassVar[str] = "pieces"
+    solvers: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -138,10 +141,11 @@ class Curved(GroupEquation):
     penalty: Any
     kernel: ClassVar[str] = "curved"
     shape: ClassVar[str] = "slope"
+    solvers: ClassVar[tuple[str, ...]] = ("numba",)
 
     @property
     def compiled(self) -> bool:
-        """Always false: solved by the array form."""
+        """Always false: it has a search of its own."""
         return False
 
     @property
