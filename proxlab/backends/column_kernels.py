@@ -124,6 +124,18 @@ class Columns(NamedTuple):
     spent: Any
 
 
+class Room(NamedTuple):
+    """Scratch of a block.
+
+    Four sums and the ratios, ``PITCH`` apart, in double precision and in that of the data; and what is kept
+    of each group.
+    """
+
+    acc: Any
+    early: Any
+    columns: Columns
+
+
 # ----------------------------------------------------------------------------------------------------
 # Passes. An element's terms of four sums are in the precision of ``x``, ``d``, ``ratio``, ``one`` and
 # ``zero``.
@@ -498,16 +510,14 @@ def against_point(
 
 def solve_columns(
     data: Data, shape: Any, per_block: int, begin_block: int, finish_block: int, request: Request, hard: Any,
-    out: GroupResults, acc: Any, early: Any, columns: Columns,
+    out: GroupResults, room: Room,
 ) -> int:  # fmt: skip
     """Solve some blocks of neighbouring groups, a block at once, by Newton's method.
 
     Groups that need more than the first piece of the slope and a flat end, or more than ``limits.most``
     passes, or that are out of the range of plain sums, are marked in ``hard`` and left alone. A pass sums in
     the ratio ``r/tau``, one number a column; for float32 data, the first passes do so in single precision,
-    which decides nothing that is closer than its rounding. ``acc`` and ``early`` (four sums and the ratios,
-    ``PITCH`` apart; ``early`` of the data's precision) and ``columns`` are scratch. Returns the first invalid
-    block, or -1.
+    which decides nothing that is closer than its rounding. Returns the first invalid block, or -1.
     """
     rows, inner, run = shape[1], shape[2], shape[3]
     blocks = (inner + per_block - 1) // per_block
@@ -519,20 +529,19 @@ def solve_columns(
             outer * rows * inner * run + column * run, rows, inner * run, min(per_block, inner - column), run,
             outer * inner + column,
         )  # fmt: skip
-        if open_block(data, block, request, first, acc, early, columns):
+        if open_block(data, block, request, first, room):
             return number
-        search_block(data, block, first, limits, out, acc, early, columns)
-        write_block(data, block, limits, hard, out, acc, columns)
+        search_block(data, block, first, limits, out, room)
+        write_block(data, block, limits, hard, out, room)
     return -1
 
 
-def open_block(
-    data: Data, block: ColumnBlock, request: Request, first: First, acc: Any, early: Any, columns: Columns
-) -> bool:
+def open_block(data: Data, block: ColumnBlock, request: Request, first: First, room: Room) -> bool:
     """Decide from the sums at zero, in single precision first where that may be enough.
 
     Returns whether a metric is invalid.
     """
+    acc, early, columns = room
     steps, size = request.steps, float(block.rows * block.run)
     narrow = NARROW and not request.limits.explain
     while True:
@@ -570,10 +579,10 @@ def open_block(
 
 
 def search_block(
-    data: Data, block: ColumnBlock, first: First, limits: Limits, out: GroupResults, acc: Any, early: Any,
-    columns: Columns,
-) -> None:  # fmt: skip
+    data: Data, block: ColumnBlock, first: First, limits: Limits, out: GroupResults, room: Room
+) -> None:
     """Take passes until few groups are left: one costs as much for a few groups as for all."""
+    acc, early, columns = room
     size = float(block.rows * block.run)
     end = first.end
     few, quiet = block.groups // MANY, noise(size)
@@ -603,9 +612,10 @@ def search_block(
 
 
 def write_block(
-    data: Data, block: ColumnBlock, limits: Limits, hard: Any, out: GroupResults, acc: Any, columns: Columns
+    data: Data, block: ColumnBlock, limits: Limits, hard: Any, out: GroupResults, room: Room
 ) -> None:
     """Write the points of the groups that are solved, mark the others, and explain."""
+    acc, _, columns = room
     code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
     for k in range(block.groups):
         if code[k] != SOLVED:
