@@ -209,6 +209,8 @@ class Batch:
         )
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
+        # What look has found: which proxes take several passes.
+        self._left: Array | None = None
 
     @property
     def name(self) -> str:
@@ -234,6 +236,29 @@ class Batch:
             return False
         self.penalty, self.slope = penalty, slope
         return True
+
+    def look(
+        self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
+    ) -> None:
+        """Look at the gradients of the step that :meth:`step` takes next, whose arguments these are.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`step` does for gradients that are not finite: nothing has changed in this batch or any.
+        """
+        self._left = None
+        if self.penalty is None or not self.rule.coefficients(settings, t, carry).step > 0.0:
+            return
+        averages = self.rule.averages and settings["momentum"] > 0.0
+        if finder != Newton() or (averages and self.name == "columns"):
+            left = np.ones(len(self), np.bool_)
+        else:
+            left = self._spoilt()
+        for k in np.flatnonzero(left).tolist():
+            if not self._is_finite(k):
+                self._answer(k, settings, t, carry, finder, where)
+        self._left = left
 
     def step(
         self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
@@ -271,12 +296,11 @@ class Batch:
         if self.penalty is None:
             self._flow(found, keep, where)
             return found.carry
-        if finder != Newton() or (keep and self.name == "columns"):
-            left = np.ones(len(self), np.bool_)
-        else:
-            left = self._spoilt()
-        # Those whose gradients are not finite first: their error comes before anything has changed.
-        for k in sorted(np.flatnonzero(left).tolist(), key=self._is_finite):
+        if self._left is None:
+            self.look(settings, t, carry, finder, where)
+        left, self._left = self._left, None
+        assert left is not None
+        for k in np.flatnonzero(left).tolist():
             self._unfused(k, settings, t, carry, finder, where)
         if left.all():
             return found.carry
@@ -485,6 +509,17 @@ class Batch:
         where: Callable[[int], str],
     ) -> None:  # fmt: skip
         """Take the step of a prox as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
+        keep = settings["momentum"] if self.rule.averages else 0.0
+        for (w, _, *slots), z, new in self._answer(k, settings, t, carry, finder, where):
+            w[...] = keep * w + (1.0 - keep) * z if keep else z
+            for a, b in zip(slots, new, strict=True):
+                a[...] = b
+
+    def _answer(
+        self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
+        where: Callable[[int], str],
+    ) -> list[tuple[list[Array], Array, tuple[Array, ...]]]:  # fmt: skip
+        """Return the arrays of each tensor of a prox, their solution and their new state; changes nothing."""
         assert self.penalty is not None
         tensors = self._arrays(k)
         if not self._is_joint:
@@ -509,11 +544,10 @@ class Batch:
             self._write_rows(k, point, every, z)
         else:
             point = [z]
-        keep = settings["momentum"] if self.rule.averages else 0.0
-        for (w, _, *slots), new, proposal in zip(tensors, point, proposals, strict=True):
-            w[...] = keep * w + (1.0 - keep) * new if keep else new
-            for a, b in zip(slots, proposal.slots, strict=True):
-                a[...] = b
+        return [
+            (arrays, solution, proposal.slots)
+            for arrays, solution, proposal in zip(tensors, point, proposals, strict=True)
+        ]
 
 
 def checked_plan(penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None) -> Plan:

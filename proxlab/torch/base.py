@@ -448,6 +448,8 @@ class ProxOptimizer(torch.optim.Optimizer):
                 for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
                     self._write(part, new)
             # What may fail here comes after what processes do together.
+            for block in others if not late else ():
+                self._check_finite(block)
             if kept is not None:
                 kept.step(self._finder())
                 self._kept = kept
@@ -472,6 +474,19 @@ class ProxOptimizer(torch.optim.Optimizer):
         if block.rests and block.penalty is not None and any(map(_is_spoilt, block.params)):
             raise ValueError(f"{block.where}: its gradient must be finite")
         return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
+
+    def _check_finite(self, block: Block) -> None:
+        """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
+        if block.penalty is None:
+            return
+        slots = [slot.name for slot in self.rule.select(block.settings).slots]
+        held = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
+        tensors = [a for a in (*held, *(p.grad for p in block.params)) if a is not None]
+        # A sum is one pass, and finite only where all is; it may overflow.
+        if all(bool(torch.isfinite(local(a).sum())) for a in tensors):
+            return
+        problem = self._problem(block)
+        self._solve(problem, self._finder())
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.

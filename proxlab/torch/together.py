@@ -122,11 +122,16 @@ class Together:
 
     def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
         """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
-        _written(member.weights for member in self.members)
+        steps = []
         for batch, chosen in self.shares:
             first = self.members[chosen[0]]
             blocks = [self.members[k].block for k in chosen]
-            carry = batch.step(first.block.settings, first.t, first.carry, finder, _naming(blocks))
+            steps.append((first.block.settings, first.t, first.carry, finder, _naming(blocks)))
+            batch.look(*steps[-1])
+        # No gradient is an error any more.
+        _written(member.weights for member in self.members)
+        for (batch, chosen), how in zip(self.shares, steps, strict=True):
+            carry = batch.step(*how)
             for k in chosen:
                 save(self.members[k], carry)
 
@@ -335,10 +340,14 @@ class Kept:
 
     def step(self, finder: RootFinder) -> None:
         """Take the next step, for which this has been found to hold."""
-        _written(self._params)
+        steps = []
         for (batch, chosen), (t, carry) in zip(self._shares, self._numbers, strict=True):
             blocks = [self._blocks[k] for k in chosen]
-            carry = batch.step(self._settings[blocks[0].number], t, carry, finder, _naming(blocks))
+            steps.append((self._settings[blocks[0].number], t, carry, finder, _naming(blocks)))
+            batch.look(*steps[-1])
+        _written(self._params)
+        for (batch, chosen), how in zip(self._shares, steps, strict=True):
+            t, carry = how[1], batch.step(*how)
             torch._foreach_copy_([self._counts[k] for k in chosen], [torch.tensor(float(t))] * len(chosen))
             for k in chosen if self._carries else ():
                 self._carries[k].fill_(carry)

@@ -392,6 +392,35 @@ def test_nothing_changes_before_an_error_where_no_pass_is_taken():
         assert all(map(torch.equal, [p.detach(), *optimizer.state[p].values()], old))
 
 
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("bad", ["gradient", "state"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_error_in_any_param_group_comes_before_anything_has_changed(fused, bad, steps):
+    """Rows, columns, elements, joint groups, half precision and a penalty of several passes."""
+    ours = METHODS["adamw"]
+    params = [*parameters(), *parameters([(4, 3), (3, 4)])]
+    params[-1] = nn.Parameter(params[-1].detach().bfloat16())
+    others = [
+        {"params": params[-2:-1], "penalty": pl.GroupLinf(0.1)},
+        {"params": params[-1:], "penalty": pl.GroupLasso(0.1)},
+    ]
+    for last in range(0 if bad == "gradient" else 7, 9):
+        optimizer = ours([*grouped(params[:7]), *others], fused=fused)
+        for seed in range(steps):
+            push(optimizer, seed)
+        if last == 2:
+            # Without a penalty it is as in PyTorch.
+            continue
+        a = params[last].grad if bad == "gradient" else optimizer.state[params[last]]["exp_avg"]
+        a[-1, 0] = torch.nan
+        before = [[a.clone() for a in (p.detach(), *optimizer.state[p].values())] for p in params]
+        with pytest.raises(ValueError, match=r"param group \d+.* must be finite"):
+            optimizer.step()
+        for p, old in zip(params, before, strict=True):
+            for new, was in zip((p.detach(), *optimizer.state[p].values()), old, strict=True):
+                torch.testing.assert_close(new, was, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("where", ["weights", "moments"])
 def test_what_is_lazily_negative_is_read_as_what_it_is(where):
     ours, theirs = (METHODS["adamw"](grouped(parameters()), fused=fused) for fused in (None, False))
