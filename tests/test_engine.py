@@ -12,7 +12,7 @@ from proxlab.backends import column_kernels, kernels, one_group
 from proxlab.backends.kernel_records import Data, Elements, Request, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
-from proxlab.equations import EQUATIONS, Task
+from proxlab.equations import EQUATIONS, Sums, Task
 from proxlab.optim import fused_kernels
 from proxlab.optim.rules import RULES, check_settings
 
@@ -170,3 +170,17 @@ def test_single_precision_comes_near_the_root():
         assert 1 <= passes <= 3
         assert abs(r - root) <= 2 * one_group.NARROW_ERROR * root
         assert abs(r - root) < 0.5 * abs(at - root)
+
+
+@pytest.mark.parametrize("step", ["begin", "advance"])
+def test_signs_count_only_beyond_rounding(step):
+    delta, floor, at, r, far = 1e-9, 0.1, 0.5, 1.0, 2.0
+    task = Task(1.0, 0.0, floor, at, far, False, 0.0, 0.0, 1.0, 4.0, 0.0, delta, 0.0, 0.0, 100)
+    for share in (-3.0, -1.0, 0.5, 1.0, 3.0):
+        sums = Sums((1.0 + share * delta) ** -2.0, 1.0, 1.0)
+        known = search.begin(task, r, sums, 0)
+        if step == "advance":
+            known = search.begin(task, at, Sums(2.0, 1.0, 1.0), 0)._replace(r=r)
+            known = search.advance(known, sums, task)
+        assert known.sure_lo == (r if share < -2.0 else floor)
+        assert known.sure_hi == (r if share > 2.0 else far)

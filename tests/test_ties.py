@@ -88,3 +88,18 @@ def test_the_better_of_two_or_a_tie(dtype, problem):
             elif oracle.to_float(truth.lead / truth.objective) > 4e-15:
                 kept = all(a == float(b) for a, b in zip(truth.z, xs, strict=True))
                 assert (status is pl.Status.UNSHRUNK) == kept, (layout, options, status)
+
+
+@pytest.mark.parametrize("a", [10.0, 30.0, 100.0])
+def test_a_root_where_two_pieces_meet_is_not_lost(a):
+    """Rounding may put it beyond the end of the one and before the start of the other."""
+    rng = np.random.default_rng(15)
+    lam, count = 1.224, 6000
+    unit = rng.normal(size=(count, 2))
+    z = lam * (1 + rng.integers(-9, 10, size=count)[:, None] * 2.0**-53) * unit
+    z /= np.linalg.norm(unit, axis=1, keepdims=True)
+    # The point that this is the prox of: there the slope is lam.
+    step = rng.uniform(0.3, 0.8, size=count) * a
+    x = z * (1 + step[:, None])
+    found = pl.prox(pl.GroupSCAD(lam, a), x, step, backend="array_api")
+    np.testing.assert_allclose(found, z, rtol=1e-9)
