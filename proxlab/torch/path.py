@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -14,10 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from proxlab.groups import AxisLayout
+from proxlab.optim.rules import Proposal
 from proxlab.optim.sparsity import vanishing_strength
 from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
-from proxlab.torch.problems import Block, check_group, name_parameter, on_host, wide
-from proxlab.torch.shards import is_distributed
+from proxlab.torch.everyone import all_moving
+from proxlab.torch.exchange import Share
+from proxlab.torch.problems import Block, BlockProblem, CutProblem, check_group, name_parameter, on_host, wide
+from proxlab.torch.ranks import Ranks
+from proxlab.torch.shards import aligned, counts_here, is_distributed, local, places
 from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
 
@@ -92,6 +98,8 @@ def strengths(
     -------
     Strengths
         ``lam_max`` and ``grid``; of several penalties the strength of the first, the others in proportion.
+        Where the model is sharded, all processes call it, each with as many batches of its own, and get the
+        same: the loss is the mean over all.
 
     Raises
     ------
@@ -121,35 +129,37 @@ def strengths(
         if isinstance(groups, torch.optim.Optimizer)
         else groups
     )
-    blocks = list(_blocks(listed))
-    if any(is_distributed(p) for block in blocks for p in block.params):
-        raise ValueError(
-            "groups: must be of parameters that lie in one process whole; find the strength before they are "
-            "distributed"
-        )
-    if at not in (None, "weights", "zero"):
-        raise ValueError(f'at: must be "weights", "zero" or None, got {at!r}')
-    count, samples = check_count("count", count), check_count("samples", samples)
-    ratio = check_number("ratio", ratio, 0.0, strict=True)
-    if ratio >= 1.0:
-        raise ValueError(f"ratio: must be < 1, got {ratio!r}")
-    loss = _Loss(model, loss_fn, list(islice(batches, BATCHES)))
-    units = [_at_zero(block) for block in blocks]
-    scales = [block.penalty.strength for block in blocks if block.penalty is not None]
+    ranks = Ranks.of(model.parameters())
+
+    def prepare() -> tuple[list[Block], list[Penalty], _Loss]:
+        nonlocal count, samples, ratio
+        blocks = list(_blocks(listed))
+        if at not in (None, "weights", "zero"):
+            raise ValueError(f'at: must be "weights", "zero" or None, got {at!r}')
+        count, samples = check_count("count", count), check_count("samples", samples)
+        ratio = check_number("ratio", ratio, 0.0, strict=True)
+        if ratio >= 1.0:
+            raise ValueError(f"ratio: must be < 1, got {ratio!r}")
+        loss = _Loss(model, loss_fn, list(islice(batches, BATCHES)), ranks)
+        return blocks, [_at_zero(block) for block in blocks], loss
+
+    blocks, units, loss = prepare() if ranks is None else ranks.attempt(prepare)
+    if ranks is not None:
+        _agree(ranks, blocks, f"{at}, {samples}, {len(loss.batches)}")
+    scales = [block.group["penalty"].strength for block in blocks]
     found = []
     alone = at == "weights" or (at is None and (len(blocks) > 1 or blocks[0].index is None))
     with _kept(model, [p for block in blocks for p in block.params]):
         if not alone:
             for block in blocks:
                 for p in block.params:
-                    p.detach()[_members(block, p) >= 0] = 0.0
+                    local(p).detach()[_members(block, p) >= 0] = 0.0
             loss.differentiate([p for block in blocks for p in block.params])
-            for block in blocks:
-                _check_finite(block, "the groups are zero")
+            _check_finite(blocks, "the groups are zero", ranks)
         for block, unit, scale in zip(blocks, units, scales, strict=True):
             asked = scales[0] / scale
             if not alone:
-                found.append(float(_needed(block, unit).max(initial=0.0)) * asked)
+                found.append(float(_needed(block, unit, ranks).max(initial=0.0)) * asked)
                 continue
             found += [need * asked for need in _alone(block, unit, loss, samples)]
     lam_max = max(found)
@@ -164,18 +174,18 @@ def strengths(
 def _alone(block: Block, unit: Penalty, loss: _Loss, samples: int) -> Iterator[float]:
     """Look at some groups of a block one by one, the others as they are."""
     labels = [_members(block, p) for p in block.params]
-    count = 1 + max(int(label.max()) for label in labels)
+    count = block.groups[0].n_groups(tuple(block.params[0].shape))
     for k in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)):
-        saved = [p.detach().clone() for p in block.params]
+        saved = [part.clone() for part in block.parts]
         if block.index is None:
             yield _slope(block, loss, [label == k for label in labels])
         else:
-            block.params[0].detach()[labels[0] == k] = 0.0
+            block.parts[0][labels[0] == k] = 0.0
             loss.differentiate(block.params)
-            _check_finite(block, "the weights are, one group at zero")
-            yield float(_needed(block, unit)[k])
-        for p, old in zip(block.params, saved, strict=True):
-            p.detach().copy_(old)
+            _check_finite([block], "the weights are, one group at zero", loss.ranks)
+            yield float(_needed(block, unit, loss.ranks)[k])
+        for part, old in zip(block.parts, saved, strict=True):
+            part.copy_(old)
 
 
 def _slope(block: Block, loss: _Loss, members: Sequence[Tensor]) -> float:
@@ -184,34 +194,59 @@ def _slope(block: Block, loss: _Loss, members: Sequence[Tensor]) -> float:
     unit = block.penalty.with_strength(1.0)
     values = []
     for left in (1.0, 0.5, 0.0):
-        for p, own in zip(block.params, members, strict=True):
-            p.detach()[own] *= left
+        for part, own in zip(block.parts, members, strict=True):
+            part[own] *= left
         value = loss.value()
         if not math.isfinite(value):
             raise ValueError(
                 f"loss_fn: must be finite, got {value:g} with a group of {_named(block, 0)} times {left:g}; "
                 f"{_ADVICE}"
             )
-        values.append((value, float(unit(block.join([wide(p) for p in block.params])))))
+        values.append((value, _price(block, unit, loss.ranks)))
     pairs = pairwise(values)
     return max(
         ((new - old) / (price - less) for (old, price), (new, less) in pairs if price > less), default=0.0
     )
 
 
+def _price(block: Block, unit: Penalty, ranks: Ranks | None) -> float:
+    """Return a penalty of a block, of what of it lies in all processes."""
+    weights = [wide(p) for p in block.params]
+    if ranks is None:
+        return float(unit(block.join(weights)))
+    own = 0.0
+    if block.is_cut:
+        share = Share(block, [weights], ranks)
+        if share.n_groups:
+            own = float(share.penalty(unit)(share.rows[0]))
+    elif counts_here(block.params[0], ranks.first) and all(w.numel() for w in weights):
+        own = float(unit(block.join(weights)))
+    return sum(price for (price,) in ranks.tell([own]))
+
+
 #: What to do where a loss or its gradient is not finite.
 _ADVICE = "look for values that are not finite in the batches and the weights, and for a loss that overflows"
 
 
-def _check_finite(block: Block, where: str) -> None:
-    """Raise an error where a gradient is not finite."""
-    for k, p in enumerate(block.params):
-        if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
-            instead = ', or take at="weights"' if where == "the groups are zero" else ""
-            raise ValueError(
-                f"model: the gradient of the loss by {_named(block, k)} must be finite, but is not where "
-                f"{where}; {_ADVICE}{instead}"
-            )
+def _check_finite(blocks: Sequence[Block], where: str, ranks: Ranks | None) -> None:
+    """Raise an error where a gradient is not finite; in one process, all raise one."""
+    spoilt = [
+        _named(block, k)
+        for block in blocks
+        for k, p in enumerate(block.params)
+        if p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
+    ]
+    failure = None
+    if spoilt:
+        instead = ', or take at="weights"' if where == "the groups are zero" else ""
+        failure = ValueError(
+            f"model: the gradient of the loss by {spoilt[0]} must be finite, but is not where {where}; "
+            f"{_ADVICE}{instead}"
+        )
+    if ranks is not None:
+        ranks.settle(failure)
+    elif failure is not None:
+        raise failure
 
 
 def _named(block: Block, k: int) -> str:
@@ -219,12 +254,14 @@ def _named(block: Block, k: int) -> str:
 
 
 class _Loss:
-    """The mean loss over some batches."""
+    """The mean loss over some batches, and over all processes that share the model."""
 
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., Any], batches: Sequence[Any]) -> None:
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable[..., Any], batches: Sequence[Any], ranks: Ranks | None
+    ) -> None:
         if not batches:
             raise ValueError("batches: must hold at least one batch")
-        self.model, self.loss_fn, self.batches = model, loss_fn, batches
+        self.model, self.loss_fn, self.batches, self.ranks = model, loss_fn, batches, ranks
         try:
             first = next(iter(inspect.signature(loss_fn).parameters), "")
         except (TypeError, ValueError):
@@ -233,6 +270,9 @@ class _Loss:
 
     def differentiate(self, params: Sequence[Tensor]) -> None:
         """Put the gradients of some parameters where an optimizer finds them."""
+        if self.ranks is not None:
+            self._differentiate_together(params)
+            return
         total = [torch.zeros_like(p) for p in params]
         live = [k for k, p in enumerate(params) if p.requires_grad]
         for batch in self.batches:
@@ -246,9 +286,34 @@ class _Loss:
         for p, g in zip(params, total, strict=True):
             p.grad = g
 
+    def _differentiate_together(self, params: Sequence[Tensor]) -> None:
+        # Hooks of a backward pass complete the gradients of sharded parameters.
+        every = dict.fromkeys([*self.model.parameters(), *params])
+        for p in every:
+            p.grad = None
+        for batch in self.batches:
+            with torch.enable_grad():
+                value = self._of(batch) / len(self.batches)
+            if value.requires_grad:
+                value.backward()  # type: ignore[no-untyped-call]
+            self._shard()
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else aligned(p.grad, p)
+
+    def _shard(self) -> None:
+        """Forget weights that were gathered, since the shards are about to change."""
+        fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+        for module in self.model.modules() if fsdp is not None else ():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
+
     def value(self) -> float:
         """Return the mean loss."""
-        return sum(float(self._of(batch)) for batch in self.batches) / len(self.batches)
+        found = sum(float(self._of(batch)) for batch in self.batches) / len(self.batches)
+        if self.ranks is None:
+            return found
+        self._shard()
+        return sum(own for (own,) in self.ranks.tell([found])) / self.ranks.count
 
     def _of(self, batch: Any) -> Tensor:
         value: Any
@@ -285,8 +350,7 @@ def _blocks(groups: Iterable[Any]) -> Iterator[Block]:
 
 def _at_zero(block: Block) -> Penalty:
     """Return the convex penalty of strength 1 that has the same slopes at zero."""
-    penalty = block.penalty
-    assert penalty is not None
+    penalty: Penalty = block.group["penalty"]
     if penalty.strength == 0:
         raise ValueError(f"{block.where}: penalty: must have a strength > 0, got {penalty!r}")
     unit = penalty.with_strength(1.0)
@@ -303,8 +367,22 @@ def _at_zero(block: Block) -> Penalty:
     return GroupLasso(slope, groups=unit.groups, weights=unit.weights, nonnegative=unit.nonnegative)
 
 
-def _needed(block: Block, unit: Penalty) -> npt.NDArray[np.float64]:
+def _agree(ranks: Ranks, blocks: Sequence[Block], asked: str) -> None:
+    """Raise an error, in all processes, where they have not been asked for the same."""
+    told = [f"{block.where}: {block.group['penalty']!r}, {block.groups}" for block in blocks]
+    _, others = ranks.compare(0, "; ".join([asked, *told]))
+    if others:
+        raise ValueError(
+            f"ranks {others}: groups, at, samples and the number of batches must be the same on all"
+        )
+
+
+def _needed(block: Block, unit: Penalty, ranks: Ranks | None) -> npt.NDArray[np.float64]:
     """Return for each group of a block, which is zero, from which strength on its gradients leave it so."""
+    if ranks is not None:
+        asked = [Proposal(-wide(p.grad), None, 1.0, (), 0.0) for p in block.params if p.grad is not None]
+        problem = CutProblem(block, asked) if block.is_cut else BlockProblem.of(block, asked)
+        return all_moving([(problem, unit)], ranks)[0].strengths
     grads = block.join([wide(p.grad) for p in block.params if p.grad is not None])
     point = -grads if not on_host(grads) else (-grads).numpy()
     found: Any = vanishing_strength(unit, point)
@@ -313,21 +391,21 @@ def _needed(block: Block, unit: Penalty) -> npt.NDArray[np.float64]:
 
 
 def _members(block: Block, p: Tensor) -> Tensor:
-    """The group of each element of a parameter of a block, -1 where it is in none."""
-    index = next(k for k, q in enumerate(block.params) if q is p)
-    penalty = block.penalty
-    assert penalty is not None
-    division = penalty.groups if block.index is not None else block.group["joint"][index]
-    start, places = division.indices(tuple(p.shape))
+    """The group of each element of what of a parameter of a block lies here, -1 where it is in none."""
+    division = block.groups[next(k for k, q in enumerate(block.params) if q is p)]
+    if is_distributed(p) and isinstance(division.layout(tuple(p.shape)), AxisLayout):
+        return torch.from_numpy(places(division, p)[0]).reshape(local(p).shape)
+    start, members = division.indices(tuple(p.shape))
     labels = np.full(p.numel(), -1)
-    labels[places] = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    labels[members] = np.repeat(np.arange(len(start) - 1), np.diff(start))
     return torch.from_numpy(labels.reshape(tuple(p.shape)))
 
 
 @contextmanager
 def _kept(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
     """Leave weights, gradients, buffers and random numbers as they were."""
-    weights = [(p, p.detach().clone(), p.grad) for p in params]
+    weights = [(local(p).detach(), local(p).detach().clone()) for p in params]
+    grads = [(p, p.grad) for p in dict.fromkeys([*params, *model.parameters()])]
     buffers = [(b, b.clone()) for b in model.buffers()]
     devices = {p.device for p in params if p.device.type == "cuda"}
     try:
@@ -335,8 +413,9 @@ def _kept(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
-            for p, old, grad in weights:
-                p.copy_(old)
+            for part, old in weights:
+                part.copy_(old)
+            for p, grad in grads:
                 p.grad = grad
             for b, before in buffers:
                 b.copy_(before)

@@ -432,8 +432,11 @@ def refused(rank, world, folder):
     model = sharded(network())
     with pytest.raises(ValueError, match=r"model: '0.weight' is distributed .*get_model_state_dict"):
         pt.compact(model, torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="groups: must be of parameters that lie in one process"):
-        pt.strengths(model, mixed(model), nn.functional.mse_loss, [(torch.zeros(1, 5), torch.zeros(1, 3))])
+    batches = [(torch.ones(2, 5), torch.zeros(2, 3))] * (1 + rank)
+    with pytest.raises(ValueError, match=r"ranks \[1\]: groups, at, samples and the number of batches"):
+        pt.strengths(model, mixed(model), nn.functional.mse_loss, batches)
+    with pytest.raises((ValueError, RuntimeError), match=r"at: must be|rank 1: its step failed"):
+        pt.strengths(model, mixed(model), nn.functional.mse_loss, batches, at="zero" if rank != 1 else "now")
     for options in ({"certify_every": 1 + rank}, {"sparsity": TargetSparsity(0.3 + 0.1 * rank)}):
         with pytest.raises(ValueError, match=r"ranks \[1\]: the optimizer"):
             train(model, pt.ProxAdamW(mixed(model), lr=1e-2, **options), 1)
@@ -578,6 +581,53 @@ def compiled(rank, world, folder):
             assert torch.equal(whole(q), p.detach())
     zeros = pt.group_sparsity(first).total
     assert 0 < zeros.zero_groups < zeros.groups
+
+
+def path(rank, world, folder):
+    """The strength from which on nothing is left, also where processes have batches of their own."""
+    torch.manual_seed(3)
+    batches = [(torch.randn(8, 5).double(), torch.randn(8, 3).double()) for _ in range(2 * world)]
+    one, model = network().double(), sharded(network().double())
+    columns = pl.Groups.over(0)
+    asked = {
+        "mixed": mixed,
+        "zero": lambda m: [{"params": [m[2].weight], "penalty": pl.GroupMCP(0.2, 3.0, groups=columns)}],
+        "parts": lambda m: [
+            {"params": [m[0].weight], "penalty": pl.SparseGroupLasso(1.0, 1.0, groups=columns)}
+        ],
+        "weights": lambda m: [
+            {
+                "params": [m[4].weight],
+                "penalty": pl.GroupLasso(2.0, groups=pl.Groups.over(-1), weights=np.array([1.0, 0.5, 3.0])),
+            }
+        ],
+        "joint": lambda m: [
+            {
+                "params": [m[0].weight, m[0].bias, m[2].weight],
+                "joint": [pl.Groups.over(-1), pl.Groups.over(()), columns],
+                "penalty": pl.GroupMCP(1.0, 3.0),
+            },
+            {
+                "params": [m[4].weight, m[4].bias],
+                "joint": [pl.Groups.over(-1), pl.Groups.over(())],
+                "penalty": pl.GroupLasso(2.0, weights=np.array([1.0, 0.5, 3.0])),
+            },
+        ],
+    }
+    kept = {name: local(p).detach().clone() for name, p in model.named_parameters()}
+    for name, groups in asked.items():
+        expected, grid = pt.strengths(one, groups(one), nn.functional.mse_loss, batches, samples=4)
+        own = batches[2 * rank : 2 * rank + 2]
+        found = pt.strengths(model, groups(model), nn.functional.mse_loss, own, samples=4)
+        assert found.lam_max == pytest.approx(expected, rel=1e-10), name
+        assert all(told == [found.lam_max] for told in Ranks.of(model.parameters()).tell([found.lam_max]))
+        np.testing.assert_allclose(found.grid, grid, rtol=1e-10)
+        for key, p in model.named_parameters():
+            assert torch.equal(local(p), kept[key])
+            assert p.grad is None
+    own[0][0][...] = float("nan") if rank == 1 else 0.0
+    with pytest.raises((ValueError, RuntimeError), match=r"must be finite|its step failed"):
+        pt.strengths(model, mixed(model), nn.functional.mse_loss, own)
 
 
 def fifty(rank, world, folder):

@@ -31,6 +31,7 @@ TWO = [
     "clipped",
     "divided",
     "compiled",
+    "path",
     "fifty",
 ]
 MORE = {
@@ -43,6 +44,7 @@ MORE = {
         "certified",
         "divided",
         "compiled",
+        "path",
         "fifty",
         "save",
     ],
