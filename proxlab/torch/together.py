@@ -98,7 +98,9 @@ class Together:
     def __init__(self, rule: Rule, members: Sequence[Member]) -> None:
         self.rule, self.members = rule, members
         alike: dict[tuple[Any, ...], list[int]] = {}
-        penalties = [member.block.penalty for member in self.members]
+        # Of a parameter that is cut over processes it is made anew whenever it is asked for.
+        own = {id(member.block): member.block.penalty for member in self.members}
+        penalties = [own[id(member.block)] for member in self.members]
         for k, (member, penalty) in enumerate(zip(self.members, penalties, strict=True)):
             kernel = ""
             if member.block.index is not None:
