@@ -19,7 +19,7 @@ from proxlab.backends.build import Given, functions_of, module_over_arrays, over
 from proxlab.backends.records import GroupResults
 from proxlab.backends.scaled_rows import prepare
 from proxlab.choose import Limits
-from proxlab.scalar import exp, log1p, sqrt
+from proxlab.scalar import exp, log1p, sqrt, where
 from proxlab.study import exact
 from tests.table import BACKENDS, DTYPES, GROUPS
 
@@ -740,6 +740,42 @@ class Hidden(pl.GroupLog):
 class Super(pl.GroupLog):
     def curvature_at(self, r):
         return pl.GroupLog.curvature_at(self, r)
+
+
+def decay(r, theta):
+    return exp(-r / theta)
+
+
+@dataclass(frozen=True, eq=False)
+class Shared(Laplace):
+    """Its functions share a method, which calls a function of the module."""
+
+    def rate(self, r):
+        return where(r < 0.0, 1.0, decay(r, self.theta))
+
+    def value_at(self, r):
+        return self.lam * (1.0 - self.rate(r))
+
+    def slope_at(self, r):
+        return self.lam / self.theta * self.rate(r)
+
+
+class Heir(Shared):
+    def curvature_at(self, r):
+        return (lambda q: -self.slope_at(q))(r) / self.theta
+
+
+@pytest.mark.parametrize("kind", [Shared, Heir])
+@pytest.mark.parametrize("xp", [np, "torch", "array_api_strict"], ids=str)
+def test_methods_and_functions_that_a_slope_calls_run_over_arrays(kind, xp):
+    rng = np.random.default_rng(3)
+    x, d = rng.normal(size=(9, 4)), rng.uniform(0.5, 2.0, (9, 4))
+    xp = xp if xp is np else pytest.importorskip(xp)
+    found = pl.prox(kind(0.7, 0.4), xp.asarray(x), metric=xp.asarray(d))
+    np.testing.assert_array_equal(
+        np.asarray(found), pl.prox(Laplace(0.7, 0.4), x, metric=d, backend="array_api")
+    )
+    assert (np.asarray(found) == 0).any()
 
 
 @pytest.mark.parametrize("kind", [Helped, Listed, Hidden, Super])

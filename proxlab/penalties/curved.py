@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -162,7 +163,7 @@ class CurvedPenalty(Penalty, metaclass=Checked):
     def _looked_at(self, name: str, function: Callable[[Array], Array], r: Array) -> Array:
         told = (
             f"{name}: {type(self).__name__} must give a float64 for each radius; write it without if, in "
-            "arithmetic and the operations of proxlab.scalar"
+            "arithmetic and the operations of proxlab.scalar, with other methods as self.name(r)"
         )
         try:
             found = np.asarray(function(r)) + 0.0 * r
@@ -250,27 +251,66 @@ _OPERATIONS = {name: getattr(scalar, name) for name in _NAMES}
 
 
 def _bound(penalty: CurvedPenalty, name: str, xp: Any) -> Callable[[Array], Array]:
-    function = _over(getattr(type(penalty), name), xp)
-
-    def bound(r: Array) -> Array:
-        return function(penalty, r)
-
+    bound: Callable[[Array], Array] = getattr(_OverArrays(xp).penalty(penalty), name)
     return bound
 
 
-def _over(function: Any, xp: Any) -> Callable[[Any, Array], Array]:
-    """Return a method whose operations of :mod:`proxlab.scalar` are those of a namespace.
+class _OverArrays:
+    """Functions whose operations of :mod:`proxlab.scalar` are those of a namespace, and what they call.
 
-    It is made anew for each call: what it reads from its module may have changed.
+    They are made anew for each call: what they read from their modules may have changed.
     """
-    operations = {operation: getattr(xp, _NAMES[name]) for name, operation in _OPERATIONS.items()}
-    library = types.SimpleNamespace(**{name: operations[f] for name, f in _OPERATIONS.items()})
 
-    def native(value: Any) -> Any:
+    def __init__(self, xp: Any) -> None:
+        self.operations = {operation: getattr(xp, _NAMES[name]) for name, operation in _OPERATIONS.items()}
+        self.offered = types.SimpleNamespace(**{name: self.operations[f] for name, f in _OPERATIONS.items()})
+        self.made: dict[Any, types.FunctionType] = {}
+
+    def penalty(self, penalty: CurvedPenalty) -> CurvedPenalty:
+        """Return a copy of a penalty with such methods, as far as they are its own class's."""
+        new = copy(penalty)
+        own = [c for c in type(penalty).__mro__ if issubclass(c, CurvedPenalty) and c is not CurvedPenalty]
+        for kind in reversed(own):
+            for name, f in vars(kind).items():
+                if isinstance(f, types.FunctionType) and not name.startswith("__"):
+                    new.__dict__[name] = types.MethodType(self.function(f), new)
+        return new
+
+    def function(self, function: types.FunctionType) -> types.FunctionType:
+        """Return a function with what it uses replaced; helpers of its module are functions like it."""
+        if function in self.made:
+            return self.made[function]
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        scope = dict(function.__globals__)
+        new = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, cells)
+        new.__kwdefaults__ = function.__kwdefaults__
+        self.made[function] = new
+        for name in _names(function.__code__) & scope.keys():
+            scope[name] = self.value(scope[name], function)
+        for cell, old in zip(cells, function.__closure__ or (), strict=True):
+            cell.cell_contents = self.value(old.cell_contents, function)
+        return new
+
+    def value(self, value: Any, user: types.FunctionType) -> Any:
+        """Return what stands for something that a function uses."""
         if value is scalar:
-            return library
-        return operations.get(value, value) if isinstance(value, types.FunctionType) else value
+            return self.offered
+        if not isinstance(value, types.FunctionType):
+            return value
+        if value in self.operations:
+            return self.operations[value]
+        uses = (value.__globals__.get(name) for name in _names(value.__code__))
+        near = value.__module__ == user.__module__
+        if near or any(u is scalar or (_is_plain(u) and u in self.operations) for u in uses):
+            return self.function(value)
+        return value
 
-    scope = {name: native(value) for name, value in function.__globals__.items()}
-    closure = tuple(types.CellType(native(cell.cell_contents)) for cell in function.__closure__ or ())
-    return types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, types.FunctionType)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Return the names that code and the functions in it use."""
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
