@@ -16,6 +16,7 @@ import numpy as np
 
 from proxlab.groups import Layout
 from proxlab.penalties.base import Penalty
+from proxlab.penalties.equations import GroupEquation
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 from proxlab.values import as_float, check_plain, shown
@@ -43,6 +44,10 @@ class Problem:
     xp : namespace
     backend : str
         "numba", "cuda" or "array_api".
+    equation : GroupEquation
+        That of the penalty, which makes a new one whenever it is asked.
+    weights : ndarray of shape (n_groups,) or (1,)
+        Those of the groups.
     """
 
     penalty: Penalty
@@ -52,6 +57,8 @@ class Problem:
     layout: Layout
     xp: Any
     backend: str
+    equation: GroupEquation
+    weights: Any
 
     def full_metric(self) -> Array:
         """Return the metric in float64, of the shape of ``x``."""
@@ -72,7 +79,7 @@ class Problem:
 
     def group_weights(self) -> Array:
         """Return the weight of each group in float64, shape (n_groups,), in the namespace of ``x``."""
-        weights = np.broadcast_to(self.penalty.group_weights(self.layout), (self.layout.n_groups,)).copy()
+        weights = np.broadcast_to(self.weights, (self.layout.n_groups,)).copy()
         return self.xp.asarray(weights, dtype=self.xp.float64, device=array_api_compat.device(self.x))
 
 
@@ -414,16 +421,16 @@ def problem(
     if not isinstance(penalty, Penalty):
         raise TypeError(f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {penalty!r}")
     xp = check_array("x", x)
-    chosen = _choose(backend, x)
-    if not penalty.equation.compiled:
+    chosen, equation = _choose(backend, x), penalty.equation
+    if not equation.compiled:
         if backend == "cuda":
             name = type(penalty).__name__
             raise ValueError(
-                f"backend: the cuda backend has no kernels for the {penalty.equation.shape} of {name}; use "
+                f"backend: the cuda backend has no kernels for the {equation.shape} of {name}; use "
                 "backend=None, which solves them on the device too"
             )
         chosen = chosen if chosen in penalty.equation.solvers else "array_api"
     layout = penalty.groups.layout(tuple(x.shape))
-    check_group_weights(penalty, layout)
+    weights = check_group_weights(penalty, layout)
     steps = _step(step, layout, x, xp, bool(check) or chosen != "cuda")
-    return Problem(penalty, x, steps, _metric(metric, x, xp), layout, xp, chosen)
+    return Problem(penalty, x, steps, _metric(metric, x, xp), layout, xp, chosen, equation, weights)

@@ -270,10 +270,10 @@ def _same_memory(a: Any, b: Any) -> bool:
 
 def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int:
     """Run the kernels; returns a group with an invalid value, or -1."""
-    penalty, layout, equation = p.penalty, p.layout, p.penalty.equation
+    penalty, layout, equation = p.penalty, p.layout, p.equation
     finder, explain, dense = options.finder, options.explain, flat.dense
     steps = np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step)
-    weights = penalty.group_weights(layout)
+    weights = p.weights
     xf, df, zf = flat.x, flat.d, flat.z
     data = flat._replace(x=_readonly(xf), d=_readonly(df))
     shrink, each = Shrink(float(penalty.threshold), penalty.nonnegative), Steps(steps, weights)

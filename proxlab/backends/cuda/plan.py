@@ -140,7 +140,7 @@ def plan(
         Where to put what is known of the groups, if that was asked for.
     place : Place
     """
-    penalty, layout, equation = p.penalty, p.layout, p.penalty.equation
+    penalty, layout, equation = p.penalty, p.layout, p.equation
     finder, pieces, radial = options.finder, equation.rows, equation.kernel == "radial"
     dense = p.metric is not None and not isinstance(p.metric, float)
     metric = 1.0 if p.metric is None or dense else p.metric
@@ -153,7 +153,7 @@ def plan(
         blocks = min(-(-size // 256), ELEMENT_BLOCKS)
         return [Launch(variant, blocks, 256, (data, steps, shrink, bad))]
 
-    weights = np.asarray(penalty.group_weights(layout))
+    weights = np.asarray(p.weights)
     many_weights = bool(weights.min(initial=np.inf) < weights.max(initial=-np.inf))
     if many_weights:
         each = Values(1.0, _upload(weights.tobytes(), place), True)
