@@ -10,8 +10,8 @@ from typing import get_type_hints
 import numpy as np
 
 from proxlab import scalar
-from proxlab.backends import numba_certify, numba_cpu
-from proxlab.backends.build import Target
+from proxlab.backends import numba_certify, numba_cpu, numba_curved
+from proxlab.backends.build import Given, Target
 
 #: Compiled code divides by zero without an exception, and so do NumPy's numbers.
 LIKE_COMPILED = {math.ldexp: np.ldexp, math.sqrt: np.sqrt}
@@ -28,6 +28,8 @@ def outermost(_, kernel, names):
     """What Python calls, with the parts of its records one by one."""
     hints = get_type_hints(kernel)
     kinds = [numba_cpu.parts_of(hints[name]) for name in signature(kernel).parameters]
+    if "call" in names:
+        names = names | {"call": Given(lambda function, own, r: FUNCTIONS[function](r), "interpreted")}
     linked = PLAIN.link(kernel, names)
 
     def call(*parts):
@@ -42,4 +44,16 @@ def outermost(_, kernel, names):
     return call
 
 
-numba_cpu.outermost = numba_certify.outermost = outermost
+#: Functions of curved penalties, by what stands for their addresses.
+FUNCTIONS = []
+
+
+def functions_of(penalty):
+    """Give the functions of a penalty numbers instead of addresses."""
+    first = len(FUNCTIONS)
+    FUNCTIONS.extend(getattr(penalty, name) for name in numba_curved.METHODS)
+    return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), [])
+
+
+numba_cpu.outermost = numba_certify.outermost = numba_curved.outermost = outermost
+numba_curved.functions_of = functions_of

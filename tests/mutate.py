@@ -49,7 +49,7 @@ SUITES = [
             "backends/curved_group.py",
         ],
         "curved",
-        "",
+        "cannot_be_compiled",
     ),
     (["backends/decimal_rows.py"], "extremes", "certificate"),
     (
