@@ -251,7 +251,7 @@ class Batch:
         if self.penalty is None or not self.rule.coefficients(settings, t, carry).step > 0.0:
             return
         averages = self.rule.averages and settings["momentum"] > 0.0
-        if finder != Newton() or (averages and self.name == "columns"):
+        if finder != Newton() or (self.name == "columns" and (averages or self.update.is_dear)):
             left = np.ones(len(self), np.bool_)
         else:
             left = self._spoilt()

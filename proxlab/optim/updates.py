@@ -54,13 +54,15 @@ class Slot(NamedTuple):
 class Update(NamedTuple):
     """The formulas of a method, as this file describes them, and its state.
 
-    ``metric`` is None where it is the identity; ``point`` does not read it then.
+    ``metric`` is None where it is the identity; ``point`` does not read it then. ``is_dear`` says that it
+    costs more than to keep it: a pass that forms it anew would be slower than several that do not.
     """
 
     state: Callable[..., Any]
     point: Callable[..., Any]
     metric: Callable[..., Any] | None = None
     slots: tuple[Slot, ...] = ()
+    is_dear: bool = False
 
 
 class Descent(NamedTuple):
@@ -330,7 +332,7 @@ RMSPROP_CENTERED_MOMENTUM = Update(
 ADAM = Update(adam_state, adam_point, adam_metric, _MOMENTS)
 AMSGRAD = Update(amsgrad_state, adam_point, amsgrad_metric, (*_MOMENTS, Slot("max_exp_avg_sq")))
 RMDA = Update(rmda_state, rmda_point, None, _ORIGIN)
-RAMDA = Update(ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum")))
+RAMDA = Update(ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum")), is_dear=True)
 LINBREG = Update(linbreg_state, dual_point, None, (_DUAL,))
 LINBREG_MOMENTUM = Update(linbreg_momentum_state, dual_point, None, (_DUAL, _BUFFER))
 ADABREG = Update(adabreg_state, dual_point, None, (_DUAL, *_MOMENTS))
