@@ -1,7 +1,7 @@
 """Groups that are cut over the chunks of a Dask array: their sums are added over chunks, a pass for each.
 
-A pass reads every chunk, adds up its elements' terms, and keeps nothing else: memory is that of the chunks
-that are worked on, and of a few numbers for each group.
+A pass reads every chunk, adds up its elements' terms slab by slab, and keeps nothing else: memory is that of
+the chunks that are worked on, and of a few numbers for each group.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from proxlab.backends.members import (
 )
 from proxlab.double_double import add_doubles
 from proxlab.groups import AxisLayout, Groups
+from proxlab.parts import Part as GroupPart
 from proxlab.parts import part_of_box
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import Piece
@@ -46,7 +47,11 @@ __all__ = ["by_sums", "prox_of_cut_groups"]
 
 #: Partial sums that one task adds up.
 FAN_IN = 16
+#: Elements of a slab; terms are formed of so many at a time.
+SLAB = 2**18
 XP = array_api_compat.array_namespace(np.zeros(1))
+#: Where a part of an array begins, and its shape.
+Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def by_sums(penalty: Penalty) -> bool:
@@ -123,16 +128,18 @@ def prox_of_cut_groups(
 
     def write(block: Array, *more: Any, block_id: tuple[int, ...] = ()) -> Array:
         *metrics, found = more
-        part = part_of_box(problem.groups, problem.shape, *boxes[block_id])
-        d = metrics[0] if metrics else np.full_like(block, number)
-        ids = _ids(part)
-        rows = []
-        for m in _matrices(problem, part, block, d):
-            own = ids[m.ids]
-            scaled = times_power(XP, m.d, -found.ed[own][:, None])
-            with np.errstate(all="ignore"):
-                rows.append(shrunk(XP, m.x, scaled, found.radius[own], found.tau[own]))
-        return part.layout.join(rows, block.astype(np.float64)).astype(block.dtype)
+        out = np.empty_like(block)
+        for part, at in _slabs(problem, boxes[block_id]):
+            d = metrics[0][at] if metrics else np.full_like(block[at], number)
+            ids = _ids(part)
+            rows = []
+            for m in _matrices(problem, part, block[at], d):
+                own = ids[m.ids]
+                scaled = times_power(XP, m.d, -found.ed[own][:, None])
+                with np.errstate(all="ignore"):
+                    rows.append(shrunk(XP, m.x, scaled, found.radius[own], found.tau[own]))
+            out[at] = part.layout.join(rows, block[at].astype(np.float64))
+        return out
 
     meta = np.empty((0,) * x.ndim, dtype=x.dtype)
     return da.map_blocks(write, *arrays, radii, dtype=x.dtype, meta=meta, chunks=x.chunks)
@@ -182,7 +189,7 @@ class _Chunks:
         kept = _kept_axes(self.problem)
         for k in product(*(range(len(c)) for c in x.chunks)):
             d = blocks[1][k] if metric else self._number
-            task = one(shared, function, check, boxes[k], blocks[0][k], d)
+            task = one(shared, how, function, check, boxes[k], blocks[0][k], d)
             # Chunks along the axes inside a group have the same groups.
             alike.setdefault(tuple(k[a] for a in kept), []).append(task)
         merge = dask.delayed(partial(_merged, how), pure=False)
@@ -205,22 +212,41 @@ class _Table(NamedTuple):
 
 
 def _of_chunk(
-    shared: tuple[_Problem, tuple[Array, ...]], function: Callable[..., Array], check: bool,
-    box: tuple[tuple[int, ...], tuple[int, ...]], x: Array, d: Any,
+    shared: tuple[_Problem, tuple[Array, ...]], how: Callable[..., Any], function: Callable[..., Array],
+    check: bool, box: Box, x: Array, d: Any,
 ) -> _Table:  # fmt: skip
     problem, values = shared
     if check:
         check_finite("x", x, XP)
         if np.ndim(d):
             check_metric_values(d, XP)
-    part = part_of_box(problem.groups, problem.shape, *box)
-    ids = _ids(part)
-    parts = _matrices(problem, part, x, d if np.ndim(d) else np.full_like(x, d))
-    with np.errstate(all="ignore"):
-        return _Table(ids, function(XP, parts, *(v[ids] for v in values)))
+    found = []
+    for part, at in _slabs(problem, box):
+        parts = _matrices(problem, part, x[at], d[at] if np.ndim(d) else np.full_like(x[at], d))
+        ids = _ids(part)
+        with np.errstate(all="ignore"):
+            found.append(_Table(ids, function(XP, parts, *(v[ids] for v in values))))
+    return _merged(how, found)
 
 
-def _matrices(problem: _Problem, part: Any, x: Array, d: Array) -> list[Part]:
+def _slabs(problem: _Problem, box: Box) -> Iterator[tuple[GroupPart, tuple[slice, ...]]]:
+    """Cut a chunk along its longest axis, across groups if it can: the groups of a slab, and its place."""
+    layout, (offsets, shape) = problem.groups.layout(problem.shape), box
+    if not (isinstance(layout, AxisLayout) and layout.shape == problem.shape):
+        yield part_of_box(problem.groups, problem.shape, *box), (slice(None),) * len(shape)
+        return
+    axis = max(range(len(shape)), key=lambda a: (a in layout.reduced and shape[a] > 1, shape[a]))
+    size = max(1, SLAB * shape[axis] // max(math.prod(shape), 1))
+    for first in range(0, max(shape[axis], 1), size):
+        at = tuple(
+            slice(first, min(first + size, n)) if a == axis else slice(0, n) for a, n in enumerate(shape)
+        )
+        begin = tuple(o + s.start for o, s in zip(offsets, at, strict=True))
+        part = part_of_box(problem.groups, problem.shape, begin, tuple(s.stop - s.start for s in at))
+        yield part, at
+
+
+def _matrices(problem: _Problem, part: GroupPart, x: Array, d: Array) -> list[Part]:
     """Arrange a chunk as rows of groups, after the elementwise part of the penalty."""
     ids = _ids(part)
     steps = part.layout.split_groups(problem.steps[ids])
@@ -233,7 +259,7 @@ def _matrices(problem: _Problem, part: Any, x: Array, d: Array) -> list[Part]:
     ]
 
 
-def _ids(part: Any) -> Array:
+def _ids(part: GroupPart) -> Array:
     return np.arange(part.n_groups) if part.ids is None else part.ids
 
 
@@ -284,7 +310,7 @@ def _lost(xp: Any, parts: Sequence[Part], ed: Array) -> Array:
     return lost(xp, parts, ed)[None, :]
 
 
-def _boxes(x: Any) -> dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]]:
+def _boxes(x: Any) -> dict[tuple[int, ...], Box]:
     """Return where every chunk begins, and its shape."""
     starts = [np.concatenate([[0], np.cumsum(c)]).tolist() for c in x.chunks]
     return {

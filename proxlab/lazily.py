@@ -119,6 +119,9 @@ def _by_axes(
     # One entry for each group, at the group's place among the blocks.
     placed = {name: a.reshape(shape) for name, a in rows.items() if np.ndim(a)}
     starts = [np.concatenate([[0], np.cumsum(c)]) for c in x.chunks]
+    # The shape in which groups view the whole array is not that of a block.
+    axes = Groups.over(layout.reduced)
+    of_block: dict[str, Any] = {} if penalty.groups == axes else {"groups": axes}
 
     def solve(block: Array, *more: Array, block_id: tuple[int, ...] = ()) -> Array:
         where = tuple(
@@ -126,7 +129,8 @@ def _by_axes(
             for a, k in enumerate(block_id)
         )
         part = {name: a[where].reshape(-1) for name, a in placed.items()}
-        h = replace(penalty, weights=part["weights"]) if "weights" in part else penalty
+        changes = of_block | ({"weights": part["weights"]} if "weights" in part else {})
+        h = replace(penalty, **changes)
         return prox(h, block, part.get("step", steps), metric=more[0] if more else metric, **options)
 
     return _map(solve, x, metric)

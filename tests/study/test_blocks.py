@@ -138,10 +138,13 @@ def cut_problems(draw):
 
 
 @given(
-    cut_problems(), st.sampled_from([np.float32, np.float64]), st.sampled_from(["array", "lazy", "number"])
+    cut_problems(),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from(["array", "lazy", "number"]),
+    st.integers(1, 20),
 )
 @settings(max_examples=60)
-def test_chunks_cut_groups_as_they_like(problem, dtype, metric):
+def test_chunks_cut_groups_as_they_like(problem, dtype, metric, slab):
     h, x, d, chunks = problem
     if np.abs(x).max() > 1e38 or (0 < np.abs(x).max() < 1e-38):
         dtype = np.float64
@@ -150,7 +153,8 @@ def test_chunks_cut_groups_as_they_like(problem, dtype, metric):
     d = 0.7 if metric == "one" else d
     given_metric = da.from_array(d, chunks=-1) if metric == "lazy" else d
     steps = np.linspace(0.5, 1.0, h.groups.n_groups(x.shape))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proxlab.chunks.SLAB", slab)
         warnings.simplefilter("ignore")
         z = pl.prox(h, lazy, steps, metric=given_metric)
         assert isinstance(z, da.Array)
