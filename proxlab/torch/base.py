@@ -401,12 +401,26 @@ class ProxOptimizer(torch.optim.Optimizer):
         lam = self._lam
         if drive and not late:
             record |= self._drive([], count, ranks)[0]
-        if kept is not None and not kept.follow():
-            kept, blocks = None, self._checked_blocks()
-        if late or self._lam != lam:
-            blocks = [replace(block, follows=block.penalty is not None) for block in blocks]
-        for block in (b for b in blocks if not b.is_cut):
+        driven = late or self._lam != lam
+
+        def following(blocks: list[Block]) -> list[Block]:
+            return [replace(b, follows=b.penalty is not None) for b in blocks] if driven else blocks
+
+        blocks = following(blocks)
+        if kept is not None and (not kept.follow() or any(self._is_fused(block) for block in blocks)):
+            # A step that changes who takes part is a long one.
+            kept, blocks = None, following(self._checked_blocks())
+        whole = [block for block in blocks if not block.is_cut]
+        starting = [block for block in whole if self._wants_dual(block)]
+        for block in starting:
             self._start_duals(block)
+        try:
+            # Where processes agree on a step, they have looked already.
+            for block in whole if ranks is None and (late or starting) else ():
+                self._check_finite(block)
+        except ValueError:
+            self._forget_duals(starting)
+            raise
         # Formed before the step, since a fused one does not tell.
         watched: list[BlockProblem] = []
         if watch is not None:
@@ -418,7 +432,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         ]
         fused: list[Block] = []
         others: list[Block] = []
-        for block in (b for b in blocks if not b.is_cut):
+        for block in whole:
             some = all(local(p).numel() > 0 for p in block.params)
             compiled = not (due or late) and self._is_fused(block) and some
             (fused if compiled else others).append(block)
@@ -504,7 +518,8 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _make_state(self, blocks: list[Block]) -> None:
         """Make the state from which the first step goes on."""
         for block in blocks:
-            self._start_duals(block)
+            if self._wants_dual(block):
+                self._start_duals(block)
             for p in block.params:
                 self._save(p, self._slots(p, wide(p), block.settings), 0, 0.0)
 
@@ -604,12 +619,17 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
-        if not self._wants_dual(block):
-            return
         joined = bregman.dual_start(
             block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
         )
         self._set_duals(block, block.split(joined))
+
+    def _forget_duals(self, blocks: list[Block]) -> None:
+        """Leave no dual variables of blocks behind, which they had none of before."""
+        for p in (p for block in blocks for p in block.params):
+            self.state[p].pop("dual")
+            if not self.state[p]:
+                del self.state[p]
 
     def _start_together(self, blocks: list[Block], ranks: Ranks) -> None:
         """Give blocks whose groups lie across processes the dual variables that they start from."""

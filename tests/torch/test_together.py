@@ -421,6 +421,46 @@ def test_an_error_in_any_param_group_comes_before_anything_has_changed(fused, ba
                 torch.testing.assert_close(new, was, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["adamw", "linbreg", "adabreg"])
+@pytest.mark.parametrize("target", [None, "quantile", "multiplicative"])
+@pytest.mark.parametrize("fused", [None, False])
+def test_an_error_in_the_first_step_leaves_no_state(name, target, fused):
+    params = parameters([(4, 5), (6, 7)])
+    optimizer = METHODS[name](
+        [{"params": [p]} for p in params], lr=0.1, penalty=pl.GroupLasso(0.1), fused=fused,
+        sparsity=None if target is None else TargetSparsity(0.5, method=target),
+    )  # fmt: skip
+    before = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[1].grad[5, 6] = torch.nan
+    with pytest.raises(ValueError, match=r"param group 1, parameter 0 .* must be finite"):
+        optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(p.detach(), old) for p, old in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["linbreg", "adabreg"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_rests_follows_a_driven_strength_beside_what_is_kept(name, joint):
+    found = []
+    for fused in (None, False):
+        params = parameters([(8, 5), (6, 4), (6, 3)])
+        groups = [{"params": params[:1]}, {"params": params[1:2]}, {"params": params[2:]}]
+        if joint:
+            groups = [groups[0], {"params": params[1:], "joint": [pl.Groups.over(1), pl.Groups.over(1)]}]
+        optimizer = METHODS[name](
+            groups, lr=0.03, penalty=pl.GroupLasso(0.1), fused=fused,
+            sparsity=TargetSparsity(0.3, method="multiplicative", every=3),
+        )  # fmt: skip
+        optimizer.param_groups[1]["lr"] = 0.0
+        for seed in range(7):
+            push(optimizer, seed)
+        found.append([p.detach() for p in params])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("where", ["weights", "moments"])
 def test_what_is_lazily_negative_is_read_as_what_it_is(where):
     ours, theirs = (METHODS["adamw"](grouped(parameters()), fused=fused) for fused in (None, False))
