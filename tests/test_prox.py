@@ -1,5 +1,7 @@
 """prox and solve on whole arrays: groups, layouts in memory, dtypes, array libraries, magnitudes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,9 +40,13 @@ def check_groups(row, groups, weights, z, x, d, step):
     np.testing.assert_array_equal(z.ravel()[free], x.ravel()[free])
 
 
-@backends
-@dtypes
-@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "backend"),
+    [
+        pytest.param(*case, marks=[pytest.mark.kernels] if case[1:] == (np.float32, "numba") else [])
+        for case in itertools.product(GROUPS, DTYPES, BACKENDS)
+    ],
+)
 def test_groups_of_every_kind(kind, dtype, backend):
     make, shape = GROUPS[kind]
     groups = make()
