@@ -214,7 +214,7 @@ def test_who_computes_the_result_computes_the_passes(scheduler):
             found = z.compute(scheduler="threads")
     else:
         distributed = pytest.importorskip("distributed")
-        options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
             found = z.compute()
             kept = pl.prox(h, da.from_array(x, chunks=(7, 3)).persist()).compute()
