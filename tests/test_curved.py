@@ -1,6 +1,7 @@
 """Penalties whose slope is a curve: against mpmath, closed forms and brute force over the path."""
 
 import math
+import types
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -760,12 +761,26 @@ class Shared(Laplace):
         return self.lam / self.theta * self.rate(r)
 
 
+helpers = types.ModuleType("helpers")
+exec("from proxlab.scalar import exp\nfrom math import e\ndef grown(r):\n    return exp(r)", vars(helpers))
+
+
+class Elsewhere(Shared):
+    """Operations, and functions that use them, of another module."""
+
+    def rate(self, r):
+        return where(r < 0.0, helpers.e, helpers.exp(-r / self.theta))
+
+    def value_at(self, r):
+        return self.lam * (1.0 - helpers.grown(-r / self.theta))
+
+
 class Heir(Shared):
     def curvature_at(self, r):
         return (lambda q: -self.slope_at(q))(r) / self.theta
 
 
-@pytest.mark.parametrize("kind", [Shared, Heir])
+@pytest.mark.parametrize("kind", [Shared, Heir, Elsewhere])
 @pytest.mark.parametrize("xp", [np, "torch", "array_api_strict"], ids=str)
 def test_methods_and_functions_that_a_slope_calls_run_over_arrays(kind, xp):
     rng = np.random.default_rng(3)

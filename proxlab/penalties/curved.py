@@ -295,19 +295,27 @@ class _OverArrays:
         """Return what stands for something that a function uses."""
         if value is scalar:
             return self.offered
+        if isinstance(value, types.ModuleType):
+            offered = vars(value)
+            used = {name: offered[name] for name in _names(user.__code__) & offered.keys()}
+            if not any(map(self.needs, used.values())):
+                return value
+            return types.SimpleNamespace(**{name: self.value(v, user) for name, v in used.items()})
         if not isinstance(value, types.FunctionType):
             return value
         if value in self.operations:
             return self.operations[value]
-        uses = (value.__globals__.get(name) for name in _names(value.__code__))
         near = value.__module__ == user.__module__
-        if near or any(u is scalar or (_is_plain(u) and u in self.operations) for u in uses):
-            return self.function(value)
-        return value
+        return self.function(value) if near or self.needs(value) else value
 
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, types.FunctionType)
+    def needs(self, value: Any) -> bool:
+        """Return whether something is an operation, or a function that uses one."""
+        if not isinstance(value, types.FunctionType):
+            return False
+        used = (value.__globals__.get(name) for name in _names(value.__code__))
+        return value in self.operations or any(
+            u is scalar or (isinstance(u, types.FunctionType) and u in self.operations) for u in used
+        )
 
 
 def _names(code: types.CodeType) -> set[str]:
