@@ -53,7 +53,9 @@ def test_zero_groups_have_gradient_zero(row, dtype):
     assert (d.grad[0] == 0).all()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own decompositions
+@pytest.mark.filterwarnings(  # of torch's own decompositions
+    "ignore::DeprecationWarning", "ignore:.*torch.jit.script:FutureWarning"
+)
 def test_second_derivatives_forward_mode_and_vmap_are_refused_in_a_sentence():
     h = pl.GroupLasso(0.3)
     x, *_ = tensors(2, (2, 3))

@@ -80,6 +80,7 @@ def test_wrapped_networks(kind, request):
     assert group_sparsity(model).total == group_sparsity(plain).total
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # as PyTorch 2.14 has it
 def test_scripted_and_sharded_networks_are_refused(one_process):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
