@@ -412,6 +412,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             kept, blocks = None, following(self._checked_blocks())
         whole = [block for block in blocks if not block.is_cut]
         starting = [block for block in whole if self._wants_dual(block)]
+        before = {p: dict(self.state.get(p, {})) for block in starting for p in block.params}
         for block in starting:
             self._start_duals(block)
         try:
@@ -419,7 +420,11 @@ class ProxOptimizer(torch.optim.Optimizer):
             for block in whole if ranks is None and (late or starting) else ():
                 self._check_finite(block)
         except ValueError:
-            self._forget_duals(starting)
+            for p, held in before.items():
+                del self.state[p]["dual"]
+                self.state[p].update(held)
+                if not held:
+                    del self.state[p]
             raise
         # Formed before the step, since a fused one does not tell.
         watched: list[BlockProblem] = []
@@ -623,13 +628,6 @@ class ProxOptimizer(torch.optim.Optimizer):
             block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
         )
         self._set_duals(block, block.split(joined))
-
-    def _forget_duals(self, blocks: list[Block]) -> None:
-        """Leave no dual variables of blocks behind, which they had none of before."""
-        for p in (p for block in blocks for p in block.params):
-            self.state[p].pop("dual")
-            if not self.state[p]:
-                del self.state[p]
 
     def _start_together(self, blocks: list[Block], ranks: Ranks) -> None:
         """Give blocks whose groups lie across processes the dual variables that they start from."""

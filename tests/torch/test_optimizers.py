@@ -23,8 +23,14 @@ pytestmark = pytest.mark.torch
 LASSO = pl.GroupLasso(0.02)
 #: One variant of each optimizer has its kernels compiled here, the others in ``make test-kernels``.
 VARIANTS = [name for name, method in METHODS.items() if method not in ONE_EACH.values()]
-KERNELS = {name: [pytest.mark.kernels] if name in VARIANTS else [] for name in METHODS}
-every = pytest.mark.parametrize("name", [pytest.param(name, marks=KERNELS[name]) for name in METHODS])
+
+
+def named(name, *more, apart=False):
+    """A method as a parameter of a test; apart, its kernels are those of ``make test-kernels``."""
+    return pytest.param(name, *more, marks=[pytest.mark.kernels] if apart or name in VARIANTS else [])
+
+
+every = pytest.mark.parametrize("name", [named(name) for name in METHODS])
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -76,7 +82,7 @@ def saved_and_loaded(state):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=KERNELS[name if not compiled or name in FEW else VARIANTS[0]])
+        named(name, dtype, apart=compiled and name not in FEW)
         for name in METHODS
         for dtype, compiled in (
             (torch.float64, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False)

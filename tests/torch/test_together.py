@@ -440,6 +440,22 @@ def test_an_error_in_the_first_step_leaves_no_state(name, target, fused):
     assert all(torch.equal(p.detach(), old) for p, old in zip(params, before, strict=True))
 
 
+def test_an_error_leaves_a_dual_variable_that_was_there():
+    """A joint group of which one part has none starts anew, and not if the step fails."""
+    params = parameters([(6, 4), (6, 3)])
+    joint = [pl.Groups.over(1), pl.Groups.over(1)]
+    optimizer = METHODS["linbreg"]([{"params": params, "joint": joint}], lr=0.1, penalty=pl.GroupLasso(0.1))
+    push(optimizer, 0)
+    kept, _ = optimizer.state[params[0]], optimizer.state.pop(params[1])
+    before = kept["dual"].clone()
+    params[1].grad[2, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"param group 0 .*must be finite"):
+        optimizer.step()
+    assert optimizer.state[params[0]] is kept
+    assert torch.equal(kept["dual"], before)
+    assert list(optimizer.state) == params[:1]
+
+
 @pytest.mark.parametrize("name", ["linbreg", "adabreg"])
 @pytest.mark.parametrize("joint", [False, True])
 def test_what_rests_follows_a_driven_strength_beside_what_is_kept(name, joint):
