@@ -254,3 +254,22 @@ def _gpu_static() -> None:
 def report(results: ResultsOption = RESULTS) -> None:
     """Rebuild the page and its tables from stored results; computes nothing."""
     _report(ResultsDir(results))
+
+
+@app.command()
+def keep(
+    study: Annotated[str, typer.Argument(help="A study that was run to its end.")],
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write a study's findings and tables into docs/records, with date and machine; computes nothing."""
+    from analysis import record
+
+    if study not in STUDIES | DEEP_STUDIES:
+        raise typer.BadParameter(
+            f"must be {', '.join(STUDIES | DEEP_STUDIES)}, got {study!r}", param_hint="study"
+        )
+    try:
+        path = record.keep(study, ResultsDir(results))
+    except FolderError as error:
+        _stop(str(error))
+    Console().print(path, highlight=False, soft_wrap=True)

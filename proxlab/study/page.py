@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -216,33 +216,56 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.sub(places, "\\g<0>\0", text).split("\0"))
 
 
+class Cell(NamedTuple):
+    """What the page shows in a row and column of a table.
+
+    Attributes
+    ----------
+    text : str
+    number : bool
+        Whether the column holds numbers.
+    bad : bool
+        Whether it is marked.
+    """
+
+    text: str
+    number: bool
+    bad: bool
+
+
+def cells(table: Table) -> list[list[Cell]]:
+    """The rows of a table that the page shows."""
+    formats, bad = table.formats or {}, table.bad or {}
+    shown = table.frame.head(0 if table.is_zero else table.max_rows)
+    numeric = {column: pd.api.types.is_numeric_dtype(shown[column]) for column in shown.columns}
+    return [
+        [
+            Cell(
+                _cell(value, formats.get(column)),
+                numeric[column],
+                column in bad and bool(bad[column](value)),
+            )
+            for column, value in zip(shown.columns, row, strict=True)
+        ]
+        for row in shown.astype(object).itertuples(index=False)
+    ]
+
+
 def _render_table(study: str, table: Table, folder: Path) -> dict[str, Any]:
     csv = table.frame.to_csv(index=False, lineterminator="\n")
     file = f"tables/{study}-{table.name}.csv"
     write_atomically(folder / file, csv)
-    formats, bad = table.formats or {}, table.bad or {}
-    shown = table.frame.head(0 if table.is_zero else table.max_rows)
-    columns = [str(column) for column in shown.columns]
-    numeric = {column: pd.api.types.is_numeric_dtype(shown[column]) for column in shown.columns}
-    rows = [
-        [
-            {
-                "text": text if numeric[column] else _breakable(text),
-                "number": numeric[column],
-                "bad": column in bad and bool(bad[column](value)),
-            }
-            for column, value in zip(shown.columns, row, strict=True)
-            for text in [_cell(value, formats.get(column))]
-        ]
-        for row in shown.astype(object).itertuples(index=False)
-    ]
+    shown = cells(table)
+    rows = [[c if c.number else c._replace(text=_breakable(c.text)) for c in row] for row in shown]
+    columns = table.frame.columns
     return {
         "kind": "table",
         "title": table.title,
         "anchor": f"{study}-{table.name}",
         "table": table,
         "columns": [
-            (_breakable(column), numeric[key]) for column, key in zip(columns, shown.columns, strict=True)
+            (_breakable(str(column)), pd.api.types.is_numeric_dtype(table.frame[column]))
+            for column in columns
         ],
         "rows": rows,
         "hidden": 0 if table.is_zero else len(table.frame) - len(shown),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import record, report
 from analysis.results import MissingResultsError, Profile, ResultsDir
 from proxlab.study import Folder, Result, Unit, style
 from proxlab.study.page import (
@@ -185,3 +185,33 @@ def test_a_page_of_nothing_is_refused(tmp_path):
 )
 def test_words_of_a_table_are_broken_only_where_they_may(text, shown):
     assert str(_breakable(text)) == shown
+
+
+def test_record_holds_what_the_page_shows(page, tmp_path, monkeypatch):
+    monkeypatch.setitem(report.STUDIES, "toy", "toy_study")
+    monkeypatch.setattr(record, "PLOTS", ("line",))
+    directory = ResultsDir(tmp_path)
+    text = record.keep("toy", directory, tmp_path / "records").read_text()
+    stored = directory.read("toy")
+    assert "* **42 %** of something. *(goal ≥ 40 %; reached)*" in text
+    assert "Is *this* shown?" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines == [
+        "| solver | error | count |",
+        "| --- | ---: | ---: |",
+        "| a | 1e-09 | 0 |",
+        "| b | – | **3** |",
+    ]
+    assert stored.command in text
+    assert stored.environment["commit"] in text
+    assert stored.environment["finished"][:10] in text
+    assert "![The line](toy-quick-line.svg)" in text
+    assert (tmp_path / "records" / "toy-quick-line.svg").read_text().startswith("<?xml")
+
+
+def test_record_of_an_unfinished_study_is_refused(page, tmp_path):
+    directory = ResultsDir(tmp_path)
+    (tmp_path / "toy" / "units" / "u.json").unlink()
+    with pytest.raises(MissingResultsError, match=r"0 of 1 units of the study 'toy' \(u"):
+        record.keep("toy", directory, tmp_path / "records")
+    assert not (tmp_path / "records").exists()
