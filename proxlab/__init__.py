@@ -5,44 +5,35 @@
 (:func:`certify`).
 """
 
-import importlib
 import typing
 
+from proxlab import late
 from proxlab.backends.threads import get_num_threads, set_num_threads
 from proxlab.envelope import envelope
 from proxlab.groups import Groups
-from proxlab.penalties import (
-    L1,
-    CurvedPenalty,
-    GroupCapped,
-    GroupElasticNet,
-    GroupL0,
-    GroupLasso,
-    GroupLinf,
-    GroupLog,
-    GroupLq,
-    GroupMCP,
-    GroupSCAD,
-    Penalty,
-    SparseGroupLasso,
-)
+from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, prox_vjp, solve
-from proxlab.rootfinders import (
-    ITP,
-    Bisection,
-    Brent,
-    Chandrupatla,
-    ClassicNewton,
-    Halley,
-    Newton,
-    RootFinder,
-    Status,
-)
+from proxlab.rootfinders import Newton, RootFinder, Status
 
 if typing.TYPE_CHECKING:
     from proxlab import inexactness, optim
     from proxlab.certificate import Certificate, certify
     from proxlab.check import check_penalty
+    from proxlab.penalties import (
+        L1,
+        CurvedPenalty,
+        GroupCapped,
+        GroupElasticNet,
+        GroupL0,
+        GroupLasso,
+        GroupLinf,
+        GroupLog,
+        GroupLq,
+        GroupMCP,
+        GroupSCAD,
+        SparseGroupLasso,
+    )
+    from proxlab.rootfinders import ITP, Bisection, Brent, Chandrupatla, ClassicNewton, Halley
 
 __version__ = "0.1.0"
 
@@ -84,23 +75,31 @@ __all__ = [
     "solve",
 ]
 
-# Loaded when asked for: a prox alone should not wait for the certificates.
-_LATE = {
-    "Certificate": "certificate",
-    "certify": "certificate",
-    "check_penalty": "check",
-    "inexactness": "inexactness",
-    "optim": "optim",
-}
-
-
-def __getattr__(name: str) -> typing.Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_LATE[name]}")
-    value = globals()[name] = module if name == _LATE[name] else getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = late.names(
+    __name__,
+    {
+        "ITP": "rootfinders",
+        "L1": "penalties",
+        "Bisection": "rootfinders",
+        "Brent": "rootfinders",
+        "Certificate": "certificate",
+        "Chandrupatla": "rootfinders",
+        "ClassicNewton": "rootfinders",
+        "CurvedPenalty": "penalties",
+        "GroupCapped": "penalties",
+        "GroupElasticNet": "penalties",
+        "GroupL0": "penalties",
+        "GroupLasso": "penalties",
+        "GroupLinf": "penalties",
+        "GroupLog": "penalties",
+        "GroupLq": "penalties",
+        "GroupMCP": "penalties",
+        "GroupSCAD": "penalties",
+        "Halley": "rootfinders",
+        "SparseGroupLasso": "penalties",
+        "certify": "certificate",
+        "check_penalty": "check",
+        "inexactness": "inexactness",
+        "optim": "optim",
+    },
+)

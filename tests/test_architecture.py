@@ -14,8 +14,10 @@ import proxlab as pl
 ROOT = Path(pl.__file__).parent
 # A file imports only from files above it in this list (folders: everything in them; within a folder, freely).
 ORDER = [
+    "late",
     "untraced",
     "types",
+    "namespaces",
     "values",
     "groups",
     "parts",

@@ -1,13 +1,18 @@
 """Root finders of a scalar equation, one a file; the contract is in :mod:`proxlab.rootfinders.base`."""
 
+import typing
+
+from proxlab import late
 from proxlab.rootfinders.base import RootFinder, Status
-from proxlab.rootfinders.bisection import Bisection
-from proxlab.rootfinders.brent import Brent
-from proxlab.rootfinders.chandrupatla import Chandrupatla
-from proxlab.rootfinders.classic_newton import ClassicNewton
-from proxlab.rootfinders.halley import Halley
-from proxlab.rootfinders.itp import ITP
 from proxlab.rootfinders.newton import Newton
+
+if typing.TYPE_CHECKING:
+    from proxlab.rootfinders.bisection import Bisection
+    from proxlab.rootfinders.brent import Brent
+    from proxlab.rootfinders.chandrupatla import Chandrupatla
+    from proxlab.rootfinders.classic_newton import ClassicNewton
+    from proxlab.rootfinders.halley import Halley
+    from proxlab.rootfinders.itp import ITP
 
 __all__ = [
     "ITP",
@@ -20,3 +25,15 @@ __all__ = [
     "RootFinder",
     "Status",
 ]
+
+__getattr__, __dir__ = late.names(
+    __name__,
+    {
+        "Bisection": "bisection",
+        "Brent": "brent",
+        "Chandrupatla": "chandrupatla",
+        "ClassicNewton": "classic_newton",
+        "Halley": "halley",
+        "ITP": "itp",
+    },
+)
