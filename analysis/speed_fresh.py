@@ -70,6 +70,8 @@ def measure_first(environment: dict[str, str]) -> float:
 
 
 def _run(script: str, environment: dict[str, str], *arguments: str) -> str:
+    # Of what is installed, bytecode is kept.
+    environment = {k: v for k, v in environment.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,

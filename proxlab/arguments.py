@@ -15,6 +15,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.groups import Layout
+from proxlab.namespaces import namespace
 from proxlab.penalties.base import Penalty
 from proxlab.penalties.equations import GroupEquation
 from proxlab.rootfinders import RootFinder
@@ -139,17 +140,6 @@ def _check_tensor(name: str, x: Any) -> None:
         raise TypeError(f"{name}: must hold values, got a tensor on the meta device")
 
 
-@lru_cache(maxsize=1)
-def _numpy_namespace() -> Any:
-    # Not at import: it takes longer than the rest of the package.
-    return array_api_compat.array_namespace(np.zeros(0))
-
-
-def namespace(x: Array) -> Any:
-    """Return an array's namespace; that of NumPy's without a search, which a small prox would notice."""
-    return _numpy_namespace() if type(x) is np.ndarray else array_api_compat.array_namespace(x)
-
-
 def is_plain_tensor(x: Any) -> bool:
     """Tell whether an array is a tensor of torch whose memory on the CPU NumPy can share."""
     if not array_api_compat.is_torch_array(x):
@@ -177,7 +167,7 @@ def as_host(a: Any) -> Any:
         if not array_api_compat.is_torch_array(a.x):
             return a
         x, step, metric = as_host(a.x), as_host(a.step), as_host(a.metric)
-        return replace(a, x=x, step=step, metric=metric, xp=_numpy_namespace())
+        return replace(a, x=x, step=step, metric=metric, xp=namespace(x))
     return a.detach().resolve_neg().numpy() if array_api_compat.is_torch_array(a) else a
 
 

@@ -20,6 +20,7 @@ from proxlab.arguments import Problem, check_finite, check_same, check_values, p
 from proxlab.autograd import detached
 from proxlab.backends import backend_of
 from proxlab.bounds import rounding
+from proxlab.namespaces import namespace
 from proxlab.penalties import Penalty
 from proxlab.types import Array
 from proxlab.untraced import untraced
@@ -87,7 +88,7 @@ class Certificate:
         With a step per group, elements in no group have no step: unless ``z`` equals ``x`` there, the
         stationarity and the gap are infinite.
         """
-        xp = array_api_compat.array_namespace(self.distance)
+        xp = namespace(self.distance)
         n = self.gap.shape[0]
         gap = (float(xp.sum(self.gap)) if n else 0.0) + self._free.gap
         return Total(

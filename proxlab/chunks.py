@@ -16,7 +16,6 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from proxlab.arguments import check_finite, check_metric_values, float_bits
@@ -34,6 +33,7 @@ from proxlab.backends.members import (
 )
 from proxlab.double_double import add_doubles
 from proxlab.groups import AxisLayout, Groups
+from proxlab.namespaces import namespace
 from proxlab.parts import Part as GroupPart
 from proxlab.parts import part_of_box
 from proxlab.penalties import Penalty
@@ -49,7 +49,7 @@ __all__ = ["by_sums", "prox_of_cut_groups"]
 FAN_IN = 16
 #: Elements of a slab; terms are formed of so many at a time.
 SLAB = 2**18
-XP = array_api_compat.array_namespace(np.zeros(1))
+XP = namespace(np.zeros(1))
 #: Where a part of an array begins, and its shape.
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 

@@ -13,6 +13,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.arguments import Problem
+from proxlab.namespaces import namespace
 from proxlab.types import Array
 
 __all__ = ["Gradients", "pull_back"]
@@ -102,5 +103,5 @@ def summed_to(xp: Any, gradient: Array, like: Any) -> Any:
     axes = tuple(k for k, (n, m) in enumerate(zip(gradient.shape, padded, strict=True)) if n != m)
     total = xp.reshape(xp.sum(gradient, axis=axes, keepdims=True) if axes else gradient, shape)
     # Steps may be NumPy's beside another kind of array.
-    same = array_api_compat.array_namespace(like) is xp
+    same = namespace(like) is xp
     return xp.astype(total, like.dtype) if same else total

@@ -11,6 +11,7 @@ import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.namespaces import namespace
 from proxlab.types import Array
 from proxlab.values import check_plain
 
@@ -89,7 +90,7 @@ class AxisLayout:
     def split(self, x: Array, fill: float) -> list[Array]:
         """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""
         del fill
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         viewed = xp.permute_dims(xp.reshape(x, self.shape), self.kept + self.reduced)
         return [xp.reshape(viewed, (self.n_groups, self.group_size))]
 
@@ -99,7 +100,7 @@ class AxisLayout:
 
     def join(self, rows: list[Array], free: Array) -> Array:
         """Undo :meth:`split`; the array's shape is that of ``free``."""
-        xp = array_api_compat.array_namespace(rows[0])
+        xp = namespace(rows[0])
         order = self.kept + self.reduced
         inverse = tuple(order.index(a) for a in range(len(order)))
         viewed = xp.permute_dims(xp.reshape(rows[0], tuple(self.shape[a] for a in order)), inverse)
@@ -170,7 +171,7 @@ class IndexLayout:
 
     def split(self, x: Array, fill: float) -> list[Array]:
         """Arrange an array as matrices with a group per row; ``fill`` pads ragged groups."""
-        xp = array_api_compat.array_namespace(x)
+        xp = namespace(x)
         device = array_api_compat.device(x)
         padding = xp.full((1,), fill, dtype=x.dtype, device=device)
         flat = xp.concat([xp.reshape(x, (-1,)), padding])
@@ -181,13 +182,13 @@ class IndexLayout:
 
     def split_groups(self, values: Array) -> list[Array]:
         """Arrange one value per group to go with the matrices of :meth:`split`."""
-        xp = array_api_compat.array_namespace(values)
+        xp = namespace(values)
         device = array_api_compat.device(values)
         return [xp.take(values, xp.asarray(ids, device=device), axis=0) for ids in self._buckets]
 
     def join(self, rows: list[Array], free: Array) -> Array:
         """Undo :meth:`split`; elements in no group come from ``free``."""
-        xp = array_api_compat.array_namespace(free)
+        xp = namespace(free)
         size = math.prod(self.shape)
         source = np.arange(size)
         offset = size
@@ -201,7 +202,7 @@ class IndexLayout:
 
     def join_groups(self, values: list[Array]) -> Array:
         """Undo :meth:`split_groups`."""
-        xp = array_api_compat.array_namespace(*values)
+        xp = namespace(*values)
         order = np.argsort(np.concatenate(self._buckets), kind="stable")
         stacked = xp.concat(values)
         return xp.take(stacked, xp.asarray(order, device=array_api_compat.device(stacked)), axis=0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
 from proxlab import autograd
@@ -24,6 +23,7 @@ from proxlab.backends import backend_of
 from proxlab.backends.records import Options
 from proxlab.derivative import Gradients, pull_back
 from proxlab.lazily import is_lazy, prox_of_blocks
+from proxlab.namespaces import namespace
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder, Status
 from proxlab.types import Array
@@ -68,7 +68,7 @@ class Solution:
     @property
     def ok(self) -> bool:
         """Whether every group is as exact as was asked for."""
-        xp = array_api_compat.array_namespace(self.status)
+        xp = namespace(self.status)
         return not bool(xp.any(self.status == int(Status.MAX_ITERATIONS)))
 
 

@@ -21,14 +21,21 @@ class Backend(NamedTuple):
 
 def backend_of(p: Problem) -> Backend:
     """Return the backend that a problem was validated for; what compiles is imported when it is asked for."""
+    if p.backend == "numba":
+        from proxlab.backends import numba_cpu
+
+        return Backend(numba_cpu.solve, _certify_compiled)
     from proxlab.backends import arrays
 
-    if p.backend == "numba":
-        from proxlab.backends import numba_certify, numba_cpu
-
-        return Backend(numba_cpu.solve, numba_certify.certify)
     if p.backend == "cuda":
         from proxlab.backends.cuda import launch
 
         return Backend(launch.solve, arrays.certify)
     return Backend(arrays.solve, arrays.certify)
+
+
+def _certify_compiled(p: Problem, z: Array) -> Bounds:
+    # A prox alone does not wait for what certifies.
+    from proxlab.backends import numba_certify
+
+    return numba_certify.certify(p, z)

@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import array_api_compat
-
 from proxlab import choose as shared
 from proxlab.backends.array_search import find_root
 from proxlab.backends.build import module_over_arrays, over_arrays
@@ -29,6 +27,7 @@ from proxlab.bounds import UNIT
 from proxlab.choose import GIVEN, Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
+from proxlab.namespaces import namespace
 from proxlab.penalties.base import Piece
 from proxlab.powers import (
     coefficient,
@@ -293,7 +292,7 @@ def choose(
 
 def _evaluated(_: Array, d: Array, b: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, ...]:
     """Terms of the equation's sums; a name that every process knows, as that of the next one."""
-    terms = module_over_arrays(radial, array_api_compat.array_namespace(b)).terms
+    terms = module_over_arrays(radial, namespace(b)).terms
     found: tuple[Array, ...] = terms(b, d, r, tau, shift)
     return found
 

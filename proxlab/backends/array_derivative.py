@@ -10,9 +10,9 @@ import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import array_api_compat
 import numpy as np
 
+from proxlab.namespaces import namespace
 from proxlab.penalties import RadialPenalty
 from proxlab.types import Array
 
@@ -79,7 +79,7 @@ def curved_rates(penalty: Any) -> CurvedRates | None:
     except (TypeError, ValueError, AttributeError):
         return None
     r = np.geomspace(1e-3, 1e3, 7)
-    slopes = [h.curve(array_api_compat.array_namespace(r)).slope(r) for h in (whole, half, quarter)]
+    slopes = [h.curve(namespace(r)).slope(r) for h in (whole, half, quarter)]
     affine = np.abs(slopes[0] + 2.0 * slopes[2] - 3.0 * slopes[1]) <= 1e-10 * slopes[0]
     return CurvedRates(whole, half, s) if affine.all() else None
 

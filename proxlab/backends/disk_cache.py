@@ -152,7 +152,9 @@ class KernelCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what is kept for a signature, or None; a broken file is named and removed."""
         try:
-            return super().load_overload(sig, target_context)
+            # Numba's own loads all that compiles, which takes longer than all else of a process's first call.
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except BrokenFile as error:
             path = str(error)
         except OSError as error:

@@ -16,6 +16,7 @@ import array_api_compat
 
 from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, SAFE_HIGH, SAFE_LOW
 from proxlab.double_double import add_doubles, square, two_product
+from proxlab.namespaces import namespace
 from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
@@ -272,7 +273,7 @@ def all_first_terms(x: Array, d: Array, b: Array) -> tuple[Array, ...]:
 
 def added(h: Array, e: Array) -> tuple[Array, Array]:
     """Add the double-doubles of each row, in pairs."""
-    xp = array_api_compat.array_namespace(h)
+    xp = namespace(h)
     while h.shape[1] > 1:
         if h.shape[1] % 2:
             zero = xp.zeros_like(h[:, :1])

@@ -12,6 +12,7 @@ import numpy as np
 
 from proxlab.arguments import check_array, check_root_finder, dtype_name, native
 from proxlab.inexactness import Criterion, Schedule
+from proxlab.namespaces import namespace
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
 from proxlab.optim.problem import ProxProblem, Watch
@@ -310,7 +311,7 @@ class Optimizer:
                 )
             for name, a in held.items():
                 where = f"state: {name} of {place}"
-                if check_array(where, a) is not array_api_compat.array_namespace(w):
+                if check_array(where, a) is not namespace(w):
                     raise TypeError(f"{where}: must be {type(w).__name__} as it, got {type(a).__name__}")
                 if dtype_name(a.dtype) != dtype_name(w.dtype):
                     raise TypeError(f"{where}: must be of its dtype, {w.dtype}, got {a.dtype}")
@@ -370,7 +371,7 @@ def _gradients(found: Mapping[str, Array], grads: Any, params: Any, name: str) -
     for place, w in found.items():
         g, where = gradients[place], place.replace("params", name, 1)
         xp = check_array(where, g)
-        if xp is not array_api_compat.array_namespace(w) or dtype_name(g.dtype) != dtype_name(w.dtype):
+        if xp is not namespace(w) or dtype_name(g.dtype) != dtype_name(w.dtype):
             raise TypeError(
                 f"{where}: must be an array of the kind and dtype of its parameter, {type(w).__name__} of "
                 f"{w.dtype}, got {type(g).__name__} of {g.dtype}"
@@ -440,7 +441,7 @@ def _measured(
 
 def squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
     """Return ``dist(0, ∂F)²`` over one parameter."""
-    xp = array_api_compat.array_namespace(w)
+    xp = namespace(w)
     grad = xp.astype(grad, xp.float64)
     if penalty is None or 0 in w.shape:
         return float(xp.sum(grad * grad))
@@ -451,7 +452,7 @@ def squared_distance(penalty: Penalty | None, grad: Array, w: Array) -> float:
 
 
 def _start(slot: Slot, w: Array, penalty: Penalty | None, settings: Mapping[str, Any]) -> Array:
-    xp = array_api_compat.array_namespace(w)
+    xp = namespace(w)
     if slot.start == "parameter":
         return xp.asarray(w, copy=True)
     if slot.start == "dual":

@@ -14,6 +14,7 @@ import numpy as np
 
 from proxlab.arguments import check_array
 from proxlab.groups import Groups
+from proxlab.namespaces import namespace
 from proxlab.penalties import Penalty
 from proxlab.types import Array
 from proxlab.untraced import untraced
@@ -24,7 +25,7 @@ __all__ = ["dual_start", "sparse_start", "subgradient"]
 
 def subgradient(penalty: Penalty, z: Array) -> Array:
     """Return a subgradient of a convex penalty at ``z``, in float64; 0 at groups that are zero."""
-    layout, xp = penalty.groups.layout(tuple(z.shape)), array_api_compat.array_namespace(z)
+    layout, xp = penalty.groups.layout(tuple(z.shape)), namespace(z)
     z = xp.astype(z, xp.float64)
     weights = layout.split_groups(penalty._weights_like(layout, z))
     rows = zip(layout.split(z, 0.0), weights, strict=True)
@@ -36,7 +37,7 @@ def dual_start(penalty: Penalty | None, w: Array, delta: float) -> Array:
     """Return a dual variable ``v = w/δ + s``, ``s ∈ ∂ψ(w)``, whose prox ``prox_{δψ}(δ v)`` is ``w``."""
     if penalty is None or 0 in w.shape:
         return w / delta
-    xp = array_api_compat.array_namespace(w)
+    xp = namespace(w)
     return xp.astype(xp.astype(w, xp.float64) / delta + subgradient(penalty, w), w.dtype)
 
 

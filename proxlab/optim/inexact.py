@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import array_api_compat
-
 from proxlab.bounds import rounding
 from proxlab.certificate import Certificate, Total
 from proxlab.inexactness import Adaptive, Criterion, Distance, EpsSubgradient, Gap, Schedule, Stationarity
+from proxlab.namespaces import namespace
 from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
@@ -261,5 +260,5 @@ def _together(bounds: Iterable[Total], tell: Tell) -> dict[str, float]:
 
 def _worst_group(certificate: Certificate) -> int:
     """Return the group of which least is known."""
-    xp = array_api_compat.array_namespace(certificate.distance)
+    xp = namespace(certificate.distance)
     return int(xp.argmax(certificate.distance))

@@ -17,6 +17,7 @@ import array_api_compat
 import numpy as np
 
 from proxlab.backends.build import over_arrays
+from proxlab.namespaces import namespace
 from proxlab.optim import updates
 from proxlab.optim.updates import Averages, Bregman, Descent, HeavyBall, MeanSquare, Moments, Update
 from proxlab.types import Array
@@ -141,7 +142,7 @@ class Rule:
             As the step before left it; 0 at first.
         """
         update, found = self.select(settings), self.coefficients(settings, t, carry)
-        xp, c = array_api_compat.array_namespace(w), found.formulas
+        xp, c = namespace(w), found.formulas
         new = over_arrays(update.state, xp)(w, grad, slots, c)
         metric = None if update.metric is None else over_arrays(update.metric, xp)(new, c)
         x = over_arrays(update.point, xp)(w, grad, metric, new, c)

@@ -23,6 +23,7 @@ from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import AxisLayout, Groups
+from proxlab.namespaces import namespace
 from proxlab.optim.budget import Layer, Reached, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
@@ -599,7 +600,7 @@ def warn_of(state: Mapping[str, float], target: float) -> bool:
 
 def living_groups(groups: Groups, w: Array) -> npt.NDArray[np.bool_]:
     """Return which groups of an array are not zero, shape (n_groups,), in NumPy."""
-    layout, xp = groups.layout(tuple(w.shape)), array_api_compat.array_namespace(w)
+    layout, xp = groups.layout(tuple(w.shape)), namespace(w)
     rows = layout.split(w, 0.0)
     if not rows:
         return np.zeros(0, dtype=np.bool_)

@@ -15,6 +15,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from proxlab.namespaces import namespace
 from proxlab.optim.sparsity import to_numpy
 from proxlab.optim.tree import leaves, rebuild
 from proxlab.penalties import Penalty
@@ -158,7 +159,7 @@ def load(path: str | os.PathLike[str], params: Any, state: State) -> tuple[Any, 
 
 
 def _as(a: Any, like: Array, name: str, place: str) -> Array:
-    xp = array_api_compat.array_namespace(like)
+    xp = namespace(like)
     new = xp.asarray(a, device=array_api_compat.device(like))
     if new.dtype != like.dtype or tuple(new.shape) != tuple(like.shape):
         raise ValueError(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from proxlab.bounds import rounding
 from proxlab.groups import Groups, Layout
+from proxlab.namespaces import namespace
 from proxlab.penalties.equations import GroupEquation, Radial
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, flat_after, form, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
@@ -201,7 +202,7 @@ class Penalty:
     def __call__(self, z: Array) -> float:
         """Return the penalty's value at ``z``, a float: the sum of :meth:`value`."""
         values = self.value(z)
-        xp = array_api_compat.array_namespace(values)
+        xp = namespace(values)
         return float(xp.sum(values))
 
     @untraced
@@ -293,10 +294,10 @@ class Penalty:
 
     def _bind(self, z: Array) -> tuple[Layout, Any]:
         check_plain("z", z)
-        return self.groups.layout(tuple(z.shape)), array_api_compat.array_namespace(z)
+        return self.groups.layout(tuple(z.shape)), namespace(z)
 
     def _weights_like(self, layout: Layout, z: Array) -> Array:
-        xp = array_api_compat.array_namespace(z)
+        xp = namespace(z)
         weights = np.broadcast_to(self.group_weights(layout), (layout.n_groups,)).copy()
         return xp.asarray(weights, dtype=xp.float64, device=array_api_compat.device(z))
 

@@ -9,10 +9,10 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import array_api_compat
 import numpy as np
 
 from proxlab import scalar
+from proxlab.namespaces import namespace
 from proxlab.penalties.base import Checked, Penalty, VanishingRows, row_norm
 from proxlab.penalties.equations import Curved
 from proxlab.powers import product, times_power
@@ -239,7 +239,7 @@ class CurvedPenalty(Penalty, metaclass=Checked):
 
 
 def _numpy() -> Any:
-    return array_api_compat.array_namespace(_LOOKED_AT)
+    return namespace(_LOOKED_AT)
 
 
 #: What array namespaces call the operations of :mod:`proxlab.scalar`.

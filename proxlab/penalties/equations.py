@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
+from proxlab.namespaces import namespace
 from proxlab.penalties.tables import Table, exactly_convex, form
 
 __all__ = ["Clipped", "Curved", "GroupEquation", "Radial"]
@@ -162,9 +162,9 @@ class Curved(GroupEquation):
     def slope_at_zero(self) -> float:
         """The limit of the slope."""
         none = np.zeros(1)
-        return float(self.penalty.curve(array_api_compat.array_namespace(none)).slope(none)[0])
+        return float(self.penalty.curve(namespace(none)).slope(none)[0])
 
     def slope_lines(self, radius: float) -> tuple[Any, Any]:
         """Return one line, from a little above zero."""
         r = np.geomspace(2e-3 * radius, radius, 601)
-        return r, self.penalty.curve(array_api_compat.array_namespace(r)).slope(r)
+        return r, self.penalty.curve(namespace(r)).slope(r)

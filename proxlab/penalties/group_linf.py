@@ -98,7 +98,7 @@ def _simplex_threshold(xp: Any, rows: Array, total: Array) -> Array:
     """Return ``θ`` with ``Σ (v - θ)₊ = total`` per row (Held, Wolfe & Crowder 1974); -inf takes no part."""
     if rows.shape[1] == 0:
         return -total
-    ordered = xp.sort(rows, axis=1, descending=True)
+    ordered = -xp.sort(-rows, axis=1)
     finite = xp.where(xp.isfinite(ordered), ordered, xp.zeros_like(ordered))
     count = xp.cumulative_sum(xp.ones_like(ordered), axis=1)
     theta = (xp.cumulative_sum(finite, axis=1) - total[:, None]) / count

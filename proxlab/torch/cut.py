@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import array_api_compat
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from proxlab.arguments import float_bits
 from proxlab.backends.array_api import choose, shrink, shrunk
 from proxlab.backends.members import Part, Parts, exponents, lost, units
 from proxlab.groups import AxisLayout
+from proxlab.namespaces import namespace
 from proxlab.optim.bregman import dual_start
 from proxlab.optim.sparsity import Sums, vanishing_of_sums
 from proxlab.penalties import Penalty
@@ -152,7 +152,7 @@ def _summed(problems: Sequence[CutProblem], ranks: Ranks) -> _Summed | None:
     """
     places = _Places([problem.block for problem in problems])
     first = problems[0].proposals[0].x
-    xp, penalty = array_api_compat.array_namespace(first), problems[0].block.penalty
+    xp, penalty = namespace(first), problems[0].block.penalty
     assert penalty is not None
     steps = np.repeat([problem.step for problem in problems], places.counts)
     step = torch.from_numpy(steps).to(first.device)
@@ -276,7 +276,7 @@ def _dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
     device = blocks[0].params[0].device
     weights = places.weights(device)
     squares = torch.zeros_like(weights)
-    xp = array_api_compat.array_namespace(weights)
+    xp = namespace(weights)
     for k, block in enumerate(blocks):
         for index, p in enumerate(block.params):
             for rows, ids in places.rows(k, index, wide(p)) if counts_here(p, ranks.first) else ():
