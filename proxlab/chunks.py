@@ -100,7 +100,6 @@ def prox_of_cut_groups(
         As :func:`proxlab.prox` takes them; invalid values are found in any case.
     """
     import dask
-    import dask.array as da
 
     del check
     if backend not in (None, "array_api"):
@@ -124,25 +123,83 @@ def prox_of_cut_groups(
     radii = dask.delayed(_find_radii, pure=False)(
         _Chunks(problem, lambda: arrays, number), equation.table, weights, root_finder, float_bits(x._meta)
     )
-    boxes = _boxes(x)
+    return _written(problem, radii, arrays, number)
 
-    def write(block: Array, *more: Any, block_id: tuple[int, ...] = ()) -> Array:
-        *metrics, found = more
-        out = np.empty_like(block)
-        for part, at in _slabs(problem, boxes[block_id]):
-            d = metrics[0][at] if metrics else np.full_like(block[at], number)
-            ids = _ids(part)
-            rows = []
-            for m in _matrices(problem, part, block[at], d):
-                own = ids[m.ids]
-                scaled = times_power(XP, m.d, -found.ed[own][:, None])
-                with np.errstate(all="ignore"):
-                    rows.append(shrunk(XP, m.x, scaled, found.radius[own], found.tau[own]))
-            out[at] = part.layout.join(rows, block[at].astype(np.float64))
-        return out
 
-    meta = np.empty((0,) * x.ndim, dtype=x.dtype)
-    return da.map_blocks(write, *arrays, radii, dtype=x.dtype, meta=meta, chunks=x.chunks)
+def _written(problem: _Problem, radii: Any, arrays: list[Any], number: float) -> Any:
+    """Return the array of Dask that follows from the radii.
+
+    What is read for it is read by tasks of its own, none of which begins before the radii are known: a
+    scheduler loads what it can early, and keeps what it will need again.
+    """
+    import dask.array as da
+    from dask._task_spec import DataNode, Task, TaskRef
+    from dask.base import tokenize
+    from dask.highlevelgraph import HighLevelGraph
+
+    x = arrays[0]
+    name = f"prox-{tokenize(radii.key)}"
+    graph, renamed = _read_after(radii.key, arrays)
+    shared = f"problem-{name}"
+    graph[shared] = DataNode(shared, problem)
+    for k, box in _boxes(x).items():
+        blocks = ((a.name, *k) for a in arrays)
+        graph[(name, *k)] = Task(
+            (name, *k),
+            _write,
+            TaskRef(shared),
+            box,
+            number,
+            TaskRef(radii.key),
+            *(TaskRef(renamed.get(b, b)) for b in blocks),
+        )
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[radii])
+    return da.Array(layers, name, x.chunks, meta=np.empty((0,) * x.ndim, dtype=x.dtype))
+
+
+def _read_after(first: str, arrays: list[Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the tasks of arrays under other keys, to run after a task, and what each key became.
+
+    What a cluster holds already is taken as it is.
+    """
+    from dask._task_spec import GraphNode, Task, TaskRef, convert_legacy_graph
+    from dask.base import clone_key
+
+    tasks = {k: t for a in arrays for k, t in dict(a.__dask_graph__()).items()}
+    held = {k: t for k, t in tasks.items() if isinstance(t, TaskRef)}
+    nodes: dict[Any, GraphNode] = convert_legacy_graph(
+        {k: t for k, t in tasks.items() if k not in held}, all_keys=set(tasks)
+    )
+    renamed = {k: clone_key(k, first) for k in nodes}
+    graph = dict(held)
+    for k, node in nodes.items():
+        own = node.substitute(renamed, key=renamed[k])
+        if not node.dependencies & nodes.keys():
+            own = Task(renamed[k], _after, TaskRef(first), own)
+        graph[renamed[k]] = own
+    return graph, renamed
+
+
+def _after(first: object, value: Any) -> Any:
+    """Return what has waited for something else."""
+    del first
+    return value
+
+
+def _write(problem: _Problem, box: Box, number: float, found: _Radii, block: Array, *metric: Array) -> Array:
+    """Return a block of the result."""
+    out = np.empty_like(block)
+    for part, at in _slabs(problem, box):
+        d = metric[0][at] if metric else np.full_like(block[at], number)
+        ids = _ids(part)
+        rows = []
+        for m in _matrices(problem, part, block[at], d):
+            own = ids[m.ids]
+            scaled = times_power(XP, m.d, -found.ed[own][:, None])
+            with np.errstate(all="ignore"):
+                rows.append(shrunk(XP, m.x, scaled, found.radius[own], found.tau[own]))
+        out[at] = part.layout.join(rows, block[at].astype(np.float64))
+    return out
 
 
 def _find_radii(

@@ -6,6 +6,7 @@ import textwrap
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -178,28 +179,106 @@ def test_sums_close_to_the_zero_test_are_as_exact_as_in_one_array():
             assert np.array_equal(found == 0, pl.prox(h, x, metric=d) == 0)
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_passes_over_chunks_keep_none_of_them(scheduler):
-    """A chunk is read anew in every pass; at most those that are worked on are there at once."""
-    alive, peak, read = [0], [0], [0]
+@contextmanager
+def cluster():
+    """A worker in a thread of this process."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options) as own, distributed.Client(own) as client:
+        yield client
 
-    def gone():
-        alive[0] -= 1
 
-    def load(block_id=None):
+class Chunks:
+    """Chunks that are counted: how many were read, and how many were there at once."""
+
+    alive = peak = read = 0
+
+    @classmethod
+    def load(cls, block_id=None):
         found = np.random.default_rng(block_id).standard_normal((10, 10))
-        alive[0], read[0] = alive[0] + 1, read[0] + 1
-        peak[0] = max(peak[0], alive[0])
-        weakref.finalize(found, gone)
+        cls.alive, cls.read = cls.alive + 1, cls.read + 1
+        cls.peak = max(cls.peak, cls.alive)
+        weakref.finalize(found, cls.gone)
         return found
 
-    x = da.map_blocks(load, chunks=((10,) * 20, (10,) * 2), dtype=np.float64, meta=np.empty((0, 0)))
+    @classmethod
+    def gone(cls):
+        cls.alive -= 1
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "cluster"])
+def test_passes_over_chunks_keep_none_of_them(scheduler, monkeypatch):
+    """A chunk is read anew in every pass; at most those that are worked on are there at once."""
+    for name in ("alive", "peak", "read"):
+        monkeypatch.setattr(Chunks, name, 0)
+    x = da.map_blocks(Chunks.load, chunks=((10,) * 20, (10,) * 2), dtype=float, meta=np.empty((0, 0)))
+    (x,) = dask.optimize(x)  # nothing that loads is put together with what waits for the radii
     z = pl.prox(pl.GroupLasso(3.0, groups=pl.Groups.over(0)), 2.0 * x, metric=abs(x) + 1.0)
-    assert read[0] == 0
-    with dask.config.set(num_workers=2):
-        assert float(abs(z).sum(split_every=2).compute(scheduler=scheduler)) > 0
-    assert 3 * 40 <= read[0] <= 10 * 40
-    assert peak[0] <= 6, (peak, read)
+    assert Chunks.read == 0
+    total = abs(z).sum(split_every=2)
+    if scheduler == "cluster":
+        with cluster():
+            assert total.compute() > 0
+    else:
+        with dask.config.set(num_workers=2):
+            assert total.compute(scheduler=scheduler) > 0
+    assert 3 * 40 <= Chunks.read <= 10 * 40
+    assert Chunks.peak <= 6, (Chunks.peak, Chunks.read)
+
+
+def _sources():
+    """Dask arrays of shape (40, 10) in chunks of (10, 5), whose tasks are of all kinds."""
+    base = np.random.default_rng(3).standard_normal((40, 10))
+    here = da.from_array(base, chunks=(10, 5))
+    drawn = da.random.default_rng(0).standard_normal((40, 10), chunks=(7, 3))
+    parts = [da.from_delayed(dask.delayed(np.full)((10, 10), k + 1.0), (10, 10), float) for k in range(4)]
+    columns = pl.GroupLasso(0.5, groups=pl.Groups.over(0))
+    changed = here.copy()
+    changed[changed > 1.0] = 1.0
+    return {
+        "from_array": here,
+        "inline": da.from_array(base, chunks=(10, 5), inline_array=True),
+        "from_delayed": da.concatenate(parts),
+        "random": da.random.default_rng(0).standard_normal((40, 10), chunks=(10, 5)),
+        "old random": da.random.RandomState(0).standard_normal((40, 10), chunks=(10, 5)),
+        "rechunk": drawn.rechunk((10, 5)),
+        "optimized": dask.optimize(drawn.rechunk((10, 5)))[0],
+        "without means": here - here.mean(axis=0),
+        "product": here @ da.from_array(base[:10], chunks=5),
+        "overlap": here.map_overlap(lambda b: 2.0 * b, depth=1, boundary="reflect"),
+        "cumsum": da.cumsum(here, axis=0),
+        "indices": here[np.random.default_rng(0).permutation(40)],
+        "assigned": changed,
+        "prox": pl.prox(columns, here),
+        "persisted": here.persist(),
+        "of persisted": 2.0 * here.persist(),
+    }
+
+
+def _agrees(x, **options):
+    """Compute a prox beside what it is the prox of, and with more behind it; compare with NumPy's."""
+    h = pl.GroupLasso(3.0, groups=pl.Groups.over(0))
+    z = pl.prox(h, x, metric=abs(x) + 1.0)
+    found, read, more = dask.compute(z, x, (abs(z) - 1.0).rechunk((20, 10)), **options)
+    expected = pl.prox(h, read, metric=abs(read) + 1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(more, abs(expected) - 1.0, rtol=1e-12)
+
+
+def test_arrays_are_read_again_however_they_are_made():
+    for x in _sources().values():
+        _agrees(x, scheduler="sync")
+
+
+def test_clusters_read_again_what_they_hold_and_what_they_shuffle():
+    with cluster() as client:
+        sources = _sources()
+        for name in ("random", "of persisted"):
+            _agrees(sources[name])
+        future = client.submit(np.full, (40, 10), 2.0)
+        _agrees(da.from_delayed(future, (40, 10), float).rechunk((10, 5)) * sources["persisted"])
+        drawn = da.random.default_rng(0).standard_normal((40, 10), chunks=(7, 3))
+        _agrees(drawn.rechunk((10, 5), method="p2p"))
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "own pool", "cluster"])
@@ -213,12 +292,8 @@ def test_who_computes_the_result_computes_the_passes(scheduler):
         with ThreadPoolExecutor(1) as pool, dask.config.set(pool=pool):
             found = z.compute(scheduler="threads")
     else:
-        distributed = pytest.importorskip("distributed")
-        options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
-        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        with cluster():
             found = z.compute()
-            kept = pl.prox(h, da.from_array(x, chunks=(7, 3)).persist()).compute()
-        np.testing.assert_array_equal(kept, found)
     np.testing.assert_allclose(found, pl.prox(h, x), rtol=1e-13)
 
 
