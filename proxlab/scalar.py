@@ -2,7 +2,7 @@
 
 Root finders and the secular equation are written once, in terms of these names and arithmetic, without
 ``if``. The backends rebuild the same source with their own versions of the names
-(:mod:`proxlab.backends.build`): the functions of an array namespace, or compiled scalars.
+(:mod:`proxlab.linker`): the functions of an array namespace, or compiled scalars.
 """
 
 from __future__ import annotations

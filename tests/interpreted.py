@@ -11,7 +11,7 @@ import numpy as np
 
 from proxlab import scalar
 from proxlab.backends import numba_certify, numba_cpu, numba_curved
-from proxlab.backends.build import Given, Target
+from proxlab.linker import Given, Target
 
 #: Compiled code divides by zero without an exception, and so do NumPy's numbers.
 LIKE_COMPILED = {math.ldexp: np.ldexp, math.sqrt: np.sqrt}

@@ -22,6 +22,8 @@ ORDER = [
     "groups",
     "parts",
     "scalar",
+    "linker",
+    "linker",
     "powers",
     "bounds",
     "penalties",

@@ -9,17 +9,17 @@ import array_api_compat
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
 import proxlab as pl
-from proxlab import curves
+from proxlab import curves, scalar
 from proxlab.backends import curved_group, curved_path, curved_search, numba_curved
-from proxlab.backends.build import Given, functions_of, module_over_arrays, over_arrays
 from proxlab.backends.records import GroupResults
 from proxlab.backends.scaled_rows import prepare
 from proxlab.choose import Limits
+from proxlab.linker import Given, functions_of, module_over_arrays, over_arrays
 from proxlab.scalar import exp, log1p, sqrt, where
 from proxlab.study import exact
 from tests.table import BACKENDS, DTYPES, GROUPS
@@ -743,54 +743,135 @@ class Super(pl.GroupLog):
         return pl.GroupLog.curvature_at(self, r)
 
 
-def decay(r, theta):
-    return exp(-r / theta)
+HELPERS, DEEPER = types.ModuleType("helpers"), types.ModuleType("deeper")
+exec("from proxlab.scalar import exp\ndef decay(r, theta):\n    return exp(-r / theta)", vars(DEEPER))
+exec(
+    "from proxlab.scalar import exp\ndef around(r, theta):\n    return deeper.decay(r, theta)", vars(HELPERS)
+)
+vars(HELPERS)["deeper"] = DEEPER
+LEAVES = [
+    "exp(-r / self.theta)", "scalar.exp(-r / self.theta)", "np.exp(-r / self.theta)",
+    "math.exp(-r / self.theta)", "helpers.exp(-r / self.theta)", "helpers.around(r, self.theta)",
+    "helpers.deeper.decay(r, self.theta)", "around(r, self.theta)", "decay(r, self.theta)",
+    "made(r, self.theta)", "self.fixed(r, self.theta)", "Base.fixed(r, theta=self.theta)",
+]  # fmt: skip
+LAPLACE = """
+def decay(r, theta, one=1.0, *, two=2.0):
+    return one * exp(-two * r / (two * theta))
 
+def make(function):
+    def inner(r, theta):
+        return (lambda q: function(-q / theta))(r)
+    return inner
 
+made = make(exp)
+
+class Mixin:
+    pass
+{Mixin}
 @dataclass(frozen=True, eq=False)
-class Shared(Laplace):
-    """Its functions share a method, which calls a function of the module."""
+class Base(pl.CurvedPenalty):
+    lam: float
+    theta: float
 
-    def rate(self, r):
-        return where(r < 0.0, 1.0, decay(r, self.theta))
-
+    @staticmethod
+    def fixed(r, theta):
+        return exp(-r / theta)
+{Base}
+class Mine(Mixin, Base):
     def value_at(self, r):
-        return self.lam * (1.0 - self.rate(r))
+        return self.lam * (1.0 - {value})
 
     def slope_at(self, r):
-        return self.lam / self.theta * self.rate(r)
+        return self.lam / self.theta * {slope}
 
-
-helpers = types.ModuleType("helpers")
-exec("from proxlab.scalar import exp\nfrom math import e\ndef grown(r):\n    return exp(r)", vars(helpers))
-
-
-class Elsewhere(Shared):
-    """Operations, and functions that use them, of another module."""
-
-    def rate(self, r):
-        return where(r < 0.0, helpers.e, helpers.exp(-r / self.theta))
-
-    def value_at(self, r):
-        return self.lam * (1.0 - helpers.grown(-r / self.theta))
-
-
-class Heir(Shared):
     def curvature_at(self, r):
-        return (lambda q: -self.slope_at(q))(r) / self.theta
+        return -self.lam / self.theta**2 * {curvature}
+{Mine}
+"""
 
 
-@pytest.mark.parametrize("kind", [Shared, Heir, Elsewhere])
-@pytest.mark.parametrize("xp", [np, "torch", "array_api_strict"], ids=str)
-def test_methods_and_functions_that_a_slope_calls_run_over_arrays(kind, xp):
+@st.composite
+def laplace_penalties(draw):
+    """Laplace's penalty, whose functions reach the exponential by all ways that Python has."""
+    methods = {"Mixin": "", "Base": "", "Mine": ""}
+
+    def define(kind, text):
+        name = f"part{sum(map(len, methods.values()))}"
+        methods[kind] += f"\n    def {name}(self, r):\n        return {text}\n"
+        return name
+
+    def text(kind, depth, bare=False):
+        if depth == 0:
+            return draw(st.sampled_from(LEAVES))
+        ways = ["where", "lambda", "method", "class"] + ["super"] * (kind == "Mine")
+        way = draw(st.sampled_from(ways))
+        if way == "where":
+            return f"where(r < 0.0, 1.0, {text(kind, depth - 1, bare)})"
+        if way == "lambda":
+            return f"(lambda r: {text(kind, depth - 1, bare=True)})(r)"
+        owner = draw(st.sampled_from(list(methods))) if way == "method" else "Base"
+        name = define(owner, text(owner, depth - 1))
+        if way == "method":
+            return f"self.{name}(r)"
+        # Of the class behind, and not the one that stands before it.
+        methods["Mine"] += f"\n    def {name}(self, r):\n        return 0.0 * r\n"
+        if way == "class":
+            return f"Base.{name}(self, r)"
+        return f"super({'Mine, self' if bare or draw(st.booleans()) else ''}).{name}(r)"
+
+    three = {name: text("Mine", draw(st.integers(0, 3))) for name in ("value", "slope", "curvature")}
+    source = LAPLACE.format(**three, **methods).replace("    pass\n\n    def", "    def")
+    scope = {
+        "__name__": "mine", "dataclass": dataclass, "pl": pl, "np": np, "math": math, "exp": exp,
+        "where": where, "scalar": scalar, "helpers": HELPERS, "around": HELPERS.around,
+    }  # fmt: skip
+    exec(compile(source, "<mine>", "exec"), scope)
+    return scope["Mine"]
+
+
+@settings(max_examples=30)
+@given(kind=laplace_penalties())
+@pytest.mark.parametrize("xp", ["numpy", "torch", "array_api_strict"])
+def test_what_the_functions_of_a_slope_call_runs_over_arrays(xp, kind):
+    xp = np if xp == "numpy" else pytest.importorskip(xp)
+    r = np.geomspace(1e-3, 10.0, 7)
+    mine, plain = kind(0.7, 0.4).curve(xp), Laplace(0.7, 0.4).curve(np)
+    for f, g in zip(mine, plain, strict=True):
+        # A namespace may have another exponential.
+        np.testing.assert_allclose(np.asarray(f(xp.asarray(r))), g(r), rtol=0.0 if xp is np else 1e-15)
+
+
+@settings(max_examples=12)
+@given(laplace_penalties())
+def test_slopes_that_call_others_are_solved(kind):
     rng = np.random.default_rng(3)
     x, d = rng.normal(size=(9, 4)), rng.uniform(0.5, 2.0, (9, 4))
-    xp = xp if xp is np else pytest.importorskip(xp)
-    found = pl.prox(kind(0.7, 0.4), xp.asarray(x), metric=xp.asarray(d))
-    np.testing.assert_array_equal(
-        np.asarray(found), pl.prox(Laplace(0.7, 0.4), x, metric=d, backend="array_api")
+    found, expected = (
+        pl.prox(h, x, metric=d, backend="array_api") for h in (kind(0.7, 0.4), Laplace(0.7, 0.4))
     )
-    assert (np.asarray(found) == 0).any()
+    np.testing.assert_array_equal(found, expected)
+    assert (found == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "np.polyval([1.0], r)",
+            "the function slope_at .* uses numpy.polyval, which these arrays do not have",
+        ),
+        ("absent(r)", "the function slope_at .* uses absent, which is not defined"),
+        ("deeper.absent(r)", "the function slope_at .* uses deeper.absent, which is not defined"),
+        ("again(r)", "the function again .* calls itself"),
+    ],
+)
+def test_what_a_slope_may_not_call_is_named(text, said):
+    scope = {"Laplace": Laplace, "np": np, "deeper": DEEPER, "__name__": "mine"}
+    source = f"def again(r): return again(r)\nclass Mine(Laplace):\n  def slope_at(self, r): return {text}"
+    exec(compile(source, "<mine>", "exec"), scope)
+    with pytest.raises(TypeError, match=f"penalty: {said}"):
+        pl.prox(scope["Mine"](1.0, 0.5), pytest.importorskip("array_api_strict").ones((1, 2)))
 
 
 @pytest.mark.parametrize("kind", [Helped, Listed, Hidden, Super])

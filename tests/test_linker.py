@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import proxlab as pl
 from proxlab import scalar
 from proxlab.backends import sums
-from proxlab.backends.build import Target, over_arrays, state
+from proxlab.linker import Target, over_arrays, state
 
 ARGUMENTS = "r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4"
 X, D = np.array([[3.0, 4.0], [1.0, 2.0]]), np.array([1.0, 16.0])
@@ -190,7 +190,7 @@ def test_keys_by_file_or_by_bytecode_are_rejected():
 def test_the_key_does_not_depend_on_the_process():
     """Sets of strings have another order in each process."""
     code = """
-        from proxlab.backends.build import state
+        from proxlab.linker import state
         def f(a): return a in {"one", "two", "three", "four"}
         print(state(f))
     """

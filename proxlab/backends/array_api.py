@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from proxlab import choose as shared
 from proxlab.backends.array_search import find_root
-from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.members import Members, Rows, added
 from proxlab.backends.ranges import (
     APART_HIGH,
@@ -27,6 +26,7 @@ from proxlab.bounds import UNIT
 from proxlab.choose import GIVEN, Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
+from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.namespaces import namespace
 from proxlab.penalties.base import Piece
 from proxlab.powers import (

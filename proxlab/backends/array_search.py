@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from proxlab import search
-from proxlab.backends.build import Given, over_arrays, state
 from proxlab.equations import Equation, Sums, Task
+from proxlab.linker import Given, over_arrays, state
 from proxlab.rootfinders import RootFinder
 from proxlab.search import OPEN, SEEKING, Root, Search
 from proxlab.types import Array

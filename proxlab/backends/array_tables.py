@@ -19,13 +19,13 @@ from proxlab import choose
 from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk
 from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
-from proxlab.backends.build import module_over_arrays, over_arrays
 from proxlab.backends.enclosed_root import Slopes, tau_at
 from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.scaled_rows import ScaledRows, exact_margin, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, rounding, steepest
 from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Part
 from proxlab.equations import Equation, Sums, Task, radial
+from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.penalties.tables import Table
 from proxlab.powers import times_power
 from proxlab.rootfinders import RootFinder, Status

@@ -10,11 +10,11 @@ from typing import Any
 
 from proxlab import curves
 from proxlab.backends.array_tables import TableRows, zero_test
-from proxlab.backends.build import module_over_arrays
 from proxlab.backends.enclosed_root import Slopes
 from proxlab.backends.scaled_rows import ScaledRows, constant_where, norm_above, row_sum, sum_height
 from proxlab.bounds import rounding
 from proxlab.curves import GIVEN, LOST, SMALLEST, Ends, Price, Sense, errors
+from proxlab.linker import module_over_arrays
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
 

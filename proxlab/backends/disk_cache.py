@@ -1,6 +1,6 @@
 """The disk cache of compiled kernels: Numba's, in files that are checked, or none where none can be written.
 
-A kernel's name tells its code (:mod:`proxlab.backends.build`), so nothing here looks at source files. Each
+A kernel's name tells its code (:mod:`proxlab.linker`), so nothing here looks at source files. Each
 file begins with a hash of the rest, and data is filed under a name made of its signature and machine:
 processes that write at the same time, a full disk and a torn copy leave at worst a file that is made again.
 """

@@ -9,7 +9,6 @@ from typing import Any
 
 from proxlab import bounds
 from proxlab.backends.array_api import row_max
-from proxlab.backends.build import over_arrays
 from proxlab.backends.scaled_rows import (
     LOST_SQUARE,
     ScaledRows,
@@ -20,6 +19,7 @@ from proxlab.backends.scaled_rows import (
     sum_height,
 )
 from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.linker import over_arrays
 from proxlab.types import Array
 
 __all__ = ["CLOSE", "FLOOR", "MAX_EVALUATIONS", "SHARP", "InnerRoot", "Slopes", "find_inner", "tau_at"]

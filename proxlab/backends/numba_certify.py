@@ -16,13 +16,13 @@ import numpy as np
 
 from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_values
 from proxlab.backends import arrays, threads
-from proxlab.backends.build import Target
 from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.backends.records import Bounds
 from proxlab.backends.tiles import TILE, collect
 from proxlab.groups import AxisLayout, Layout
+from proxlab.linker import Target
 from proxlab.penalties import Penalty
 
 __all__ = ["applies", "certify"]

@@ -27,7 +27,6 @@ from numba.extending import intrinsic
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
-from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.kernel_records import Data, Layout, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
@@ -35,6 +34,7 @@ from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
+from proxlab.linker import Given, Target, described, state
 from proxlab.rootfinders import Newton
 
 __all__ = ["solve"]

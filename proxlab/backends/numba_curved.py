@@ -24,7 +24,6 @@ from numba.extending import intrinsic
 
 from proxlab.backends import array_curved, arrays, curved_group, threads
 from proxlab.backends.array_api import RowSolution
-from proxlab.backends.build import Given, Target, described, state
 from proxlab.backends.curved_group import (
     COLUMNS,
     CurvedRequest,
@@ -40,6 +39,7 @@ from proxlab.backends.scaled_rows import sum_height
 from proxlab.bounds import rounding
 from proxlab.choose import Limits
 from proxlab.curves import errors, most_passes, same_share
+from proxlab.linker import Given, Target, described, state
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 

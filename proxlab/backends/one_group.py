@@ -1,6 +1,6 @@
 """One group's answer, once for every target that compiles: the search on its sums, candidates, scaling.
 
-Plain Python, rebuilt for a target (:mod:`proxlab.backends.build`): with the loops of
+Plain Python, rebuilt for a target (:mod:`proxlab.linker`): with the loops of
 :mod:`proxlab.backends.sums`, whose words are the target's. The vectorised form in
 :mod:`proxlab.backends.array_api` is the specification.
 """

@@ -16,7 +16,6 @@ from proxlab import bounds
 from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
-from proxlab.backends.build import over_arrays
 from proxlab.backends.enclosed_root import CLOSE, FLOOR, MAX_EVALUATIONS, SHARP, RowEquation, Slopes, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
@@ -42,6 +41,7 @@ from proxlab.backends.scaled_rows import (
     sum_height,
 )
 from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.linker import over_arrays
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.tables import Table, doubt, kinks
 from proxlab.types import Array

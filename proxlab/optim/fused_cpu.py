@@ -27,9 +27,9 @@ from numba.np import arrayobj
 
 from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
-from proxlab.backends.build import Target, over_arrays
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.groups import Groups
+from proxlab.linker import Target, over_arrays
 from proxlab.optim import fused_kernels as kernels
 from proxlab.optim import fused_many as many
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from proxlab.backends.build import over_arrays
+from proxlab.linker import over_arrays
 from proxlab.namespaces import namespace
 from proxlab.optim import updates
 from proxlab.optim.updates import Averages, Bregman, Descent, HeavyBall, MeanSquare, Moments, Update

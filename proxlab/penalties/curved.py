@@ -7,11 +7,12 @@ import types
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from proxlab import scalar
+from proxlab.linker import array_target
 from proxlab.namespaces import namespace
 from proxlab.penalties.base import Checked, Penalty, VanishingRows, row_norm
 from proxlab.penalties.equations import Curved
@@ -108,7 +109,8 @@ class CurvedPenalty(Penalty, metaclass=Checked):
         ----------
         xp : namespace
         """
-        return Curve(*(_bound(self, name, xp) for name in ("value_at", "slope_at", "curvature_at")))
+        linked = _Linked(self, xp).copy
+        return Curve(linked.value_at, linked.slope_at, linked.curvature_at)
 
     @property
     def _unit(self) -> float:
@@ -242,83 +244,46 @@ def _numpy() -> Any:
     return namespace(_LOOKED_AT)
 
 
-#: What array namespaces call the operations of :mod:`proxlab.scalar`.
-_NAMES = {
-    "exp": "exp", "fabs": "abs", "filled": "full_like", "fmax": "maximum", "fmin": "minimum", "log": "log",
-    "log1p": "log1p", "no": "logical_not", "power": "pow", "sqrt": "sqrt", "where": "where",
-}  # fmt: skip
-_OPERATIONS = {name: getattr(scalar, name) for name in _NAMES}
+class _Linked:
+    """A copy of a penalty whose methods, and what they call, have the operations of an array namespace.
 
-
-def _bound(penalty: CurvedPenalty, name: str, xp: Any) -> Callable[[Array], Array]:
-    bound: Callable[[Array], Array] = getattr(_OverArrays(xp).penalty(penalty), name)
-    return bound
-
-
-class _OverArrays:
-    """Functions whose operations of :mod:`proxlab.scalar` are those of a namespace, and what they call.
-
-    They are made anew for each call: what they read from their modules may have changed.
+    A method is linked when it is first called, and anew for each copy: what it reads may have changed.
     """
 
-    def __init__(self, xp: Any) -> None:
-        self.operations = {operation: getattr(xp, _NAMES[name]) for name, operation in _OPERATIONS.items()}
-        self.offered = types.SimpleNamespace(**{name: self.operations[f] for name, f in _OPERATIONS.items()})
-        self.made: dict[Any, types.FunctionType] = {}
-
-    def penalty(self, penalty: CurvedPenalty) -> CurvedPenalty:
-        """Return a copy of a penalty with such methods, as far as they are its own class's."""
-        new = copy(penalty)
-        own = [c for c in type(penalty).__mro__ if issubclass(c, CurvedPenalty) and c is not CurvedPenalty]
-        for kind in reversed(own):
+    def __init__(self, penalty: CurvedPenalty, xp: Any) -> None:
+        self.xp, self.copy = xp, copy(penalty)
+        for kind in reversed([c for c in type(penalty).__mro__ if not issubclass(CurvedPenalty, c)]):
             for name, f in vars(kind).items():
-                if isinstance(f, types.FunctionType) and not name.startswith("__"):
-                    new.__dict__[name] = types.MethodType(self.function(f), new)
-        return new
+                if _is_method(f) and not name.startswith("__"):
+                    self.copy.__dict__[name] = self.bound(kind, f)
 
-    def function(self, function: types.FunctionType) -> types.FunctionType:
-        """Return a function with what it uses replaced; helpers of its module are functions like it."""
-        if function in self.made:
-            return self.made[function]
-        cells = tuple(types.CellType() for _ in function.__closure__ or ())
-        scope = dict(function.__globals__)
-        new = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, cells)
-        new.__kwdefaults__ = function.__kwdefaults__
-        self.made[function] = new
-        for name in _names(function.__code__) & scope.keys():
-            scope[name] = self.value(scope[name], function)
-        for cell, old in zip(cells, function.__closure__ or (), strict=True):
-            cell.cell_contents = self.value(old.cell_contents, function)
-        return new
+    def bound(self, kind: type, method: Any) -> Callable[..., Any]:
+        """Return a method of a class, bound to the copy."""
+        own = () if isinstance(method, staticmethod) else (self.copy,)
 
-    def value(self, value: Any, user: types.FunctionType) -> Any:
-        """Return what stands for something that a function uses."""
-        if value is scalar:
-            return self.offered
-        if isinstance(value, types.ModuleType):
-            offered = vars(value)
-            used = {name: offered[name] for name in _names(user.__code__) & offered.keys()}
-            if not any(map(self.needs, used.values())):
-                return value
-            return types.SimpleNamespace(**{name: self.value(v, user) for name, v in used.items()})
-        if not isinstance(value, types.FunctionType):
-            return value
-        if value in self.operations:
-            return self.operations[value]
-        near = value.__module__ == user.__module__
-        return self.function(value) if near or self.needs(value) else value
+        @cache
+        def linked() -> Callable[..., Any]:
+            operations = {super: partial(_Above, self, kind)}
+            target = array_target(self.xp, operations, strict=False, argument="penalty")
+            function: Callable[..., Any] = target.link(getattr(method, "__func__", method))
+            return function
 
-    def needs(self, value: Any) -> bool:
-        """Return whether something is an operation, or a function that uses one."""
-        if not isinstance(value, types.FunctionType):
-            return False
-        used = (value.__globals__.get(name) for name in _names(value.__code__))
-        return value in self.operations or any(
-            u is scalar or (isinstance(u, types.FunctionType) and u in self.operations) for u in used
-        )
+        return lambda *given, **named: linked()(*own, *given, **named)
 
 
-def _names(code: types.CodeType) -> set[str]:
-    """Return the names that code and the functions in it use."""
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*inner)
+class _Above:
+    """What ``super()`` is in a method of a class: what the classes behind it say, linked."""
+
+    def __init__(self, linked: _Linked, kind: type, *given: Any) -> None:
+        self._linked, self._kind = linked, given[0] if given else kind
+
+    def __getattr__(self, name: str) -> Any:
+        behind = type(self._linked.copy).__mro__
+        for kind in behind[behind.index(self._kind) + 1 :]:
+            if name in vars(kind) and _is_method(vars(kind)[name]) and not issubclass(CurvedPenalty, kind):
+                return self._linked.bound(kind, vars(kind)[name])
+        return getattr(super(self._kind, self._linked.copy), name)
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, (types.FunctionType, staticmethod))

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from proxlab.backends.build import over_arrays
+from proxlab.linker import over_arrays
 from proxlab.optim import updates
 
 UPDATES = [name for name in updates.__all__ if name.isupper()]

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.build import Given, Target, functions_of, state
 from proxlab.backends.cuda import source
 from proxlab.backends.disk_cache import without_cache
 from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.equations import EQUATIONS
+from proxlab.linker import Given, Target, functions_of, state
 
 __all__ = ["Variant", "compiled", "device_source", "linked"]
 

@@ -24,8 +24,19 @@ import numpy as np
 
 from proxlab import scalar
 
-__all__ = ["Given", "Target", "functions_of", "module_over_arrays", "over_arrays", "state"]
+__all__ = [
+    "Given",
+    "Target",
+    "array_target",
+    "functions_of",
+    "module_over_arrays",
+    "names_in",
+    "over_arrays",
+    "state",
+]
 
+#: Functions that are looked through for shared operations before they are taken to have none.
+FOLLOWED = 1000
 #: Modules that every target knows.
 LIBRARIES = (math, np)
 ALLOWED = (
@@ -102,6 +113,8 @@ def _uses(code: types.CodeType) -> tuple[tuple[str, tuple[tuple[str, ...], ...]]
                 found.setdefault(name, set()).add(chain)
             free = i.opname == "LOAD_DEREF" and i.argval in code.co_freevars
             name, chain = i.argval if free or i.opname in ("LOAD_GLOBAL", "LOAD_NAME") else "", ()
+    for name in code.co_freevars:  # super() may look into its cell without an instruction
+        found.setdefault(name, set())
     return tuple((name, tuple(sorted(chains))) for name, chains in sorted(found.items()))
 
 
@@ -110,6 +123,44 @@ def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _with_inner(constant)
+
+
+def names_in(function: Callable[..., Any]) -> set[str]:
+    """Return the names that a function uses, of globals and of attributes."""
+    code: types.CodeType = function.__code__
+    return {name for part in _with_inner(code) for name in part.co_names}
+
+
+@lru_cache(maxsize=256)
+def _is_shared(function: types.FunctionType) -> bool:
+    """Return whether a function, or one that it calls, is written in the operations of proxlab.scalar."""
+    seen: set[Any] = set()
+    left: list[Any] = [function]
+    while left and len(seen) < FOLLOWED:
+        f = left.pop()
+        if not isinstance(f, types.FunctionType) or f in seen:
+            continue
+        if f.__module__ == scalar.__name__:
+            return True
+        seen.add(f)
+        for name, chains in _uses(f.__code__):
+            left.extend(_meant(f, name, chain) for chain in chains)
+    return False
+
+
+def _meant(function: types.FunctionType, name: str, chain: tuple[str, ...]) -> Any:
+    """Return what a function means by a name and the attributes that follow it of modules; or None."""
+    free, value = function.__code__.co_freevars, function.__globals__.get(name)
+    if name in free:
+        cell = (function.__closure__ or ())[free.index(name)]
+        try:
+            value = cell.cell_contents
+        except ValueError:  # it is not set yet
+            return None
+    for attribute in chain:
+        if isinstance(value, types.ModuleType):
+            value = getattr(value, attribute, None)
+    return value
 
 
 def _is_ours(function: Any) -> bool:
@@ -141,6 +192,11 @@ class Target:
         ``native(value)`` returns what stands for a value of :mod:`math` or NumPy.
     whole : bool
         Whether it knows the modules themselves too.
+    strict : bool
+        Whether nothing else may be used: else what is neither source nor a number, and functions of other
+        modules that are not written in shared operations, are left as they are.
+    argument : str
+        What an error says is wrong.
     """
 
     make: Callable[[types.FunctionType, bool], Any]
@@ -148,6 +204,8 @@ class Target:
     operations: Mapping[Any, Any] = field(default_factory=dict)
     native: Callable[[Any], Any] = staticmethod(lambda value: value)  # noqa: RUF009 (stateless)
     whole: bool = True
+    strict: bool = True
+    argument: str = "root_finder"
     _made: dict[str, Any] = field(default_factory=dict)
 
     def link(self, function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> Any:
@@ -198,9 +256,9 @@ class _Linking:
     def copy(self, function: Any, name: str, options: tuple[Any, ...]) -> tuple[types.FunctionType, str]:
         """Return a function whose globals, cells and defaults are linked, and its key."""
         if any(function is f for f in self.open):
-            raise _refused(function, "calls itself; write a loop")
-        if function.__kwdefaults__ or function.__code__.co_kwonlyargcount:
-            raise _refused(function, "takes arguments by keyword only; let it take them by position")
+            raise self.refused(function, "calls itself; write a loop")
+        if self.target.strict and (function.__kwdefaults__ or function.__code__.co_kwonlyargcount):
+            raise self.refused(function, "takes arguments by keyword only; let it take them by position")
         self.open.append(function)
         code, own = function.__code__, _is_ours(function)
         cells: dict[str, types.CellType] = dict(
@@ -208,7 +266,7 @@ class _Linking:
         )
         # What is read from disk has to find a module of this name; that of the user may be none, or gone.
         scope: dict[str, Any] = {"__builtins__": builtins, "__name__": __name__}
-        closure, keys = {}, [described(code), described((*options, self.target.options))]
+        closure, keys = {}, [__name__, described(code), described((*options, self.target.options))]
         for used, chains in _uses(code):
             if own and used in self.names:
                 value, key = self.value(function, used, self.names[used], chains)
@@ -216,13 +274,13 @@ class _Linking:
                 try:
                     value, key = self.value(function, used, cells[used].cell_contents, chains)
                 except ValueError:
-                    raise _refused(function, f"uses {used} before it is set") from None
+                    raise self.refused(function, f"uses {used} before it is set") from None
             elif used in function.__globals__:
                 value, key = self.value(function, used, function.__globals__[used], chains)
             elif hasattr(builtins, used):
                 value, key = self.value(function, used, getattr(builtins, used), chains)
             else:
-                raise _refused(function, f"uses {used}, which is not defined")
+                raise self.refused(function, f"uses {used}, which is not defined")
             keys.append(f"{used} {key}")
             if used in cells:
                 closure[used] = types.CellType(value)
@@ -231,7 +289,8 @@ class _Linking:
         try:
             keys.append(described(function.__defaults__ or ()))
         except TypeError as error:
-            raise _refused(function, f"has {error} for a default; it may be a number") from None
+            if self.target.strict:
+                raise self.refused(function, f"has {error} for a default; it may be a number") from None
         self.open.pop()
         key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         full = f"{re.sub(r'[^0-9a-zA-Z]', '_', name)}_{key}"
@@ -242,7 +301,7 @@ class _Linking:
             function.__defaults__,
             tuple(closure.get(k, cells[k]) for k in code.co_freevars),
         )
-        copy.__module__ = __name__
+        copy.__module__, copy.__kwdefaults__ = __name__, function.__kwdefaults__
         return copy, key
 
     def value(self, user: Any, name: str, value: Any, chains: Any) -> tuple[Any, str]:
@@ -253,7 +312,7 @@ class _Linking:
             if value is plain:
                 return operation, f"operation {plain.__name__}"
         if isinstance(value, types.ModuleType):
-            return self.module(user, name, value, chains)
+            return self.namespace(user, name, value, chains)
         if _is_record(value):
             return value, f"record {value.__module__}.{value.__qualname__} {value._fields}"
         library = _of_library(value)
@@ -261,36 +320,50 @@ class _Linking:
             try:
                 return self.target.native(value), library
             except AttributeError as error:
-                raise _refused(user, f"uses {library}, which these arrays do not have") from error
-        if isinstance(getattr(value, "py_func", value), types.FunctionType):
+                raise self.refused(user, f"uses {library}, which these arrays do not have") from error
+        source = getattr(value, "py_func", value)
+        if isinstance(source, types.FunctionType) and self.follows(user, source):
             return self.function(value)
+        if not self.target.strict and isinstance(value, type) and chains and () not in chains:
+            return self.namespace(user, name, value, chains)
         try:
             return value, described(value)
         except TypeError as error:
-            raise _refused(user, f"uses {name}, {error}; it may use {ALLOWED}") from None
+            if not self.target.strict:
+                return value, f"object {id(value)}"
+            raise self.refused(user, f"uses {name}, {error}; it may use {ALLOWED}") from None
 
-    def module(self, user: Any, name: str, value: types.ModuleType, chains: Any) -> tuple[Any, str]:
-        """Return a module of the attributes that are used; those that the target knows as they are."""
+    def follows(self, user: Any, function: types.FunctionType) -> bool:
+        """Return whether a function that another one uses is source too."""
+        return self.target.strict or function.__module__ == user.__module__ or _is_shared(function)
+
+    def namespace(self, user: Any, name: str, value: Any, chains: Any) -> tuple[Any, str]:
+        """Return a module of the attributes that are used of a module or a class.
+
+        Modules that the target knows are returned as they are.
+        """
         if value in LIBRARIES and self.target.whole:
             return value, f"module {value.__name__}"
         if () in chains:
-            raise _refused(user, f"uses the module {name} as a value; it may use {ALLOWED}")
+            if not self.target.strict:
+                return value, f"object {id(value)}"
+            raise self.refused(user, f"uses the module {name} as a value; it may use {ALLOWED}")
         parts: dict[str, tuple[Any, str]] = {}
         for first in sorted({chain[0] for chain in chains}):
             rest = tuple(sorted({chain[1:] for chain in chains if chain[0] == first}))
             if not hasattr(value, first):
-                raise _refused(user, f"uses {name}.{first}, which is not defined")
+                raise self.refused(user, f"uses {name}.{first}, which is not defined")
             parts[first] = self.value(user, f"{name}.{first}", getattr(value, first), rest)
         key = "; ".join(f"{first} {part[1]}" for first, part in parts.items())
         copy = types.ModuleType(f"{value.__name__}_{hashlib.sha256(key.encode()).hexdigest()[:16]}")
         vars(copy).update({first: part[0] for first, part in parts.items()})
         return copy, f"module ({key})"
 
-
-def _refused(function: Any, what: str) -> TypeError:
-    code = function.__code__
-    where = f"{code.co_filename}, line {code.co_firstlineno}"
-    return TypeError(f"root_finder: the function {function.__name__} ({where}) {what}")
+    def refused(self, function: Any, what: str) -> TypeError:
+        """Return the error that says what a function may not do."""
+        code = function.__code__
+        where = f"{code.co_filename}, line {code.co_firstlineno}"
+        return TypeError(f"{self.target.argument}: the function {function.__name__} ({where}) {what}")
 
 
 def _of_library(value: Any) -> str:
@@ -339,7 +412,19 @@ _RENAMED |= {"min": "minimum", "max": "maximum"}
 def _over_arrays(
     function: Callable[..., Any], xp: Any, names: tuple[tuple[str, Any], ...], _: tuple[str, ...]
 ) -> Callable[..., Any]:
-    operations = {
+    linked: Callable[..., Any] = array_target(xp).link(function, dict(names))
+    return linked
+
+
+def array_target(
+    xp: Any,
+    operations: Mapping[Any, Any] | None = None,
+    *,
+    strict: bool = True,
+    argument: str = "root_finder",
+) -> Target:
+    """Return the target of an array namespace; the other parameters are its attributes of those names."""
+    known = {
         scalar.where: xp.where, scalar.sqrt: xp.sqrt, scalar.fabs: xp.abs, scalar.fmin: xp.minimum,
         scalar.fmax: xp.maximum, scalar.filled: xp.full_like, scalar.no: xp.logical_not,
     }  # fmt: skip
@@ -350,6 +435,7 @@ def _over_arrays(
             return getattr(xp, _RENAMED.get(name, name))
         return value
 
-    target = Target(lambda f, _: f, operations=operations, native=native, whole=False)
-    linked: Callable[..., Any] = target.link(function, dict(names))
-    return linked
+    return Target(
+        lambda f, _: f, operations=known | dict(operations or {}), native=native, whole=False, strict=strict,
+        argument=argument,
+    )  # fmt: skip
