@@ -15,10 +15,23 @@ caller's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from proxlab.scalar import fabs, fmax, fmin, sqrt, where
 from proxlab.types import Array
 
-__all__ = ["BLUR", "ROUNDING", "UNIT", "bracket", "newton", "rounding", "steepest", "terms"]
+__all__ = [
+    "BLUR",
+    "ROUNDING",
+    "UNIT",
+    "Evaluation",
+    "bracket",
+    "evaluation",
+    "newton",
+    "rounding",
+    "steepest",
+    "terms",
+]
 
 UNIT = 2.0**-53
 #: Operations that go into a term of ``S``, into one of ``S₁`` and into ``z_i(r)``, by the sign of the shift:
@@ -27,6 +40,32 @@ UNIT = 2.0**-53
 ROUNDING = {False: (32, 44, 16), True: (80, 104, 40)}
 #: For a positive shift the point itself is known to these 24 units, and more, only.
 BLUR = 5e-15
+
+
+class Evaluation(NamedTuple):
+    """What the sums at one radius say, errors included.
+
+    Attributes
+    ----------
+    r : array
+        The radius, at least 0.
+    below, above : array
+        Lower and upper bound of ``S - 1``.
+    s1, slack : array
+        ``S₁`` and a bound of its error.
+    m : array
+        Upper bound of all ``|e_i|``.
+    b1 : array
+        Upper bound of ``B₁``.
+    """
+
+    r: Array
+    below: Array
+    above: Array
+    s1: Array
+    slack: Array
+    m: Array
+    b1: Array
 
 
 def rounding(k: float) -> float:
@@ -58,18 +97,13 @@ def newton(r: Array, s: Array, s1: Array) -> Array:
     return r + s * (sqrt(s) - 1.0) / s1
 
 
-def bracket(
-    r: Array,
-    below: Array,
-    above: Array,
-    s1: Array,
-    slack: Array,
-    m: Array,
-    b1: Array,
-    shift: Array,
-    far: Array,
-) -> tuple[Array, Array]:
-    """Enclose the root from the sums at one point ``r >= 0``.
+def evaluation(r: Array, s: Array, s1: Array, b1: Array, noise: Array, slack: Array, m: Array) -> Evaluation:
+    """Return what computed sums say; ``noise`` and ``slack`` bound the errors of ``S``, and of the others."""
+    return Evaluation(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack)
+
+
+def bracket(at: Evaluation, shift: Array, far: Array) -> tuple[Array, Array]:
+    """Enclose the root from the sums at one radius.
 
     Lower end: the tangent of the convex ``S``. Upper end, for ``shift <= 0``, where all ``e_i`` lie in ``[0,
     m]``: the chord of ``(1 + e h)^(-2)`` over that interval. For ``shift > 0``: ``(1 + e h)^(-2) <= 1 - 2 e h
@@ -77,16 +111,7 @@ def bracket(
 
     Parameters
     ----------
-    r : array
-        The point.
-    below, above : array
-        Lower and upper bound of ``S - 1``.
-    s1, slack : array
-        ``S₁`` and a bound of its error.
-    m : array
-        Upper bound of all ``|e_i|``.
-    b1 : array
-        Upper bound of ``B₁``.
+    at : Evaluation
     shift : array
         ``η c`` of the piece.
     far : array
@@ -97,6 +122,7 @@ def bracket(
     lower, upper : array
         The root of this piece, if there is one, lies between them.
     """
+    r, below, above, s1, slack, m, b1 = at
     tiny = r * 0.0 + 1e-300
     blur = where(shift > 0, BLUR * r, 1e-15 * r)
     flat, steep = s1 - slack, s1 + slack

@@ -7,7 +7,7 @@ are met in this order::
     choice = at_zero(group, …)
     for part in …                                  # those that begin within the group's reach
         candidate = whole(group, part)             # of a flat one; of the others
-        knot, search, task = plan(choice, group, part, …)
+        knot, search, task = plan(choice, group, part, beginning, limits)
         candidate = met(knot, find_root(task), part)
         choice = offer(choice, candidate, part, …)
     answer = settle(choice)
@@ -32,6 +32,7 @@ from proxlab.types import Array
 __all__ = [
     "RIVAL_RTOL",
     "Answer",
+    "Beginning",
     "Candidate",
     "Choice",
     "Group",
@@ -107,6 +108,28 @@ class Part(NamedTuple):
     a: Array
     c: Array
     height: Array
+
+
+class Beginning(NamedTuple):
+    """Where a piece that is not flat begins.
+
+    Attributes
+    ----------
+    f, slope : array
+        The residual there.
+    first : bool
+        Whether it is the first piece.
+    below : array of bool
+        Whether ``f < 0`` where the piece before ended.
+    dmax : array
+        The largest element of the metric, where it is read.
+    """
+
+    f: Array
+    slope: Array
+    first: bool
+    below: Array
+    dmax: Array
 
 
 class Plan(NamedTuple):
@@ -221,34 +244,16 @@ def at_zero(group: Group, objective: Array, none: Array) -> Choice:
     )  # fmt: skip
 
 
-def plan(
-    choice: Choice, group: Group, part: Part, f: Array, slope: Array, first: bool, below: Array,
-    limits: Limits, dmax: Array,
-) -> Plan:  # fmt: skip
-    """Say what to do about a piece that is not flat.
-
-    Parameters
-    ----------
-    choice : Choice
-    group : Group
-    part : Part
-    f, slope : array
-        The residual where the piece begins.
-    first : bool
-        Whether it is the first piece.
-    below : array of bool
-        Whether ``f < 0`` where the piece before ended.
-    limits : Limits
-    dmax : array
-        The largest element of the metric, where it is read.
-    """
+def plan(choice: Choice, group: Group, part: Part, here: Beginning, limits: Limits) -> Plan:
+    """Say what to do about a piece that is not flat."""
+    f, slope, dmax = here.f, here.slope, here.dmax
     inside = part.end <= group.reach  # the piece ends before the group's own radius
     limit = fmin(part.end, group.reach) * (1.0 + (group.size + GIVEN) * UNIT)
     doubtful = inside | (part.a - part.c * group.reach < 0)
     rising = slope > 0
     at = part.start - f / where(rising, slope, filled(f, 1.0))
     floor = part.start
-    if first:
+    if here.first:
         floor = fmin(at * fmax(1.0 - group.trust, f * 0.0), limit)
     search = (f < 0) & rising & ((at <= limit) | no(doubtful))
     # Where candidates will be compared, the root must be good enough to compare.
@@ -258,7 +263,7 @@ def plan(
         part.a, part.c, floor, fmin(at, limit), limit, doubtful, limits.rtol, limits.atol, cap, group.size,
         group.noise, delta, dmax, dmax, limits.most,
     )  # fmt: skip
-    return Plan((f >= 0) & below, search, task)
+    return Plan((f >= 0) & here.below, search, task)
 
 
 def met(knot: Array, root: Root, part: Part) -> Candidate:

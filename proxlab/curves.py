@@ -49,6 +49,7 @@ __all__ = [
     "Best",
     "Bracket",
     "Ends",
+    "Held",
     "Line",
     "Price",
     "Sense",
@@ -244,6 +245,19 @@ class Verdict(NamedTuple):
     low: Array
     high: Array
     mu: Array
+
+
+class Held(NamedTuple):
+    """What an interval holds, where it ``exists``: a minimiser other than zero where ``r > 0``.
+
+    Its radius, what it costs, and its enclosure.
+    """
+
+    exists: Array
+    r: Array
+    objective: Array
+    low: Array
+    high: Array
 
 
 class Best(NamedTuple):
@@ -697,23 +711,17 @@ def cheapest(rests: Array, near: Array, polish: Array, low: Array, high: Array) 
     return where(low > 0, polish, where(rests, low * 0.0, fmin(near, high)))
 
 
-def offer(
-    sense: Sense, best: Best, exists: Array, r: Array, objective: Array, low: Array, high: Array,
-    rests: Array, share: float,
-) -> Best:  # fmt: skip
+def offer(sense: Sense, best: Best, held: Held, rests: Array, share: float) -> Best:
     """Compare the minimiser of an interval, where there is one, with the best so far.
 
     Parameters
     ----------
-    exists : array of bool
-        Whether the interval is left; it holds a minimiser other than zero where ``r > 0``.
-    r, objective, low, high : array
-        Its radius, what it costs, and its enclosure.
     rests : array of bool
         Whether zero is a local minimiser.
     share : float
         Objectives that differ by less than this share of their sum are the same.
     """
+    exists, r, objective, low, high = held
     upper = where(exists & rests & (low == 0) & (best.r == 0), fmax(best.upper, high), best.upper)
     exists = exists & (r > 0)
     least = where(exists, fmin(best.least, low), best.least)

@@ -40,6 +40,15 @@ residual, pace, enclose, SMOOTH = RADIAL
 propose, NEEDS_BRACKET = Newton.propose, Newton.needs_bracket
 
 
+class Point(NamedTuple):
+    """The function at a radius: its value, its slope and ``-f''``."""
+
+    r: Array
+    f: Array
+    slope: Array
+    bend: Array
+
+
 class Search(NamedTuple):
     """What is known of a root.
 
@@ -118,12 +127,19 @@ def noise(size: float) -> float:
     return (8.0 + 2.0 * math.sqrt(size)) * UNIT
 
 
+def point_at(r: Array, sums: Sums) -> Point:
+    """Return the function at a radius from the sums there."""
+    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    return Point(r, f, slope, bend)
+
+
 def begin(task: Task, r: Array, sums: Sums, spent: Array) -> Search:
     """Take in the sums at the first radius, which is ``task.at``, or beyond it and nearer to the root.
 
     ``spent`` are the evaluations that it took to get there; they count as iterations.
     """
-    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    here = point_at(r, sums)
+    f = here.f
     ahead = r > task.at
     if SMOOTH or NEEDS_BRACKET:
         over, left = ahead & (f >= 0), task.at
@@ -136,62 +152,60 @@ def begin(task: Task, r: Array, sums: Sums, spent: Array) -> Search:
     sure_lo = where(ahead & (f < -2.0 * task.delta), r, task.floor)
     sure_hi = where(over & (f > 2.0 * task.delta), r, task.far)
     memory = (nan, nan, nan, nan, nan)
-    code = standing(task, r, f, slope, bend, lo, hi, spent)
     return Search(
-        r, f, slope, bend, lo, f_lo, hi, f_hi, nan, sure_lo, sure_hi, r, f, sums, memory, code, spent,
-        spent + 1,
+        r, f, here.slope, here.bend, lo, f_lo, hi, f_hi, nan, sure_lo, sure_hi, r, f, sums, memory,
+        standing(task, here, lo, hi, spent), spent, spent + 1,
     )  # fmt: skip
 
 
 def bracketed(search: Search, sums: Sums, task: Task) -> Search:
     """Take in the sums at the far end; where ``f`` may be below zero there too, a bracket is looked for."""
-    f, slope, _ = residual(sums.s, sums.s1, sums.s2)
-    return between(search, search.r, search.f, search.slope, search.bend, search.sums, task.far, f, slope,
-                   (f < 0) & (search.f < 0) & task.doubtful, task)  # fmt: skip
+    right = point_at(task.far, sums)
+    left = Point(search.r, search.f, search.slope, search.bend)
+    return between(search, left, search.sums, right, (right.f < 0) & (left.f < 0) & task.doubtful, task)
 
 
 def seek(search: Search, sums: Sums, task: Task) -> Search:
     """Take in the sums between two points below zero, between the zeros of whose tangents the root is."""
-    r, old = search.r, search.sums
-    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
-    right = (f >= 0) | (slope <= 0)
-    left = Sums(where(right, old.s, sums.s), where(right, old.s1, sums.s1), where(right, old.s2, sums.s2))
+    new, old = point_at(search.r, sums), search.sums
+    past = (new.f >= 0) | (new.slope <= 0)
     return between(
         search,
-        where(right, search.lo, r),
-        where(right, search.f, f),
-        where(right, search.slope, slope),
-        where(right, search.bend, bend),
-        left,
-        where(right, r, search.hi),
-        where(right, f, search.f_hi),
-        where(right, slope, search.fall),
-        (f < 0) | (f != f),
+        chosen(past, Point(search.lo, search.f, search.slope, search.bend), new),
+        Sums(where(past, old.s, sums.s), where(past, old.s1, sums.s1), where(past, old.s2, sums.s2)),
+        chosen(past, new, Point(search.hi, search.f_hi, search.fall, new.bend)),
+        (new.f < 0) | (new.f != new.f),
         task,
     )
 
 
-def between(
-    search: Search, lo: Array, f: Array, slope: Array, bend: Array, sums: Sums, hi: Array, f_hi: Array,
-    fall: Array, seeking: Array, task: Task,
-) -> Search:  # fmt: skip
+def chosen(condition: Array, yes: Point, no: Point) -> Point:
+    """Select between points."""
+    return Point(
+        where(condition, yes.r, no.r), where(condition, yes.f, no.f),
+        where(condition, yes.slope, no.slope), where(condition, yes.bend, no.bend),
+    )  # fmt: skip
+
+
+def between(search: Search, left: Point, sums: Sums, right: Point, seeking: Array, task: Task) -> Search:
     """Ask for the point between the zeros of two tangents, or go on with the bracket that there is.
 
-    The function and the sums are those at ``lo``, and ``fall`` is the slope at ``hi``.
+    The sums are those at the left end.
     """
-    one = filled(f, 1.0)
-    left = lo - f / where(slope > 0, slope, one)
-    right = hi - f_hi / where(fall < 0, fall, -one)
+    one = filled(left.f, 1.0)
+    rise, fall = left.slope, right.slope
+    start = left.r - left.f / where(rise > 0, rise, one)
+    end = right.r - right.f / where(fall < 0, fall, -one)
     evaluations = search.evaluations + 1
-    none = (fall >= 0) | (slope <= 0) | (left >= right)
+    none = (fall >= 0) | (rise <= 0) | (start >= end)
     code = where(none, filled(evaluations, NONE), filled(evaluations, SEEKING))
     # The first two were those at the ends.
     code = where(evaluations - 2 >= task.most, filled(evaluations, UNKNOWN), code)
-    going = standing(task, lo, f, slope, bend, lo, hi, search.iterations)
+    going = standing(task, left, left.r, right.r, search.iterations)
     return Search(
-        where(seeking, 0.5 * (left + right), lo), f, slope, bend, lo, f, hi, f_hi, fall, search.sure_lo,
-        search.sure_hi, lo, f, sums, search.memory, where(seeking, code, going), search.iterations,
-        evaluations,
+        where(seeking, 0.5 * (start + end), left.r), left.f, rise, left.bend, left.r, left.f, right.r,
+        right.f, fall, search.sure_lo, search.sure_hi, left.r, left.f, sums, search.memory,
+        where(seeking, code, going), search.iterations, evaluations,
     )  # fmt: skip
 
 
@@ -225,7 +239,8 @@ def ask(search: Search, task: Task) -> Search:
 def advance(search: Search, sums: Sums, task: Task) -> Search:
     """Take in the sums at the radius that was asked for."""
     r, old = search.r, search.sums
-    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    here = point_at(r, sums)
+    f = here.f
     below = f < 0
     better = fabs(f) <= fabs(search.f_best)
     lo, hi = where(below, r, search.lo), where(below, search.hi, r)
@@ -233,8 +248,8 @@ def advance(search: Search, sums: Sums, task: Task) -> Search:
     return Search(
         r,
         f,
-        slope,
-        bend,
+        here.slope,
+        here.bend,
         lo,
         where(below, f, search.f_lo),
         hi,
@@ -246,7 +261,7 @@ def advance(search: Search, sums: Sums, task: Task) -> Search:
         where(better, f, search.f_best),
         Sums(where(better, sums.s, old.s), where(better, sums.s1, old.s1), where(better, sums.s2, old.s2)),
         search.memory,
-        standing(task, r, f, slope, bend, lo, hi, iterations),
+        standing(task, here, lo, hi, iterations),
         iterations,
         search.evaluations + 1,
     )
@@ -257,10 +272,9 @@ def tolerance(task: Task, r: Array) -> Array:
     return fmax(fmin(task.atol + task.rtol * r, task.cap * r), RESOLVED * r)
 
 
-def standing(
-    task: Task, r: Array, f: Array, slope: Array, bend: Array, lo: Array, hi: Array, iterations: Array
-) -> Array:
-    """Return where a search stands, from the function at ``r`` and the bracket."""
+def standing(task: Task, here: Point, lo: Array, hi: Array, iterations: Array) -> Array:
+    """Return where a search stands, from the function at the last radius and the bracket."""
+    r, f, slope = here.r, here.f, here.slope
     if NEEDS_BRACKET:
         stop = (hi - lo <= tolerance(task, r)) | (f == 0)
         code = where(stop, filled(iterations, DONE), filled(iterations, OPEN))
@@ -272,7 +286,7 @@ def standing(
             stop = stop | (resolved & (f >= 0)) | (hi - lo <= 2.0 * RESOLVED * r)
         if SMOOTH:
             stop = stop | resolved
-            _, error = final_step(r, f, rising, bend, pace(r, task))
+            _, error = final_step(r, f, rising, here.bend, pace(r, task))
             stop = stop | (error <= tolerance(task, r))
         code = where(stop, filled(iterations, DONE), filled(iterations, OPEN))
         lost = (f < 0) & ((slope <= 0) | (r - step > task.far)) & task.doubtful

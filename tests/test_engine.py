@@ -130,8 +130,8 @@ def test_columns_are_solved_in_python_as_over_arrays(name, explain, monkeypatch)
     with np.errstate(all="ignore"):
         # Three blocks, the last of them shorter.
         bad = column_kernels.solve_columns(
-            Data(x.ravel(), d.ravel(), z, True), (1, n, count, 1), 16, 0, 3, request, hard, found,
-            column_kernels.Room(acc, acc, columns),
+            Data(x.ravel(), d.ravel(), z, True), column_kernels.Blocks((1, n, count, 1), 16, 0, 3), request,
+            hard, found, column_kernels.Room(acc, acc, columns),
         )  # fmt: skip
     assert bad == -1
     # Some are left alone: those out of range, some with several minimisers, and the last of a block.

@@ -23,7 +23,7 @@ from proxlab.backends.ranges import (
     START_LOW,
 )
 from proxlab.bounds import UNIT
-from proxlab.choose import GIVEN, Group, Limits, Part
+from proxlab.choose import GIVEN, Beginning, Group, Limits, Part
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
 from proxlab.linker import module_over_arrays, over_arrays
@@ -274,7 +274,8 @@ def choose(
             if k > 0:
                 f, slope, _ = equation.residual(*sums(part.start))
                 evaluations = evaluations + xp.astype(within, xp.int64)
-            todo = on.plan(best, group, part, f, slope, k == 0, below, limits, dmax)
+            begins = Beginning(f, slope, k == 0, below, dmax)
+            todo = on.plan(best, group, part, begins, limits)
             root = find_root(xp, finder, RADIAL, sums, todo.task, within & todo.search)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             candidate, below = on.met(todo.knot, root, part), (f < 0) & ~root.exists

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxlab.backends.array_api import row_max
-from proxlab.backends.enclosed_root import FLOOR, InnerRoot, Slopes, find_inner, tau_at
+from proxlab.backends.enclosed_root import FLOOR, Affine, InnerRoot, Slopes, find_inner, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
@@ -216,8 +216,8 @@ def inner_candidate(
     """
     zero = xp.zeros_like(reach)
     if not steep:  # ℓ0, or no penalty
-        ends = (zero, zero)
-        return InnerRoot(zero, zero, ends, ends, zero == 0, zero > 0, zero + math.inf), zero > 0
+        none = Affine(zero, zero)
+        return InnerRoot(zero, zero, none, none, zero == 0, zero > 0, zero + math.inf), zero > 0
     q = steep[0]
     weak = usable & (q.alpha < 4.0 * FLOOR) & (xp.abs(q.shift) < 2.0**-150)
     q = Slopes(q.start, q.end, xp.where(weak, xp.full_like(zero, 4.0 * FLOOR), q.alpha), q.shift)

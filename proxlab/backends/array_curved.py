@@ -14,7 +14,7 @@ from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
 from proxlab.choose import Answer
-from proxlab.curves import LOOSE, most_passes, same_share
+from proxlab.curves import LOOSE, Held, most_passes, same_share
 from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.types import Array
@@ -78,7 +78,7 @@ def curved_rows(
         polish = s.polish(xp.where(inside, low, one), xp.where(inside, high, one))
         r = s.on.cheapest(s.rests, near, polish, low, high)
         costs = s.cost(xp.where(exists & (r > 0), r, one))
-        best = s.on.offer(s.sense, best, exists, r, costs, low, high, s.rests, share)
+        best = s.on.offer(s.sense, best, Held(exists, r, costs, low, high), s.rests, share)
     # What spreads too far is not resolved.
     lost = (found.lost | spread) & active
     best = best._replace(least=xp.where(spread, zero, best.least), most=xp.where(spread, reach, best.most))

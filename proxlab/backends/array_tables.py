@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxlab import choose
 from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk
@@ -22,8 +22,8 @@ from proxlab.backends.array_search import find_root
 from proxlab.backends.enclosed_root import Slopes, tau_at
 from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.scaled_rows import ScaledRows, exact_margin, prepare, row_sum
-from proxlab.bounds import UNIT, bracket, rounding, steepest
-from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Part
+from proxlab.bounds import UNIT, bracket, evaluation, rounding, steepest
+from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Limits, Part
 from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.penalties.tables import Table
@@ -35,8 +35,6 @@ from proxlab.types import Array
 
 __all__ = ["heights", "table_rows"]
 
-#: Evaluations that look for a point above 1 between two below it.
-MAX_SEEK = 60
 #: Metrics beyond this, in the scale of the problem, do not shrink their elements.
 SPREAD = 2.0**500
 #: Exponents of the metric, in units of the group, between which every element counts as it should.
@@ -60,9 +58,7 @@ def enclose_piece(r: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
     b1 = where(c > 0, (sqrt(s * s2) + 2.0 * most * s) * (1.0 + 1e-9), s1)
     off = rounding(task.size + radial.CURVED[0]) * s
     slack = rounding(task.size + radial.CURVED[1]) * b1
-    low, high = bracket(
-        r, s - 1.0 - off, s - 1.0 + off, s1, slack, piece_pace(r, task), b1 + slack, c, task.far
-    )
+    low, high = bracket(evaluation(r, s, s1, b1, off, slack, piece_pace(r, task)), c, task.far)
     # Tau is exact at a radius that differs by so much.
     return low * (1.0 - 1e-14), fmin(high * (1.0 + 1e-14), task.far)
 
@@ -81,11 +77,20 @@ def enclose_slope(tau: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
     off = rounding(task.size + radial.FLAT[0]) * s
     slack = rounding(task.size + radial.FLAT[1]) * s1
     m = slope_pace(tau, task)
-    return bracket(tau, s - 1.0 - off, s - 1.0 + off, s1, slack, m, s1 + slack, filled(tau, 0.0), task.far)
+    return bracket(evaluation(tau, s, s1, s1, off, slack, m), filled(tau, 0.0), task.far)
 
 
 PIECE = Equation(radial.residual, piece_pace, enclose_piece, smooth=True)
 SLOPE = Equation(radial.residual, slope_pace, enclose_slope, smooth=True)
+
+
+class Where(NamedTuple):
+    """Bounds of a root, where to begin, and whether there may be none: as in a task of an equation."""
+
+    floor: Array
+    at: Array
+    far: Array
+    doubtful: Array
 
 
 @dataclass
@@ -108,23 +113,23 @@ class RowPath:
         low, high = enclose(r, sums, self.task._replace(far=far))
         return low, high
 
-    def find(
-        self, finder: RootFinder, floor: Array, at: Array, far: Array, active: Array, rtol: float,
-        atol: Array, cap: Array,
-    ) -> Root:  # fmt: skip
-        """Find the root, which exists, in the active rows."""
-        at = self.xp.minimum(at, far)
+    def find(self, finder: RootFinder, place: Where, active: Array, limits: Limits, cap: float) -> Root:
+        """Find the root in the active rows; ``cap`` is that of the task."""
         task = self.task._replace(
-            floor=floor,
-            at=at,
-            far=far,
-            doubtful=~active,
-            rtol=rtol,
-            atol=atol,
-            cap=cap,
-            most=finder.max_iterations,
-        )
+            floor=place.floor, at=self.xp.minimum(place.at, place.far), far=place.far,
+            doubtful=place.doubtful, rtol=limits.rtol, atol=limits.atol,
+            cap=self.task.a * 0.0 + cap, most=limits.most,
+        )  # fmt: skip
         return find_root(self.xp, finder, self.equation, self.sums, task, active)
+
+
+class Side(NamedTuple):
+    """One side of where two pieces meet: its equation and piece, and ``f`` and the sums there."""
+
+    eq: RowPath
+    piece: Slopes
+    f: Array
+    sums: Sums
 
 
 class TableRows:
@@ -144,7 +149,7 @@ class TableRows:
         xp = self.xp
 
         def sums(r: Array) -> Sums:
-            tau = tau_at(xp, r, (q.alpha, q.shift))
+            tau = tau_at(xp, r, q)
             return self._sums(self.terms(self.b, self.d, r[:, None], tau[:, None], q.shift[:, None]))
 
         task = self._task(q.alpha, q.shift, radial.CURVED[0], self.dmin, self.dmax)
@@ -214,38 +219,6 @@ def zero_test(rows: TableRows, first: Slopes, raw: float) -> Array:
     return f
 
 
-def crest(
-    rows: TableRows, eq: RowPath, seeking: Array, lo: tuple[Array, ...], hi: tuple[Array, ...]
-) -> tuple[Array, Array, Array]:
-    """Look for a point with ``f >= 0`` between two with ``f < 0``, between the zeros of whose tangents it is.
-
-    Returns
-    -------
-    found, at, spent : array
-        Where there is one, the point, and the evaluations spent.
-    """
-    xp = rows.xp
-    found, at, spent = xp.zeros_like(seeking), rows.one, xp.zeros_like(xp.astype(rows.zero, xp.int64))
-    (lo_r, lo_f, lo_s), (hi_r, hi_f, hi_s) = lo, hi
-    for _ in range(MAX_SEEK):
-        left = lo_r - lo_f / xp.where(lo_s > 0, lo_s, rows.one)
-        right = hi_r - hi_f / xp.where(hi_s < 0, hi_s, -rows.one)
-        seeking = seeking & (lo_s > 0) & (hi_s < 0) & (left < right)
-        if not bool(xp.any(seeking)):
-            break
-        mid = xp.where(seeking, 0.5 * (left + right), lo_r)
-        f, s, _, _ = eq.evaluate(xp.where(seeking, mid, rows.one))
-        spent = spent + xp.astype(seeking, xp.int64)
-        here = seeking & (f >= 0)
-        found, at = found | here, xp.where(here, mid, at)
-        seeking = seeking & ~here
-        to_hi = seeking & (s <= 0)
-        to_lo = seeking & (s > 0)
-        hi_r, hi_f, hi_s = (xp.where(to_hi, new, old) for new, old in ((mid, hi_r), (f, hi_f), (s, hi_s)))
-        lo_r, lo_f, lo_s = (xp.where(to_lo, new, old) for new, old in ((mid, lo_r), (f, lo_f), (s, lo_s)))
-    return found, at, spent
-
-
 def table_rows(
     xp: Any, x: Array, d: Array, step: Array, weight: Array, table: Table, finder: RootFinder, rtol: float
 ) -> RowSolution:
@@ -287,8 +260,9 @@ def table_rows(
     at_zero = xp.where(resting, 0.5 * row_sum(xp, rows.d * p.size**2), xp.full_like(zero, math.inf))
     on_rows = module_over_arrays(choose, xp)
     best: choose.Choice = on_rows.at_zero(group, at_zero, count)
+    limits = Limits(rtol, times_power(xp, zero + finder.atol, -p.ex), finder.max_iterations, True)
     iterations, evaluations = count, count
-    before: tuple[RowPath, Slopes, Array, Any] | None = None  # the piece before, at its end
+    before: Side | None = None  # the piece before, at its end
 
     for k, (piece, q) in enumerate(zip(table, pieces, strict=True)):
         start = xp.where(xp.isfinite(q.start), q.start, zero)
@@ -300,16 +274,15 @@ def table_rows(
         spot = xp.where(on & (start > 0), start, one)
         if k == 0:
             left, slope = f0, _slope_at_zero(rows, q)
-            left_sums: Any = None
         else:
-            left, slope, _, left_sums = eq.evaluate(spot)
+            left, slope, _, sums = eq.evaluate(spot)
             # A start that vanishes in the row's scale.
             norm = xp.sqrt(row_sum(xp, rows.b * rows.b))
             left = xp.where(start > 0, left, q.alpha / xp.where(active, norm, one) - 1.0)
             slope = xp.where(start > 0, slope, _slope_at_zero(rows, q))
             evaluations = evaluations + xp.astype(on, xp.int64)
             assert before is not None
-            kink, root = _kink(rows, before, (eq, q, left, left_sums), on & (start > 0), spot, finder, rtol)
+            kink, root = _kink(rows, before, Side(eq, q, left, sums), on & (start > 0), spot, finder, rtol)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             cost = rows.cost(pieces, starts, kink.r, kink.tau)
             best = on_rows.offer(best, kink, part, best.objective, cost)
@@ -317,30 +290,27 @@ def table_rows(
             whole = on_rows.whole(group, part)
             whole = whole._replace(exists=on & whole.exists)
             best = on_rows.offer(best, whole, part, best.objective, starts[k])
-            right, right_sums = (eq.evaluate(far)[i] for i in (0, 3))
-        else:
-            right, fall, _, right_sums = eq.evaluate(far)
+        right, fall, _, sums = eq.evaluate(far)
+        if not flat:
             evaluations = evaluations + xp.astype(on & ~here, xp.int64)
             # At its own radius the group is above 1, whatever the rounding.
             above = here | (right >= 0)
-            rising = on & (left < 0)
-            humped, at, spent = crest(
-                rows, eq, rising & ~above & (q.shift > 0), (start, left, slope), (far, right, fall)
+            at = xp.where(slope > 0, start - left / xp.where(slope > 0, slope, one), start)
+            # Below 1 at both ends it may be above 1 between the zeros of the tangents there.
+            last = far - right / xp.where(fall < 0, fall, -one)
+            humped = (q.shift > 0) & (slope > 0) & (fall < 0) & (at < last)
+            search = on & (left < 0) & (above | humped)
+            limit = xp.where(here, far * (1.0 + (n + GIVEN) * UNIT), far)
+            begin = xp.maximum(at, start) if k else at
+            place = Where(
+                start * (1.0 - 1e-14), xp.where(search, begin, one), xp.where(search, limit, one), ~above
             )
-            evaluations = evaluations + spent
-            search = rising & (above | humped)
-            limit = xp.where(humped, at, xp.where(here, far * (1.0 + (n + GIVEN) * UNIT), far))
-            tangent = xp.where(slope > 0, start - left / xp.where(slope > 0, slope, one), start)
-            begin = xp.maximum(tangent, start) if k else tangent
-            root = eq.find(
-                finder, start * (1.0 - 1e-14), xp.where(search, begin, one), xp.where(search, limit, one),
-                search, rtol, times_power(xp, zero + finder.atol, -p.ex), zero + RIVAL_RTOL,
-            )  # fmt: skip
+            root = eq.find(finder, place, search, limits, RIVAL_RTOL)
             iterations, evaluations = iterations + root.iterations, evaluations + root.evaluations
             c = on_rows.met(no, root, part)
             cost = rows.cost(pieces, starts, c.r, c.tau)
             best = on_rows.offer(best, c, part, best.objective, cost)
-        before = (eq, q, right, right_sums)
+        before = Side(eq, q, right, sums)
 
     r, tau, lower, upper, status = on_rows.settle(best)
     unshrunk = nonzero & (free | ((r > 0) & (tau == 0)))
@@ -364,32 +334,27 @@ def _slope_at_zero(rows: TableRows, q: Slopes) -> Array:
 
 def _kink(
     rows: TableRows,
-    before: tuple[RowPath, Slopes, Array, Any],
-    after: tuple[RowPath, Slopes, Array, Any],
+    before: Side,
+    after: Side,
     on: Array,
     r: Array,
     finder: RootFinder,
     rtol: float,
 ) -> tuple[Candidate, Root]:
-    """Return the candidate at the radius where two pieces meet, where ``f`` jumps over zero; and its ``tau``.
-
-    Each side is its equation, its piece, and ``f`` and the sums there.
-    """
+    """Return the candidate at a radius where two pieces meet and ``f`` jumps over zero, and its ``tau``."""
     xp, zero, one = rows.xp, rows.zero, rows.one
-    eq_left, q_left, left, left_sums = before
-    eq_right, q_right, right, right_sums = after
-    exists = on & (left < 0) & (right >= 0)
-    low, high = (tau_at(xp, r, (q.alpha, q.shift)) for q in (q_left, q_right))
+    exists = on & (before.f < 0) & (after.f >= 0)
+    low, high = (tau_at(xp, r, side.piece) for side in (before, after))
     low, high = xp.where(exists, low, zero), xp.where(exists, xp.maximum(low, high), one)
     eq = rows.along_slope(r)
     # What is resolved in z, where tau itself is next to nothing; good enough to compare.
     rtol = min(rtol, RIVAL_RTOL)
-    least = rtol * rows.dmin * r
-    root = eq.find(finder, low, low, high, exists, rtol, least, zero + METRIC_CAP)
+    limits = Limits(rtol, rtol * rows.dmin * r, finder.max_iterations, True)
+    root = eq.find(finder, Where(low, low, high, ~exists), exists, limits, METRIC_CAP)
     # Where rounding hides on which side of the kink the root is, it is near.
-    sure = eq_left.task.delta * 2.0
-    lower = xp.where(left < -sure, r, xp.minimum(r, eq_left.enclose(r, left_sums, r)[0]))
-    upper = xp.where(right > sure, r, xp.maximum(r, eq_right.enclose(r, right_sums, 2.0 * r)[1]))
+    sure = before.eq.task.delta * 2.0
+    lower = xp.where(before.f < -sure, r, xp.minimum(r, before.eq.enclose(r, before.sums, r)[0]))
+    upper = xp.where(after.f > sure, r, xp.maximum(r, after.eq.enclose(r, after.sums, 2.0 * r)[1]))
     tau = xp.minimum(xp.maximum(root.r, low), high)
     r, tau = xp.where(exists, r, zero), xp.where(exists, tau, one)
     kind = int(Status.CONVERGED)

@@ -33,7 +33,7 @@ from proxlab.backends.certify_sums import (
     sum_at_zero,
     sum_moved,
 )
-from proxlab.bounds import BLUR, bracket, newton, rounding, steepest
+from proxlab.bounds import BLUR, bracket, evaluation, newton, rounding, steepest
 from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
 
 __all__ = ["Out", "RowBatch", "certify_rows"]
@@ -232,9 +232,7 @@ def enclose_root(posed: Posed, reach: float, part: RootPiece, zero: bool, contes
             m = fmax(steepest(row.least, r, tau, shift), steepest(row.most, r, tau, shift))
         noise = rounding(errors.height + errors.s) * sums.s
         slack = rounding(errors.height + errors.s1) * sums.b1
-        low, high = bracket(
-            r, sums.s - 1.0 - noise, sums.s - 1.0 + noise, sums.s1, slack, m, sums.b1 + slack, shift, upper
-        )
+        low, high = bracket(evaluation(r, sums.s, sums.s1, sums.b1, noise, slack, m), shift, upper)
         lower, upper = fmax(lower, low), fmin(upper, high)
         if not lower <= upper:
             return RootProof(False, lower > upper, Proved(INF, INF, residual, INF, lower, upper))

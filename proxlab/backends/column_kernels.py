@@ -26,7 +26,7 @@ from proxlab.backends.one_group import (
 from proxlab.backends.ranges import NARROW_HIGH, NARROW_LOW, SAFE_HIGH, SAFE_LOW
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import INF, NARROW, narrow_fraction
-from proxlab.bounds import UNIT, bracket, rounding
+from proxlab.bounds import UNIT, bracket, evaluation, rounding
 from proxlab.choose import AT_ZERO, GIVEN, Limits
 from proxlab.equations import Equation, Sums, Task
 from proxlab.equations.radial import BEYOND, residual, rise, roundings
@@ -51,6 +51,18 @@ CLOSE = 120.0
 #: The unit of single precision, twice: of a sum and of its terms; and roundings of these, beside those of the
 #: rows, which are added in fours.
 NARROW_UNIT, NARROW_ROUNDINGS = 2.0**-23, 32.0
+
+
+class Blocks(NamedTuple):
+    """Which blocks to solve: those from ``begin`` to ``finish``, of so many groups each.
+
+    ``shape`` holds the sizes of outer kept, reduced, inner kept and inner reduced axes.
+    """
+
+    shape: Any
+    size: int
+    begin: int
+    finish: int
 
 
 class ColumnBlock(NamedTuple):
@@ -353,7 +365,7 @@ def enclose_ratio(r: float, sums: Sums, task: Task) -> Any:
     b1 = (sqrt(s * fmax(s2, 0.0)) + 2.0 * m * s) * (1.0 + 1e-9) if c > 0.0 else s1
     off, slack = rounding(size + roundings(c, 0)) * s, 3.0 * rounding(size + roundings(c, 1)) * b1
     limit = task.far * (1.0 + (size + GIVEN) * UNIT)
-    return bracket(r, s - 1.0 - off, s - 1.0 + off, s1, slack, m, b1 + slack, c, limit)
+    return bracket(evaluation(r, s, s1, b1, off, slack, m), c, limit)
 
 
 #: The secular equation, with sums that are made of those in the ratio.
@@ -509,9 +521,8 @@ def against_point(
 
 
 def solve_columns(
-    data: Data, shape: Any, per_block: int, begin_block: int, finish_block: int, request: Request, hard: Any,
-    out: GroupResults, room: Room,
-) -> int:  # fmt: skip
+    data: Data, blocks: Blocks, request: Request, hard: Any, out: GroupResults, room: Room
+) -> int:
     """Solve some blocks of neighbouring groups, a block at once, by Newton's method.
 
     Groups that need more than the first piece of the slope and a flat end, or more than ``limits.most``
@@ -519,12 +530,12 @@ def solve_columns(
     the ratio ``r/tau``, one number a column; for float32 data, the first passes do so in single precision,
     which decides nothing that is closer than its rounding. Returns the first invalid block, or -1.
     """
-    rows, inner, run = shape[1], shape[2], shape[3]
-    blocks = (inner + per_block - 1) // per_block
+    rows, inner, run, per_block = blocks.shape[1], blocks.shape[2], blocks.shape[3], blocks.size
+    across = (inner + per_block - 1) // per_block
     first, limits = first_piece(request.pieces), request.limits
-    for number in range(begin_block, finish_block):
-        column = (number % blocks) * per_block
-        outer = number // blocks
+    for number in range(blocks.begin, blocks.finish):
+        column = (number % across) * per_block
+        outer = number // across
         block = ColumnBlock(
             outer * rows * inner * run + column * run, rows, inner * run, min(per_block, inner - column), run,
             outer * inner + column,

@@ -28,6 +28,7 @@ from proxlab.curves import (
     Best,
     Bracket,
     Ends,
+    Held,
     Line,
     Price,
     Sense,
@@ -498,7 +499,7 @@ def choose_best(
                 polish = polished(visit(g, mu), low, high)
             r = cheapest(rests, near, polish, low, high)
             objective = cost_at(g, r) if r > 0.0 else INF
-            best = offer(g.sense, best, True, r, objective, low, high, rests, share)
+            best = offer(g.sense, best, Held(True, r, objective, low, high), rests, share)
     return best
 
 

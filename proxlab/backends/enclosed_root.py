@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxlab import bounds
 from proxlab.backends.array_api import row_max
@@ -22,7 +22,19 @@ from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.linker import over_arrays
 from proxlab.types import Array
 
-__all__ = ["CLOSE", "FLOOR", "MAX_EVALUATIONS", "SHARP", "InnerRoot", "Slopes", "find_inner", "tau_at"]
+__all__ = [
+    "CLOSE",
+    "FLOOR",
+    "MAX_EVALUATIONS",
+    "SHARP",
+    "Affine",
+    "Enclosed",
+    "InnerRoot",
+    "RowEquation",
+    "Slopes",
+    "find_inner",
+    "tau_at",
+]
 
 #: Radii and thresholds below this share of max|x|, max|b| are not resolved.
 FLOOR = 2.0**-300
@@ -34,8 +46,14 @@ MAX_EVALUATIONS = 60
 CLOSE, SHARP = 1e-5, 2.0**-90
 
 
-@dataclass
-class Slopes:
+class Affine(NamedTuple):
+    """``tau = alpha - shift r``."""
+
+    alpha: Array
+    shift: Array
+
+
+class Slopes(NamedTuple):
     """A piece of the slope in scaled units: ``tau = alpha - shift r`` on ``[start, end]``."""
 
     start: Array
@@ -50,16 +68,26 @@ class InnerRoot:
 
     lower: Array
     upper: Array
-    at_lower: tuple[Array, Array]
-    at_upper: tuple[Array, Array]
+    at_lower: Affine
+    at_upper: Affine
     zero: Array
     nonzero: Array
     margin_high: Array
 
 
-def tau_at(xp: Any, r: Array, slopes: tuple[Array, Array]) -> Array:
+class Enclosed(NamedTuple):
+    """What one evaluation says: bounds of the root and of ``S - 1``, and where Newton's method goes next."""
+
+    lower: Array
+    upper: Array
+    ahead: Array
+    below: Array
+    above: Array
+
+
+def tau_at(xp: Any, r: Array, slope: Affine | Slopes) -> Array:
     """Return ``tau`` at a radius."""
-    tau = slopes[0] - slopes[1] * r
+    tau = slope.alpha - slope.shift * r
     return xp.where(tau > 0, tau, xp.zeros_like(tau))
 
 
@@ -78,16 +106,13 @@ class RowEquation:
         self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
         self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
 
-    def enclose(
-        self, r: Array, slopes: tuple[Array, Array], far: Array, margin: Any = None
-    ) -> tuple[Array, ...]:
-        """Return bounds of the root from one evaluation, and where Newton's method goes from there.
+    def enclose(self, r: Array, slope: Affine | Slopes, far: Array, margin: Any = None) -> Enclosed:
+        """Return what one evaluation says of the root.
 
         ``margin`` replaces ``S - 1`` where it is known better: its lower and upper bound.
         """
         xp, p = self.xp, self.p
-        shift = slopes[1]
-        tau = tau_at(xp, r, slopes)
+        shift, tau = slope.shift, tau_at(xp, r, slope)
         tau = xp.where((tau > 0) | (r > 0), tau, xp.ones_like(tau))
         s, s1, b1 = self.terms(self.b, p.d, r[:, None], tau[:, None], shift[:, None])
         s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
@@ -99,12 +124,12 @@ class RowEquation:
             off = self.lost(r, tau, s)
             noise = noise + off
             slack = slack + off * m
-        below, above = s - 1.0 - noise, s - 1.0 + noise
+        known = bounds.evaluation(r, s, s1, b1, noise, slack, m)
         if margin is not None:
-            below, above = margin
-        lower, upper = self.bracket(r, below, above, s1, slack, m, b1 + slack, shift, far)
+            known = known._replace(below=margin[0], above=margin[1])
+        lower, upper = self.bracket(known, shift, far)
         ahead = xp.where(s1 > 0, self.newton(r, s, s1), xp.zeros_like(s1))
-        return lower, upper, ahead, below, above
+        return Enclosed(lower, upper, ahead, known.below, known.above)
 
     def lost(self, r: Array, tau: Array, s: Array) -> Array:
         """Return what the errors of ``b`` may change a computed ``S`` by."""
@@ -166,44 +191,34 @@ def find_inner(
     squared = strength * strength * (1.0 + rounding(8))
     rel = (margin - error) / squared, (margin + error) / (strength * strength) * (1.0 + rounding(8))
     rel = xp.where(rel[0] < 0, rel[0] * (1.0 + rounding(20)), rel[0]), rel[1]
-    near_low, near_high, _, _, _ = eq.enclose(zero, (strength, shift), upper, rel)
+    near = eq.enclose(zero, Affine(strength, shift), upper, rel)
     at_zero = tame & ~is_zero
-    lower = xp.where(at_zero & nonzero, xp.minimum(near_low, first.end), lower)
-    upper = xp.where(at_zero & (near_high < first.end), xp.minimum(near_high, upper), upper)
+    lower = xp.where(at_zero & nonzero, xp.minimum(near.lower, first.end), lower)
+    upper = xp.where(at_zero & (near.upper < first.end), xp.minimum(near.upper, upper), upper)
     lower, upper = xp.where(is_zero, zero, lower), xp.where(is_zero, zero, upper)
 
     # Which piece?
-    alpha_low, shift_low = alpha, shift
-    alpha_high, shift_high = alpha, shift
+    at_lower = at_upper = Affine(alpha, shift)
     open_ = usable & ~is_zero
     for before, piece in pairwise(pieces):
         knot = piece.start
         on = open_ & (knot > FLOOR) & (knot < upper)
         spot = xp.where(on, knot, ones)
-        left, _, _, below, above = eq.enclose(spot, (before.alpha, before.shift), spot)
-        _, right, _, _, _ = eq.enclose(spot, (piece.alpha, piece.shift), upper)
-        beyond, short = on & (below > 0), on & (above < 0)
+        left, right = eq.enclose(spot, before, spot), eq.enclose(spot, piece, upper)
+        beyond, short = on & (left.below > 0), on & (left.above < 0)
         lower = xp.where(beyond, xp.maximum(lower, knot * (1.0 - 1e-15)), lower)
         upper = xp.where(short, xp.minimum(upper, knot * (1.0 + 1e-15)), upper)
         astride = on & ~beyond & ~short
-        lower = xp.where(astride, xp.maximum(lower, left), lower)
-        upper = xp.where(astride, xp.minimum(upper, xp.maximum(right, knot * (1.0 + 1e-15))), upper)
+        lower = xp.where(astride, xp.maximum(lower, left.lower), lower)
+        upper = xp.where(astride, xp.minimum(upper, xp.maximum(right.upper, knot * (1.0 + 1e-15))), upper)
         later = beyond | (open_ & (knot <= FLOOR))
-        alpha_low, shift_low = (
-            xp.where(later, piece.alpha, alpha_low),
-            xp.where(later, piece.shift, shift_low),
-        )
-        later = later | astride
-        alpha_high, shift_high = (
-            xp.where(later, piece.alpha, alpha_high),
-            xp.where(later, piece.shift, shift_high),
-        )
+        at_lower = _of_piece(xp, later, piece, at_lower)
+        at_upper = _of_piece(xp, later | astride, piece, at_upper)
         open_ = open_ & ~astride
-    slopes = (alpha_low, shift_low)
 
     # Evaluate at the candidate's own radius, then follow Newton's method until the bracket no longer shrinks.
     z_norm = norm_above(xp, xp.abs(p.z))
-    bbd = row_sum(xp, eq.b * eq.b * (p.d + xp.abs(shift_low)[:, None]))
+    bbd = row_sum(xp, eq.b * eq.b * (p.d + xp.abs(at_lower.shift)[:, None]))
     safe = xp.where(bbd > 0, bbd, ones)
     start = 4.0 * rounding(eq.height + eq.k[0]) * bb * xp.sqrt(bb) / safe
     r = xp.maximum(xp.where(z_norm > 0, z_norm, lower), start)
@@ -215,16 +230,19 @@ def find_inner(
         if not bool(xp.any(open_)):
             break
         r = xp.maximum(xp.minimum(xp.maximum(r, lower), upper), xp.full_like(r, FLOOR))
-        can = open_ & (tau_at(xp, r, slopes) + eq.dmax * r > FLOOR)
+        can = open_ & (tau_at(xp, r, at_lower) + eq.dmax * r > FLOOR)
         spot = xp.where(can, r, ones)
-        low, high, ahead, below, above = eq.enclose(spot, slopes, upper)
-        lower = xp.where(can, xp.maximum(lower, low), lower)
-        upper = xp.where(can, xp.minimum(upper, high), upper)
+        near = eq.enclose(spot, at_lower, upper)
+        lower = xp.where(can, xp.maximum(lower, near.lower), lower)
+        upper = xp.where(can, xp.minimum(upper, near.upper), upper)
         # Within rounding of the root, or nowhere to go: halve what is left a few times.
-        lost = ((below <= 0) & (above >= 0)) | ~can
+        lost = ((near.below <= 0) & (near.above >= 0)) | ~can
         stalled = xp.where(lost, stalled + 1.0, stalled)
-        r = xp.where((ahead > 0) & xp.isfinite(ahead), ahead, lower)
+        r = xp.where((near.ahead > 0) & xp.isfinite(near.ahead), near.ahead, lower)
         r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)
-    return InnerRoot(
-        lower, upper, (alpha_low, shift_low), (alpha_high, shift_high), is_zero, nonzero, margin_high
-    )
+    return InnerRoot(lower, upper, at_lower, at_upper, is_zero, nonzero, margin_high)
+
+
+def _of_piece(xp: Any, on: Array, piece: Slopes, slope: Affine) -> Affine:
+    """Return the slope of a piece in some rows, and what it is so far in the others."""
+    return Affine(xp.where(on, piece.alpha, slope.alpha), xp.where(on, piece.shift, slope.shift))

@@ -52,6 +52,7 @@ from proxlab.backends.sums import (
 from proxlab.bounds import UNIT
 from proxlab.choose import (
     GIVEN,
+    Beginning,
     Group,
     Limits,
     Part,
@@ -219,7 +220,7 @@ def solve_radial(e: Elements, start: Start, scale: Scale, pieces: Any, limits: L
             # Read at r = 0 only.
             at_zero_too = f < 0.0 and slope > 0.0 and part.start - f / slope <= 0.0
             dmax = largest_metric(e) if limits.explain and at_zero_too else BEYOND
-            todo = plan(choice, group, part, f, slope, k == 0, below, limits, dmax)
+            todo = plan(choice, group, part, Beginning(f, slope, k == 0, below, dmax), limits)
             root = Root(False, 0.0, 0.0, 0.0, False, False, 0, 0)
             if todo.search:
                 root = find_root(e, reach, todo.task, limits.explain)

@@ -173,13 +173,9 @@ class TableProblem:
             error = xp.where(close, fine, error)
         return margin - error, margin + error
 
-    def sides(self, r: Array, q: Slopes, far: Array) -> tuple[Array, ...]:
-        """Enclose the root of a piece from one evaluation; see ``Equation.enclose``."""
-        return self.eq.enclose(r, (q.alpha, q.shift), far)
-
     def falls(self, r: Array, q: Slopes) -> Array:
         """Return where ``g`` is known not to increase at a radius, nor, concave as it is, beyond."""
-        xp, eq, tau = self.xp, self.eq, tau_at(self.xp, r, (q.alpha, q.shift))
+        xp, eq, tau = self.xp, self.eq, tau_at(self.xp, r, q)
         s, s1, b1 = self.terms(eq.b, self.p.d, r[:, None], tau[:, None], q.shift[:, None])
         s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
         m = xp.maximum(*(eq.steepest(d, r, tau, q.shift) for d in (eq.dmin, eq.dmax)))
@@ -199,13 +195,14 @@ class TableProblem:
             if not bool(xp.any(open_)):
                 break
             r = xp.maximum(r, xp.full_like(r, FLOOR))
-            can = open_ & (tau_at(xp, r, (q.alpha, q.shift)) + self.eq.dmax * r > FLOOR)
+            can = open_ & (tau_at(xp, r, q) + self.eq.dmax * r > FLOOR)
             spot = xp.where(can, r, self.one)
-            low, high, ahead, below, above = self.sides(spot, q, upper)
-            lower = xp.where(can, xp.maximum(lower, low), lower)
-            upper = xp.where(can, xp.minimum(upper, high), upper)
+            near = self.eq.enclose(spot, q, upper)
+            ahead = near.ahead
+            lower = xp.where(can, xp.maximum(lower, near.lower), lower)
+            upper = xp.where(can, xp.minimum(upper, near.upper), upper)
             # Within rounding of the root, or nowhere to go: halve what is left a few times.
-            lost = ((below <= 0) & (above >= 0)) | ~can
+            lost = ((near.below <= 0) & (near.above >= 0)) | ~can
             stalled = xp.where(lost, stalled + 1.0, stalled)
             middle = 0.5 * (lower + upper)
             inside = ~lost & (ahead > lower) & (ahead < upper)
@@ -213,13 +210,12 @@ class TableProblem:
             r = xp.where(inside, ahead, xp.where(back, lower, middle))
         # Below 1 and falling where the root begins to be possible, it is nowhere.
         spot = xp.where(possible & (lower > FLOOR), lower, self.one)
-        _, _, _, below, _ = self.sides(spot, q, spot)
-        nowhere = (lower > FLOOR) & (below > 0) & self.falls(spot, q)
+        nowhere = (lower > FLOOR) & (self.eq.enclose(spot, q, spot).below > 0) & self.falls(spot, q)
         possible = possible & (lower <= upper) & ~nowhere
         lower, upper = lower * (1.0 - WIDER), upper * (1.0 + WIDER)
-        ends = tuple(tau_at(xp, r, (q.alpha, q.shift)) for r in (lower, upper))
+        ends = tuple(tau_at(xp, r, q) for r in (lower, upper))
         middle = 0.5 * (lower + upper)
-        spot = middle, tau_at(xp, middle, (q.alpha, q.shift))
+        spot = middle, tau_at(xp, middle, q)
         return self.path_box(possible, lower, upper, (ends[0], ends[1]), spot)
 
     def kink_box(self, k: int, possible: Array) -> Box:
@@ -228,8 +224,8 @@ class TableProblem:
         before, after = self.pieces[k - 1], self.pieces[k]
         r = xp.where(possible, after.start, self.one)
         error = rounding(16) * sum(xp.abs(q.alpha) + xp.abs(q.shift) * r for q in (before, after))
-        lower = xp.maximum(tau_at(xp, r, (before.alpha, before.shift)) - error, self.zero)
-        upper = tau_at(xp, r, (after.alpha, after.shift)) + error
+        lower = xp.maximum(tau_at(xp, r, before) - error, self.zero)
+        upper = tau_at(xp, r, after) + error
         grown, ones, none = p.d * r[:, None], xp.ones_like(p.d), self.zero[:, None]
         least, n = eq.dmin * r, p.x.shape[1]
         tau, stalled, open_ = lower, self.zero, possible
@@ -244,9 +240,8 @@ class TableProblem:
             if not eq.exact:
                 off = eq.lost(r, tau, s)
                 noise, slack = noise + off, slack + off * m
-            low, high = self.bracket(
-                tau, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, self.zero, upper
-            )
+            known = bounds.evaluation(tau, s, s1, b1, noise, slack, m)
+            low, high = self.bracket(known, self.zero, upper)
             lower = xp.where(open_, xp.maximum(lower, low), lower)
             upper = xp.where(open_, xp.minimum(upper, high), upper)
             close = xp.abs(s - 1.0) <= noise
@@ -277,11 +272,11 @@ def candidates(q: TableProblem, usable: Array, reach: Array, reach_low: Array) -
         if k == 0:
             none = margin_high <= 0
         else:
-            _, _, _, below, above = q.sides(spot, s, spot)
-            none = above < 0
+            after = q.eq.enclose(spot, s, spot)
+            none = after.above < 0
             if kinked[k - 1]:
-                _, _, _, _, before = q.sides(spot, q.pieces[k - 1], spot)
-                boxes.append(q.kink_box(k, on & ~(before < 0) & ~(below > 0)))
+                before = q.eq.enclose(spot, q.pieces[k - 1], spot)
+                boxes.append(q.kink_box(k, on & ~(before.above < 0) & ~(after.below > 0)))
         if piece.a == 0.0 and piece.c == 0.0:
             boxes.append(q.whole_box(on & (s.end >= reach_low), reach_low, reach))
         else:

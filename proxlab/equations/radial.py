@@ -11,7 +11,7 @@ without ``if`` (see :mod:`proxlab.scalar`); sums over a group are the caller's.
 
 from __future__ import annotations
 
-from proxlab.bounds import ROUNDING, bracket, rounding
+from proxlab.bounds import ROUNDING, bracket, evaluation, rounding
 from proxlab.equations.base import Equation, Sums, Task
 from proxlab.scalar import any_order, fabs, filled, fmax, fmin, no, sqrt, where
 from proxlab.types import Array
@@ -71,7 +71,7 @@ def enclose(r: Array, sums: Sums, task: Task) -> tuple[Array, Array]:
     # Σ u² (d + |c|)/y, exactly S₁ where c <= 0.
     b1 = where(c > 0, (sqrt(s * fmax(s2, s * 0.0)) + 2.0 * m * s) * (1.0 + 1e-9), s1)
     noise, slack = rounding(task.size + roundings(c, 0)) * s, rounding(task.size + roundings(c, 1)) * b1
-    return bracket(r, s - 1.0 - noise, s - 1.0 + noise, s1, slack, m, b1 + slack, c, task.far)
+    return bracket(evaluation(r, s, s1, b1, noise, slack, m), c, task.far)
 
 
 def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:

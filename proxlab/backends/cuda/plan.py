@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from proxlab.groups import IndexLayout, Layout
 from proxlab.rootfinders import Newton
 from proxlab.types import Array
 
-__all__ = ["MAX_BLOCKS", "Launch", "Place", "arrange", "plan"]
+__all__ = ["MAX_BLOCKS", "Launch", "Memory", "Place", "arrange", "plan"]
 
 #: Largest groups of the three teams within a warp, and their lanes; a block adds up by warps of the last.
 LIMITS, LANES = (4, 32, 2048), (1, 4, 32)
@@ -120,10 +120,27 @@ def team(n: int, count: int, processors: int) -> tuple[str, int]:
     return ("grid" if n >= GIANT and count < processors else "block"), LANES[-1]
 
 
-def plan(
-    p: Problem, options: Options, how: str, shape: Shape, x: Array, d: Array, z: Array, bad: Array,
-    results: GroupResults | None, place: Place,
-) -> list[Launch]:  # fmt: skip
+class Memory(NamedTuple):
+    """What kernels read and write.
+
+    Attributes
+    ----------
+    x, d, z : array
+        Flat: the point, the metric (``x`` again where that is a number) and the result, which may be ``x``.
+    bad : array of one int32
+        Becomes 1 where input is invalid.
+    results : GroupResults or None
+        Where to put what is known of the groups, if that was asked for.
+    """
+
+    x: Array
+    d: Array
+    z: Array
+    bad: Array
+    results: GroupResults | None
+
+
+def plan(p: Problem, options: Options, how: str, shape: Shape, memory: Memory, place: Place) -> list[Launch]:
     """Choose the launches that solve a problem, in order.
 
     Parameters
@@ -132,14 +149,10 @@ def plan(
     options : Options
     how, shape : str, tuple of int
         From :func:`arrange`.
-    x, d, z : array
-        Flat: the point, the metric (``x`` again where that is a number) and the result, which may be ``x``.
-    bad : array of one int32
-        Becomes 1 where input is invalid.
-    results : GroupResults or None
-        Where to put what is known of the groups, if that was asked for.
+    memory : Memory
     place : Place
     """
+    x, d, z, bad, results = memory
     penalty, layout, equation = p.penalty, p.layout, p.equation
     finder, pieces, radial = options.finder, equation.rows, equation.kernel == "radial"
     dense = p.metric is not None and not isinstance(p.metric, float)

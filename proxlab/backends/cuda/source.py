@@ -398,15 +398,21 @@ def one_of(numbers: Values, g: int) -> float:
     return numbers.each[g] if numbers.many else numbers.one
 
 
-def solve_here(
-    e: Elements, z: Any, g: int, step: float, weight: float, pieces: Any, limits: Limits, bad: Any,
-    out: GroupResults,
-) -> None:  # fmt: skip
+class Asked(NamedTuple):
+    """What is asked for of a group: its step and weight, the table of pieces, and how exactly."""
+
+    step: float
+    weight: float
+    pieces: Any
+    limits: Limits
+
+
+def solve_here(e: Elements, z: Any, g: int, asked: Asked, bad: Any, out: GroupResults) -> None:
     """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``.
 
     The same where it spreads further than these kernels follow.
     """
-    solved = solve_one(e, step, weight, pieces, limits, NO_ROOM)
+    solved = solve_one(e, asked.step, asked.weight, asked.pieces, asked.limits, NO_ROOM)
     found, status = solved.found, solved.found.status
     if status in (BAD, APART):
         found, status = Found(NAN, 0.0, 0.0, INF, MAX_ITERATIONS, 0, 0), MAX_ITERATIONS
@@ -458,7 +464,7 @@ def solve_groups(
             begin, shape[3], shape[2] * shape[3], layout.indices, step * request.shrink.threshold,
             request.shrink.nonnegative, scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
-        solve_here(Elements(data.x, data.d, spot, n), data.z, g, step, weight, pieces, own, bad, out)
+        solve_here(Elements(data.x, data.d, spot, n), data.z, g, Asked(step, weight, pieces, own), bad, out)
 
 
 def solve_tile(
@@ -498,7 +504,7 @@ def solve_tile(
             k * pitch, n, n, layout.indices, step * request.shrink.threshold, request.shrink.nonnegative,
             scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
-        solve_here(Elements(xs, ds, spot, n), xs, g, step, weight, pieces, own, bad, out)
+        solve_here(Elements(xs, ds, spot, n), xs, g, Asked(step, weight, pieces, own), bad, out)
     cuda.syncthreads()
     for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
         row, column = t // length, t % length
