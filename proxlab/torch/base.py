@@ -28,6 +28,7 @@ from proxlab.torch.exchange import Share, prox_problem
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.memory import check_apart, check_tensors, order_of, overlap, spans_of
 from proxlab.torch.problems import (
+    HALF,
     Block,
     BlockProblem,
     CutProblem,
@@ -694,7 +695,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
         assert p.grad is not None
         w, g, state = local(p).detach(), local(p.grad).detach(), self.state.get(p, {})
-        slots = self._slots(p, w, block.settings)
+        slots = self._slots(p, wide(p), block.settings)
         if p in self._lent:
             slots = {name: a.clone() for name, a in slots.items()}
         if any(overlap(g, a) for a in (w, *slots.values())):
@@ -708,12 +709,13 @@ class ProxOptimizer(torch.optim.Optimizer):
             return next(filter(None, obstacles))
         if not compiles():
             return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
-        from proxlab.optim import fused_cpu
+        from proxlab.optim import fused_cpu, fused_layout
 
         params = [local(p).detach() for p in block.params]
         orders = [None if p.is_contiguous() else order_of(p) for p in params]
+        shapes = [tuple(p.shape) for p in params]
         if block.index is not None:
-            found = fused_cpu.applies(block.penalty, params[0].numpy(), orders[0])
+            found = fused_layout.plan_of(block.penalty, shapes[0], orders[0]) is not None
             return "" if found else f"has a penalty without a compiled pass, {block.penalty!r}"
         counted = {
             (_count(state), float(state.get("weight_sum", 0.0)))
@@ -721,15 +723,14 @@ class ProxOptimizer(torch.optim.Optimizer):
         }
         if len(counted) > 1:
             return "has parameters whose steps are counted differently"
-        shapes = [tuple(p.shape) for p in params]
         if not fused_cpu.applies_jointly(block.penalty, block.groups, shapes, orders):
             return f"has joint groups without a compiled pass, {block.penalty!r}"
         return ""
 
     def _obstacle_of(self, p: Tensor, block: Block) -> str:
         """Say why no compiled pass takes a parameter; "" if one may."""
-        if not on_host(p) or p.dtype not in (torch.float32, torch.float64):
-            return f"is of {p.dtype} on {p.device}, not of float32 or float64 on the CPU"
+        if not on_host(p):
+            return f"is on {p.device}, not on the CPU"
         if p.grad is None:
             return "has a part without a gradient"
         order, state = order_of(local(p)), self.state.get(p, {})
@@ -739,7 +740,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             return "has gaps in memory, or its gradient or state lies in another order"
         if any(local(a).is_neg() for a in (p, *tensors)):
             return "is lazily negative, or its gradient or state is"
-        if p.grad.dtype != p.dtype:
+        if p.grad.dtype != p.dtype and p.dtype not in HALF:
             return f"has a gradient of {p.grad.dtype}"
         return ""
 

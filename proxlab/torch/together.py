@@ -9,7 +9,7 @@ differs, the step is taken the long way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import Spans, is_apart, order_of
 from proxlab.torch.problems import Block, on_host
-from proxlab.torch.vanishing import Looked, strides_of
+from proxlab.torch.vanishing import Looked, counted, strides_of
+from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
 __all__ = ["Kept", "Member", "Together", "proposed"]
 
@@ -46,9 +47,9 @@ class Member(NamedTuple):
     place : int
         Its place in the param group.
     weights, gradient : Tensor
-        What of them lies in this process; not empty.
+        What of them lies in this process; not empty. Of weights in half precision the gradient may be so too.
     slots : dict of str to Tensor
-        Its state. All lie in memory in the same order without gaps.
+        Its state, in single precision then. All lie in memory in the same order without gaps.
     t : int
         The count of this step.
     carry : float
@@ -71,10 +72,50 @@ class Member(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """The members that one batch takes, by their numbers."""
+    """The members that one batch takes, by their numbers, and the copies that it takes for them, if any."""
 
     batch: fused_cpu.Batch
     chosen: list[int]
+    widened: Widened | None
+
+
+class _How(NamedTuple):
+    """The arguments of a batch's step."""
+
+    settings: Mapping[str, Any]
+    t: int
+    carry: float
+    finder: RootFinder
+    where: Callable[[int], str]
+
+
+def _passes(
+    shares: Sequence[_Share], hows: Sequence[_How], weights: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> list[float]:
+    """Take the steps of all batches; returns the carry of each.
+
+    ``weights`` and ``gradients`` are those of the members, what of them lies here.
+    """
+
+    def read(share: _Share) -> None:
+        if share.widened is not None:
+            share.widened.read([weights[k] for k in share.chosen], [gradients[k] for k in share.chosen])
+
+    for share, how in zip(shares, hows, strict=True):
+        read(share)
+        share.batch.look(*how)
+    # No gradient is an error any more. None of the weights may pass for what a forward pass has seen.
+    torch.autograd.graph.increment_version(weights)
+    again = sum(share.widened is not None for share in shares) > 1
+    carries = []
+    for share, how in zip(shares, hows, strict=True):
+        if again:
+            # The scratch is that of all.
+            read(share)
+        carries.append(share.batch.step(*how))
+        if share.widened is not None:
+            share.widened.write([weights[k] for k in share.chosen])
+    return carries
 
 
 class Together:
@@ -109,32 +150,47 @@ class Together:
             key = member.block.number, id(penalty), member.weights.dtype, kernel, member.t, member.carry
             alike.setdefault(key, []).append(k)
         self.shares: list[_Share] = []
-        for chosen in alike.values():
+        sizes = [member.weights.numel() for member in self.members]
+        divided = [part for chosen in alike.values() for part in self._divided(chosen, sizes)]
+        halves = [chosen for chosen in divided if is_half(self.members[chosen[0]].weights)]
+        totals = [sum(sizes[k] for k in chosen) for chosen in halves]
+        scratch = scratch_of(totals) if totals else None
+        for chosen in divided:
             some = [self.members[k] for k in chosen]
-            shapes = [tuple(member.weights.shape) for member in some]
-            dtype, settings = some[0].weights.numpy().dtype, some[0].block.settings
-            orders = [_order(member.weights) for member in some]
+            weights, gradients = ([m.weights for m in some], [m.gradient for m in some])
+            widened = None
+            if scratch is not None and is_half(weights[0]):
+                widened = Widened(weights, scratch)
+                weights, gradients = widened.weights, widened.gradients
+            shapes = [tuple(a.shape) for a in weights]
+            dtype, settings = weights[0].numpy().dtype, some[0].block.settings
+            orders = [_order(a) for a in weights]
             joint = some[0].block.group["joint"] if some[0].block.index is None else None
             batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype, orders, joint)
             batch.addresses[...] = [
-                [a.data_ptr() for a in (member.weights, member.gradient, *member.slots.values())]
-                for member in some
+                [a.data_ptr() for a in (w, g, *member.slots.values())]
+                for member, w, g in zip(some, weights, gradients, strict=True)
             ]
-            self.shares.append(_Share(batch, chosen))
+            self.shares.append(_Share(batch, chosen, widened))
+
+    def _divided(self, chosen: list[int], sizes: Sequence[int]) -> list[list[int]]:
+        """Divide the members of a batch where copies of all of them would be many."""
+        first = self.members[chosen[0]]
+        if first.block.index is None or not is_half(first.weights):
+            return [chosen]
+        return [[chosen[k] for k in part] for part in batches([sizes[k] for k in chosen])]
 
     def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
         """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
-        steps = []
-        for batch, chosen in self.shares:
-            first = self.members[chosen[0]]
-            blocks = [self.members[k].block for k in chosen]
-            steps.append((first.block.settings, first.t, first.carry, finder, _naming(blocks)))
-            batch.look(*steps[-1])
-        # No gradient is an error any more.
-        _written(member.weights for member in self.members)
-        for (batch, chosen), how in zip(self.shares, steps, strict=True):
-            carry = batch.step(*how)
-            for k in chosen:
+        hows = []
+        for share in self.shares:
+            first = self.members[share.chosen[0]]
+            where = _naming([self.members[k].block for k in share.chosen])
+            hows.append(_How(first.block.settings, first.t, first.carry, finder, where))
+        weights, gradients = ([m.weights for m in self.members], [m.gradient for m in self.members])
+        carries = _passes(self.shares, hows, weights, gradients)
+        for share, carry in zip(self.shares, carries, strict=True):
+            for k in share.chosen:
                 save(self.members[k], carry)
 
 
@@ -194,10 +250,12 @@ class Kept:
         self._objects = self._found(groups, penalties, state)
         self._tensors, self._facts = held, _facts(held)
         n = len(blocks)
-        self._sizes, self._kinds = list(map(Tensor.size, held[:n])), list(map(_kind, held[:n]))
+        # What the next gradients have to be like.
+        grads = list(map(_gradient, self._params))
+        self._sizes, self._kinds = list(map(Tensor.size, held[:n])), list(map(_kind, grads))
         self._strides = list(map(Tensor.stride, held[:n]))
         self._plain = all(map(Tensor.is_contiguous, self._params))
-        self._bytes = np.array([p.nbytes for p in self._params], np.int64)
+        self._bytes = np.array([g.nbytes for g in grads], np.int64)
         starts = np.array(list(map(Tensor.data_ptr, held)), np.int64)
         self._written = starts, starts + np.array([a.nbytes for a in held], np.int64)
         order = np.argsort(starts)
@@ -306,15 +364,16 @@ class Kept:
             return False
         starts = np.array(list(map(Tensor.data_ptr, grads)), np.int64)
         self._reads = Spans(starts, starts + self._bytes)
-        for batch, chosen in self._shares:
-            batch.addresses[:, 1] = starts[chosen]
+        for batch, chosen, widened in self._shares:
+            if widened is None:
+                batch.addresses[:, 1] = starts[chosen]
         return is_apart(self._sorted, self._reads)
 
     def _read_numbers(self) -> bool:
         """Read the counts of steps and the sums of weights: one for each batch."""
         counts = list(map(Tensor.item, self._counts))
         carries = list(map(Tensor.item, self._carries)) or [0.0] * len(counts)
-        for j, (_, chosen) in enumerate(self._shares):
+        for j, (_, chosen, _) in enumerate(self._shares):
             t, carry = counts[chosen[0]], carries[chosen[0]]
             # Written so that NaN is none.
             if not (0.0 <= t < math.inf and t % 1.0 == 0.0 and 0.0 <= carry < math.inf):
@@ -338,20 +397,19 @@ class Kept:
 
     def follow(self) -> bool:
         """Take the strengths that the penalties have now; returns whether the same passes do."""
-        return all(batch.follow(self._blocks[chosen[0]].penalty) for batch, chosen in self._shares)
+        return all(batch.follow(self._blocks[chosen[0]].penalty) for batch, chosen, _ in self._shares)
 
     def step(self, finder: RootFinder) -> None:
         """Take the next step, for which this has been found to hold."""
-        steps = []
-        for (batch, chosen), (t, carry) in zip(self._shares, self._numbers, strict=True):
-            blocks = [self._blocks[k] for k in chosen]
-            steps.append((self._settings[blocks[0].number], t, carry, finder, _naming(blocks)))
-            batch.look(*steps[-1])
-        _written(self._params)
-        for (batch, chosen), how in zip(self._shares, steps, strict=True):
-            t, carry = how[1], batch.step(*how)
-            torch._foreach_copy_([self._counts[k] for k in chosen], [torch.tensor(float(t))] * len(chosen))
-            for k in chosen if self._carries else ():
+        hows = []
+        for share, (t, carry) in zip(self._shares, self._numbers, strict=True):
+            blocks = [self._blocks[k] for k in share.chosen]
+            hows.append(_How(self._settings[blocks[0].number], t, carry, finder, _naming(blocks)))
+        carries = _passes(self._shares, hows, self._params, list(map(_gradient, self._params)))
+        for share, how, carry in zip(self._shares, hows, carries, strict=True):
+            counts = [self._counts[k] for k in share.chosen]
+            torch._foreach_copy_(counts, [torch.tensor(float(how.t))] * len(counts))
+            for k in share.chosen if self._carries else ():
                 self._carries[k].fill_(carry)
 
     def alive(self) -> Any:
@@ -359,11 +417,14 @@ class Kept:
         params, strides = [p for _, _, p in self.looked], self.strides
         places = np.array(list(map(Tensor.data_ptr, params)), np.int64)
         sizes = np.array(list(map(Tensor.numel, params)), np.int64)
-        wide = np.array([p.dtype is torch.float64 for p in params], np.bool_)
         counts = np.zeros(len(params), np.int64)
-        for some, dtype in ((wide, np.float64), (~wide, np.float32)):
+        for kind, dtype in ((torch.float64, np.float64), (torch.float32, np.float32)):
+            some = np.array([p.dtype is kind for p in params], np.bool_)
             if some.any():
                 counts[some] = fused_cpu.count_alive(places[some], sizes[some], strides[some], dtype)
+        for k, p in enumerate(params):
+            if is_half(p):
+                counts[k] = counted(p)
         return counts
 
 
@@ -383,11 +444,6 @@ def _facts(tensors: Sequence[Tensor]) -> tuple[list[Any], ...]:
         list(map(Tensor.data_ptr, tensors)), list(map(Tensor.size, tensors)),
         list(map(Tensor.stride, tensors)), list(map(_dtype, tensors)), list(map(Tensor.is_neg, tensors)),
     )  # fmt: skip
-
-
-def _written(weights: Iterable[Tensor]) -> None:
-    """Tell PyTorch that weights will be written to, so that none passes for what a forward pass has seen."""
-    torch.autograd.graph.increment_version(list(weights))
 
 
 def _values(rule: Rule, group: Mapping[str, Any]) -> list[Any] | None:

@@ -15,7 +15,7 @@ from proxlab.torch.shards import local
 if TYPE_CHECKING:
     from proxlab.torch.together import Kept
 
-__all__ = ["Looked", "Vanishing", "strides_of"]
+__all__ = ["Looked", "Vanishing", "counted", "strides_of"]
 
 #: Steps that are looked at: it is at the start that gradients have always been zero.
 STEPS = 100
@@ -111,7 +111,7 @@ def strides_of(params: Sequence[Tensor]) -> Any:
 
 
 def _counts(looked: Sequence[Looked]) -> Any:
-    return np.array([int(_alive(p)) for _, _, p in looked], np.int64)
+    return np.array([counted(p) for _, _, p in looked], np.int64)
 
 
 def _stride(p: Tensor) -> int:
@@ -119,8 +119,9 @@ def _stride(p: Tensor) -> int:
     return (local(p).numel() // SAMPLE) | 1
 
 
-def _alive(p: Tensor) -> Tensor:
-    return local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero()
+def counted(p: Tensor) -> int:
+    """Count the elements of a parameter that are not zero, with its stride."""
+    return int(local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero())
 
 
 def _is_still(p: Tensor, state: Mapping[Tensor, Any]) -> bool:

