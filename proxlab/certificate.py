@@ -81,6 +81,16 @@ class Certificate:
     bracket: tuple[Array, Array]
     _free: Total = field(repr=False)
 
+    def __repr__(self) -> str:
+        xp, n = namespace(self.distance), self.gap.shape[0]
+        decided = int(xp.sum(xp.astype(self.decided, xp.int64))) if n else 0
+        # Three digits, rounded up.
+        bounds = ", ".join(f"{name} <= {1.006 * value:.3g}" for name, value in self.total._asdict().items())
+        return (
+            f"<Certificate: {type(self.penalty).__name__}, shape {tuple(self.x.shape)}, {n} groups, "
+            f"{decided} decided; together {bounds}>"
+        )
+
     @cached_property
     def total(self) -> Total:
         """Bounds for the whole array; elements in no group count too: their prox is ``x``.

@@ -60,6 +60,19 @@ class Solution:
     evaluations: Array
     _penalty: Penalty = field(repr=False)
 
+    def __repr__(self) -> str:
+        xp, n = namespace(self.status), self.radius.shape[0]
+
+        def count(some: Array) -> int:
+            return int(xp.sum(xp.astype(some, xp.int64))) if n else 0
+
+        left = count(self.status == int(Status.MAX_ITERATIONS))
+        most = int(xp.max(self.evaluations)) if n else 0
+        return (
+            f"<Solution: {type(self._penalty).__name__}, shape {tuple(self.z.shape)}, {n} groups, "
+            f"{count(self.radius == 0)} zero, {left} stopped early; at most {most} evaluations>"
+        )
+
     @cached_property
     def value(self) -> Array:
         """The penalty ``h`` of each group at ``z``."""

@@ -699,3 +699,22 @@ def test_bounds_of_elements_in_no_group_are_sharp(step):
         (total.gap, np.sum(d * off**2) / (2 * step)),
     ):
         assert right * (1 - 1e-14) <= bound <= right * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_what_is_printed_is_a_line(rows):
+    """How many groups there are and what is known of them all; no array, and no bound rounded down."""
+    x = np.random.default_rng(rows).standard_normal((rows, 3))
+    h = pl.GroupLasso(1.0, weights=np.ones(rows))
+    solution = pl.solve(h, x)
+    certificate = pl.certify(h, solution.z + 1e-3, x)
+    zero = int((solution.radius == 0).sum())
+    assert repr(solution).startswith(
+        f"<Solution: GroupLasso, shape ({rows}, 3), {rows} groups, {zero} zero, 0 "
+    )
+    text = repr(certificate)
+    assert len(text) < 200
+    assert f"{rows} groups, {int(certificate.decided.sum())} decided" in text
+    for name, bound in certificate.total._asdict().items():
+        told = float(text.split(f" {name} <= ")[1].split(",")[0].rstrip(">"))
+        assert bound <= told <= 1.02 * bound
