@@ -123,5 +123,5 @@ def unit_name(task: str, method: str, strength: float, draw: int) -> str:
 
 
 def suffix(profile: str) -> str:
-    """What names of units end in, so that a trial run takes no place of a long one."""
-    return "-tiny" if profile == "tiny" else ""
+    """What names of units end in, so that a run of one profile takes no place of another's."""
+    return "" if profile == "paper" else f"-{profile}"

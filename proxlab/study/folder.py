@@ -254,7 +254,9 @@ class Folder:
             }
             write_atomically(head, _dump(content))
 
-    def write_index(self, units: Sequence[str], *, complete: bool) -> None:
+    def write_index(
+        self, units: Sequence[str], *, complete: bool, digests: Mapping[str, str] | None = None
+    ) -> None:
         """Write ``study.json``: the study, its settings and its units, whether they are there or not.
 
         Parameters
@@ -263,6 +265,8 @@ class Folder:
             Names in the order of the study.
         complete : bool
             Whether all are stored.
+        digests : mapping of str to str, optional
+            Of what each unit is computed from: one that is there from another run is none of the study.
         """
         index = {
             "format": FORMAT,
@@ -271,6 +275,7 @@ class Folder:
             "command": self.command,
             "complete": complete,
             "units": list(units),
+            "digests": dict(digests or {}),
             "environment": environment(),
         }
         write_atomically(self.path / _INDEX, _dump(index))
@@ -304,9 +309,14 @@ class Folder:
         """
         index = self._index()
         units, missing = [], {}
+        digests = index.get("digests", {})
         for name in index["units"]:
             try:
-                units.append(self._read(name)[1])
+                head, unit = self._read(name)
+                if head["digest"] != digests.get(name, head["digest"]):
+                    missing[name] = "is there from another run, of other parameters or another version"
+                    continue
+                units.append(unit)
             except FileNotFoundError:
                 missing[name] = "has not been computed"
             except _UnreadableError as error:

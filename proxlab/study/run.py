@@ -138,10 +138,10 @@ def _run(
     results: dict[str, Result] = {}
     digests: dict[str, str] = {}
     if folder is not None:
+        digests = {unit.name: unit.digest for unit in units}
         # Written first, so that a run that is interrupted can be read.
-        folder.write_index(names, complete=False)
+        folder.write_index(names, complete=False, digests=digests)
         for unit in units:
-            digests[unit.name] = unit.digest
             found = folder.stored(unit.name, digests[unit.name])
             if found is not None:
                 results[unit.name] = found.result
@@ -164,7 +164,7 @@ def _run(
                 results[name] = outcome
             advance()
     if folder is not None:
-        folder.write_index(names, complete=not errors)
+        folder.write_index(names, complete=not errors, digests=digests)
     ordered = {name: results[name] for name in names if name in results}
     if errors:
         reasons = {n: _reason(errors[n]) for n in names if n in errors}

@@ -496,6 +496,19 @@ def test_every_strength_is_a_unit(plan, name):
     assert set(plan.strengths(plan.tasks[0], "full", plan.methods)) <= set(plan.methods)
 
 
+def test_profiles_take_no_places_of_each_other():
+    """One profile's runs in a folder neither pass for another's nor replace them, which took hours."""
+    for plan in (catalogue.VISION, catalogue.LANGUAGE):
+        digests = dict.fromkeys((task.name for task in plan.tasks), "0")
+        names = [
+            {unit.name for unit in study.units(plan, DeepProfile(name), digests)}
+            | {unit.name for unit in study._timed(plan, DeepProfile(name), digests)}
+            for name in DeepProfile.NAMES
+        ]
+        assert sum(map(len, names)) == len(set.union(*names))
+    assert catalogue.suffix("paper") == ""  # as runs are stored
+
+
 def test_names_are_told_apart():
     for named in ((*METHODS, *SOLVERS), (*catalogue.VISION.tasks, *catalogue.LANGUAGE.tasks)):
         assert len({thing.name for thing in named}) == len({thing.title for thing in named}) == len(named)

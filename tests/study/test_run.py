@@ -108,6 +108,19 @@ def test_a_unit_that_raises_loses_only_itself(tmp_path, workers):
     assert list(stored.missing) == ["u-1"]
 
 
+def test_units_of_another_run_are_not_read_as_those_of_the_last(tmp_path):
+    """A run of other parameters that is interrupted leaves none of the units of the one before it."""
+    asked = {name: {"number": n} for name, n in (("a", 2), ("b", 3), ("c", 4))}
+    run_units([Unit(name, units.square, given) for name, given in asked.items()], folder=tmp_path)
+    asked |= {"a": {"number": 5}, "b": {"number": -1}}
+    with pytest.raises(UnitsFailedError):
+        run_units([Unit(name, units.square, given) for name, given in asked.items()], folder=tmp_path)
+    stored = Folder(tmp_path).read()
+    assert {unit.name: unit.values["square"] for unit in stored.units} == {"a": 25, "c": 16}
+    assert stored.missing == {"b": "is there from another run, of other parameters or another version"}
+    assert not stored.complete
+
+
 def test_a_local_worker_that_dies_is_replaced_and_its_unit_computed(tmp_path):
     todo = [units_of(n, units.dies_once, number=n, mark=str(tmp_path / str(n // 2))) for n in range(4)]
     found = run_units(todo, workers=2, progress=False)
