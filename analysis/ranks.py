@@ -50,7 +50,7 @@ the backward pass. It says what order of magnitude to expect.</p>
 
 def run(profile: Profile, results: ResultsDir, say: Say) -> None:
     """Count and time steps on one, two, four (full: eight) processes, and the prox of a Dask array."""
-    shape, count = profile.pick([4096, 64], [4096, 2048]), 4
+    shape, count = profile.pick([4096, 64], [4096, 1024]), 4
     units = [
         Unit(
             f"ranks-{n}", _count, {"ranks": n, "shape": shape, "count": count, "repeats": profile.pick(5, 9)}

@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 import proxlab as pl
 from proxlab import torch as pt
 
-#: Seconds after which processes that have not ended are ended.
-PATIENCE = 240
+#: Seconds after which processes that have not ended are ended. Where one fails, the others do soon.
+PATIENCE = 1800
 RATE = 1e-3
 COLUMNS, ROWS = pl.Groups.over(0), pl.Groups.over(-1)
 

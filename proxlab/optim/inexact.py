@@ -19,10 +19,12 @@ from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["Tell", "Tolerance", "alone", "solve_certified"]
+__all__ = ["Settle", "Tell", "Tolerance", "alone", "settled", "solve_certified"]
 
 #: Tells numbers to all processes that have a part in a step; returns those of each.
 Tell = Callable[[list[float]], list[list[float]]]
+#: Raises what has failed in this process, if anything, or in another.
+Settle = Callable[[Exception | None], None]
 
 # Iterations after which more of them prove nothing more.
 _ENOUGH = 200
@@ -38,6 +40,12 @@ _UNITS: dict[type[Criterion], str] = {
 def alone(numbers: list[float]) -> list[list[float]]:
     """Tell nobody: there is one process."""
     return [numbers]
+
+
+def settled(failure: Exception | None) -> None:
+    """Raise what has failed: there is one process."""
+    if failure is not None:
+        raise failure
 
 
 class Tolerance:
@@ -119,6 +127,7 @@ def solve_certified(
     tolerance: Tolerance | None,
     counts: Sequence[bool] | None = None,
     tell: Tell = alone,
+    settle: Settle = settled,
 ) -> tuple[list[Array], dict[str, float]]:
     """Solve and certify all proxes of step ``t``, with more iterations until the tolerance is proved.
 
@@ -134,6 +143,8 @@ def solve_certified(
         Which problems count: of one that several processes solve alike, one does. By default all.
     tell : callable, optional
         Where several processes have problems, all of them call this together.
+    settle : callable, optional
+        Raises what has failed in this process, or in another.
 
     Returns
     -------
@@ -158,7 +169,7 @@ def solve_certified(
         parts = round(sum(n for (n,) in tell([parts])))
         eps, cap = tolerance.at(t, tolerance.progress(problems, counts, tell)), tolerance.at(t)
     solved: list[_Solved] = []
-    failure: ValueError | None = None
+    failure: Exception | None = None
     start = most = 1 if tolerance is None else tolerance.iterations
     for p in problems:
         if tolerance is not None and tell is not alone:
@@ -166,26 +177,20 @@ def solve_certified(
             tolerance.iterations = start
         try:
             solved.append(_certified(p, t, root_finder, tolerance, eps, cap, parts))
-        except ValueError as error:
+        except Exception as error:
             failure = error
             break
         most = max(most, 1 if tolerance is None else tolerance.iterations)
     counted = [s for s, counts_here in zip(solved, counts, strict=False) if counts_here]
     work, kept = sum(s.evaluations for s in counted), all(s.eps == eps for s in solved)
-    told = tell([failure is not None, most, work, not kept])
-    if failure is not None:
-        raise failure
-    for rank, (failed, *_) in enumerate(told):
-        if failed:
-            raise RuntimeError(
-                f"rank {rank}: inexactness: step {t}: a tolerance is not proved; see its error"
-            )
+    settle(failure)
+    told = tell([most, work, not kept])
     record = _together([s.certificate.total for s in counted], tell)
     record.pop("parts")
-    record["evaluations"] = round(sum(row[2] for row in told))
+    record["evaluations"] = round(sum(row[1] for row in told))
     if tolerance is not None:
-        tolerance.iterations = round(max(row[1] for row in told))
-        every = not any(row[3] for row in told)
+        tolerance.iterations = round(max(row[0] for row in told))
+        every = not any(row[2] for row in told)
         record |= {"tolerance": eps if every else cap, "iterations": tolerance.iterations}
     return [s.z for s in solved], record
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from proxlab.certificate import Certificate, certify
@@ -43,8 +44,14 @@ class ProxProblem(NamedTuple):
         return certify(self.penalty, z, self.x, self.step, metric=self.metric)
 
     def _call(self, verb: Callable[..., Any], root_finder: RootFinder) -> Any:
-        try:
+        with self.named():
             return verb(self.penalty, self.x, self.step, metric=self.metric, root_finder=root_finder)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let an error say where."""
+        try:
+            yield
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
 

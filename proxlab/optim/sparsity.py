@@ -267,8 +267,9 @@ class Moving(NamedTuple):
 
 
 def moving(p: ProxProblem) -> Moving:
-    """Return the groups of a prox problem."""
-    strengths = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
+    """Return the groups of a prox problem; an error says where."""
+    with p.named():
+        strengths = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
     return Moving(strengths / p.penalty.strength, p.penalty.groups.sizes(tuple(p.x.shape)), p.uses)
 
 

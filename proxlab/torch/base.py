@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from proxlab.arguments import check_root_finder, compiles
 from proxlab.groups import Groups
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.optim import bregman
-from proxlab.optim.inexact import Tolerance, alone, solve_certified
+from proxlab.optim.inexact import Tolerance, alone, settled, solve_certified
 from proxlab.optim.problem import Watch
 from proxlab.optim.rules import Proposal, Rule, check_settings, check_start
 from proxlab.optim.sparsity import Resting, TargetSparsity, check_sparsity
@@ -40,7 +41,7 @@ from proxlab.torch.problems import (
     uses_of,
     wide,
 )
-from proxlab.torch.ranks import Ranks, agreed
+from proxlab.torch.ranks import Ranks, agreed, failure_of
 from proxlab.torch.shards import aligned, counts_here, lies_alike, like, local, local_part
 from proxlab.torch.sparsity import living
 from proxlab.torch.strength import DrivenStrength
@@ -445,7 +446,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         # One after the other, unless all are needed at once.
         problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
         if late:
-            problems = list(problems)
+            problems = list(problems) if ranks is None else ranks.attempt(partial(list, problems))
             told, own = self._drive([*problems, *cut], count, ranks)
             record |= told if drive else {}
             follows = self._lam != lam
@@ -463,24 +464,36 @@ class ProxOptimizer(torch.optim.Optimizer):
             seen |= {name: asked for name, (share, asked) in found.items() if share.n_groups}
         if due:
             record |= self._certified(list(problems), cut, steps, ranks)
+        elif ranks is None:
+            self._take_own(others if not late else [], problems, fused, kept)
         else:
-            if cut and ranks is not None:
-                for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
-                    self._write(part, new)
-            # What may fail here comes after what processes do together.
-            for block in others if not late else ():
-                self._check_finite(block)
-            if kept is not None:
-                kept.step(self._finder())
-                self._kept = kept
-            elif fused:
-                self._fused_steps(fused)
-            for problem in problems:
-                self._write(problem, problem.block.split(self._solve(problem, self._finder())))
+            # What fails here is told with the first of the sums, or by itself where there are none.
+            ranks.bring(failure_of(lambda: self._take_own(others if not late else [], problems, fused, kept)))
+            for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
+                self._write(part, new)
+            ranks.conclude()
         if seen and watch is not None:
             # The penalties are those of this step, whose strength may have been driven meanwhile.
             watch.see(steps, seen)
         return record
+
+    def _take_own(
+        self,
+        checked: Iterable[Block],
+        problems: Iterable[BlockProblem],
+        fused: list[Block],
+        kept: Kept | None,
+    ) -> None:
+        """Take the step of the groups that lie here whole."""
+        for block in checked:
+            self._check_finite(block)
+        if kept is not None:
+            kept.step(self._finder())
+            self._kept = kept
+        elif fused:
+            self._fused_steps(fused)
+        for problem in problems:
+            self._write(problem, problem.block.split(self._solve(problem, self._finder())))
 
     @property
     def _lam(self) -> float | None:
@@ -616,8 +629,15 @@ class ProxOptimizer(torch.optim.Optimizer):
             f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
             f"{self._lam}, {self.certify_every}, {tolerance}"
         )
+
+        def checked() -> list[Block]:
+            blocks = self._checked_blocks()
+            for block in blocks if self.fused else ():
+                _ = block.is_cut or self._is_fused(block)
+            return blocks
+
         blocks = agreed(
-            ranks, self.param_groups, self._checked_blocks, _is_spoilt, "its gradient must be finite", does,
+            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", does,
             watch is not None,
         )  # fmt: skip
         _align_gradients(blocks, ranks)
@@ -765,8 +785,9 @@ class ProxOptimizer(torch.optim.Optimizer):
                     asked.append(own)
                     counts.append(True)
         found, record = solve_certified(
-            asked, steps, self.root_finder, self._tolerance, counts, alone if ranks is None else ranks.tell
-        )
+            asked, steps, self.root_finder, self._tolerance, counts,
+            *((alone, settled) if ranks is None else (ranks.tell, ranks.settle)),
+        )  # fmt: skip
         if self._tolerance is not None:
             self._note(iterations=self._tolerance.iterations)
         solutions = iter(found)

@@ -114,7 +114,7 @@ def solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> l
         rows = share.rows[0]
         try:
             rows = as_tensor(asked.prox(finder)) if share.n_groups else rows
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             failure = error
         found[k] = share.give(rows)
     if exchanged:

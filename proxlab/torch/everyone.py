@@ -55,7 +55,7 @@ def all_moving(
             continue
         try:
             strengths[begin:end][ids] = moving(problem).strengths
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             failure = error
     ranks.settle(failure)
     device = asked[0].block.params[0].device

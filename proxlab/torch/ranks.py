@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -13,11 +13,12 @@ from torch import Tensor, distributed
 from proxlab.torch.problems import Block, name_parameter
 from proxlab.torch.shards import is_distributed, members_of
 
-__all__ = ["Ranks", "agreed"]
+__all__ = ["Ranks", "agreed", "failure_of"]
 
 T = TypeVar("T")
 
-FAILED = "its step failed, so that no rank takes it; see its error"
+#: Bytes of an error that other processes are told.
+TOLD = 400
 
 
 class Ranks:
@@ -50,6 +51,8 @@ class Ranks:
         axes = [axis for axis in range(mesh.ndim) if mesh.size(axis) > 1]
         self._groups: list[Any] = [None] if everyone else [mesh.get_group(axis) for axis in axes]
         self._together: Any = self._groups[0] if len(self._groups) == 1 else None
+        self._brings = False
+        self._failure: Exception | None = None
 
     @classmethod
     def of(cls, params: Iterable[Any]) -> Ranks | None:
@@ -76,10 +79,28 @@ class Ranks:
         return found
 
     def add(self, numbers: Tensor) -> Tensor:
-        """Add up an array of every process, in place."""
+        """Add up an array of every process, in place; what is brought along is told with it."""
+        if not self._brings:
+            return self._sum(numbers)
+        failure, self._brings, self._failure = self._failure, False, None
+        fares = torch.zeros(self.count, dtype=numbers.dtype, device=numbers.device)
+        fares[self.rank] = float(failure is not None)
+        *parts, fares = self._sum(torch.cat([numbers.reshape(-1), fares])).split(
+            [numbers.numel(), self.count]
+        )
+        failed = fares.nonzero().flatten().tolist()
+        if failed:
+            self.fail(failed[0], failure)
+        return numbers.copy_(parts[0].reshape(numbers.shape))
+
+    def _sum(self, numbers: Tensor) -> Tensor:
         for group in self._groups:
             distributed.all_reduce(numbers, group=group)
         return numbers
+
+    def bring(self, failure: Exception | None) -> None:
+        """Take along with the next sum what has failed here, if anything; all processes must call it."""
+        self._brings, self._failure = True, self._failure or failure
 
     def largest(self, numbers: Tensor) -> Tensor:
         """Take the largest of an array of every process, element by element, in place."""
@@ -118,21 +139,31 @@ class Ranks:
 
     def attempt(self, make: Callable[[], T]) -> T:
         """Return what ``make`` returns; if it raises an error in one process, all raise one."""
-        found, failure = None, None
-        try:
-            found = make()
-        except (TypeError, ValueError, RuntimeError) as error:
-            failure = error
-        self.settle(failure)
-        return found  # type: ignore[return-value]
+        found: list[T] = []
+        self.settle(failure_of(lambda: found.append(make())))
+        return found[0]
 
     def settle(self, failure: Exception | None) -> None:
-        """Raise what has failed here, or say that something has failed elsewhere."""
-        failed, _ = self.compare(0 if failure is None else -1, "")
+        """Raise what has failed here, or say what has failed elsewhere."""
+        self.bring(failure)
+        self.add(torch.zeros(0, dtype=torch.float64, device=self._device))
+
+    def conclude(self) -> None:
+        """Tell what has been brought along, where no sum has told it yet."""
+        if self._brings:
+            self.settle(None)
+
+    def fail(self, rank: int, failure: Exception | None) -> NoReturn:
+        """Raise what has failed here, or what has failed in the process ``rank``; all must call it."""
+        text = "" if failure is None else f"{failure}" or type(failure).__name__
+        said = torch.zeros(TOLD, dtype=torch.float64, device=self._device)
+        if self.rank == rank:
+            code = text.encode()[:TOLD]
+            said[: len(code)] = torch.tensor(list(code), dtype=torch.float64, device=self._device)
+        told = bytes(int(code) for code in self._sum(said).tolist() if code)
         if failure is not None:
             raise failure
-        for rank in failed:
-            raise RuntimeError(f"rank {rank}: {FAILED}")
+        raise RuntimeError(f"rank {rank}: its step failed: {told.decode(errors='replace')}")
 
     def compare(self, fares: int, does: str) -> tuple[dict[int, int], list[int]]:
         """Tell the others how this process fares and what it is about to do.
@@ -157,6 +188,15 @@ class Ranks:
         failed = {k: int(state) for k, state in enumerate(states) if state}
         well = [k for k in range(self.count) if k not in failed]
         return failed, [k for k in well if words[k] != words[well[0]]]
+
+
+def failure_of(work: Callable[[], object]) -> Exception | None:
+    """Do some work; returns the error that it raises, if any."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
 
 
 def agreed(
@@ -194,7 +234,7 @@ def agreed(
         blocks = make()
         spoilt = next((p for block in blocks for p in block.params if is_spoilt(p)), None)
         fares = next((place for place, (*_, p) in enumerate(params, 1) if p is spoilt), 0)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
         failure, fares = error, -1
     own = [
         f"{block.where}: {block.group['penalty']!r}, {_numbers(block.settings)}, "
@@ -204,11 +244,10 @@ def agreed(
     if watched and any(block.is_cut for block in blocks):
         own.append("captured")
     failed, others = ranks.compare(fares, "; ".join([does, *own]))
-    if failure is not None:
-        raise failure
+    thrown = [rank for rank, state in failed.items() if state < 0]
+    if thrown:
+        ranks.fail(thrown[0], failure)
     for rank, state in failed.items():
-        if state < 0:
-            raise RuntimeError(f"rank {rank}: {FAILED}")
         number, k, _ = params[state - 1]
         where = f"param group {number}, {name_parameter(groups[number], k)}"
         raise ValueError(f"rank {rank}: {where}: {told}")

@@ -545,6 +545,51 @@ def divided(rank, world, folder):
             second.load_state_dict(parts.state_dict())
 
 
+def overflows(rank, world, folder):
+    """What fails in one process after all have agreed on a step is an error in all, with its name."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    whole_rows, cut = (pl.GroupLasso(0.1, groups=pl.Groups.over(axis)) for axis in (1, 0))
+    late = {"sparsity": TargetSparsity(0.5)}
+    distance = (pl.inexactness.Distance, pl.inexactness.Constant(1.0))
+    for penalties, bad, options in (
+        ([whole_rows], 0, {}), ([whole_rows], 0, {"fused": False}), ([cut, whole_rows], 1, {}),
+        ([cut], 0, {}), ([pl.GroupLinf(0.1, groups=pl.Groups.over(0)), whole_rows], 1, {}),
+        ([cut, whole_rows], 1, {"certify_every": 1}), ([cut, whole_rows], 1, {"inexactness": distance}),
+        ([cut, whole_rows], 1, late), ([cut, whole_rows], 0, late),
+    ):  # fmt: skip
+        params = [
+            nn.Parameter(distribute_tensor(torch.ones(2 * world, 3), mesh, [Shard(0)])) for _ in penalties
+        ]
+        groups = [{"params": [p], "penalty": h} for p, h in zip(params, penalties, strict=True)]
+        optimizer = pt.ProxAdamW(groups, lr=0.1, **options)
+        for p in params:
+            p.grad = distribute_tensor(torch.ones(2 * world, 3), mesh, [Shard(0)])
+        optimizer.step()
+        if rank == world - 1:
+            # Finite, but not its square.
+            local(params[bad].grad)[...] = 1e30
+        own = rf"param group {bad}.* must be finite"
+        if penalties[bad] is cut:
+            # Whoever has the group says so.
+            match, kinds = r"param group 0, parameter 0 .* must be finite", (ValueError, RuntimeError)
+        elif rank == world - 1:
+            match, kinds = own, ValueError
+        else:
+            match, kinds = rf"rank {world - 1}: its step failed: {own}", RuntimeError
+        with pytest.raises(kinds, match=match):
+            optimizer.step()
+    optimizer = pt.ProxAdamW([{"params": params[:1], "penalty": whole_rows}], lr=0.1, fused=True)
+    params[0].grad = distribute_tensor(torch.ones(2 * world, 3), mesh, [Shard(0)])
+    if rank == 0:
+        params[0].grad = like(torch.ones(3, 2).T, params[0])
+    kind = RuntimeError
+    with pytest.raises(kind, match=r"fused=True: param group 0, parameter 0 .* has gaps in memory"):
+        optimizer.step()
+
+
 def compiled(rank, world, folder):
     """Groups that lie whole in a process take the compiled step of one process, bit by bit."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -574,8 +619,8 @@ def compiled(rank, world, folder):
         first.step()
         with unittest.mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as reduce:
             second.step()
-        # That all is well.
-        assert reduce.call_count == 1
+        # That all may begin, and that nothing has failed.
+        assert reduce.call_count == 2
         for a, b in zip(one, model, strict=True):
             (p,), (q,) = a["params"], b["params"]
             assert torch.equal(whole(q), p.detach())

@@ -20,6 +20,7 @@ TWO = [
     "extremes",
     "wrapper",
     "failures",
+    "overflows",
     "rest",
     "zero",
     "refused",
