@@ -25,12 +25,12 @@ __all__ = [
     "ROUNDING",
     "UNIT",
     "Evaluation",
+    "bound_terms",
     "bracket",
     "evaluation",
     "newton",
     "rounding",
     "steepest",
-    "terms",
 ]
 
 UNIT = 2.0**-53
@@ -73,7 +73,7 @@ def rounding(k: float) -> float:
     return 1.01 * k * UNIT
 
 
-def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
+def bound_terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
     """Return an element's terms of ``S``, ``S₁`` and ``B₁``."""
     w = 1.0 / (d * r + tau)
     u = b * w

@@ -25,7 +25,7 @@ from proxlab.double_double import MARGIN_UNIT
 from proxlab.equations import Task
 from proxlab.equations.radial import roundings
 from proxlab.rootfinders import Status
-from proxlab.scalar import fabs, filled, fmax, fmin, no, where
+from proxlab.scalar import INF, fabs, filled, fmax, fmin, no, where
 from proxlab.search import Root
 from proxlab.types import Array
 
@@ -37,8 +37,8 @@ __all__ = [
     "Choice",
     "Group",
     "Limits",
-    "Part",
     "Plan",
+    "Segment",
     "at_zero",
     "clipped_at_zero",
     "clipped_sharpened",
@@ -54,7 +54,6 @@ __all__ = [
 ]
 
 CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
-INF = float("inf")
 #: Relative tolerance of a root that will be compared with other minimisers.
 RIVAL_RTOL = 1e-8
 #: Objectives that differ by less than this share of their sum are the same.
@@ -97,7 +96,7 @@ class Group(NamedTuple):
     trust: Array
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """A piece of the slope, times the step, in the group's units: ``a - c r`` from ``start`` to ``end``.
 
     ``height`` is the penalty where it begins.
@@ -164,7 +163,7 @@ class Choice(NamedTuple):
     found : array of bool
     r, tau, lower, upper, converged, kind : array
         As in :class:`Candidate`.
-    part : Part
+    part : Segment
         The piece on which it lies.
     objective : array
         NaN in targets that compute it when it is needed.
@@ -182,7 +181,7 @@ class Choice(NamedTuple):
     upper: Array
     converged: Array
     kind: Array
-    part: Part
+    part: Segment
     objective: Array
     tie: Array
     settled: Array
@@ -237,14 +236,14 @@ def at_zero(group: Group, objective: Array, none: Array) -> Choice:
     """Return the choice before any piece: zero, where it is a local minimiser; ``none`` is a zero count."""
     zero, one = group.norm * 0.0, filled(group.norm, 1.0)
     yes, inf = group.norm >= 0, filled(group.norm, INF)
-    part = Part(zero, inf, zero, zero, zero)
+    part = Segment(zero, inf, zero, zero, zero)
     return Choice(
         group.f0 >= 0, zero, one, zero, zero, yes, filled(none, ZERO), part, objective, group.norm < 0, yes,
         inf, zero,
     )  # fmt: skip
 
 
-def plan(choice: Choice, group: Group, part: Part, here: Beginning, limits: Limits) -> Plan:
+def plan(choice: Choice, group: Group, part: Segment, here: Beginning, limits: Limits) -> Plan:
     """Say what to do about a piece that is not flat."""
     f, slope, dmax = here.f, here.slope, here.dmax
     inside = part.end <= group.reach  # the piece ends before the group's own radius
@@ -266,7 +265,7 @@ def plan(choice: Choice, group: Group, part: Part, here: Beginning, limits: Limi
     return Plan((f >= 0) & here.below, search, task)
 
 
-def met(knot: Array, root: Root, part: Part) -> Candidate:
+def met(knot: Array, root: Root, part: Segment) -> Candidate:
     """Return the candidate of a piece: its beginning, where ``f`` crosses zero before it, or the root."""
     r = where(knot, part.start, root.r)
     return Candidate(
@@ -281,7 +280,7 @@ def met(knot: Array, root: Root, part: Part) -> Candidate:
     )
 
 
-def whole(group: Group, part: Part) -> Candidate:
+def whole(group: Group, part: Segment) -> Candidate:
     """Return the candidate of a flat piece: the point itself, where it lies on it."""
     reach, off = group.reach, GIVEN * group.size * UNIT
     here, never = part.end > group.reach, group.reach < 0
@@ -289,7 +288,7 @@ def whole(group: Group, part: Part) -> Candidate:
     return Candidate(here, never, reach, tau, reach * (1.0 - off), reach * (1.0 + off), no(never), UNSHRUNK)
 
 
-def offer(choice: Choice, c: Candidate, part: Part, objective: Array, value: Array) -> Choice:
+def offer(choice: Choice, c: Candidate, part: Segment, objective: Array, value: Array) -> Choice:
     """Compare a candidate, where there are two, with the best so far, which is shorter, by the objectives."""
     both = c.exists & choice.found
     same = both & (fabs(value - objective) <= SAME * (value + objective))
@@ -308,7 +307,7 @@ def offer(choice: Choice, c: Candidate, part: Part, objective: Array, value: Arr
         where(wins, c.upper, choice.upper),
         where(wins, c.converged, choice.converged),
         where(wins, filled(choice.kind, c.kind), choice.kind),
-        Part(
+        Segment(
             where(wins, part.start, best.start),
             where(wins, part.end, best.end),
             where(wins, part.a, best.a),

@@ -23,7 +23,7 @@ from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import choose, shrink, shrunk
 from proxlab.backends.members import (
     Cut,
-    Part,
+    Fragment,
     Pieces,
     Terms,
     all_first_terms,
@@ -34,8 +34,7 @@ from proxlab.backends.members import (
 from proxlab.double_double import add_doubles
 from proxlab.groups import AxisLayout, Groups
 from proxlab.namespaces import namespace
-from proxlab.parts import Part as GroupPart
-from proxlab.parts import part_of_box
+from proxlab.parts import Part, part_of_box
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import Piece
 from proxlab.penalties.equations import Radial
@@ -286,7 +285,7 @@ def _of_chunk(
     return _merged(how, found)
 
 
-def _slabs(problem: _Problem, box: Box) -> Iterator[tuple[GroupPart, tuple[slice, ...]]]:
+def _slabs(problem: _Problem, box: Box) -> Iterator[tuple[Part, tuple[slice, ...]]]:
     """Cut a chunk along its longest axis, across groups if it can: the groups of a slab, and its place."""
     layout, (offsets, shape) = problem.groups.layout(problem.shape), box
     if not (isinstance(layout, AxisLayout) and layout.shape == problem.shape):
@@ -303,20 +302,20 @@ def _slabs(problem: _Problem, box: Box) -> Iterator[tuple[GroupPart, tuple[slice
         yield part, at
 
 
-def _matrices(problem: _Problem, part: GroupPart, x: Array, d: Array) -> list[Part]:
+def _matrices(problem: _Problem, part: Part, x: Array, d: Array) -> list[Fragment]:
     """Arrange a chunk as rows of groups, after the elementwise part of the penalty."""
     ids = _ids(part)
     steps = part.layout.split_groups(problem.steps[ids])
     rows = (part.layout.split(a.astype(np.float64), fill) for a, fill in ((x, 0.0), (d, 1.0)))
     local = part.layout.split_groups(np.arange(len(ids)))
     return [
-        Part(shrink(XP, r, s, m, problem.threshold, problem.nonnegative), m, k)
+        Fragment(shrink(XP, r, s, m, problem.threshold, problem.nonnegative), m, k)
         for r, m, s, k in zip(*rows, steps, local, strict=True)
         if r.shape[0]
     ]
 
 
-def _ids(part: GroupPart) -> Array:
+def _ids(part: Part) -> Array:
     return np.arange(part.n_groups) if part.ids is None else part.ids
 
 
@@ -355,15 +354,15 @@ class _Groups(Cut):
         return high, low
 
 
-def _sums(terms: Terms, xp: Any, parts: Sequence[Part], ex: Array, ed: Array, *values: Array) -> Array:
+def _sums(terms: Terms, xp: Any, parts: Sequence[Fragment], ex: Array, ed: Array, *values: Array) -> Array:
     return Pieces(xp, parts, ex, ed).sum(terms, *values)
 
 
-def _squares(xp: Any, parts: Sequence[Part], ex: Array, ed: Array) -> Array:
+def _squares(xp: Any, parts: Sequence[Fragment], ex: Array, ed: Array) -> Array:
     return Pieces(xp, parts, ex, ed).exact_square()
 
 
-def _lost(xp: Any, parts: Sequence[Part], ed: Array) -> Array:
+def _lost(xp: Any, parts: Sequence[Fragment], ed: Array) -> Array:
     return lost(xp, parts, ed)[None, :]
 
 

@@ -32,19 +32,18 @@ import math
 from typing import Any, NamedTuple
 
 from proxlab.bounds import UNIT, rounding
-from proxlab.choose import Answer
-from proxlab.rootfinders import Status
-from proxlab.scalar import fabs, filled, fmax, fmin, no, sqrt, where
+from proxlab.choose import CONVERGED, MAX_ITERATIONS, TIE, UNSHRUNK, ZERO, Answer
+from proxlab.scalar import INF, fabs, filled, fmax, fmin, no, sqrt, where
 from proxlab.types import Array
 
 __all__ = [
-    "GIVEN",
     "LEAST_STEPS",
     "LOOSE",
-    "LOST",
     "MAX_EVALUATIONS",
     "MAX_STEPS",
+    "OWN_ROUNDINGS",
     "SMALLEST",
+    "UNDERFLOW",
     "Approach",
     "Best",
     "Bracket",
@@ -84,12 +83,10 @@ __all__ = [
     "without_dips",
 ]
 
-CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
-INF = float("inf")
 #: Roundings that a slope, a curvature and a value are good for.
-GIVEN = 64
+OWN_ROUNDINGS = 64
 #: What a slope or a value may lose to underflow, in scaled units.
-LOST = 2.0**-350
+UNDERFLOW = 2.0**-350
 #: Width of an enclosure, relatively, within which one crossing of tangents may be all that is wanted.
 LOOSE = 2.0**-26
 #: Radii below this share of ``max|x|`` are not resolved.
@@ -294,7 +291,7 @@ def same_share(height: int) -> float:
 
 def errors(height: int) -> tuple[float, float]:
     """Return relative errors: of what a pass with sums of a height returns, and of a penalty's functions."""
-    return rounding(2 * height + 80), rounding(GIVEN)
+    return rounding(2 * height + 80), rounding(OWN_ROUNDINGS)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -353,7 +350,7 @@ def noise(sense: Sense, end: Ends) -> Array:
     """Return what rounding leaves open about ``F'`` at the point of an end."""
     inside, zero = end.at > 0, end.r * 0.0
     tau, bend = where(inside, end.tau, zero), where(inside, end.turn, zero)
-    return sense.own * tau + sense.eps * (fabs(bend) * end.r + end.t + end.kappa * end.r) + LOST
+    return sense.own * tau + sense.eps * (fabs(bend) * end.r + end.t + end.kappa * end.r) + UNDERFLOW
 
 
 def origin(
@@ -371,7 +368,7 @@ def origin(
     zero, one = norm * 0.0, filled(norm, 1.0)
     known = fabs(first) < INF
     # The slope at zero is what the penalty returns, for the solver; within rounding of that for a proof.
-    sure = fabs(margin) * norm > sense.own * first + sense.eps * norm + LOST
+    sure = fabs(margin) * norm > sense.own * first + sense.eps * norm + UNDERFLOW
     sign = where(margin >= 0, one, -one)
     bend = where(known, bend, filled(norm, -INF))
     return Ends(zero, norm, kappa, q, zero, first, bend, zero, where(known & no(sure), zero, sign))
@@ -402,13 +399,13 @@ def within(new: Ends, left: Ends, right: Ends) -> Ends:
 
 def cost(sense: Sense, end: Ends) -> Array:
     """Return what a point costs at most."""
-    most = end.value * (1.0 + sense.own) + LOST + end.q + sense.eps * end.r * end.tau
+    most = end.value * (1.0 + sense.own) + UNDERFLOW + end.q + sense.eps * end.r * end.tau
     return most * (1.0 + 2.0 * sense.eps)
 
 
 def dearest(sense: Sense, first: Ends, last: Ends) -> Array:
     """Return what the better one of zero and the point itself costs at most."""
-    return fmin(first.q, last.value * (1.0 + sense.own) + LOST) * (1.0 + 2.0 * sense.eps)
+    return fmin(first.q, last.value * (1.0 + sense.own) + UNDERFLOW) * (1.0 + 2.0 * sense.eps)
 
 
 def polished(end: Ends, low: Array, high: Array) -> Array:
@@ -438,7 +435,7 @@ def along(sense: Sense, line: Line, r: Array, price: Price) -> Array:
 def tangent(sense: Sense, end: Ends) -> Line:
     """Return the upper bound by the tangent at an end."""
     zero, one = end.r * 0.0, filled(end.r, 1.0)
-    return Line(one + sense.own, zero + LOST, end.r, end.t, end.kappa, one * sense.eps)
+    return Line(one + sense.own, zero + UNDERFLOW, end.r, end.t, end.kappa, one * sense.eps)
 
 
 def by_right(sense: Sense, right: Ends, r: Array) -> Array:
@@ -484,14 +481,14 @@ def compare(sense: Sense, left: Ends, right: Ends, best: Array, price: Price) ->
     width = right.r - left.r
     chord = where(width > 0, (left.t - right.t) / where(width > 0, width, one), zero)
     slack = eps * (left.t + right.t + chord * (left.r + right.r))
-    chordal = Line(one - own, -LOST - slack, left.r, left.t, chord, zero)
+    chordal = Line(one - own, -UNDERFLOW - slack, left.r, left.t, chord, zero)
     on_left, on_right = tangent(sense, left), tangent(sense, right)
 
     gap = left.kappa - right.kappa
     drop = left.t + left.kappa * left.r - right.t - right.kappa * right.r
     cross = where(gap > 0, drop / where(gap > 0, gap, one), 0.5 * (lo + hi))
     cross = fmin(fmax(where(fabs(cross) < INF, cross, lo), lo), hi)
-    price_there = slope(f, cross, price) * (one + own) + LOST
+    price_there = slope(f, cross, price) * (one + own) + UNDERFLOW
     at_cross = price_there - fmin(line_at(on_left, cross), line_at(on_right, cross))
     at_lo, at_hi = along(sense, on_left, lo, price), along(sense, on_right, hi, price)
 
@@ -501,8 +498,8 @@ def compare(sense: Sense, left: Ends, right: Ends, best: Array, price: Price) ->
         bows = right.turn * (1.0 - own) + left.kappa * (1.0 + eps) < 0
         dead = empty | falls | bows
     elif sense.falls:
-        rises = right.tau * (1.0 - own) - LOST > left.t - chord * (lo - left.r) + slack
-        falls = left.tau * (1.0 + own) + LOST < line_at(on_right, hi)
+        rises = right.tau * (1.0 - own) - UNDERFLOW > left.t - chord * (lo - left.r) + slack
+        falls = left.tau * (1.0 + own) + UNDERFLOW < line_at(on_right, hi)
         dead = empty | rises | falls
     else:
         dead = empty | (along(sense, chordal, lo, price) > 0) | (at_hi < 0)
@@ -512,7 +509,7 @@ def compare(sense: Sense, left: Ends, right: Ends, best: Array, price: Price) ->
     if not sense.falls:
         mean = left.tau
     steep = where(lo > 0, left.tau * lo, zero) + right.tau * hi
-    slip = own * (left.value + right.value) + eps * steep + LOST
+    slip = own * (left.value + right.value) + eps * steep + UNDERFLOW
     # Linear and a quadratic, by either bound of q.
     h = lowest(mean - right.t - right.kappa * (right.r - lo), right.kappa, hi - lo)
     least_right = left.value + mean * h + by_right(sense, right, lo + h) - slip

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from proxlab.types import Array
 
 __all__ = [
+    "INF",
+    "NAN",
     "any_order",
     "exp",
     "fabs",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 
+INF, NAN = math.inf, math.nan
 F = TypeVar("F", bound=Callable[..., Any])
 
 

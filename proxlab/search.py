@@ -23,12 +23,11 @@ from typing import NamedTuple
 from proxlab.bounds import UNIT
 from proxlab.equations import RADIAL, Sums, Task
 from proxlab.rootfinders import Newton
-from proxlab.scalar import fabs, filled, fmax, fmin, where
+from proxlab.scalar import NAN, fabs, filled, fmax, fmin, where
 from proxlab.types import Array
 
 __all__ = ["Root", "Search", "advance", "ask", "begin", "bracketed", "final_step", "finish", "noise", "seek"]
 
-NAN = float("nan")
 #: Where a search stands: it asks for the sums at ``r``, between the ends of the bracket or to find one; it is
 #: as exact as was asked for; there is no root; it has spent its iterations; it has, and found no bracket.
 OPEN, SEEKING, DONE, NONE, SPENT, UNKNOWN = range(6)
@@ -171,15 +170,15 @@ def seek(search: Search, sums: Sums, task: Task) -> Search:
     past = (new.f >= 0) | (new.slope <= 0)
     return between(
         search,
-        chosen(past, Point(search.lo, search.f, search.slope, search.bend), new),
+        either(past, Point(search.lo, search.f, search.slope, search.bend), new),
         Sums(where(past, old.s, sums.s), where(past, old.s1, sums.s1), where(past, old.s2, sums.s2)),
-        chosen(past, new, Point(search.hi, search.f_hi, search.fall, new.bend)),
+        either(past, new, Point(search.hi, search.f_hi, search.fall, new.bend)),
         (new.f < 0) | (new.f != new.f),
         task,
     )
 
 
-def chosen(condition: Array, yes: Point, no: Point) -> Point:
+def either(condition: Array, yes: Point, no: Point) -> Point:
     """Select between points."""
     return Point(
         where(condition, yes.r, no.r), where(condition, yes.f, no.f),

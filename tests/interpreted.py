@@ -48,7 +48,7 @@ def outermost(_, kernel, names):
 FUNCTIONS = []
 
 
-def functions_of(penalty):
+def compiled_functions(penalty):
     """Give the functions of a penalty numbers instead of addresses."""
     first = len(FUNCTIONS)
     FUNCTIONS.extend(getattr(penalty, name) for name in numba_curved.METHODS)
@@ -56,4 +56,4 @@ def functions_of(penalty):
 
 
 numba_cpu.outermost = numba_certify.outermost = numba_curved.outermost = outermost
-numba_curved.functions_of = functions_of
+numba_curved.compiled_functions = compiled_functions

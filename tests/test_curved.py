@@ -878,7 +878,7 @@ def test_what_a_slope_may_not_call_is_named(text, said):
 def test_what_cannot_be_compiled_is_solved_by_arrays(kind):
     h = kind(1.0, 0.3)
     x = np.random.default_rng(0).normal(size=(9, 4))
-    assert numba_curved.functions_of(h) is None
+    assert numba_curved.compiled_functions(h) is None
     np.testing.assert_array_equal(pl.prox(h, x), pl.prox(pl.GroupLog(1.0, 0.3), x, backend="array_api"))
 
 

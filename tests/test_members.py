@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.backends.array_api import choose, radial_rows, shrunk
-from proxlab.backends.members import Part, Parts
+from proxlab.backends.members import Fragment, Fragments
 from proxlab.penalties.equations import Radial
 from tests.table import GROUPED, ids
 
@@ -45,9 +45,9 @@ def solve_in_parts(everyone, cuts, x, d, step, weight, table):
         order = np.random.default_rng(k).permutation(n_groups)
         middle = (cuts[k] + cuts[k + 1]) // 2
         spans = [slice(cuts[k], middle), slice(middle, cuts[k + 1])]
-        parts = [Part(x[order, span], d[order, span], order) for span in spans]
+        parts = [Fragment(x[order, span], d[order, span], order) for span in spans]
         units = np.zeros(n_groups)
-        members = Parts(
+        members = Fragments(
             XP, parts, units, units, size, lambda a: everyone.gather(k, a).sum(axis=0),
             lambda a: everyone.gather(k, a),
         )  # fmt: skip

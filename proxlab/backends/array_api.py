@@ -23,12 +23,12 @@ from proxlab.backends.ranges import (
     START_LOW,
 )
 from proxlab.bounds import UNIT
-from proxlab.choose import GIVEN, Beginning, Group, Limits, Part
+from proxlab.choose import GIVEN, Beginning, Group, Limits, Segment
 from proxlab.double_double import square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
 from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.namespaces import namespace
-from proxlab.penalties.base import Piece
+from proxlab.penalties.base import Piece, row_max
 from proxlab.powers import (
     coefficient,
     downwards,
@@ -69,11 +69,6 @@ def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegati
     if nonnegative:
         x = xp.where(x > 0, x, xp.zeros_like(x))
     return x
-
-
-def row_max(xp: Any, rows: Array) -> Array:
-    """Return the largest element of each row; 0 for rows without elements."""
-    return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -259,7 +254,7 @@ def choose(
         height = part.height + equation.rise(starts[k], part.start, starts[k], part.a, part.c)
         if k == 0 or PRODUCT_LOW < piece.value < PRODUCT_HIGH:
             height = scaled(piece.value, 2.0)
-        part = Part(starts[k], ends[k], scaled(piece.a, 1.0), scaled(piece.c, 0.0), height)
+        part = Segment(starts[k], ends[k], scaled(piece.a, 1.0), scaled(piece.c, 0.0), height)
         within = nonzero & (part.start <= reach)
         if piece.a == 0.0 and piece.c == 0.0:
             candidate, below = on.whole(group, part), xp.ones_like(below)

@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from proxlab.backends.array_api import row_max
 from proxlab.backends.enclosed_root import FLOOR, Affine, InnerRoot, Slopes, find_inner, tau_at
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
@@ -41,7 +40,7 @@ from proxlab.backends.scaled_rows import (
 )
 from proxlab.bounds import ROUNDING, rounding
 from proxlab.penalties import RadialPenalty
-from proxlab.penalties.base import Piece
+from proxlab.penalties.base import Piece, row_max
 from proxlab.powers import TINIEST, exponent, times_power
 from proxlab.types import Array
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxlab.backends.array_api import RowSolution, row_max, scale
+from proxlab.backends.array_api import RowSolution, scale
 from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
 from proxlab.choose import Answer
 from proxlab.curves import LOOSE, Held, most_passes, same_share
+from proxlab.penalties.base import row_max
 from proxlab.powers import downwards, exponent, times_power, upwards
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.types import Array

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from proxlab import choose
-from proxlab.backends.array_api import RowSolution, row_max, scale, shrunk
+from proxlab.backends.array_api import RowSolution, scale, shrunk
 from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
 from proxlab.backends.enclosed_root import Slopes, tau_at
 from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.scaled_rows import ScaledRows, exact_margin, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, evaluation, rounding, steepest
-from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Limits, Part
+from proxlab.choose import GIVEN, RIVAL_RTOL, Candidate, Group, Limits, Segment
 from proxlab.equations import Equation, Sums, Task, radial
 from proxlab.linker import module_over_arrays, over_arrays
+from proxlab.penalties.base import row_max
 from proxlab.penalties.tables import Table
 from proxlab.powers import times_power
 from proxlab.rootfinders import RootFinder, Status
@@ -36,9 +37,9 @@ from proxlab.types import Array
 __all__ = ["heights", "table_rows"]
 
 #: Metrics beyond this, in the scale of the problem, do not shrink their elements.
-SPREAD = 2.0**500
+STIFF = 2.0**500
 #: Exponents of the metric, in units of the group, between which every element counts as it should.
-APART = -400.0, 400.0
+COUNTED = -400.0, 400.0
 
 
 # The secular equation of any piece, in ``r``: the slope may begin below zero, the metric's range is known.
@@ -137,7 +138,7 @@ class TableRows:
 
     def __init__(self, xp: Any, p: ScaledRows) -> None:
         self.xp, self.p, self.n = xp, p, p.x.shape[1]
-        self.d = xp.minimum(p.d, xp.full_like(p.d, SPREAD))
+        self.d = xp.minimum(p.d, xp.full_like(p.d, STIFF))
         self.b = p.size * self.d
         self.dmin, self.dmax = -row_max(xp, -self.d), row_max(xp, self.d)
         self.zero = xp.zeros_like(p.step)
@@ -239,7 +240,7 @@ def table_rows(
     if n == 0:
         none = xp.zeros_like(step)
         return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, count > 0)
-    units = scale(xp, x, d, *APART)
+    units = scale(xp, x, d, *COUNTED)
     # The metric of an element that is zero does not matter, and may be beyond all bounds.
     unit = times_power(xp, xp.ones_like(step), xp.clip(units.ed, -1000.0, 1000.0))
     d = xp.where(x == 0, unit[:, None], d)
@@ -270,7 +271,7 @@ def table_rows(
         here = q.end > reach
         far = xp.where(on, xp.minimum(q.end, reach), one)
         flat = piece.a == 0.0 and piece.c == 0.0
-        eq, part = rows.along_radius(q), Part(start, q.end, q.alpha, q.shift, starts[k])
+        eq, part = rows.along_radius(q), Segment(start, q.end, q.alpha, q.shift, starts[k])
         spot = xp.where(on & (start > 0), start, one)
         if k == 0:
             left, slope = f0, _slope_at_zero(rows, q)

@@ -15,17 +15,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from proxlab.backends.certify_sums import (
-    SAFE_HIGH,
-    SAFE_LOW,
+    SOUND_HIGH,
+    SOUND_LOW,
     Allowances,
+    AtCandidate,
     AtPoint,
     AtRadius,
     AtZero,
     Row,
-    Spot,
     errors_of,
     is_sound,
     sum_at,
@@ -34,16 +32,15 @@ from proxlab.backends.certify_sums import (
     sum_moved,
 )
 from proxlab.bounds import BLUR, bracket, evaluation, newton, rounding, steepest
-from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
+from proxlab.scalar import INF, fabs, fmax, fmin, inlined, sqrt
 
 __all__ = ["Out", "RowBatch", "certify_rows"]
 
 #: Numbers in this range have squares that have lost nothing.
-SOUND_LOW, SOUND_HIGH = 1e-40, 1e40
+TAME_LOW, TAME_HIGH = 1e-40, 1e40
 #: Radii and slopes below this are left to the array form.
-FAINT = 1e-60
+SMALL = 1e-60
 MAX_EVALUATIONS = 12
-INF = np.inf
 
 
 class RowBatch(NamedTuple):
@@ -69,7 +66,7 @@ class Out(NamedTuple):
     hard: Any
 
 
-class Slope(NamedTuple):
+class TableSlope(NamedTuple):
     """Pieces of a slope, where the last one begins (infinite for a single piece), and whether ``p`` jumps."""
 
     pieces: Any
@@ -82,8 +79,8 @@ class Posed(NamedTuple):
     """A row and its candidate, the table of its penalty, and what rounding does to its sums."""
 
     row: Row
-    candidate: Spot
-    table: Slope
+    candidate: AtCandidate
+    table: TableSlope
     errors: Allowances
 
 
@@ -98,7 +95,7 @@ class RootPiece(NamedTuple):
     shift: float
 
 
-class Bracket(NamedTuple):
+class Around(NamedTuple):
     """A bracket of the root, how far away along the path it may be, in radii, and the steepest term."""
 
     lower: float
@@ -148,22 +145,22 @@ def value_at(pieces: Any, r: float) -> float:
 
 
 @inlined
-def is_safe(row: Row, at: AtZero, table: Slope) -> bool:
+def is_plain(row: Row, at: AtZero, table: TableSlope) -> bool:
     """Say whether nothing of a row leaves the range in which rounding is small."""
     pieces, eta = table.pieces, row.eta
     safe = is_sound(at.bb) and is_sound(at.bbd) and is_sound(at.xx)
-    safe = safe and is_sound(at.xb) and SOUND_LOW < row.step < SOUND_HIGH
+    safe = safe and is_sound(at.xb) and TAME_LOW < row.step < TAME_HIGH
     # Whether the candidate is zero is read off itself: its squares may vanish.
     safe = safe and (not at.live or (is_sound(at.zz) and is_sound(at.dzz)))
     for j in range(table.n_pieces):
-        safe = safe and (pieces[j, 2] == 0.0 or SOUND_LOW < eta * pieces[j, 2] < SOUND_HIGH)
-        safe = safe and (pieces[j, 3] == 0.0 or SOUND_LOW < fabs(eta * pieces[j, 3]) < SOUND_HIGH)
-        safe = safe and (j == 0 or table.jumps or SOUND_LOW < pieces[j, 0] < SOUND_HIGH)
-        safe = safe and eta * pieces[j, 1] < SAFE_HIGH
+        safe = safe and (pieces[j, 2] == 0.0 or TAME_LOW < eta * pieces[j, 2] < TAME_HIGH)
+        safe = safe and (pieces[j, 3] == 0.0 or TAME_LOW < fabs(eta * pieces[j, 3]) < TAME_HIGH)
+        safe = safe and (j == 0 or table.jumps or TAME_LOW < pieces[j, 0] < TAME_HIGH)
+        safe = safe and eta * pieces[j, 1] < SOUND_HIGH
     return safe
 
 
-def candidate_of(row: Row, size: float, table: Slope, errors: Allowances) -> Spot:
+def candidate_of(row: Row, size: float, table: TableSlope, errors: Allowances) -> AtCandidate:
     """Find the candidate among the pieces."""
     pieces = table.pieces
     value = row.eta * value_at(pieces, size) if size > 0.0 else 0.0
@@ -172,10 +169,10 @@ def candidate_of(row: Row, size: float, table: Slope, errors: Allowances) -> Spo
     pull = (alpha - shift * size) / size if size > 0.0 else 0.0
     unit = 1.0 / size if size > 0.0 else 0.0
     error = rounding(3.0 * errors.height + 60.0) * (alpha + fabs(shift) * size)
-    return Spot(size, value, alpha, shift, pull, unit, error)
+    return AtCandidate(size, value, alpha, shift, pull, unit, error)
 
 
-def residual_of(sums: AtRadius, candidate: Spot, errors: Allowances) -> float:
+def residual_of(sums: AtRadius, candidate: AtCandidate, errors: Allowances) -> float:
     """Bound the residual of the candidate, from sums at any radius."""
     return (sqrt(sums.residual) + rounding(8.0) * sqrt(sums.pulled) + candidate.error) * errors.up
 
@@ -218,14 +215,14 @@ def enclose_root(posed: Posed, reach: float, part: RootPiece, zero: bool, contes
         r = 0.5 * (start + limit)
     for e in range(MAX_EVALUATIONS):
         tau = alpha - shift * r
-        if not (tau > FAINT and r > FAINT):
+        if not (tau > SMALL and r > SMALL):
             break
         sums = sum_at(row, errors.width, r, tau, shift, candidate)
         if e == 0:
             residual = residual_of(sums, candidate, errors)
         if zero:
             return RootProof(True, False, Proved(INF, INF, residual, INF, lower, upper))
-        if not (is_sound(sums.s) and sums.b1 > SAFE_LOW):
+        if not (is_sound(sums.s) and sums.b1 > SOUND_LOW):
             break
         m = 1.0 / r
         if bent:
@@ -247,7 +244,7 @@ def enclose_root(posed: Posed, reach: float, part: RootPiece, zero: bool, contes
             # Good enough against what is known, or as good as the rounding of the sums allows.
             limited = sums.s1 > 0.0 and fmax(ahead, behind) <= 4.0 * (noise + slack * r) / sums.s1
             if alpha * sqrt(sums.turn) * span <= 0.125 * sqrt(sums.off) or limited:
-                around = Bracket(lower, upper, span, m)
+                around = Around(lower, upper, span, m)
                 proved = prove(posed, r, sums, around, residual, part)
                 return RootProof(True, False, proved)
         best = newton(r, sums.s, sums.s1) if sums.s1 > 0.0 else lower
@@ -259,9 +256,7 @@ def enclose_root(posed: Posed, reach: float, part: RootPiece, zero: bool, contes
     return RootProof(False, False, Proved(INF, INF, residual, INF, lower, upper))
 
 
-def prove(
-    posed: Posed, r: float, sums: AtRadius, around: Bracket, residual: float, part: RootPiece
-) -> Proved:
+def prove(posed: Posed, r: float, sums: AtRadius, around: Around, residual: float, part: RootPiece) -> Proved:
     """Prove what follows from a bracket of the root and the sums at a point of it."""
     row, candidate, table, errors = posed
     eta = row.eta
@@ -334,14 +329,14 @@ def prove_at_point(posed: Posed, reach: float, sums: AtPoint, alpha: float) -> P
 
 
 @inlined
-def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
+def certify_row(row: Row, at: AtZero, table: TableSlope, errors: Allowances) -> Any:
     """Return whether a row is decided, and what is proved of it then."""
     pieces, count, eta = table.pieces, table.n_pieces, row.eta
     left_open = False, zero_proved()
     if at.xx == 0.0 and not at.live and not row.x.any():
         # Both zero: nothing to solve, and common where inputs or units are dead.
         return True, zero_proved()
-    if not is_safe(row, at, table):
+    if not is_plain(row, at, table):
         return left_open
     fuzz, height = errors.fuzz, errors.height
     norm, reach, size = sqrt(at.bb), sqrt(at.xx), sqrt(at.zz)
@@ -369,7 +364,7 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
         else:
             # Below 1 and increasing where it ends, the concave g has not reached 1 before.
             joined = last_shift > 0.0 and fabs(last_alpha - last_shift * table.end) <= 1e-12 * last_alpha
-            rises = apart.scale < SAFE_HIGH and apart.rise > rounding(height + 60.0) * apart.scale
+            rises = apart.scale < SOUND_HIGH and apart.rise > rounding(height + 60.0) * apart.scale
             # Nor later where it falls from zero on.
             bend = at.bbd + shift * at.bb
             falls = at.bbd - shift * at.bb + rounding(height + 40.0) * bend <= 0.0
@@ -394,7 +389,7 @@ def certify_row(row: Row, at: AtZero, table: Slope, errors: Allowances) -> Any:
             return left_open
         proved, alpha = inner.proved, part.alpha
     if outer:
-        lost = not (is_sound(apart.off) and apart.off_d > SAFE_LOW and apart.pulled > SAFE_LOW)
+        lost = not (is_sound(apart.off) and apart.off_d > SOUND_LOW and apart.pulled > SOUND_LOW)
         if apart.off > 0.0 and lost:
             return left_open
         proved = prove_at_point(posed, reach, apart, alpha)
@@ -413,7 +408,7 @@ def certify_rows(batch: RowBatch, pieces: Any, begin: int, finish: int, out: Out
     x, z, d, least, most, steps, weights = batch
     count = pieces.shape[0]
     end = pieces[count - 1, 0] if count > 1 else INF
-    table, errors = Slope(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
+    table, errors = TableSlope(pieces, count, end, end == 0.0), errors_of(x.shape[1], pieces)
     for g in range(begin, finish):
         step = steps[g if len(steps) > 1 else 0]
         eta = step * weights[g if len(weights) > 1 else 0]

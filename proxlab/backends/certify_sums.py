@@ -16,14 +16,14 @@ from proxlab.bounds import rounding
 from proxlab.scalar import any_order, fabs, fmin, inlined, sqrt
 
 __all__ = [
-    "SAFE_HIGH",
-    "SAFE_LOW",
+    "SOUND_HIGH",
+    "SOUND_LOW",
     "Allowances",
+    "AtCandidate",
     "AtPoint",
     "AtRadius",
     "AtZero",
     "Row",
-    "Spot",
     "errors_of",
     "is_sound",
     "sum_at",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: Squares in this range have lost nothing to overflow or underflow, nor have products of what is in that.
-SAFE_LOW, SAFE_HIGH = 1e-100, 1e100
+SOUND_LOW, SOUND_HIGH = 1e-100, 1e100
 #: As numbers of one type, for the compiler.
 ROUNDING_FLAT, ROUNDING_CURVED = (tuple(float(v) for v in bounds.ROUNDING[c]) for c in (False, True))
 #: Elements that are summed before a sum goes on, up to 4096 elements; beyond, the root of their number.
@@ -146,7 +146,7 @@ class AtPoint(NamedTuple):
     scale: float
 
 
-class Spot(NamedTuple):
+class AtCandidate(NamedTuple):
     """The candidate among the pieces.
 
     Attributes
@@ -266,7 +266,7 @@ def strip_at(
 
 
 @inlined
-def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: Spot) -> AtRadius:
+def sum_at(row: Row, width: int, r: float, tau: float, shift: float, candidate: AtCandidate) -> AtRadius:
     """Sum the terms at a radius, with the slope ``tau``, which falls by ``shift``."""
     total = nothing_at_radius()
     n = len(row.x)
@@ -346,4 +346,4 @@ def errors_of(n: int, pieces: Any) -> Allowances:
 
 def is_sound(v: float) -> bool:
     """Say whether nothing is lost of a number or its square."""
-    return SAFE_LOW < v < SAFE_HIGH
+    return SOUND_LOW < v < SOUND_HIGH

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxlab.backends.array_api import row_max
 from proxlab.backends.enclosed_root import MAX_EVALUATIONS
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
@@ -28,7 +27,8 @@ from proxlab.backends.scaled_rows import (
 )
 from proxlab.bounds import UNIT, rounding
 from proxlab.penalties import GroupLinf
-from proxlab.penalties.group_linf import _simplex_threshold as simplex_threshold
+from proxlab.penalties.base import row_max
+from proxlab.penalties.group_linf import simplex_threshold
 from proxlab.types import Array
 
 __all__ = ["linf_bounds"]

@@ -14,23 +14,15 @@ import numpy as np
 
 from proxlab.backends.kernel_records import Data, Request
 from proxlab.backends.kernels import one_of
-from proxlab.backends.one_group import (
-    CONVERGED,
-    NARROW_PASSES,
-    UNSHRUNK,
-    ZERO,
-    from_ratio,
-    narrow_step,
-    third_order,
-)
+from proxlab.backends.one_group import NARROW_PASSES, from_ratio, narrow_step, third_order
 from proxlab.backends.ranges import NARROW_HIGH, NARROW_LOW, SAFE_HIGH, SAFE_LOW
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import INF, NARROW, narrow_fraction
+from proxlab.backends.sums import NARROW, narrow_fraction
 from proxlab.bounds import UNIT, bracket, evaluation, rounding
-from proxlab.choose import AT_ZERO, GIVEN, Limits
+from proxlab.choose import AT_ZERO, CONVERGED, GIVEN, UNSHRUNK, ZERO, Limits
 from proxlab.equations import Equation, Sums, Task
-from proxlab.equations.radial import BEYOND, residual, rise, roundings
-from proxlab.scalar import any_order, fabs, fmax, fmin, sqrt
+from proxlab.equations.radial import ANY_PACE, residual, rise, roundings
+from proxlab.scalar import INF, any_order, fabs, fmax, fmin, sqrt
 from proxlab.search import DONE, NONE, ask, begin, final_step, finish, noise
 
 # Columns of a block, and the distance of their accumulators: constant, and no power of two.
@@ -352,7 +344,7 @@ def propose_third(
 def pace_ratio(r: float, task: Task) -> float:
     """Bound how fast a term changes at ``r > 0``, by quotients that are known already."""
     tau = task.a - task.c * r
-    return fmax(1.0 / r, task.c / tau) if tau > 0.0 else BEYOND
+    return fmax(1.0 / r, task.c / tau) if tau > 0.0 else ANY_PACE
 
 
 def enclose_ratio(r: float, sums: Sums, task: Task) -> Any:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap
 from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import SPREAD, corner, in_units_of_data, no_elements, norm_above, prepare
 from proxlab.bounds import rounding
-from proxlab.curves import GIVEN, MAX_EVALUATIONS
+from proxlab.curves import MAX_EVALUATIONS, OWN_ROUNDINGS
+from proxlab.penalties.base import row_max
 from proxlab.types import Array
 
 __all__ = ["curved_bounds"]
@@ -45,7 +45,7 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     # Nothing was lost when the data were scaled, and the penalty at the point is within reach.
     usable = usable & ~xp.any(p.error > 0, axis=1) & s.tame(reach)
     found = s.run(usable, zero, zero, MAX_EVALUATIONS)
-    k = rounding(GIVEN + 60)
+    k = rounding(OWN_ROUNDINGS + 60)
 
     # Zero, and what the search left.
     price = xp.where(usable, found.origin.q * (1.0 + 2.0 * s.eps), far)

@@ -16,15 +16,14 @@ from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import explained
 from proxlab.backends.ranges import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import FIRST, INF, exponent, sum_moved, sum_near, sum_path, sum_start, zero_margin
+from proxlab.backends.sums import FIRST, exponent, sum_moved, sum_near, sum_path, sum_start, zero_margin
 from proxlab.bounds import UNIT
-from proxlab.choose import Limits, is_close, residual_at_zero, sharpened
+from proxlab.choose import ZERO, Limits, is_close, residual_at_zero, sharpened
 from proxlab.curves import (
     LEAST_STEPS,
     LOOSE,
     MAX_STEPS,
     SMALLEST,
-    ZERO,
     Best,
     Bracket,
     Ends,
@@ -58,7 +57,7 @@ from proxlab.curves import (
     within,
     without_dips,
 )
-from proxlab.scalar import fabs, fmax, fmin, sqrt
+from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
 
 __all__ = [
     "COLUMNS",
@@ -77,9 +76,9 @@ NEAR, PRICED = 2.0**150, 2.0**400
 #: A slope at zero within which and its inverse it may be compared beyond rounding.
 PRECISE = 2.0**200
 #: Where the numbers of an interval are in its row: those of its ends, and of what is known of it.
-RIGHT = len(Ends._fields)
-OPEN, KEPT, FLOOR, LOW, HIGH, MU = range(2 * RIGHT, 2 * RIGHT + len(Verdict._fields))
-COLUMNS = MU + 1
+AT_RIGHT = len(Ends._fields)
+AT_OPEN, AT_KEPT, AT_FLOOR, AT_LOW, AT_HIGH, AT_MU = range(2 * AT_RIGHT, 2 * AT_RIGHT + len(Verdict._fields))
+COLUMNS = AT_MU + 1
 
 
 class CurvedRows(NamedTuple):
@@ -311,17 +310,17 @@ def end_of(table: Any, k: int, o: int) -> Ends:
 def put(table: Any, k: int, left: Ends, right: Ends, v: Verdict) -> None:
     """Keep interval ``k``."""
     put_end(table, k, 0, left)
-    put_end(table, k, RIGHT, right)
-    table[k, OPEN], table[k, KEPT] = 1.0 if v.open else 0.0, 1.0 if v.kept else 0.0
-    table[k, FLOOR], table[k, LOW], table[k, HIGH], table[k, MU] = v.floor, v.low, v.high, v.mu
+    put_end(table, k, AT_RIGHT, right)
+    table[k, AT_OPEN], table[k, AT_KEPT] = 1.0 if v.open else 0.0, 1.0 if v.kept else 0.0
+    table[k, AT_FLOOR], table[k, AT_LOW], table[k, AT_HIGH], table[k, AT_MU] = v.floor, v.low, v.high, v.mu
 
 
 def widest(table: Any, count: int, best: float) -> int:
     """Return the interval to divide: the open one whose floor is least, or -1."""
     picked, least = -1, INF
     for k in range(count):
-        floor = table[k, FLOOR]
-        if table[k, OPEN] > 0.0 and floor <= best and (picked < 0 or floor < least):
+        floor = table[k, AT_FLOOR]
+        if table[k, AT_OPEN] > 0.0 and floor <= best and (picked < 0 or floor < least):
             picked, least = k, floor
     return picked
 
@@ -357,8 +356,8 @@ def divide(
         if k < 0:
             lost = False
             break
-        left, right = end_of(table, k, 0), end_of(table, k, RIGHT)
-        new = visit(g, table[k, MU])
+        left, right = end_of(table, k, 0), end_of(table, k, AT_RIGHT)
+        new = visit(g, table[k, AT_MU])
         evaluations += 1
         best = fmin(best, cost(sense, new))
         inside = within(new, left, right)
@@ -492,8 +491,8 @@ def choose_best(
 ) -> Best:
     """Compare what the intervals that are left hold."""
     for k in range(left.intervals):
-        if (table[k, OPEN] > 0.0 or table[k, KEPT] > 0.0) and table[k, FLOOR] <= left.best:
-            low, high, polish = table[k, LOW], table[k, HIGH], 0.0
+        if (table[k, AT_OPEN] > 0.0 or table[k, AT_KEPT] > 0.0) and table[k, AT_FLOOR] <= left.best:
+            low, high, polish = table[k, AT_LOW], table[k, AT_HIGH], 0.0
             if low > 0.0:
                 mu = slope(g.sense.functions, low, g.price) / low
                 polish = polished(visit(g, mu), low, high)

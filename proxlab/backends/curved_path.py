@@ -11,17 +11,14 @@ from typing import Any
 from proxlab import curves
 from proxlab.backends.array_tables import TableRows, zero_test
 from proxlab.backends.enclosed_root import Slopes
-from proxlab.backends.scaled_rows import ScaledRows, constant_where, norm_above, row_sum, sum_height
+from proxlab.backends.scaled_rows import LARGEST, ScaledRows, constant_where, norm_above, row_sum, sum_height
 from proxlab.bounds import rounding
-from proxlab.curves import GIVEN, LOST, SMALLEST, Ends, Price, Sense, errors
+from proxlab.curves import OWN_ROUNDINGS, SMALLEST, UNDERFLOW, Ends, Price, Sense, errors
 from proxlab.linker import module_over_arrays
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
 
 __all__ = ["CurvedPath"]
-
-#: Beyond this nothing is said of a slope or a value, in scaled units.
-LARGEST = 2.0**300
 
 
 class CurvedPath:
@@ -128,7 +125,7 @@ class CurvedPath:
 
     def cost_between(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Bound ``F`` between two radii from below, and what some point there costs from above."""
-        xp, p, k = self.xp, self.p, rounding(self.height + GIVEN + 120)
+        xp, p, k = self.xp, self.p, rounding(self.height + OWN_ROUNDINGS + 120)
         one = self.one
         low, high = (xp.where(r > 0, r, one * SMALLEST) for r in (low, high))
         moved = []
@@ -136,8 +133,8 @@ class CurvedPath:
             tau = self.slope(r)[:, None]
             ratio = tau / (p.d * r[:, None] + tau)
             moved.append(0.5 * row_sum(xp, p.d * (p.size * ratio) ** 2))
-        least = self.value(low) * (1.0 - self.own) - LOST + moved[0] * (1.0 - k)
-        most = self.value(high) * (1.0 + self.own) + LOST + moved[1] * (1.0 + k)
+        least = self.value(low) * (1.0 - self.own) - UNDERFLOW + moved[0] * (1.0 - k)
+        most = self.value(high) * (1.0 + self.own) + UNDERFLOW + moved[1] * (1.0 + k)
         return xp.where(xp.isfinite(least), least, -math.inf * one), xp.where(
             xp.isnan(most), math.inf * one, most
         )
@@ -163,7 +160,7 @@ class CurvedPath:
         r = xp.where(positive, norm, self.one)
         low = r * (1.0 - rounding(2 * self.height + 24))
         tau = self.slope(r)
-        doubt = xp.abs(self.slope(low) - tau) + 2.0 * self.own * tau + LOST
+        doubt = xp.abs(self.slope(low) - tau) + 2.0 * self.own * tau + UNDERFLOW
         pull = p.d * (p.z - p.x)
         lost = constant_where(xp, pull != 0, 2.0**-800) + p.d * p.z_error
         signed = pull + tau[:, None] * (p.z / r[:, None])
@@ -175,7 +172,7 @@ class CurvedPath:
         b = p.size_high * p.d * (1.0 + rounding(4))
         length = norm_above(xp, b)
         first = self.slope(self.zero)
-        excess = xp.maximum(length - first * (1.0 - self.own) + LOST, self.zero)
+        excess = xp.maximum(length - first * (1.0 - self.own) + UNDERFLOW, self.zero)
         part = excess / xp.where(length > 0, length, self.one) * (1.0 + rounding(3 * self.height + 40))
         return xp.where(positive[:, None], away, b * part[:, None])
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from proxlab import bounds
-from proxlab.backends.array_api import row_max
 from proxlab.backends.scaled_rows import (
     LOST_SQUARE,
     ScaledRows,
@@ -20,13 +19,14 @@ from proxlab.backends.scaled_rows import (
 )
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.linker import over_arrays
+from proxlab.penalties.base import row_max
 from proxlab.types import Array
 
 __all__ = [
-    "CLOSE",
+    "CLOSE_MARGIN",
     "FLOOR",
     "MAX_EVALUATIONS",
-    "SHARP",
+    "SHARP_MARGIN",
     "Affine",
     "Enclosed",
     "InnerRoot",
@@ -43,7 +43,7 @@ STEEP = 2.0**100
 MAX_EVALUATIONS = 60
 #: A margin of the zero test, beside ‖b‖², below which it is worth to be computed again from double-doubles,
 #: and the relative error that it has then.
-CLOSE, SHARP = 1e-5, 2.0**-90
+CLOSE_MARGIN, SHARP_MARGIN = 1e-5, 2.0**-90
 
 
 class Affine(NamedTuple):
@@ -103,7 +103,7 @@ class RowEquation:
         self.k = ROUNDING[curved]
         self.height = sum_height(self.n)
         self.exact = not bool(xp.any(p.error > 0))
-        self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
+        self.terms, self.bracket = over_arrays(bounds.bound_terms, xp), over_arrays(bounds.bracket, xp)
         self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
 
     def enclose(self, r: Array, slope: Affine | Slopes, far: Array, margin: Any = None) -> Enclosed:
@@ -172,11 +172,11 @@ def find_inner(
     off = square_error(xp, bb, off)
     error_share = rounding(eq.height + 16)
     error = error_share * (bb + strength * strength) + off
-    close = tame & (xp.abs(margin) <= CLOSE * bb)
+    close = tame & (xp.abs(margin) <= CLOSE_MARGIN * bb)
     if eq.exact and bool(xp.any(close)):
         close, sharp = exact_margin(xp, p, p.d, raw, close)
         margin = xp.where(close, sharp, margin)
-        error = xp.where(close, SHARP * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
+        error = xp.where(close, SHARP_MARGIN * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
     margin_high = xp.where(tame, margin + error, xp.full_like(zero, math.inf))
     empty = row_max(xp, p.size_high) == 0
     is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= STEEP))

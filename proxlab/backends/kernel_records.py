@@ -11,12 +11,12 @@ __all__ = [
     "Data",
     "Elements",
     "Found",
-    "Layout",
+    "Lying",
     "Request",
     "Scale",
     "Scratch",
     "Shrink",
-    "Solution",
+    "SolvedGroup",
     "Start",
     "Steps",
     "over_parts",
@@ -32,7 +32,7 @@ class Data(NamedTuple):
     dense: bool
 
 
-class Layout(NamedTuple):
+class Lying(NamedTuple):
     """Where groups lie.
 
     Attributes
@@ -121,7 +121,7 @@ class Found(NamedTuple):
     evaluations: int
 
 
-class Solution(NamedTuple):
+class SolvedGroup(NamedTuple):
     """What is found of a group, and its elements; where ``scaled``, both in units ``2^ex`` and ``2^ed``."""
 
     found: Found

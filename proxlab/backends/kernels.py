@@ -12,21 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Data, Elements, Found, Layout, Request, Scratch, Shrink
-from proxlab.backends.one_group import (
-    APART,
-    BAD,
-    CONVERGED,
-    UNSHRUNK,
-    ZERO,
-    explained,
-    solve_one,
-    write,
-)
+from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Scratch, Shrink
+from proxlab.backends.one_group import APART, BAD, explained, solve_one, write
 from proxlab.backends.ranges import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import FIRST, INF, is_valid, scaled_metric
-from proxlab.scalar import fabs
+from proxlab.backends.sums import FIRST, is_valid, scaled_metric
+from proxlab.choose import CONVERGED, UNSHRUNK, ZERO
+from proxlab.scalar import INF, fabs
 
 # Set by the target: the kernel that Python calls, and what makes its arguments of their parts.
 kernel: Any = None
@@ -77,7 +69,7 @@ def one_of(numbers: Any, g: int) -> float:
 
 
 def solve_gathered(
-    data: Data, layout: Layout, begin: int, finish: int, request: Request, out: GroupResults, apart: Any,
+    data: Data, layout: Lying, begin: int, finish: int, request: Request, out: GroupResults, apart: Any,
     room: Scratch,
 ) -> int:  # fmt: skip
     """Solve the groups ``begin … finish - 1`` (of ``chosen``, if there are any) on copies in float64.
@@ -169,11 +161,11 @@ def quotient(first: float, second: float, d: float) -> float:
 
 
 def locate(g: int, shape: Any) -> int:
-    """Return where group ``g`` begins; ``shape`` as in :class:`Layout`."""
+    """Return where group ``g`` begins; ``shape`` as in :class:`Lying`."""
     return (g // shape[2]) * shape[1] * shape[2] * shape[3] + (g % shape[2]) * shape[3]
 
 
-def gather(source: Any, scratch: Any, g: int, layout: Layout, n: int) -> None:
+def gather(source: Any, scratch: Any, g: int, layout: Lying, n: int) -> None:
     """Copy a group to ``scratch``: by index where there are offsets, else the segments of a regular group."""
     shape = layout.shape
     if len(layout.indptr):
@@ -188,7 +180,7 @@ def gather(source: Any, scratch: Any, g: int, layout: Layout, n: int) -> None:
             scratch[k * run + j] = segment[j]
 
 
-def scatter(scratch: Any, out: Any, g: int, layout: Layout, n: int) -> None:
+def scatter(scratch: Any, out: Any, g: int, layout: Lying, n: int) -> None:
     """Undo :func:`gather`."""
     shape = layout.shape
     if len(layout.indptr):
@@ -203,7 +195,7 @@ def scatter(scratch: Any, out: Any, g: int, layout: Layout, n: int) -> None:
             segment[j] = scratch[k * run + j]
 
 
-def gather_metric(data: Data, room: Scratch, g: int, layout: Layout, n: int) -> None:
+def gather_metric(data: Data, room: Scratch, g: int, layout: Lying, n: int) -> None:
     """Copy a group's metric to the scratch."""
     if data.dense:
         gather(data.d, room.d, g, layout, n)

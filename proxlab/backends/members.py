@@ -1,8 +1,8 @@
 """The elements of groups over arrays: what is summed over a group, and what a group's numbers give each.
 
 An equation's terms are functions ``f(x, d, b, *values)`` of elements, in which ``b = d x``, and of numbers of
-their group. :class:`Rows` has a group per row of a matrix. :class:`Parts` has some elements of each group, as
-matrices, and the rest is elsewhere: sums are completed by whoever has the others.
+their group. :class:`Rows` has a group per row of a matrix. :class:`Fragments` has some elements of each
+group, as matrices, and the rest is elsewhere: sums are completed by whoever has the others.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from proxlab.types import Array
 
 __all__ = [
     "Cut",
+    "Fragment",
+    "Fragments",
     "Members",
-    "Part",
-    "Parts",
     "Pieces",
     "Rows",
     "all_first_terms",
@@ -92,7 +92,7 @@ class Rows:
         return added(*square(*two_product(self.x, self.d)))
 
 
-class Part(NamedTuple):
+class Fragment(NamedTuple):
     """Some elements of groups.
 
     Attributes
@@ -114,12 +114,12 @@ class Pieces:
     Parameters
     ----------
     xp : module
-    parts : sequence of Part
+    parts : sequence of Fragment
     ex, ed : array of shape (n_groups,)
         The units.
     """
 
-    def __init__(self, xp: Any, parts: Sequence[Part], ex: Array, ed: Array) -> None:
+    def __init__(self, xp: Any, parts: Sequence[Fragment], ex: Array, ed: Array) -> None:
         self.xp, self._like = xp, ex
         self._parts = []
         for part in (p for p in parts if p.x.shape[1]):
@@ -190,13 +190,13 @@ class Cut:
         return bool(xp.all(((least > SAFE_LOW) | (nonzero == 0)) & (most < SAFE_HIGH)))
 
 
-class Parts(Cut):
+class Fragments(Cut):
     """Groups of which some elements are here.
 
     Parameters
     ----------
     xp : module
-    parts : sequence of Part
+    parts : sequence of Fragment
     ex, ed : array of shape (n_groups,)
         The units.
     size : int
@@ -207,7 +207,7 @@ class Parts(Cut):
     """
 
     def __init__(
-        self, xp: Any, parts: Sequence[Part], ex: Array, ed: Array, size: int,
+        self, xp: Any, parts: Sequence[Fragment], ex: Array, ed: Array, size: int,
         add: Callable[[Array], Array], gather: Callable[[Array], Array],
     ) -> None:  # fmt: skip
         self._add, self._gather = add, gather
@@ -226,7 +226,7 @@ class Parts(Cut):
         return total[0], total[1]
 
 
-def exponents(xp: Any, parts: Sequence[Part], like: Array) -> Array:
+def exponents(xp: Any, parts: Sequence[Fragment], like: Array) -> Array:
     """Return exponents of the largest ``x``, product and metric of each group, shape (3, n_groups).
 
     Below all where there is none.
@@ -249,7 +249,7 @@ def units(xp: Any, largest: Array) -> tuple[Array, Array]:
     return xp.where(nothing, zero, ex), xp.where(nothing, none, eb - xp.where(nothing, zero, ex))
 
 
-def lost(xp: Any, parts: Sequence[Part], ed: Array) -> Array:
+def lost(xp: Any, parts: Sequence[Fragment], ed: Array) -> Array:
     """Return how often elements of each group are lost that may count, or are no numbers; 0 for never."""
     found = xp.zeros_like(ed)
     for part in (p for p in parts if p.x.shape[1]):

@@ -18,11 +18,10 @@ from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_v
 from proxlab.backends import arrays, threads
 from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
-from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
+from proxlab.backends.numba_cpu import TARGET, group_rows, outermost
 from proxlab.backends.records import Bounds
 from proxlab.backends.tiles import TILE, collect
 from proxlab.groups import AxisLayout, Layout
-from proxlab.linker import Target
 from proxlab.penalties import Penalty
 
 __all__ = ["applies", "certify"]
@@ -44,9 +43,6 @@ def applies(penalty: Penalty, layout: Layout) -> bool:
         return False
     pieces = equation.rows
     return len(pieces) <= 3 and bool(pieces[0, 1] > 0 or pieces[0, 2] > 0)
-
-
-TARGET = Target(made, COMPILATION)
 
 
 @lru_cache(maxsize=3)

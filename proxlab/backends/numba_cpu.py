@@ -28,7 +28,7 @@ from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
 from proxlab.backends.disk_cache import KernelCache, folder
-from proxlab.backends.kernel_records import Data, Layout, Scratch, Shrink, Steps
+from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.choose import Limits
@@ -44,9 +44,9 @@ logger = logging.getLogger("proxlab")
 #: Nothing compiled owns an array: callers hold them, and references are not counted.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
-LOOSE = {"reassoc", "contract", "nsz"}
+FAST_MATH = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(LOOSE)} straight code inlined"
+COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
@@ -73,7 +73,7 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, nati
     """
     options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": not native}
     if loose:
-        options["fastmath"] = LOOSE
+        options["fastmath"] = FAST_MATH
     if not cache:
         # Records are free only where the compiler sees both sides of a call.
         straight = _BACKWARD not in function.__code__.co_code[::2]
@@ -325,7 +325,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
     )  # fmt: skip
     limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, explain)
     request = (*each, *shrink, pieces, *limits)
-    place = Layout(geometry, indptr, indices, chosen)
+    place = Lying(geometry, indptr, indices, chosen)
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)

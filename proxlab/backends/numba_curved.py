@@ -33,19 +33,18 @@ from proxlab.backends.curved_group import (
     KnownCurve,
     Precision,
 )
-from proxlab.backends.numba_cpu import COMPILATION, made, outermost
+from proxlab.backends.numba_cpu import TARGET, made, outermost
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.backends.scaled_rows import sum_height
 from proxlab.bounds import rounding
 from proxlab.choose import Limits
 from proxlab.curves import errors, most_passes, same_share
-from proxlab.linker import Given, Target, described, state
+from proxlab.linker import Given, described, state
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
 __all__ = ["solve"]
 
-TARGET = Target(made, COMPILATION)
 #: Of a function of a penalty: where its own numbers are, and the radius.
 SIGNATURE = numba.float64(numba.int64, numba.float64)
 METHODS = ("value_at", "slope_at", "curvature_at")
@@ -53,15 +52,15 @@ METHODS = ("value_at", "slope_at", "curvature_at")
 
 def solve(p: Any, options: Options) -> Solved:
     """Solve a validated problem of NumPy arrays whose penalty has a curved slope."""
-    return arrays.solve(p, options, solve_rows)
+    return arrays.solve(p, options, curved_rows)
 
 
-def solve_rows(
+def curved_rows(
     xp: Any, x: Array, d: Array, step: Array, weight: Array, penalty: Any, finder: RootFinder, rtol: float
 ) -> RowSolution:
     """Solve rows as :func:`proxlab.backends.array_curved.curved_rows` does."""
     strength, unit = penalty._split()
-    compiled = functions_of(unit) if x.size else None
+    compiled = compiled_functions(unit) if x.size else None
     if compiled is None:
         return array_curved.curved_rows(xp, x, d, step, weight, penalty, finder, rtol)
     x, d, step, weight = (np.ascontiguousarray(a) for a in (x, d, step, weight))
@@ -119,7 +118,7 @@ class Compiled(NamedTuple):
     functions: list[Any]
 
 
-def functions_of(penalty: Any) -> Compiled | None:
+def compiled_functions(penalty: Any) -> Compiled | None:
     """Return a penalty's functions, compiled, or None where one cannot be."""
     methods = tuple(getattr(type(penalty), name) for name in METHODS)
     if not all(isinstance(method, types.FunctionType) for method in methods):

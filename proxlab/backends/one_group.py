@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Elements, Found, Scale, Scratch, Solution, Start
+from proxlab.backends.kernel_records import Elements, Found, Scale, Scratch, SolvedGroup, Start
 from proxlab.backends.ranges import (
     CAP,
     FAINT,
@@ -31,8 +31,6 @@ from proxlab.backends.ranges import (
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import (
     FIRST,
-    INF,
-    NAN,
     clip_group,
     exponent,
     is_valid,
@@ -51,11 +49,15 @@ from proxlab.backends.sums import (
 )
 from proxlab.bounds import UNIT
 from proxlab.choose import (
+    CONVERGED,
     GIVEN,
+    MAX_ITERATIONS,
+    UNSHRUNK,
+    ZERO,
     Beginning,
     Group,
     Limits,
-    Part,
+    Segment,
     at_zero,
     clipped_at_zero,
     clipped_sharpened,
@@ -71,10 +73,10 @@ from proxlab.choose import (
 )
 from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
-from proxlab.equations.radial import BEYOND, pace, residual, rise
+from proxlab.equations.radial import ANY_PACE, pace, residual, rise
 from proxlab.powers import TINIEST
 from proxlab.rootfinders import Newton, Status
-from proxlab.scalar import fabs, fmax, fmin, inlined, sqrt
+from proxlab.scalar import INF, NAN, fabs, fmax, fmin, inlined, sqrt
 from proxlab.search import (
     OPEN,
     SEEKING,
@@ -89,7 +91,6 @@ from proxlab.search import (
     seek,
 )
 
-CONVERGED, ZERO, UNSHRUNK, TIE, MAX_ITERATIONS = (int(status) for status in Status)
 BAD, APART = len(Status), len(Status) + 1  # a group with invalid input; one that spreads too far
 
 # Set by the target, beside what the search leaves to it: whether sums may leave float64's range.
@@ -219,7 +220,7 @@ def solve_radial(e: Elements, start: Start, scale: Scale, pieces: Any, limits: L
                 evaluations += 1
             # Read at r = 0 only.
             at_zero_too = f < 0.0 and slope > 0.0 and part.start - f / slope <= 0.0
-            dmax = largest_metric(e) if limits.explain and at_zero_too else BEYOND
+            dmax = largest_metric(e) if limits.explain and at_zero_too else ANY_PACE
             todo = plan(choice, group, part, Beginning(f, slope, k == 0, below, dmax), limits)
             root = Root(False, 0.0, 0.0, 0.0, False, False, 0, 0)
             if todo.search:
@@ -265,7 +266,7 @@ def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits)
     return Found(root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations)
 
 
-def next_part(before: Part, pieces: Any, k: int, scale: Scale) -> Part:
+def next_part(before: Segment, pieces: Any, k: int, scale: Scale) -> Segment:
     """Return piece ``k`` of the slope in the group's units, after the one before."""
     start = math.ldexp(pieces[k, 0], -scale.ex)
     end = math.ldexp(pieces[k + 1, 0], -scale.ex) if k + 1 < pieces.shape[0] else INF
@@ -273,10 +274,12 @@ def next_part(before: Part, pieces: Any, k: int, scale: Scale) -> Part:
     height = before.height + rise(start, before.start, start, before.a, before.c)
     if (k == 0 and pieces[k, 1] > 0.0) or (k > 0 and PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH):
         height = coefficient(scale, pieces[k, 1], 2)
-    return Part(start, end, coefficient(scale, pieces[k, 2], 1), coefficient(scale, pieces[k, 3], 0), height)
+    return Segment(
+        start, end, coefficient(scale, pieces[k, 2], 1), coefficient(scale, pieces[k, 3], 0), height
+    )
 
 
-def objective_at(e: Elements, r: float, tau: float, part: Part, xx: float) -> float:
+def objective_at(e: Elements, r: float, tau: float, part: Segment, xx: float) -> float:
     """Return ``η p(‖z‖) + ½‖z - x‖²_D`` at the point of the path with radius ``r`` and multiplier ``tau``."""
     moved, kept = 0.0, xx
     if tau > 0.0:
@@ -338,15 +341,15 @@ def is_safe(v: float) -> bool:
 @inlined
 def solve_one(
     e: Elements, step: float, weight: float, pieces: Any, limits: Limits, room: Scratch
-) -> Solution:
+) -> SolvedGroup:
     """Solve one group: as it is, where nothing leaves the range, else in units of its own."""
     found = Found(0.0, 0.0, 0.0, 0.0, BAD, 0, 0)
     start = sum_start(e)
     finite = start.bb < INF and start.bbd < INF and start.xx < INF
     if not (0.0 < step < INF and (finite or (RESCALES and is_valid(e)))):
-        return Solution(found, e, False, 0, 0)
+        return SolvedGroup(found, e, False, 0, 0)
     if not RESCALES:  # a constant: what follows is not compiled where it is false
-        return Solution(solve_group(e, start, Scale(step, weight, 0, 0), pieces, limits), e, False, 0, 0)
+        return SolvedGroup(solve_group(e, start, Scale(step, weight, 0, 0), pieces, limits), e, False, 0, 0)
     scaled = not is_tame(start, step, weight, pieces)
     lost, apart, ex, ed, least, away, own = False, False, 0, 0, 0, 0, limits
     for _ in range(ATTEMPTS):
@@ -367,7 +370,7 @@ def solve_one(
         away, _, least, apart = units(e)
     if (scaled or lost) and (apart or is_faint(math.ldexp(found.r, -away), found.tau, least)):
         found = Found(0.0, 0.0, 0.0, 0.0, APART, 0, 0)
-    return Solution(found, e, scaled, ex, ed)
+    return SolvedGroup(found, e, scaled, ex, ed)
 
 
 def downwards(v: float, e: int) -> float:

@@ -9,15 +9,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab.backends.array_api import row_max, zero_margin
+from proxlab.backends.array_api import zero_margin
 from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.records import Bounds
 from proxlab.bounds import UNIT, rounding
+from proxlab.penalties.base import row_max
 from proxlab.powers import TINIEST, downwards, exponent, times_power
 from proxlab.types import Array
 
 __all__ = [
     "BEYOND",
+    "LARGEST",
     "LEAST_METRIC",
     "LOST",
     "LOST_DROP",
@@ -47,10 +49,12 @@ __all__ = [
 
 #: Metrics that put more than this on an element whose |b| is not the largest are not resolved.
 SPREAD = 2.0**200
+#: Beyond this nothing is said of slopes, curvatures and values.
+LARGEST = 2.0**300
 #: Coefficients that were capped are at least this.
 BEYOND = 2.0**890
 #: Where the slope may vanish, or pieces compete, metrics below this are not resolved; others below the next.
-LEAST_METRIC, FAINT = 2.0**-700, 2.0**-900
+LEAST_METRIC, LEAST_SOUND = 2.0**-700, 2.0**-900
 #: What underflow and scaling cost at most, in these units and far below what bounds resolve: an element of
 #: the point; one of a pull ``d (z - x)``, as under every metric below that; a sum of squares; one with the
 #: metric; a gap that is a product, and one that is a difference.
@@ -213,10 +217,10 @@ def prepare(
     ed = ed + xp.remainder(ed, xp.full_like(ed, 2.0))
     # Where nothing is, the metric does not matter, and may be beyond all bounds.
     d = xp.where(live, times_power(xp, d, -ed[:, None]), xp.ones_like(d))
-    sound = xp.all((d > FAINT) & (d <= SPREAD), axis=1)
+    sound = xp.all((d > LEAST_SOUND) & (d <= SPREAD), axis=1)
     # Nor is the direction of the candidate known where it was lost.
     several = xp.sum(xp.astype(z != 0, xp.int64), axis=1) > 1
-    sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < FAINT))
+    sound = sound & ~(several & xp.any(lost_z, axis=1) & (row_max(xp, xp.abs(z)) < LEAST_SOUND))
     d = xp.minimum(d, xp.full_like(d, METRIC_CAP))
     return ScaledRows(x, z, z_error, d, sign, size, error, low, high, ex, ed, step, weight, sound)
 

@@ -22,11 +22,9 @@ from proxlab.backends.kernel_records import Elements, Scale, Start
 from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, METRIC_FLOOR, NARROW_HIGH
 from proxlab.double_double import add_doubles, square, two_product, two_sum
 from proxlab.equations import Sums
-from proxlab.equations.radial import LARGEST, shrunk_fraction, terms
-from proxlab.scalar import any_order, fabs, fmax, fmin
+from proxlab.equations.radial import HUGE, shrunk_fraction, terms
+from proxlab.scalar import INF, NAN, any_order, fabs, fmax, fmin
 
-INF = np.inf
-NAN = np.nan
 #: Makes an index, which is never negative; a plain name, since the compiler and the type checker see it
 #: differently.
 UINT: Any = np.uint64
@@ -175,7 +173,7 @@ def sum_moved(e: Elements, r: float, tau: float) -> Any:
     moved, kept = 0.0, 0.0
     for i in span(e, 0, e.n):
         x, d = load(e, i)
-        y = fmin(d * r, LARGEST)
+        y = fmin(d * r, HUGE)
         w = x / (y + tau)
         v, z = w * tau, w * y
         moved += d * (v * v)

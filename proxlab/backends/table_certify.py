@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab import bounds
-from proxlab.backends.array_api import row_max
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
-from proxlab.backends.enclosed_root import CLOSE, FLOOR, MAX_EVALUATIONS, SHARP, RowEquation, Slopes, tau_at
+from proxlab.backends.enclosed_root import (
+    CLOSE_MARGIN,
+    FLOOR,
+    MAX_EVALUATIONS,
+    SHARP_MARGIN,
+    RowEquation,
+    Slopes,
+    tau_at,
+)
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     BEYOND,
+    LARGEST,
     LEAST_METRIC,
     LOST,
     LOST_DROP,
@@ -43,13 +51,12 @@ from proxlab.backends.scaled_rows import (
 from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.linker import over_arrays
 from proxlab.penalties import RadialPenalty
+from proxlab.penalties.base import row_max
 from proxlab.penalties.tables import Table, doubt, kinks
 from proxlab.types import Array
 
 __all__ = ["table_bounds"]
 
-#: Beyond this, in the scale of the problem, nothing is said about slopes, curvatures and values.
-LARGEST = 2.0**300
 #: By how much a bracket of a radius is widened: tau is exact at a radius that differs by less.
 WIDER = 1e-14
 
@@ -88,7 +95,7 @@ class TableProblem:
         self.height = sum_height(p.x.shape[1])
         self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
         self.no, self.yes = self.zero > 0, self.zero == 0
-        self.terms, self.bracket = over_arrays(bounds.terms, xp), over_arrays(bounds.bracket, xp)
+        self.terms, self.bracket = over_arrays(bounds.bound_terms, xp), over_arrays(bounds.bracket, xp)
         self.newton = over_arrays(bounds.newton, xp)
 
     def value(self, r: Array) -> tuple[Array, Array]:
@@ -165,11 +172,11 @@ class TableProblem:
         off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(self.height + 8))
         off = square_error(xp, bb, off) + LOST_SQUARE
         error = rounding(self.height + 16) * (bb + alpha * alpha) + off
-        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= CLOSE * bb), self.table[0].a
+        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= CLOSE_MARGIN * bb), self.table[0].a
         if eq.exact and bool(xp.any(close)):
             close, sharp = exact_margin(xp, p, p.d, raw, close)
             margin = xp.where(close, sharp, margin)
-            fine = SHARP * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + LOST_SQUARE
+            fine = SHARP_MARGIN * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + LOST_SQUARE
             error = xp.where(close, fine, error)
         return margin - error, margin + error
 

@@ -21,9 +21,9 @@ __all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk
 #: Roundings of a term of ``S`` and of ``S₁``, by the sign of the shift.
 FLAT, CURVED = (tuple(float(k) for k in ROUNDING[sign]) for sign in (False, True))
 #: A pace that no radius meets: where the slope has fallen to zero.
-BEYOND = 1e270
+ANY_PACE = 1e270
 #: What ``d r`` counts as at most, where the element is zero or next to it: a quotient by it is a number.
-LARGEST = 1e300
+HUGE = 1e300
 
 
 @any_order
@@ -56,7 +56,7 @@ def pace(r: Array, task: Task) -> Array:
     one = filled(r, 1.0)
     over = where(falls, task.c, where(inside, one, task.dmax + fabs(task.c)))
     under = where(inside & no(falls), r, where(slopes, tau, one))
-    return where(slopes | (inside & no(falls)), over / under, filled(r, BEYOND))
+    return where(slopes | (inside & no(falls)), over / under, filled(r, ANY_PACE))
 
 
 def roundings(c: Array, k: int) -> Array:
@@ -87,7 +87,7 @@ def rise(r: Array, start: Array, end: Array, a: Array, c: Array) -> Array:
 
 def shrunk_fraction(d: Array, r: Array, tau: Array) -> Array:
     """Return ``z_i / x_i = d_i r / (d_i r + tau)``; where an element is zero, its ``d_i r`` may be any."""
-    y = fmin(d * r, d * 0.0 + LARGEST)
+    y = fmin(d * r, d * 0.0 + HUGE)
     return y / (y + tau)
 
 

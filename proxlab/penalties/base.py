@@ -16,12 +16,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import array_api_compat
 import numpy as np
-import numpy.typing as npt
 
 from proxlab.bounds import rounding
 from proxlab.groups import Groups, Layout
 from proxlab.namespaces import namespace
-from proxlab.penalties.equations import GroupEquation, Radial
+from proxlab.penalties.equations import FloatArray, GroupEquation, Radial
 from proxlab.penalties.tables import Piece, Table, check_pieces, convex, flat_after, form, joined
 from proxlab.powers import exponent, product, sum_of_products, times_power
 from proxlab.types import Array
@@ -40,7 +39,6 @@ __all__ = [
     "table_of",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 # Within so much of a radius, relatively, a computed norm may lie at it.
 _BLUR = 2.0**-49
 #: Sums of numbers below this stay in the range.
@@ -233,7 +231,8 @@ class Penalty:
         with np.errstate(all="ignore"):
             parts = [self._row_value(xp, z, w) for z, w in zip(rows, weights, strict=True)]
         if strict and any(
-            bool(xp.any(xp.isinf(v) & xp.isfinite(_largest(xp, r)))) for r, v in zip(rows, parts, strict=True)
+            bool(xp.any(xp.isinf(v) & xp.isfinite(row_max(xp, xp.abs(r)))))
+            for r, v in zip(rows, parts, strict=True)
         ):
             raise OverflowError("z: the penalty at it is beyond the range of float64")
         if self.nonnegative:
@@ -280,11 +279,11 @@ class Penalty:
                 # Where sums of such numbers may leave the range, in a greater unit.
                 e = xp.zeros_like(w)
                 part = self._row_distance(xp, g, z_row, w, e)
-                large = ~xp.isfinite(part) | (_largest(xp, g) > HUGE)
+                large = ~xp.isfinite(part) | (row_max(xp, xp.abs(g)) > HUGE)
                 if bool(xp.any(large)):
                     e = xp.where(large, e - 64.0, e)
                     part = times_power(xp, self._row_distance(xp, times_power(xp, g, e), z_row, w, e), -e)
-                lost = ~xp.isfinite(part) & xp.isfinite(_largest(xp, g) + _largest(xp, z_row))
+                lost = ~xp.isfinite(part) & xp.isfinite(row_max(xp, xp.abs(g)) + row_max(xp, xp.abs(z_row)))
                 if bool(xp.any(lost)):
                     raise OverflowError("grad: the distance is beyond the range of float64")
                 if self.nonnegative:
@@ -363,8 +362,9 @@ class VanishingRows(NamedTuple):
     solve: Callable[[Array], Array]
 
 
-def _largest(xp: Any, rows: Array) -> Array:
-    return xp.max(xp.abs(rows), axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
+def row_max(xp: Any, rows: Array) -> Array:
+    """Return the largest element of each row; 0 for rows without elements."""
+    return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
 
 
 def row_norm(xp: Any, rows: Array) -> Array:

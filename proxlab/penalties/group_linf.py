@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxlab.bounds import rounding
-from proxlab.penalties.base import Penalty, VanishingRows, row_norm
+from proxlab.penalties.base import Penalty, VanishingRows, row_max, row_norm
 from proxlab.penalties.equations import Clipped
 from proxlab.powers import product, times_power
 from proxlab.types import Array
@@ -52,18 +52,18 @@ class GroupLinf(Penalty):
         return Clipped(self.lam)
 
     def _row_value(self, xp: Any, z: Array, weight: Array) -> Array:
-        return product(xp, weight, self.lam, _row_max(xp, xp.abs(z)))
+        return product(xp, weight, self.lam, row_max(xp, xp.abs(z)))
 
     def _row_distance(self, xp: Any, grad: Array, z: Array, weight: Array, e: Array) -> Array:
         # ∂‖z‖_∞ at z ≠ 0: convex weights on the elements of largest magnitude, with their signs; at 0 the ℓ1
         # ball. Either way -grad is projected onto {v ≥ 0 on the face, Σ v = strength} (or ≤ at zero).
         strength = product(xp, weight, self.lam, e=e)
         size = xp.abs(z)
-        top = _row_max(xp, size)[:, None]
+        top = row_max(xp, size)[:, None]
         zero = (top == 0)[:, 0]
         face = size == top
         wanted = xp.where(top == 0, xp.abs(grad), -grad * xp.sign(z))
-        excess = _simplex_threshold(xp, xp.where(face, wanted, xp.full_like(wanted, -math.inf)), strength)
+        excess = simplex_threshold(xp, xp.where(face, wanted, xp.full_like(wanted, -math.inf)), strength)
         excess = xp.where(zero & (excess < 0), xp.zeros_like(excess), excess)
         used = wanted - excess[:, None]
         used = xp.where(face & (used > 0), used, xp.zeros_like(used))
@@ -72,7 +72,7 @@ class GroupLinf(Penalty):
 
     def _row_subgradient(self, xp: Any, z: Array, weight: Array) -> Array:
         size = xp.abs(z)
-        face = xp.astype((size == _row_max(xp, size)[:, None]) & (size > 0), xp.float64)
+        face = xp.astype((size == row_max(xp, size)[:, None]) & (size > 0), xp.float64)
         share = face / xp.clip(xp.sum(face, axis=1, keepdims=True), min=1.0)
         return (self.lam * weight)[:, None] * share * xp.sign(z)
 
@@ -90,11 +90,7 @@ class GroupLinf(Penalty):
         return xp.where(group.weight > 0, strength, xp.full_like(strength, math.inf))
 
 
-def _row_max(xp: Any, rows: Array) -> Array:
-    return xp.max(rows, axis=1) if rows.shape[1] else xp.sum(rows, axis=1)
-
-
-def _simplex_threshold(xp: Any, rows: Array, total: Array) -> Array:
+def simplex_threshold(xp: Any, rows: Array, total: Array) -> Array:
     """Return ``θ`` with ``Σ (v - θ)₊ = total`` per row (Held, Wolfe & Crowder 1974); -inf takes no part."""
     if rows.shape[1] == 0:
         return -total

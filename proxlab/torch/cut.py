@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proxlab.arguments import float_bits
 from proxlab.backends.array_api import choose, shrink, shrunk
-from proxlab.backends.members import Part, Parts, exponents, lost, units
+from proxlab.backends.members import Fragment, Fragments, exponents, lost, units
 from proxlab.groups import AxisLayout
 from proxlab.namespaces import namespace
 from proxlab.optim.bregman import dual_start
@@ -135,13 +135,13 @@ class _Summed(NamedTuple):
     places : _Places
     matrices : list of list of list of _Matrix
         What lies here of each problem and parameter.
-    members : Parts
+    members : Fragments
     step : Tensor, shape (n_groups,)
     """
 
     places: _Places
     matrices: list[list[list[_Matrix]]]
-    members: Parts
+    members: Fragments
     step: Tensor
 
 
@@ -173,16 +173,16 @@ def _summed(problems: Sequence[CutProblem], ranks: Ranks) -> _Summed | None:
             )
         matrices.append(own)
     every = [m for own in matrices for some in own for m in some]
-    parts = [Part(m.x, m.d, m.ids) for m in every if m.counts]
+    parts = [Fragment(m.x, m.d, m.ids) for m in every if m.counts]
     ex = ed = torch.zeros_like(step)
-    members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
+    members = Fragments(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     if not members.in_range:
-        known = [Part(m.x, m.d, m.ids) for m in every]
+        known = [Fragment(m.x, m.d, m.ids) for m in every]
         ex, ed = units(xp, ranks.largest(exponents(xp, known, step)))
         # Whoever has the whole group says what is wrong with it.
         if bool((ranks.largest(lost(xp, known, ed)) > 0).any()):
             return None
-        members = Parts(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
+        members = Fragments(xp, parts, ex, ed, places.size, ranks.add, ranks.gather)
     return _Summed(places, matrices, members, step)
 
 

@@ -17,7 +17,7 @@ import array_api_compat
 
 from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
-from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, plan
+from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
 from proxlab.backends.kernel_records import over_parts
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.groups import IndexLayout
@@ -165,7 +165,7 @@ def _solve(p: Problem, options: Options, here: Any) -> Solved:
     if x.shape[0]:
         place = Place(xp, device, here.number, here.stream, here.processors)
         bad = xp.zeros((1,), dtype=xp.int32, device=device)
-        here.run(plan(p, options, how, shape, Memory(x, d, z, bad, results), place))
+        here.run(launches(p, options, how, shape, Memory(x, d, z, bad, results), place))
         if check and int(bad[0]):
             check_values(p)
             raise ValueError(

@@ -14,15 +14,14 @@ import numpy as np
 from proxlab.arguments import Problem, dtype_name
 from proxlab.backends.cuda.build import Variant
 from proxlab.backends.cuda.source import Values
-from proxlab.backends.kernel_records import Data, Request, Shrink, Steps
-from proxlab.backends.kernel_records import Layout as Lying
+from proxlab.backends.kernel_records import Data, Lying, Request, Shrink, Steps
 from proxlab.backends.records import GroupResults, Options
 from proxlab.choose import Limits
 from proxlab.groups import IndexLayout, Layout
 from proxlab.rootfinders import Newton
 from proxlab.types import Array
 
-__all__ = ["MAX_BLOCKS", "Launch", "Memory", "Place", "arrange", "plan"]
+__all__ = ["MAX_BLOCKS", "Launch", "Memory", "Place", "arrange", "launches"]
 
 #: Largest groups of the three teams within a warp, and their lanes; a block adds up by warps of the last.
 LIMITS, LANES = (4, 32, 2048), (1, 4, 32)
@@ -140,7 +139,9 @@ class Memory(NamedTuple):
     results: GroupResults | None
 
 
-def plan(p: Problem, options: Options, how: str, shape: Shape, memory: Memory, place: Place) -> list[Launch]:
+def launches(
+    p: Problem, options: Options, how: str, shape: Shape, memory: Memory, place: Place
+) -> list[Launch]:
     """Choose the launches that solve a problem, in order.
 
     Parameters

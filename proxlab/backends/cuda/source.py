@@ -19,24 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Data, Elements, Found, Layout, Request, Shrink
+from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Shrink
 from proxlab.backends.kernels import locate
-from proxlab.backends.one_group import (
-    APART,
-    BAD,
-    CONVERGED,
-    MAX_ITERATIONS,
-    UNSHRUNK,
-    explained,
-    solve_one,
-    write,
-)
+from proxlab.backends.one_group import APART, BAD, explained, solve_one, write
 from proxlab.backends.ranges import METRIC_CAP, METRIC_FLOOR
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import INF, NAN
-from proxlab.choose import Limits
+from proxlab.choose import CONVERGED, MAX_ITERATIONS, UNSHRUNK, Limits
 from proxlab.double_double import add_doubles
-from proxlab.scalar import fabs, fmax, fmin
+from proxlab.scalar import INF, NAN, fabs, fmax, fmin
 
 # Set by the build.
 cuda: Any = None
@@ -398,7 +388,7 @@ def one_of(numbers: Values, g: int) -> float:
     return numbers.each[g] if numbers.many else numbers.one
 
 
-class Asked(NamedTuple):
+class Wanted(NamedTuple):
     """What is asked for of a group: its step and weight, the table of pieces, and how exactly."""
 
     step: float
@@ -407,7 +397,7 @@ class Asked(NamedTuple):
     limits: Limits
 
 
-def solve_here(e: Elements, z: Any, g: int, asked: Asked, bad: Any, out: GroupResults) -> None:
+def solve_here(e: Elements, z: Any, g: int, asked: Wanted, bad: Any, out: GroupResults) -> None:
     """Solve group ``g``; where its input is invalid, write NaN and say so in ``bad``.
 
     The same where it spreads further than these kernels follow.
@@ -430,7 +420,7 @@ def solve_here(e: Elements, z: Any, g: int, asked: Asked, bad: Any, out: GroupRe
             explained(out, g, found, status, solved.ex)
 
 
-def share(table: Any, pieces: Any) -> None:
+def share_table(table: Any, pieces: Any) -> None:
     """Copy the table of pieces, a tuple, to shared memory."""
     if cuda.threadIdx.x == 0:
         for k in range(4 * COUNT):
@@ -439,14 +429,14 @@ def share(table: Any, pieces: Any) -> None:
 
 
 def solve_groups(
-    data: Data, layout: Layout, count: int, request: Request, partial: Any, bad: Any, out: GroupResults
+    data: Data, layout: Lying, count: int, request: Request, partial: Any, bad: Any, out: GroupResults
 ) -> None:
     """Solve groups, a team each: contiguous or strided ones of one shape, or ``chosen`` ragged ones.
 
     What a variant does not use may be anything.
     """
     pieces = cuda.shared.array((COUNT, 4), float64)
-    share(request.pieces, pieces)
+    share_table(request.pieces, pieces)
     limits, shape = request.limits, layout.shape
     own = Limits(limits.rtol, limits.atol, limits.most, EXPLAIN)
     scratch = cuda.shared.array((3, WARPS), float64)
@@ -464,18 +454,18 @@ def solve_groups(
             begin, shape[3], shape[2] * shape[3], layout.indices, step * request.shrink.threshold,
             request.shrink.nonnegative, scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
-        solve_here(Elements(data.x, data.d, spot, n), data.z, g, Asked(step, weight, pieces, own), bad, out)
+        solve_here(Elements(data.x, data.d, spot, n), data.z, g, Wanted(step, weight, pieces, own), bad, out)
 
 
 def solve_tile(
-    data: Data, layout: Layout, groups: int, request: Request, partial: Any, bad: Any, out: GroupResults
+    data: Data, layout: Lying, groups: int, request: Request, partial: Any, bad: Any, out: GroupResults
 ) -> None:
     """Solve neighbouring strided groups, ``groups`` to a block: whole segments of rows are read and written.
 
     A tile in shared memory holds them one after the other, an odd number of elements apart.
     """
     pieces = cuda.shared.array((COUNT, 4), float64)
-    share(request.pieces, pieces)
+    share_table(request.pieces, pieces)
     limits, shape = request.limits, layout.shape
     own = Limits(limits.rtol, limits.atol, limits.most, EXPLAIN)
     scratch = cuda.shared.array((3, WARPS), float64)
@@ -504,7 +494,7 @@ def solve_tile(
             k * pitch, n, n, layout.indices, step * request.shrink.threshold, request.shrink.nonnegative,
             scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
-        solve_here(Elements(xs, ds, spot, n), xs, g, Asked(step, weight, pieces, own), bad, out)
+        solve_here(Elements(xs, ds, spot, n), xs, g, Wanted(step, weight, pieces, own), bad, out)
     cuda.syncthreads()
     for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
         row, column = t // length, t % length

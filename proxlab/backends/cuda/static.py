@@ -26,7 +26,7 @@ import numpy as np
 
 from proxlab.arguments import Problem, problem
 from proxlab.backends.cuda.build import device_source, linked
-from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, plan
+from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
 from proxlab.backends.records import GroupResults, Options
 from proxlab.groups import Groups
 from proxlab.penalties import L1, GroupLasso, GroupLinf, GroupSCAD, Penalty, SparseGroupLasso
@@ -75,7 +75,7 @@ class Family:
             results = GroupResults(*(np.empty(count),) * 3, *(np.empty(count, np.int64),) * 3)
         bad = np.zeros(1, np.int32)
         memory = Memory(flat, flat if d is None else d.reshape(-1), flat, bad, results)
-        return plan(p, Options(self.finder, 2.0**-30), how, shape, memory, _place(p))[-1]
+        return launches(p, Options(self.finder, 2.0**-30), how, shape, memory, _place(p))[-1]
 
 
 def _place(p: Problem) -> Place:
@@ -313,7 +313,7 @@ def operations(family: Family, n: int = 512) -> dict[str, float]:
     how, shape = arrange(p.layout, x.itemsize, d.itemsize if family.dense else 0)
     flat = _Numbers(x[0])
     memory = Memory(x[0], d[0], x[0], np.zeros(1, np.int32), None)
-    ready = plan(p, Options(family.finder, 2.0**-30), how, shape, memory, _place(p))[-1]
+    ready = launches(p, Options(family.finder, 2.0**-30), how, shape, memory, _place(p))[-1]
     one, zero = types.SimpleNamespace(x=1), types.SimpleNamespace(x=0)
     cuda = types.SimpleNamespace(
         threadIdx=zero, blockIdx=zero, blockDim=one, gridDim=one, grid=lambda _: 0, gridsize=lambda _: 1,
