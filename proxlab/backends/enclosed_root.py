@@ -17,16 +17,14 @@ from proxlab.backends.scaled_rows import (
     square_error,
     sum_height,
 )
-from proxlab.bounds import ROUNDING, UNIT, rounding
+from proxlab.bounds import ROUNDING, UNIT, Evaluation, rounding
 from proxlab.linker import over_arrays
 from proxlab.penalties.base import row_max
 from proxlab.types import Array
 
 __all__ = [
-    "CLOSE_MARGIN",
     "FLOOR",
     "MAX_EVALUATIONS",
-    "SHARP_MARGIN",
     "Affine",
     "Enclosed",
     "InnerRoot",
@@ -76,13 +74,21 @@ class InnerRoot:
 
 
 class Enclosed(NamedTuple):
-    """What one evaluation says: bounds of the root and of ``S - 1``, and where Newton's method goes next."""
+    """What one evaluation says: bounds of the root, where Newton's method goes next, and about ``S - 1``."""
 
     lower: Array
     upper: Array
     ahead: Array
-    below: Array
-    above: Array
+    known: Evaluation
+
+
+class Margin(NamedTuple):
+    """Bounds of ``‖b‖² - tau²``; ``‖b‖²`` as computed, and a lower bound of it."""
+
+    low: Array
+    high: Array
+    bb: Array
+    least: Array
 
 
 def tau_at(xp: Any, r: Array, slope: Affine | Slopes) -> Array:
@@ -114,22 +120,56 @@ class RowEquation:
         xp, p = self.xp, self.p
         shift, tau = slope.shift, tau_at(xp, r, slope)
         tau = xp.where((tau > 0) | (r > 0), tau, xp.ones_like(tau))
-        s, s1, b1 = self.terms(self.b, p.d, r[:, None], tau[:, None], shift[:, None])
-        s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
+        terms = self.terms(self.b, p.d, r[:, None], tau[:, None], shift[:, None])
         m = xp.maximum(self.steepest(self.dmin, r, tau, shift), self.steepest(self.dmax, r, tau, shift))
-        tiny = self.n * LOST_SQUARE
-        noise = rounding(self.height + self.k[0]) * s + tiny
-        slack = rounding(self.height + self.k[1]) * b1 + tiny * m
-        if not self.exact:
-            off = self.lost(r, tau, s)
-            noise = noise + off
-            slack = slack + off * m
-        known = bounds.evaluation(r, s, s1, b1, noise, slack, m)
+        known, ahead = self.evaluated(r, terms, m, self.k, (r, tau))
         if margin is not None:
             known = known._replace(below=margin[0], above=margin[1])
         lower, upper = self.bracket(known, shift, far)
-        ahead = xp.where(s1 > 0, self.newton(r, s, s1), xp.zeros_like(s1))
-        return Enclosed(lower, upper, ahead, known.below, known.above)
+        return Enclosed(lower, upper, ahead, known)
+
+    def enclose_slope(self, tau: Array, r: Array, far: Array) -> Enclosed:
+        """Return what one evaluation says of ``tau`` at a radius: the equation with its roles swapped."""
+        xp, d, none = self.xp, self.p.d, self.xp.zeros_like(r)
+        terms = self.terms(self.b, xp.ones_like(d), tau[:, None], d * r[:, None], none[:, None])
+        m = (1.0 + rounding(8)) / (tau + self.dmin * r)
+        known, ahead = self.evaluated(tau, terms, m, ROUNDING[False], (r, tau))
+        lower, upper = self.bracket(known, none, far)
+        return Enclosed(lower, upper, ahead, known)
+
+    def evaluated(
+        self, at: Array, terms: tuple[Array, ...], m: Array, k: tuple[int, ...], spot: tuple[Array, Array]
+    ) -> tuple[Evaluation, Array]:
+        """Return what terms say at a point, and where Newton's method goes from there.
+
+        ``spot`` are the radius and ``tau`` there, ``k`` the roundings of the terms.
+        """
+        xp = self.xp
+        s, s1, b1 = (row_sum(xp, t) for t in terms)
+        tiny = self.n * LOST_SQUARE
+        noise = rounding(self.height + k[0]) * s + tiny
+        slack = rounding(self.height + k[1]) * b1 + tiny * m
+        if not self.exact:
+            off = self.lost(*spot, s)
+            noise, slack = noise + off, slack + off * m
+        ahead = xp.where(s1 > 0, self.newton(at, s, s1), xp.zeros_like(s1))
+        return bounds.evaluation(at, s, s1, b1, noise, slack, m), ahead
+
+    def margin(self, tau: Array, raw: float, on: Array) -> Margin:
+        """Bound ``‖b‖² - tau²`` where it counts; ``raw`` is ``p'(0+)`` in the penalty's own units."""
+        xp = self.xp
+        bb = row_sum(xp, self.b * self.b)
+        margin = (xp.sqrt(bb) - tau) * (xp.sqrt(bb) + tau)
+        off = xp.sqrt(row_sum(xp, self.b_error * self.b_error)) * (1.0 + rounding(self.height + 8))
+        off, share = square_error(xp, bb, off) + LOST_SQUARE, rounding(self.height + 16)
+        error = share * (bb + tau * tau) + off
+        close = on & (xp.abs(margin) <= CLOSE_MARGIN * bb)
+        if self.exact and bool(xp.any(close)):
+            close, sharp = exact_margin(xp, self.p, self.p.d, raw, close)
+            margin = xp.where(close, sharp, margin)
+            fine = SHARP_MARGIN * (bb + tau * tau) + 8.0 * UNIT * xp.abs(sharp) + LOST_SQUARE
+            error = xp.where(close, fine, error)
+        return Margin(margin - error, margin + error, bb, bb * (1.0 - share) - off)
 
     def lost(self, r: Array, tau: Array, s: Array) -> Array:
         """Return what the errors of ``b`` may change a computed ``S`` by."""
@@ -164,32 +204,20 @@ def find_inner(
     first = pieces[0]
     alpha, shift = first.alpha, first.shift
     # The zero test: the sign of ‖b‖² - alpha².
-    bb = row_sum(xp, eq.b * eq.b)
     tame = usable & (alpha > FLOOR) & (alpha < STEEP)
     strength = xp.where(tame, alpha, ones)
-    margin = (xp.sqrt(bb) - strength) * (xp.sqrt(bb) + strength)
-    off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(eq.height + 8))
-    off = square_error(xp, bb, off)
-    error_share = rounding(eq.height + 16)
-    error = error_share * (bb + strength * strength) + off
-    close = tame & (xp.abs(margin) <= CLOSE_MARGIN * bb)
-    if eq.exact and bool(xp.any(close)):
-        close, sharp = exact_margin(xp, p, p.d, raw, close)
-        margin = xp.where(close, sharp, margin)
-        error = xp.where(close, SHARP_MARGIN * (bb + strength * strength) + 8.0 * UNIT * xp.abs(sharp), error)
-    margin_high = xp.where(tame, margin + error, xp.full_like(zero, math.inf))
+    margin = eq.margin(strength, raw, tame)
+    margin_high = xp.where(tame, margin.high, xp.full_like(zero, math.inf))
     empty = row_max(xp, p.size_high) == 0
-    is_zero = empty | (tame & (margin + error <= 0)) | (usable & (alpha >= STEEP))
-    sure = xp.where(
-        tame, margin - error > 0, (alpha <= FLOOR) & (bb * (1.0 - error_share) - off > 4.0 * FLOOR**2)
-    )
+    is_zero = empty | (tame & (margin.high <= 0)) | (usable & (alpha >= STEEP))
+    sure = xp.where(tame, margin.low > 0, (alpha <= FLOOR) & (margin.least > 4.0 * FLOOR**2))
     nonzero = usable & ~is_zero & sure
 
     # What the sums at zero say.
     end = pieces[-1].end
     lower, upper = zero, xp.minimum(reach, end)
     squared = strength * strength * (1.0 + rounding(8))
-    rel = (margin - error) / squared, (margin + error) / (strength * strength) * (1.0 + rounding(8))
+    rel = margin.low / squared, margin.high / (strength * strength) * (1.0 + rounding(8))
     rel = xp.where(rel[0] < 0, rel[0] * (1.0 + rounding(20)), rel[0]), rel[1]
     near = eq.enclose(zero, Affine(strength, shift), upper, rel)
     at_zero = tame & ~is_zero
@@ -205,7 +233,7 @@ def find_inner(
         on = open_ & (knot > FLOOR) & (knot < upper)
         spot = xp.where(on, knot, ones)
         left, right = eq.enclose(spot, before, spot), eq.enclose(spot, piece, upper)
-        beyond, short = on & (left.below > 0), on & (left.above < 0)
+        beyond, short = on & (left.known.below > 0), on & (left.known.above < 0)
         lower = xp.where(beyond, xp.maximum(lower, knot * (1.0 - 1e-15)), lower)
         upper = xp.where(short, xp.minimum(upper, knot * (1.0 + 1e-15)), upper)
         astride = on & ~beyond & ~short
@@ -220,7 +248,7 @@ def find_inner(
     z_norm = norm_above(xp, xp.abs(p.z))
     bbd = row_sum(xp, eq.b * eq.b * (p.d + xp.abs(at_lower.shift)[:, None]))
     safe = xp.where(bbd > 0, bbd, ones)
-    start = 4.0 * rounding(eq.height + eq.k[0]) * bb * xp.sqrt(bb) / safe
+    start = 4.0 * rounding(eq.height + eq.k[0]) * margin.bb * xp.sqrt(margin.bb) / safe
     r = xp.maximum(xp.where(z_norm > 0, z_norm, lower), start)
     stalled = zero
     for _ in range(MAX_EVALUATIONS):
@@ -236,7 +264,7 @@ def find_inner(
         lower = xp.where(can, xp.maximum(lower, near.lower), lower)
         upper = xp.where(can, xp.minimum(upper, near.upper), upper)
         # Within rounding of the root, or nowhere to go: halve what is left a few times.
-        lost = ((near.below <= 0) & (near.above >= 0)) | ~can
+        lost = ((near.known.below <= 0) & (near.known.above >= 0)) | ~can
         stalled = xp.where(lost, stalled + 1.0, stalled)
         r = xp.where((near.ahead > 0) & xp.isfinite(near.ahead), near.ahead, lower)
         r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)

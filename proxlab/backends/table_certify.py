@@ -9,19 +9,17 @@ Nothing relies on the existence of a candidate, nor on there being one only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxlab import bounds
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
 from proxlab.backends.enclosed_root import (
-    CLOSE_MARGIN,
     FLOOR,
     MAX_EVALUATIONS,
-    SHARP_MARGIN,
+    Enclosed,
     RowEquation,
-    Slopes,
     tau_at,
 )
 from proxlab.backends.records import Bounds
@@ -36,7 +34,6 @@ from proxlab.backends.scaled_rows import (
     ScaledRows,
     convex_bounds,
     corner,
-    exact_margin,
     finite_or_inf,
     in_units_of_data,
     metric_above,
@@ -45,11 +42,9 @@ from proxlab.backends.scaled_rows import (
     norm_above,
     prepare,
     row_sum,
-    square_error,
     sum_height,
 )
 from proxlab.bounds import ROUNDING, UNIT, rounding
-from proxlab.linker import over_arrays
 from proxlab.penalties import RadialPenalty
 from proxlab.penalties.base import row_max
 from proxlab.penalties.tables import Table, doubt, kinks
@@ -95,8 +90,6 @@ class TableProblem:
         self.height = sum_height(p.x.shape[1])
         self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
         self.no, self.yes = self.zero > 0, self.zero == 0
-        self.terms, self.bracket = over_arrays(bounds.bound_terms, xp), over_arrays(bounds.bracket, xp)
-        self.newton = over_arrays(bounds.newton, xp)
 
     def value(self, r: Array) -> tuple[Array, Array]:
         """Bound ``η p(r)`` at a radius."""
@@ -164,60 +157,56 @@ class TableProblem:
             finite_or_none(xp, least), finite_or_inf(xp, most),
         )  # fmt: skip
 
-    def zero_margin(self, usable: Array) -> tuple[Array, Array]:
-        """Bound ``‖b‖² - tau(0)²``."""
-        xp, p, eq, alpha = self.xp, self.p, self.eq, self.pieces[0].alpha
-        bb = row_sum(xp, eq.b * eq.b)
-        margin = (xp.sqrt(bb) - alpha) * (xp.sqrt(bb) + alpha)
-        off = xp.sqrt(row_sum(xp, eq.b_error * eq.b_error)) * (1.0 + rounding(self.height + 8))
-        off = square_error(xp, bb, off) + LOST_SQUARE
-        error = rounding(self.height + 16) * (bb + alpha * alpha) + off
-        close, raw = usable & (alpha > FLOOR) & (xp.abs(margin) <= CLOSE_MARGIN * bb), self.table[0].a
-        if eq.exact and bool(xp.any(close)):
-            close, sharp = exact_margin(xp, p, p.d, raw, close)
-            margin = xp.where(close, sharp, margin)
-            fine = SHARP_MARGIN * (bb + alpha * alpha) + 8.0 * UNIT * xp.abs(sharp) + LOST_SQUARE
-            error = xp.where(close, fine, error)
-        return margin - error, margin + error
+    def narrowed(
+        self, enclose: Callable[[Array, Array], Enclosed], resolved: Callable[[Array], Array],
+        lower: Array, upper: Array, at: Array, on: Array,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Narrow a bracket until it no longer shrinks.
 
-    def falls(self, r: Array, q: Slopes) -> Array:
-        """Return where ``g`` is known not to increase at a radius, nor, concave as it is, beyond."""
-        xp, eq, tau = self.xp, self.eq, tau_at(self.xp, r, q)
-        s, s1, b1 = self.terms(eq.b, self.p.d, r[:, None], tau[:, None], q.shift[:, None])
-        s, s1, b1 = row_sum(xp, s), row_sum(xp, s1), row_sum(xp, b1)
-        m = xp.maximum(*(eq.steepest(d, r, tau, q.shift) for d in (eq.dmin, eq.dmax)))
-        slack = rounding(self.height + ROUNDING[True][1]) * b1 + FLOOR
-        if not eq.exact:
-            slack = slack + eq.lost(r, tau, s) * m
-        return (s1 + slack <= 0) & (s < LARGEST)
+        Parameters
+        ----------
+        enclose : callable
+            Evaluates at points, given the upper end.
+        resolved : callable
+            Whether numbers at points are in range.
+        lower, upper, at : array
+            The bracket, and where to begin.
+        on : array of bool
+        """
+        xp, stalled = self.xp, self.zero
+        for _ in range(MAX_EVALUATIONS):
+            on = on & (upper - lower > 4.0 * UNIT * upper) & (upper > FLOOR) & (stalled < 16.0)
+            if not bool(xp.any(on)):
+                break
+            at = xp.maximum(at, xp.full_like(at, FLOOR))
+            can = on & resolved(at)
+            spot = xp.where(can, at, self.one)
+            _, _, ahead, known = near = enclose(spot, upper)
+            lower = xp.where(can, xp.maximum(lower, near.lower), lower)
+            upper = xp.where(can, xp.minimum(upper, near.upper), upper)
+            # Within rounding of the root, or nowhere to go: halve what is left a few times.
+            lost = ((known.below <= 0) & (known.above >= 0)) | ~can
+            stalled = xp.where(lost, stalled + 1.0, stalled)
+            inside = ~lost & (ahead > lower) & (ahead < upper)
+            back = ~lost & (ahead > 0) & (ahead <= lower) & (spot > lower * (1.0 + 1e-12) + 4.0 * FLOOR)
+            at = xp.where(inside, ahead, xp.where(back, lower, 0.5 * (lower + upper)))
+        return lower, upper
 
     def root_box(self, k: int, possible: Array, reach: Array) -> Box:
         """Enclose the up-crossing on a piece where there may be one."""
         xp, q = self.xp, self.pieces[k]
         lower = xp.where(possible, q.start * (1.0 - 1e-15), self.zero)
         upper = xp.where(possible, xp.minimum(q.end * (1.0 + 1e-15), reach), self.one)
-        r, stalled, open_ = upper, self.zero, possible
-        for _ in range(MAX_EVALUATIONS):
-            open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (upper > FLOOR) & (stalled < 16.0)
-            if not bool(xp.any(open_)):
-                break
-            r = xp.maximum(r, xp.full_like(r, FLOOR))
-            can = open_ & (tau_at(xp, r, q) + self.eq.dmax * r > FLOOR)
-            spot = xp.where(can, r, self.one)
-            near = self.eq.enclose(spot, q, upper)
-            ahead = near.ahead
-            lower = xp.where(can, xp.maximum(lower, near.lower), lower)
-            upper = xp.where(can, xp.minimum(upper, near.upper), upper)
-            # Within rounding of the root, or nowhere to go: halve what is left a few times.
-            lost = ((near.below <= 0) & (near.above >= 0)) | ~can
-            stalled = xp.where(lost, stalled + 1.0, stalled)
-            middle = 0.5 * (lower + upper)
-            inside = ~lost & (ahead > lower) & (ahead < upper)
-            back = ~lost & (ahead > 0) & (ahead <= lower) & (spot > lower * (1.0 + 1e-12) + 4.0 * FLOOR)
-            r = xp.where(inside, ahead, xp.where(back, lower, middle))
-        # Below 1 and falling where the root begins to be possible, it is nowhere.
+        lower, upper = self.narrowed(
+            lambda r, far: self.eq.enclose(r, q, far),
+            lambda r: tau_at(xp, r, q) + self.eq.dmax * r > FLOOR,
+            lower, upper, upper, possible,
+        )  # fmt: skip
+        # Below 1 and falling, concave as it is, where the root begins to be possible, it is nowhere.
         spot = xp.where(possible & (lower > FLOOR), lower, self.one)
-        nowhere = (lower > FLOOR) & (self.eq.enclose(spot, q, spot).below > 0) & self.falls(spot, q)
+        known = self.eq.enclose(spot, q, spot).known
+        falls = (known.s1 + known.slack <= 0) & (known.above < LARGEST)
+        nowhere = (lower > FLOOR) & (known.below > 0) & falls
         possible = possible & (lower <= upper) & ~nowhere
         lower, upper = lower * (1.0 - WIDER), upper * (1.0 + WIDER)
         ends = tuple(tau_at(xp, r, q) for r in (lower, upper))
@@ -227,35 +216,16 @@ class TableProblem:
 
     def kink_box(self, k: int, possible: Array) -> Box:
         """Enclose the point of the path whose radius is that of a kink: ``G(r, tau) = 1``, in ``tau``."""
-        xp, p, eq = self.xp, self.p, self.eq
+        xp, eq = self.xp, self.eq
         before, after = self.pieces[k - 1], self.pieces[k]
         r = xp.where(possible, after.start, self.one)
         error = rounding(16) * sum(xp.abs(q.alpha) + xp.abs(q.shift) * r for q in (before, after))
         lower = xp.maximum(tau_at(xp, r, before) - error, self.zero)
         upper = tau_at(xp, r, after) + error
-        grown, ones, none = p.d * r[:, None], xp.ones_like(p.d), self.zero[:, None]
-        least, n = eq.dmin * r, p.x.shape[1]
-        tau, stalled, open_ = lower, self.zero, possible
-        for _ in range(MAX_EVALUATIONS):
-            open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (stalled < 16.0)
-            if not bool(xp.any(open_)):
-                break
-            s, s1, b1 = (row_sum(xp, t) for t in self.terms(eq.b, ones, tau[:, None], grown, none))
-            m = (1.0 + rounding(8)) / (tau + least)
-            noise = rounding(self.height + ROUNDING[False][0]) * s + n * LOST_SQUARE
-            slack = rounding(self.height + ROUNDING[False][1]) * b1 + n * LOST_SQUARE * m
-            if not eq.exact:
-                off = eq.lost(r, tau, s)
-                noise, slack = noise + off, slack + off * m
-            known = bounds.evaluation(tau, s, s1, b1, noise, slack, m)
-            low, high = self.bracket(known, self.zero, upper)
-            lower = xp.where(open_, xp.maximum(lower, low), lower)
-            upper = xp.where(open_, xp.minimum(upper, high), upper)
-            close = xp.abs(s - 1.0) <= noise
-            stalled = xp.where(close, stalled + 1.0, stalled)
-            ahead = self.newton(tau, s, s1)
-            inside = ~close & (ahead > lower) & (ahead < upper)
-            tau = xp.where(inside, ahead, 0.5 * (lower + upper))
+        lower, upper = self.narrowed(
+            lambda tau, far: eq.enclose_slope(tau, r, far), lambda tau: tau + eq.dmax * r > FLOOR,
+            lower, upper, lower, possible,
+        )  # fmt: skip
         possible = possible & (lower <= upper)
         middle = 0.5 * (lower + upper)
         return self.path_box(possible, r, r, (lower, upper), (r, middle))
@@ -269,21 +239,22 @@ def finite_or_none(xp: Any, v: Array) -> Array:
 def candidates(q: TableProblem, usable: Array, reach: Array, reach_low: Array) -> list[Box]:
     """Enclose all points that may be the global minimiser."""
     xp, table = q.xp, q.table
-    margin_low, margin_high = q.zero_margin(usable)
-    resting = usable if table[0].value > 0 else usable & (margin_low <= 0)
+    alpha = q.pieces[0].alpha
+    margin = q.eq.margin(alpha, table[0].a, usable & (alpha > FLOOR))
+    resting = usable if table[0].value > 0 else usable & (margin.low <= 0)
     boxes = [q.zero_box(resting)]
     kinked = kinks(table)
     for k, (piece, s) in enumerate(zip(table, q.pieces, strict=True)):
         on = usable & (s.start <= reach)
         spot = xp.where(on & (s.start > 0), s.start, q.one)
         if k == 0:
-            none = margin_high <= 0
+            none = margin.high <= 0
         else:
             after = q.eq.enclose(spot, s, spot)
-            none = after.above < 0
+            none = after.known.above < 0
             if kinked[k - 1]:
                 before = q.eq.enclose(spot, q.pieces[k - 1], spot)
-                boxes.append(q.kink_box(k, on & ~(before.above < 0) & ~(after.below > 0)))
+                boxes.append(q.kink_box(k, on & ~(before.known.above < 0) & ~(after.known.below > 0)))
         if piece.a == 0.0 and piece.c == 0.0:
             boxes.append(q.whole_box(on & (s.end >= reach_low), reach_low, reach))
         else:
