@@ -603,6 +603,24 @@ def test_what_is_said_of_an_interval_holds_at_its_minima(h):
     assert (verdict.high[row] >= radius[k, row]).all()
 
 
+@pytest.mark.parametrize("penalty", [pl.GroupLog(1.0, 1e14), pl.GroupLq(1.0, 0.9), Smooth(1.0)], ids=repr)
+def test_no_gap_is_below_the_truth_where_numbers_leave_the_range(penalty):
+    """At x = 0, where the gap is what the candidate costs."""
+    rng, rows = np.random.default_rng(0), 600
+    z, d, step, weights = (10.0 ** rng.uniform(-k, k, rows) for k in (290, 145, 290, 290))
+    z, d = z[:, None] * rng.normal(size=(rows, 3)), d[:, None] * np.exp(rng.normal(size=(rows, 3)))
+    h = replace(penalty, weights=weights)
+    found = pl.certify(h, z, 0.0 * z, step, metric=d, backend="array_api").gap
+    value, _ = FORMULAS[type(penalty)]
+    finite = np.flatnonzero(np.isfinite(found))
+    assert len(finite) >= 100
+    with mpmath.workdps(40):
+        for k in finite:
+            r = mpmath.sqrt(sum(mpf(v) ** 2 for v in z[k]))
+            moved = sum(mpf(a) * mpf(v) ** 2 for a, v in zip(d[k], z[k], strict=True)) / (2 * mpf(step[k]))
+            assert found[k] >= (mpf(weights[k]) * value(penalty, r) + moved) * (1 - mpf(2) ** -40)
+
+
 def test_what_is_left_at_the_width_of_rounding_is_decided():
     """Passes ran out among intervals of a few units of rounding around the one minimiser of a long group."""
     x = np.linspace(20.0, 60.0, 600)[:, None]

@@ -184,15 +184,19 @@ class TableRows:
 
         Near one the objective of a point is off by the square of the error, but ``p(r)`` by the error itself.
         """
-        xp = self.xp
-        grown = self.d * xp.where(r > 0, r, self.one)[:, None]
-        whole = grown + tau[:, None]
-        norm = xp.sqrt(row_sum(xp, (self.p.size * (grown / whole)) ** 2))
-        value = self.zero
+        xp, value = self.xp, self.zero
+        norm, moved = self.at_point(xp.where(r > 0, r, self.one), tau)
         for q, height in zip(pieces, starts, strict=True):
             rise = (norm - q.start) * (q.alpha - 0.5 * q.shift * (norm + q.start))
             value = xp.where(norm >= q.start, height + rise, value)
-        return value + 0.5 * row_sum(xp, self.d * (self.p.size * (tau[:, None] / whole)) ** 2)
+        return value + moved
+
+    def at_point(self, r: Array, tau: Array) -> tuple[Array, Array]:
+        """Return ``‖z‖`` and ``‖z - x‖²_D/2`` at the point of the path that a radius and ``tau`` name."""
+        xp, grown = self.xp, self.d * r[:, None]
+        whole = grown + tau[:, None]
+        norm = xp.sqrt(row_sum(xp, (self.p.size * (grown / whole)) ** 2))
+        return norm, 0.5 * row_sum(xp, self.d * (self.p.size * (tau[:, None] / whole)) ** 2)
 
 
 def heights(xp: Any, p: ScaledRows, table: Table, pieces: tuple[Slopes, ...]) -> list[Array]:

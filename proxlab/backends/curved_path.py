@@ -49,13 +49,20 @@ class CurvedPath:
             return (times_power(xp, mantissa, half + rest),)
         return times_power(xp, mantissa, half), times_power(xp, self.one, rest)
 
-    def _scaled(self, function: Any, r: Array, price: Price, factors: tuple[Array, ...]) -> Array:
+    def _scaled(
+        self, function: Any, r: Array, price: Price, factors: tuple[Array, ...], lost: float = 0.0
+    ) -> Array:
+        """Return what a function returns in scaled units, and ``lost`` where that is no number."""
         for a in price.length:
             r = r * a
         v = function(r)
         for a in factors:
             v = v * a
-        return self.xp.where(self.xp.isnan(v), self.xp.zeros_like(v), v)
+        return self.xp.where(self.xp.isnan(v), self.xp.full_like(v, lost), v)
+
+    def known(self, function: Any, r: Array, factors: tuple[Array, ...]) -> Array:
+        """Return what a function of all rows returns, and infinity where that is no number: for a proof."""
+        return self._scaled(function, r, self.price, factors, math.inf)
 
     def slope(self, r: Array, price: Price | None = None) -> Array:
         """Return ``τ``; by default of all rows."""
@@ -110,11 +117,8 @@ class CurvedPath:
         """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at the point of the path that a radius ``r > 0`` and its ``τ``
         name.
         """
-        xp, d, size, tau = self.xp, self.rows.d, self.p.size, self.slope(r)
-        grown = d * r[:, None]
-        whole = grown + tau[:, None]
-        norm = xp.sqrt(row_sum(xp, (size * (grown / whole)) ** 2))
-        return self.value(norm) + 0.5 * row_sum(xp, d * (size * (tau[:, None] / whole)) ** 2)
+        norm, moved = self.rows.at_point(r, self.slope(r))
+        return self.value(norm) + moved
 
     def share(self, r: Array) -> Array:
         """Return ``z_i/x_i`` at a radius, 0 at 0."""
@@ -142,7 +146,9 @@ class CurvedPath:
     def tame(self, r: Array) -> Array:
         """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
         xp, p = self.xp, self.p
-        tau, value = self.slope(xp.where(r > 0, r, self.one)), self.value(r)
+        safe = xp.where(r > 0, r, self.one)
+        tau = self.known(self.curve.slope, safe, self.price.slope)
+        value = xp.where(r > 0, self.known(self.curve.value, safe, self.price.value), self.zero)
         good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(p.ex) < 900.0)
         for parts in self.price[1:]:
             size = self.one
@@ -159,7 +165,7 @@ class CurvedPath:
         positive = norm > 0
         r = xp.where(positive, norm, self.one)
         low = r * (1.0 - rounding(2 * self.height + 24))
-        tau = self.slope(r)
+        tau = self.known(self.curve.slope, r, self.price.slope)
         doubt = xp.abs(self.slope(low) - tau) + 2.0 * self.own * tau + UNDERFLOW
         pull = p.d * (p.z - p.x)
         lost = constant_where(xp, pull != 0, 2.0**-800) + p.d * p.z_error
