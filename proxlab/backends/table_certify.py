@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from proxlab.backends.array_certify import extra_gap, scaled_pieces, share, stationarity_above
 from proxlab.backends.array_tables import heights
+from proxlab.backends.boxes import Box, gap_of, left_of
 from proxlab.backends.enclosed_root import (
     FLOOR,
     MAX_EVALUATIONS,
@@ -28,16 +28,13 @@ from proxlab.backends.scaled_rows import (
     LARGEST,
     LEAST_METRIC,
     LOST,
-    LOST_DROP,
     LOST_PULL,
     LOST_SQUARE,
     ScaledRows,
     convex_bounds,
-    corner,
     finite_or_inf,
     in_units_of_data,
     metric_above,
-    metric_norm,
     no_elements,
     norm_above,
     prepare,
@@ -54,23 +51,6 @@ __all__ = ["table_bounds"]
 
 #: By how much a bracket of a radius is widened: tau is exact at a radius that differs by less.
 WIDER = 1e-14
-
-
-@dataclass
-class Box:
-    """A candidate of each row in which it may exist.
-
-    ``low, high`` enclose ``|z|``, ``lower, upper`` the radius; ``least`` is a lower bound of ``ηQ`` at the
-    candidate, ``most`` an upper bound of ``ηQ`` at some point.
-    """
-
-    possible: Array
-    lower: Array
-    upper: Array
-    low: Array
-    high: Array
-    least: Array
-    most: Array
 
 
 class TableProblem:
@@ -303,38 +283,13 @@ def table_bounds(
     price = xp.where(usable, boxes[0].most, far)  # zero is a point of every row
     for box in boxes:
         price = xp.where(box.possible, xp.minimum(price, box.most), price)
-    count, settled = zero, q.no
-    distance, metric_distance, floor = zero, zero, far
-    low, high, lower, upper = p.size_high, none, reach, zero
-    for box in boxes:
-        alive = box.possible & ~(box.least > price * (1.0 + rounding(4)))
-        count = count + xp.astype(alive, xp.float64)
+    left, settled = left_of(xp, p, boxes, price, reach, known), q.no
+    for box, alive in zip(boxes, left.alive, strict=True):
         settled = settled | (alive & ((row_max(xp, box.low) > 0) | (box.upper == 0) | trivial))
-        off = corner(xp, p, box.low, box.high)
-        distance = xp.where(alive, xp.maximum(distance, norm_above(xp, off)), distance)
-        weighted = metric_norm(xp, off, p.d)
-        metric_distance = xp.where(alive, xp.maximum(metric_distance, weighted), metric_distance)
-        floor = xp.where(alive, xp.minimum(floor, box.least), floor)
-        low = xp.where(alive[:, None], xp.minimum(low, box.low), low)
-        high = xp.where(alive[:, None], xp.maximum(high, box.high), high)
-        lower = xp.where(alive, xp.minimum(lower, box.lower), lower)
-        upper = xp.where(alive, xp.maximum(upper, box.upper), upper)
-    # Nothing is known but 0 ≤ z*_i/x_i ≤ 1.
-    lost = count == 0
-    low, high = xp.where(lost[:, None], none, low), xp.where(lost[:, None], p.size_high, high)
-    lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
-    off = corner(xp, p, low, high)
-    distance = xp.where(lost, norm_above(xp, off), distance)
-    metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
-    width = norm_above(xp, xp.maximum(high - low, none))
-    decided = settled & ((count == 1) | (width <= rounding(8 * sum_height(n) + 400) * reach))
+    width = norm_above(xp, xp.maximum(left.high - left.low, none))
+    decided = settled & ((left.count == 1) | (width <= rounding(8 * sum_height(n) + 400) * reach))
 
-    # What the candidate costs, and what anything costs at least.
-    apart = metric_norm(xp, corner(xp, p, p.size_low, p.size_high), p.d)
-    cost = q.value(norm_above(xp, xp.abs(p.z)))[1] + 0.5 * apart * apart * (1.0 + rounding(4))
-    gap = xp.maximum(cost * (1.0 + rounding(4)) - floor * (1.0 - rounding(4)), zero) + LOST_DROP
-    gap = xp.where(distance == 0, zero, gap)  # the minimiser itself
-    gap = xp.where(lost, far, finite_or_inf(xp, gap))
+    gap = gap_of(xp, p, left, q.value(norm_above(xp, xp.abs(p.z)))[1])
     d_high = metric_above(xp, p.d)
     residual, stationarity = stationarity_above(xp, p, q.pieces, table, penalty, far, d_high)
     stationarity = finite_or_inf(xp, stationarity)
@@ -343,6 +298,7 @@ def table_bounds(
         largest = xp.maximum(largest, xp.maximum(xp.abs(s.alpha), xp.abs(s.shift)))
     sound = known & ~(largest >= BEYOND)
     gap, stationarity = (xp.where(sound, v, far) for v in (gap, stationarity))
+    distance, metric_distance = left.distance, left.metric_distance
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     stationarity = xp.where(outside, far, stationarity)
     if penalty.equation.proved_convex:
@@ -355,6 +311,7 @@ def table_bounds(
         xp,
         p,
         Bounds(
-            distance, metric_distance, stationarity, gap, decided, lower, xp.minimum(upper, reach), low, high
+            distance, metric_distance, stationarity, gap, decided, left.lower, xp.minimum(left.upper, reach),
+            left.low, left.high,
         ),
-    )
+    )  # fmt: skip
