@@ -11,13 +11,13 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from proxlab.arguments import Problem, check_finite, check_metric_values, compiles
+from proxlab.arguments import Problem, check_finite, check_group_weights, check_metric_values, compiles
 from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
@@ -35,11 +35,15 @@ from proxlab.types import Array
 from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
 
+if TYPE_CHECKING:
+    from proxlab.optim.group_sums import GroupSums
+
 __all__ = [
     "Moving",
     "Resting",
     "Sums",
     "TargetSparsity",
+    "all_moving",
     "check_sparsity",
     "driven",
     "living_groups",
@@ -55,6 +59,7 @@ __all__ = [
 _RTOL = 1e-12
 # Range in which the multiplicative method keeps the strength.
 _LEAST, _LARGEST = 1e-150, 1e150
+_COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @untraced
@@ -121,25 +126,46 @@ def _compiled(p: Problem, penalty: Penalty) -> Array | None:
 
     Where nothing acts on single elements, norms are all that there is to know of a group.
     """
-    equation, layout = penalty.equation, p.layout
-    if not (isinstance(equation, Radial) and equation.compiled and isinstance(layout, AxisLayout)):
+    if not _is_told_by_sums(penalty) or not isinstance(p.layout, AxisLayout):
         return None
-    unit, shape, x, d = penalty.with_strength(1.0), layout.canonical_shape(), p.x, p.metric
-    plain = isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
-    if d is not None:
-        plain &= isinstance(d, np.ndarray) and d.shape == x.shape and d.dtype == x.dtype
-        plain &= bool(isinstance(d, np.ndarray) and d.flags.c_contiguous)
-    if shape is None or not plain or not compiles() or unit.threshold > 0 or unit.nonnegative:
+    if p.metric is not None and not isinstance(p.metric, np.ndarray):
         return None
-    if 0 in x.shape or not penalty.strength > 0:
+    total = _sums(p.layout, p.x, p.metric)
+    if total is None:
+        return None
+    return _of_sums(penalty, total, p.group_steps(), p.group_weights())
+
+
+def _is_told_by_sums(penalty: Penalty) -> bool:
+    """Say whether norms are all that there is to know of the groups of a penalty."""
+    equation = penalty.equation
+    if not (isinstance(equation, Radial) and equation.compiled and compiles() and penalty.strength > 0):
+        return False
+    if penalty.threshold > 0 or penalty.nonnegative:
+        return False
+    penalty.with_strength(1.0)._check_vanishing()
+    return True
+
+
+def _sums(layout: AxisLayout, x: Array, d: Array | None) -> GroupSums | None:
+    """Return sums over groups, or None where they cannot be had of these arrays, or say too little."""
+    shape = layout.canonical_shape()
+    if shape is None or 0 in x.shape or not _is_plain(x):
+        return None
+    if d is not None and not (_is_plain(d) and d.shape == x.shape and d.dtype == x.dtype):
         return None
     from proxlab.optim.group_sums import sums
 
-    unit._check_vanishing()
-    total = sums(x, d, shape)
-    if total is None:
-        return None
-    step, weight = p.group_steps(), p.group_weights()
+    return sums(x, d, shape)
+
+
+def _is_plain(a: Any) -> bool:
+    return isinstance(a, np.ndarray) and a.dtype in _COMPILED and a.flags.c_contiguous
+
+
+def _of_sums(penalty: Penalty, total: GroupSums, step: Array, weight: Array) -> Array:
+    """Return the strengths of groups of which sums are known; steps and weights are those of each."""
+    unit = penalty.with_strength(1.0)
     none = np.zeros(len(total.xx))
     reach, norm = np.sqrt(total.xx), np.sqrt(total.bb)
     step_part, weight_part, _, power = factors(np, step, weight, 1.0)
@@ -271,6 +297,44 @@ def moving(p: ProxProblem) -> Moving:
     with p.named():
         strengths = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
     return Moving(strengths / p.penalty.strength, p.penalty.groups.sizes(tuple(p.x.shape)), p.uses)
+
+
+class _Summed(NamedTuple):
+    """A prox problem of whose groups sums are known."""
+
+    place: int
+    sums: GroupSums
+    weights: Array
+
+
+def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
+    """As :func:`moving`, of several problems: the groups of a penalty and step size all at once."""
+    found: list[Moving | None] = [None] * len(problems)
+    told: dict[int, bool] = {}
+    alike: dict[tuple[int, float], list[_Summed]] = {}
+    for k, p in enumerate(problems):
+        key = id(p.penalty)
+        if key not in told:
+            told[key] = _is_told_by_sums(p.penalty)
+        layout = p.penalty.groups.layout(tuple(p.x.shape)) if told[key] else None
+        total = _sums(layout, p.x, p.metric) if isinstance(layout, AxisLayout) else None
+        if layout is None or total is None:
+            found[k] = moving(p)
+            continue
+        weights = np.broadcast_to(check_group_weights(p.penalty, layout), len(total.xx))
+        alike.setdefault((key, p.step), []).append(_Summed(k, total, weights))
+    for (_, step), some in alike.items():
+        penalty = problems[some[0].place].penalty
+        first = some[0].sums
+        names = first._fields
+        total = first._replace(**{n: np.concatenate([getattr(s.sums, n) for s in some]) for n in names})
+        weights = np.concatenate([s.weights for s in some])
+        strengths = _of_sums(penalty, total, np.full(len(weights), step), weights) / penalty.strength
+        ends = np.cumsum([len(s.weights) for s in some])[:-1]
+        for s, own in zip(some, np.split(strengths, ends), strict=True):
+            p = problems[s.place]
+            found[s.place] = Moving(own, penalty.groups.sizes(tuple(p.x.shape)), p.uses)
+    return [groups for groups in found if groups is not None]
 
 
 @dataclass(frozen=True)
@@ -500,8 +564,9 @@ class TargetSparsity:
     ) -> list[Layer]:
         """Return the groups of all layers, those of the problems first."""
         found, sizes, uses = [], [], []
+        given = iter(all_moving([p for p in problems if not isinstance(p, Moving)]))
         for p in problems:
-            groups = p if isinstance(p, Moving) else moving(p)
+            groups = p if isinstance(p, Moving) else next(given)
             found.append(groups.strengths * unit)
             sizes.append(groups.sizes)
             uses.append(groups.uses)

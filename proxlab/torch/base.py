@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -419,8 +421,8 @@ class ProxOptimizer(torch.optim.Optimizer):
             self._start_duals(block)
         try:
             # Where processes agree on a step, they have looked already.
-            for block in whole if ranks is None and (late or starting) else ():
-                self._check_finite(block)
+            if ranks is None and (late or starting):
+                self._check_finite(whole)
         except ValueError:
             for p, held in before.items():
                 del self.state[p]["dual"]
@@ -452,8 +454,10 @@ class ProxOptimizer(torch.optim.Optimizer):
             follows = self._lam != lam
 
             def decided(p: P) -> P:
-                block = replace(p.block, follows=p.block.follows and follows, own=own.get(p.block.key))
-                return replace(p, block=block)
+                block, penalty = p.block, own.get(p.block.key)
+                if block.own is penalty and (follows or not block.follows):
+                    return p
+                return replace(p, block=replace(block, follows=block.follows and follows, own=penalty))
 
             problems, watched, cut = (
                 [decided(p) for p in problems], [decided(p) for p in watched], [decided(p) for p in cut],
@@ -479,16 +483,15 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def _take_own(
         self,
-        checked: Iterable[Block],
+        checked: Sequence[Block],
         problems: Iterable[BlockProblem],
         fused: list[Block],
         kept: Kept | None,
     ) -> None:
         """Take the step of the groups that lie here whole."""
-        for block in checked:
-            self._check_finite(block)
+        self._check_finite(checked)
         if kept is not None:
-            kept.step(self._finder())
+            kept.step(self.root_finder)
             self._kept = kept
         elif fused:
             self._fused_steps(fused)
@@ -508,18 +511,22 @@ class ProxOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{block.where}: its gradient must be finite")
         return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
 
-    def _check_finite(self, block: Block) -> None:
+    def _check_finite(self, blocks: Sequence[Block]) -> None:
         """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
-        if block.penalty is None:
-            return
-        slots = [slot.name for slot in self.rule.select(block.settings).slots]
-        held = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
-        tensors = [a for a in (*held, *(p.grad for p in block.params)) if a is not None]
-        # A sum is one pass, and finite only where all is; it may overflow.
-        if all(bool(torch.isfinite(local(a).sum())) for a in tensors):
-            return
-        problem = self._problem(block)
-        self._solve(problem, self._finder())
+        held: list[list[Tensor]] = []
+        penalised = [block for block in blocks if block.penalty is not None]
+        for block in penalised:
+            slots = [slot.name for slot in self.rule.select(block.settings).slots]
+            own = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
+            every = (*own, *(p.grad for p in block.params))
+            held.append([local(a) for a in every if a is not None and local(a).numel()])
+        # A norm is one pass, and finite only where all is; it may overflow.
+        norms = torch._foreach_norm([a for own in held for a in own]) if any(held) else []
+        finite = list(map(math.isfinite, map(Tensor.item, norms)))
+        ends = accumulate(map(len, held))
+        for block, tensors, end in zip(penalised, held, ends, strict=True):
+            if not all(finite[end - len(tensors) : end]):
+                self._solve(self._problem(block), self._finder())
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.
@@ -704,7 +711,8 @@ class ProxOptimizer(torch.optim.Optimizer):
             for k, p in enumerate(block.params)
         ]
         together = Together(self.rule, members)
-        together.step(self._finder(), lambda m, carry: self._save(m.parameter, m.slots, m.t, carry))
+        # Of a compiled pass it is the pass that costs, and not its iterations.
+        together.step(self.root_finder, lambda m, carry: self._save(m.parameter, m.slots, m.t, carry))
         if Kept.can_be(together, self.state):
             given, conditions = self._given_penalties(), self._conditions()
             self._kept = Kept(together, self.param_groups, given, self.state, conditions)

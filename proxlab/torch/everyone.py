@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from proxlab.optim import sparsity
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Moving, moving
 from proxlab.penalties import Penalty
@@ -32,9 +33,10 @@ def all_moving(
     ranks : Ranks or None
         None for a single process.
     """
-    asked = [replace(p, block=replace(p.block, own=penalty)) for p, penalty in problems]
     if ranks is None:
-        return [moving(p.asked()) for p in asked if isinstance(p, BlockProblem)]
+        whole = [(p, penalty) for p, penalty in problems if isinstance(p, BlockProblem)]
+        return sparsity.all_moving([p.asked()._replace(penalty=penalty) for p, penalty in whole])
+    asked = [replace(p, block=replace(p.block, own=penalty)) for p, penalty in problems]
     sizes = [
         np.sum([g.sizes(tuple(p.shape)) for g, p in zip(q.block.groups, q.block.params, strict=True)], axis=0)
         for q in asked
@@ -59,9 +61,9 @@ def all_moving(
             failure = error
     ranks.settle(failure)
     device = asked[0].block.params[0].device
-    whole = ranks.add(torch.from_numpy(strengths).to(device)).cpu().numpy()
+    summed_up = ranks.add(torch.from_numpy(strengths).to(device)).cpu().numpy()
     return [
-        Moving(whole[begin:end], size, uses_of(p.block.group, p.block.index))
+        Moving(summed_up[begin:end], size, uses_of(p.block.group, p.block.index))
         for p, size, begin, end in zip(asked, sizes, ends, ends[1:], strict=False)
     ]
 

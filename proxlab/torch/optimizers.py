@@ -71,7 +71,7 @@ class ProxSGD(ProxOptimizer):
         Solve each prox just well enough, for example to ``(Stationarity, SquareSummable(1e-2))`` of
         :mod:`proxlab.inexactness`. The tolerance holds for all parameters together. It is proved in the steps
         of ``certify_every`` (by default in all), with as many iterations as that takes, and the steps between
-        take as many; a tolerance that cannot be proved is an error.
+        take as many, or all where they are one compiled pass; a tolerance that cannot be proved is an error.
     fused : bool, optional
         Whether update and prox are one compiled pass over memory, which needs contiguous parameters in
         float32 or float64 on the CPU. By default where that is so; True is an error where it is not.

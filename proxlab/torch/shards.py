@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from proxlab.groups import AxisLayout, Groups, IntArray
 from proxlab.parts import Part, coordinate, part_of_box, ravel
@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+# What is asked most.
+_PLAIN = (Tensor, nn.Parameter)
+
+
 def _tensors() -> Any:
     # Nobody has made a distributed tensor before this is imported.
     return sys.modules.get("torch.distributed.tensor")
@@ -47,6 +51,8 @@ def _tensors() -> Any:
 
 def is_distributed(a: Tensor) -> bool:
     """Return whether a tensor is a DTensor."""
+    if type(a) in _PLAIN:
+        return False
     tensors = _tensors()
     return tensors is not None and isinstance(a, tensors.DTensor)
 

@@ -417,3 +417,31 @@ def test_sums_say_nothing_of_what_is_not_finite(axis):
     x[2, 3], d[4, 5] = 1.0, -1.0
     with pytest.raises(ValueError, match="metric: must be"):
         pl.optim.vanishing_strength(penalty, x, metric=d)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_several_problems_are_told_together_what_each_is_told_alone(seed):
+    """Whether their sums tell or do not: elementwise parts, labels, what leaves the range."""
+    rng = np.random.default_rng(seed)
+    penalties = [
+        pl.GroupLasso(0.3), pl.GroupLasso(0.3, groups=pl.Groups.over(0)), pl.GroupMCP(0.5, gamma=1.7),
+        pl.GroupLasso(0.2, weights="sqrt_size"), pl.SparseGroupLasso(0.1, 0.2), pl.GroupLinf(0.4),
+        pl.GroupLasso(0.7, groups=pl.Groups.labels(np.arange(12).reshape(4, 3) % 5)),
+        pl.GroupLasso(2.0, weights=np.array([0.0, 1.0, 2.0, 0.5])),
+    ]  # fmt: skip
+    problems = []
+    for _ in range(int(rng.integers(1, 9))):
+        penalty, dtype = penalties[rng.integers(len(penalties))], rng.choice([np.float32, np.float64])
+        x = rng.normal(size=(4, 3)).astype(dtype)
+        x[rng.integers(4)] = 0.0
+        if dtype == np.float64 and rng.random() < 0.2:
+            x[rng.integers(4)] *= 1e-220
+        metric = rng.uniform(0.5, 2.0, size=x.shape).astype(dtype) if rng.random() < 0.7 else None
+        if rng.random() < 0.2:
+            x = np.asfortranarray(x)
+        problems.append(ProxProblem(penalty, x, metric, float(rng.choice([1.0, 0.25])), uses=2.0))
+    for p, found in zip(problems, sparsity.all_moving(problems), strict=True):
+        alone = vanishing_strength(p.penalty, p.x, p.step, metric=p.metric) / p.penalty.strength
+        np.testing.assert_array_equal(found.strengths, alone)
+        np.testing.assert_array_equal(found.sizes, p.penalty.groups.sizes(p.x.shape))
+        assert found.uses == 2.0
