@@ -269,7 +269,6 @@ class Kept:
         }
         self.rest = [(number, places) for number, places in left.items() if places]
         self._settings = {block.number: block.settings for block in blocks}
-        self._values = {number: _values(together.rule, groups[number]) for number in self._settings}
         self.looked = [
             Looked(member.block, member.place, member.parameter)
             for member in together.members
@@ -322,7 +321,7 @@ class Kept:
         groups, penalties, state, conditions
             As they are now.
         check : callable
-            Returns the settings of a param group, by its number, validated.
+            Returns the settings of a param group, by its number, validated; the same as long as they are.
         """
         try:
             found = self._found(groups, penalties, state)
@@ -333,22 +332,18 @@ class Kept:
             and len(found) == len(self._objects)
             and all(map(is_, found, self._objects))
             and _facts(self._tensors) == self._facts
-            and self._settings_fit(groups, check)
+            and self._settings_fit(check)
             and self._gradients_fit()
             and self._read_numbers()
         )
 
-    def _settings_fit(
-        self, groups: Sequence[dict[str, Any]], check: Callable[[int], Mapping[str, Any]]
-    ) -> bool:
-        rule = self._rule
-        for number, values in self._values.items():
-            new = _values(rule, groups[number])
-            if new is None or values is None or not all(map(is_, new, values)):
-                settings = check(number)
-                if rests(settings) or rule.select(settings) != rule.select(self._settings[number]):
+    def _settings_fit(self, check: Callable[[int], Mapping[str, Any]]) -> bool:
+        for number, before in self._settings.items():
+            settings = check(number)
+            if settings is not before:
+                if rests(settings) or self._rule.select(settings) != self._rule.select(before):
                     return False
-                self._values[number], self._settings[number] = new, settings
+                self._settings[number] = settings
         return True
 
     def _gradients_fit(self) -> bool:
@@ -444,16 +439,6 @@ def _facts(tensors: Sequence[Tensor]) -> tuple[list[Any], ...]:
         list(map(Tensor.data_ptr, tensors)), list(map(Tensor.size, tensors)),
         list(map(Tensor.stride, tensors)), list(map(_dtype, tensors)), list(map(Tensor.is_neg, tensors)),
     )  # fmt: skip
-
-
-def _values(rule: Rule, group: Mapping[str, Any]) -> list[Any] | None:
-    """Return the settings as they were given, or None where one may change and be the same object."""
-    values = [group[name] for name in rule.settings]
-    for value in values:
-        parts = value if type(value) is tuple else (value,)
-        if any(type(part) not in (int, float, bool) for part in parts):
-            return None
-    return values
 
 
 def proposed(

@@ -218,7 +218,7 @@ def test_the_compiled_pass_has_a_door_of_its_own(bad, error, message):
 @pytest.mark.parametrize("door", ["check_tensors", "check_apart"])
 def test_a_door_that_stands_open_is_found(door, monkeypatch):
     """A mutant of each: something that must be refused then goes through, on the path that PyTorch guards."""
-    monkeypatch.setattr(f"proxlab.torch.base.{door}", lambda *_: None)
+    monkeypatch.setattr(f"proxlab.torch.step.{door}", lambda *_: None)
     optimizer, p, other = stepped("adamw", "free", False)
     if door == "check_apart":
         other.data = p.data

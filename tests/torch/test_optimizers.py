@@ -468,12 +468,12 @@ def test_state_is_that_of_pytorch_and_a_few_numbers(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_other_devices_take_the_array_form(name, dtype, monkeypatch):
     """There may be no other device here; what runs on one is compared on the CPU."""
-    from proxlab.torch import base, problems, together
+    from proxlab.torch import obstacles, problems, together
 
     a, b = network(dtype), network(dtype)
     penalty = pl.GroupLasso(0.1)
     train(a, ONE_EACH[name](grouped(a, penalty)))
-    for module in (base, problems, together):
+    for module in (obstacles, problems, together):
         monkeypatch.setattr(module, "on_host", lambda tensor: False)
     monkeypatch.setattr("proxlab.arguments.is_plain_tensor", lambda tensor: False)
     monkeypatch.setattr(torch.Tensor, "numpy", None)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import sys
 import weakref
 
@@ -19,6 +20,7 @@ from proxlab import torch as pt  # noqa: E402
 from proxlab.inexactness import SquareSummable, Stationarity  # noqa: E402
 from proxlab.optim import TargetSparsity, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
+from proxlab.torch import base  # noqa: E402
 from proxlab.torch.together import Kept  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
@@ -161,6 +163,26 @@ def test_a_step_is_few_operations_of_python(name, options):
     assert (many - few) / 200 < 3
     # The groups of columns that are left to the general solver beside.
     assert many / 220 < 10
+
+
+def test_settings_are_validated_when_they_change(monkeypatch):
+    checked = []
+    check = base.check_settings
+    monkeypatch.setattr(base, "check_settings", lambda *given: checked.append(given) or check(*given))
+    optimizer = METHODS["adamw"](grouped(parameters()))
+    push(optimizer, 0)
+    checked.clear()
+    for seed in range(4):
+        if seed % 2:
+            forget(optimizer)
+        push(optimizer, seed)
+    assert not checked
+    optimizer.param_groups[1]["lr"] = 0.02
+    push(optimizer, 4)
+    assert len(checked) == 1
+    optimizer.param_groups[1]["lr"] = math.nan
+    with pytest.raises(ValueError, match=r"param group 1: lr: must be"):
+        push(optimizer, 5)
 
 
 def strength(o):

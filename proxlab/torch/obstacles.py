@@ -1,0 +1,59 @@
+"""Why a step of some parameters is no compiled pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from proxlab.arguments import compiles
+from proxlab.optim.rules import Rule
+from proxlab.torch.memory import order_of
+from proxlab.torch.problems import HALF, Block, on_host
+from proxlab.torch.shards import local
+from proxlab.torch.states import counted
+
+__all__ = ["obstacle"]
+
+States = Mapping[Tensor, Mapping[str, Any]]
+
+
+def obstacle(rule: Rule, state: States, block: Block) -> str:
+    """Say why there is no compiled pass for a block; "" if there is one."""
+    obstacles = [_obstacle_of(rule, state, p, block) for p in block.params]
+    if any(obstacles):
+        return next(filter(None, obstacles))
+    if not compiles():
+        return "cannot be compiled, since NUMBA_DISABLE_JIT is set"
+    from proxlab.optim import fused_cpu, fused_layout
+
+    params = [local(p).detach() for p in block.params]
+    orders = [None if p.is_contiguous() else order_of(p) for p in params]
+    shapes = [tuple(p.shape) for p in params]
+    if block.index is not None:
+        found = fused_layout.plan_of(block.penalty, shapes[0], orders[0]) is not None
+        return "" if found else f"has a penalty without a compiled pass, {block.penalty!r}"
+    if len({counted(state.get(p, {})) for p in block.params}) > 1:
+        return "has parameters whose steps are counted differently"
+    if not fused_cpu.applies_jointly(block.penalty, block.groups, shapes, orders):
+        return f"has joint groups without a compiled pass, {block.penalty!r}"
+    return ""
+
+
+def _obstacle_of(rule: Rule, state: States, p: Tensor, block: Block) -> str:
+    """Say why no compiled pass takes a parameter; "" if one may."""
+    if not on_host(p):
+        return f"is on {p.device}, not on the CPU"
+    if p.grad is None:
+        return "has a part without a gradient"
+    order, held = order_of(local(p)), state.get(p, {})
+    names = [slot.name for slot in rule.select(block.settings).slots]
+    tensors = (p.grad, *(held[name] for name in names if name in held))
+    if order is None or not all(local(a).permute(order).is_contiguous() for a in tensors):
+        return "has gaps in memory, or its gradient or state lies in another order"
+    if any(local(a).is_neg() for a in (p, *tensors)):
+        return "is lazily negative, or its gradient or state is"
+    if p.grad.dtype != p.dtype and p.dtype not in HALF:
+        return f"has a gradient of {p.grad.dtype}"
+    return ""

@@ -1,0 +1,617 @@
+"""A step: the proxes that the rule asks for are formed, decided on, solved or certified, and written.
+
+Where it may, a compiled pass does all that at once for the parameters that it takes; what it has found out
+about them is kept for the next step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from proxlab.arguments import compiles
+from proxlab.groups import Groups
+from proxlab.optim import bregman
+from proxlab.optim.inexact import Tolerance, alone, settled, solve_certified
+from proxlab.optim.problem import ProxProblem, Watch
+from proxlab.optim.rules import Proposal, Rule
+from proxlab.optim.sparsity import Resting
+from proxlab.penalties import Penalty
+from proxlab.rootfinders import RootFinder
+from proxlab.torch.cut import dual_starts, solve
+from proxlab.torch.everyone import all_moving
+from proxlab.torch.exchange import Share, prox_problem
+from proxlab.torch.memory import check_apart, check_tensors, overlap, spans_of
+from proxlab.torch.obstacles import obstacle
+from proxlab.torch.problems import (
+    Block,
+    BlockProblem,
+    CutProblem,
+    as_tensor,
+    check_kind,
+    name_parameter,
+    uses_of,
+    wide,
+)
+from proxlab.torch.ranks import Ranks, agreed, failure_of
+from proxlab.torch.shards import aligned, counts_here, lies_alike, like, local
+from proxlab.torch.sparsity import living
+from proxlab.torch.states import count, counted, slots_of
+from proxlab.torch.strength import DrivenStrength
+from proxlab.torch.vanishing import Vanishing
+from proxlab.untraced import untraced
+
+if TYPE_CHECKING:
+    from proxlab.torch.together import Kept, Member
+
+__all__ = ["Stepper"]
+
+P = TypeVar("P", BlockProblem, CutProblem)
+
+
+class _Step(NamedTuple):
+    """What is known of a step before it is taken.
+
+    Attributes
+    ----------
+    steps : int
+        Its count.
+    penalised : int
+        Its count among those with the penalty; below 1 before them.
+    due : bool
+        Whether it is certified.
+    drives, late : bool
+        Whether it decides on the strength, and whether that takes the points of its proxes.
+    ranks : Ranks or None
+        The processes that take it together.
+    watch : Watch or None
+        Who looks at its proxes.
+    """
+
+    steps: int
+    penalised: int
+    due: bool
+    drives: bool
+    late: bool
+    ranks: Ranks | None
+    watch: Watch | None
+
+
+class Stepper(torch.optim.Optimizer):
+    """An optimizer that takes steps; what settings and states may be is checked by who makes it."""
+
+    #: The update rule (:mod:`proxlab.optim.rules`).
+    rule: Rule
+    start: int
+    root_finder: RootFinder
+    fused: bool | None
+    certify_every: int | None
+    history: list[dict[str, Any]]
+    # What the last step has found out about parameters that compiled passes take.
+    _kept: Kept | None = None
+    # Who looks at the proxes of the steps, if anybody does.
+    _watch: Watch | None = None
+    _strength: DrivenStrength | None
+    _tolerance: Tolerance | None
+    _vanishing: Vanishing
+    # Parameters whose state somebody else may hold: it is not changed in place.
+    _lent: set[Tensor]
+
+    def _settings_of(self, number: int) -> dict[str, Any]:
+        """Return the settings of a param group as they are now, or raise an error that names it."""
+        raise NotImplementedError
+
+    @property
+    def _steps(self) -> int:
+        """How many steps there were: kept in the param groups, as all that has to last."""
+        return int(self.param_groups[0]["steps"])
+
+    def _note(self, **numbers: Any) -> None:
+        for group in self.param_groups:
+            group.update(numbers)
+
+    @untraced
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform a step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Returns
+        -------
+        float or Tensor
+            What the closure returned, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._strength is not None:
+            self._strength.read(self.param_groups)
+        if self._tolerance is not None:
+            self._tolerance.iterations = self.param_groups[0]["iterations"]
+        steps = self._steps + 1
+        watch = self._watch if self._watch is not None and self._watch.due(steps) else None
+        kept, self._kept = self._kept, None
+        blocks = None if kept is None or watch is not None else self._others(kept, steps)
+        ranks = None
+        if blocks is None:
+            kept = None
+            ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
+            blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks, watch)
+            if ranks is not None:
+                self._start_together(blocks, ranks)
+            if self._asks_for_state(blocks, ranks):
+                self._make_state(blocks)
+                return loss
+        seen = self._vanishing.look(blocks, steps, kept) if self._strength is None else None
+        record = self._take(self._step_of(steps, ranks, watch), blocks, kept)
+        self._note(steps=steps)
+        if record:
+            self.history.append({"step": steps, **record})
+        if seen is not None:
+            self._vanishing.compare(seen, steps, self.state)
+        return loss
+
+    def _step_of(self, steps: int, ranks: Ranks | None, watch: Watch | None) -> _Step:
+        count, target = steps - self.start + 1, None if self._strength is None else self._strength.target
+        drives = target is not None and count > 0 and target.due(count)
+        return _Step(steps, count, self._is_due(steps), drives, self._needs_problems(steps), ranks, watch)
+
+    def _others(self, kept: Kept, steps: int) -> list[Block] | None:
+        """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
+        if self._lent or self._is_due(steps) or self._needs_problems(steps):
+            return None
+        conditions, given = self._conditions(), self._given_penalties()
+        if not kept.holds(self.param_groups, given, self.state, conditions, self._settings_of):
+            return None
+        blocks = list(self._blocks(kept.rest))
+        if blocks:
+            states, slots = self._checked(blocks)
+            apart = kept.is_apart_from(*spans_of(blocks, states, slots))
+            # A step that changes who takes part is a long one.
+            if not apart or any(self._is_fused(block) for block in blocks):
+                return None
+        return blocks
+
+    def _conditions(self) -> tuple[Any, ...]:
+        """Return what a step depends on beside param groups and state."""
+        return self._steps + 1 >= self.start, self.fused, compiles()
+
+    def _given_penalties(self) -> list[Penalty | None]:
+        """Return the penalty of each param group, without the strength that it is driven to."""
+        if self._strength is not None:
+            return self._strength.given
+        return [group["penalty"] for group in self.param_groups]
+
+    def _needs_problems(self, steps: int) -> bool:
+        """Say whether the points of all proxes of a step may decide on its strength."""
+        count = steps - self.start + 1
+        return self._strength is not None and count > 0 and self._strength.target.needs_problems(count)
+
+    def _is_due(self, steps: int) -> bool:
+        """Say whether a step is certified."""
+        return self.certify_every is not None and steps % self.certify_every == 0
+
+    def _take(self, how: _Step, blocks: list[Block], kept: Kept | None) -> dict[str, Any]:
+        """Take a step; returns what the history says of it."""
+        ranks, lam = how.ranks, self._lam
+        record: dict[str, Any] = {}
+        if how.drives and not how.late:
+            record |= self._drive([], how.penalised, ranks)[0]
+        driven = how.late or self._lam != lam
+        blocks = _following(blocks, driven)
+        if kept is not None and (not kept.follow() or any(self._is_fused(block) for block in blocks)):
+            # A step that changes who takes part is a long one.
+            kept, blocks = None, _following(self._checked_blocks(), driven)
+        whole = [block for block in blocks if not block.is_cut]
+        self._start_here(whole, how)
+        cut = [CutProblem(b, [self._propose(p, b) for p in b.params]) for b in blocks if b.is_cut]
+        # Formed before the step, since a fused one does not tell.
+        watched = [] if how.watch is None else [self._problem(block) for block in whole]
+        fused: list[Block] = []
+        others: list[Block] = []
+        for block in whole:
+            some = all(local(p).numel() > 0 for p in block.params)
+            compiled = not (how.due or how.late) and self._is_fused(block) and some
+            (fused if compiled else others).append(block)
+        # One after the other, unless all are needed at once.
+        problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
+        if how.late:
+            problems = list(problems) if ranks is None else ranks.attempt(partial(list, problems))
+            told, own = self._drive([*problems, *cut], how.penalised, ranks)
+            record |= told if how.drives else {}
+            moved = self._lam != lam
+            problems, watched, cut = (
+                _decided(problems, own, moved), _decided(watched, own, moved), _decided(cut, own, moved),
+            )  # fmt: skip
+        seen = self._shown(watched, cut, how)
+        checked = [] if how.late else others
+        if how.due:
+            record |= self._certified(list(problems), cut, how.steps, ranks)
+        elif ranks is None:
+            self._take_own(checked, problems, fused, kept)
+        else:
+            # What fails here is told with the first of the sums, or by itself where there are none.
+            ranks.bring(failure_of(lambda: self._take_own(checked, problems, fused, kept)))
+            for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
+                self._write(part, new)
+            ranks.conclude()
+        if seen and how.watch is not None:
+            # The penalties are those of this step, whose strength may have been driven meanwhile.
+            how.watch.see(how.steps, seen)
+        return record
+
+    def _start_here(self, whole: list[Block], how: _Step) -> None:
+        """Start dual variables, and look at all tensors where the step cannot itself; or change nothing."""
+        starting = [block for block in whole if self._wants_dual(block)]
+        before = {p: dict(self.state.get(p, {})) for block in starting for p in block.params}
+        for block in starting:
+            self._start_duals(block)
+        try:
+            # Where processes agree on a step, they have looked already.
+            if how.ranks is None and (how.late or starting):
+                self._check_finite(whole)
+        except ValueError:
+            for p, held in before.items():
+                del self.state[p]["dual"]
+                self.state[p].update(held)
+                if not held:
+                    del self.state[p]
+            raise
+
+    def _shown(
+        self, watched: list[BlockProblem], cut: list[CutProblem], how: _Step
+    ) -> dict[str, ProxProblem]:
+        """Return the proxes that are shown to who watches."""
+        seen = {p.block.name: p.asked() for p in watched if p.is_open}
+        if how.watch is not None and how.ranks is not None:
+            found = {p.block.name: prox_problem(p, how.ranks) for p in cut if p.is_open}
+            seen |= {name: asked for name, (share, asked) in found.items() if share.n_groups}
+        return seen
+
+    def _take_own(
+        self,
+        checked: Sequence[Block],
+        problems: Iterable[BlockProblem],
+        fused: list[Block],
+        kept: Kept | None,
+    ) -> None:
+        """Take the step of the groups that lie here whole."""
+        self._check_finite(checked)
+        if kept is not None:
+            kept.step(self.root_finder)
+            self._kept = kept
+        elif fused:
+            self._fused_steps(fused)
+        for problem in problems:
+            self._write(problem, problem.block.split(self._solve(problem, self._finder())))
+
+    @property
+    def _lam(self) -> float | None:
+        """The strength that is driven to."""
+        state = self.param_groups[0]["sparsity"]
+        return None if state is None else float(state["lam"])
+
+    def _problem(self, block: Block) -> BlockProblem:
+        """Form the prox of a block."""
+        # No prox would find it, and the moments would keep it.
+        if block.rests and block.penalty is not None and any(map(_is_spoilt, block.params)):
+            raise ValueError(f"{block.where}: its gradient must be finite")
+        return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
+
+    def _check_finite(self, blocks: Sequence[Block]) -> None:
+        """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
+        held: list[list[Tensor]] = []
+        penalised = [block for block in blocks if block.penalty is not None]
+        for block in penalised:
+            slots = [slot.name for slot in self.rule.select(block.settings).slots]
+            own = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
+            every = (*own, *(p.grad for p in block.params))
+            held.append([local(a) for a in every if a is not None and local(a).numel()])
+        # A norm is one pass, and finite only where all is; it may overflow.
+        norms = torch._foreach_norm([a for own in held for a in own]) if any(held) else []
+        finite = list(map(math.isfinite, map(Tensor.item, norms)))
+        ends = accumulate(map(len, held))
+        for block, tensors, end in zip(penalised, held, ends, strict=True):
+            if not all(finite[end - len(tensors) : end]):
+                self._solve(self._problem(block), self._finder())
+
+    def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
+        """Say whether a step is there to make the state exist, and not to be taken.
+
+        So :mod:`torch.distributed.checkpoint` calls it: before the first step, at learning rate 0 and with
+        gradients that are zero.
+        """
+        if not blocks or any(self.state.values()) or not all(block.rests for block in blocks):
+            return False
+        moves = any(
+            p.grad is not None and bool(local(p.grad).any()) for block in blocks for p in block.params
+        )
+        return not any(any(told) for told in (alone if ranks is None else ranks.tell)([moves]))
+
+    def _make_state(self, blocks: list[Block]) -> None:
+        """Make the state from which the first step goes on."""
+        for block in blocks:
+            if self._wants_dual(block):
+                self._start_duals(block)
+            for p in block.params:
+                self._save(p, slots_of(self.rule, self.state, p, wide(p), block.settings), 0, 0.0)
+
+    def _drive(
+        self, problems: Sequence[BlockProblem | CutProblem], count: int, ranks: Ranks | None
+    ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
+        """Decide on the strength of all penalties.
+
+        Returns what the history says of it, and the penalties of the blocks whose strength is their own.
+        """
+        assert self._strength is not None
+        asked: dict[tuple[int, int | None], tuple[BlockProblem | CutProblem, Penalty]] = {}
+        for p in problems:
+            given = self._strength.given[p.block.number]
+            if p.is_asked and given is not None:
+                asked[p.block.key] = p, given
+        groups = all_moving(list(asked.values()), ranks) if asked else []
+        resting = self._resting(asked) if asked else []
+        told, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)
+        if strengths is None:
+            return told, {}
+        unit = self.param_groups[0]["sparsity"]["unit"]
+        return told, {
+            key: given.with_strength(given.strength * (lam / unit))
+            for (key, (_, given)), lam in zip(asked.items(), strengths, strict=True)
+        }
+
+    def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
+        """Return the penalised groups of all blocks but those that move, which are given by their keys."""
+        layers: list[tuple[list[Tensor], list[Groups]]] = []
+        uses = []
+        for number, group in enumerate(self.param_groups):
+            params, penalty, joint = group["params"], group["penalty"], group.get("joint")
+            if penalty is None:
+                continue
+            if joint is not None:
+                if (number, None) not in moving:
+                    layers.append((params, list(joint)))
+                    uses.append(uses_of(group, None))
+            else:
+                resting = [k for k in range(len(params)) if (number, k) not in moving]
+                layers += [([params[k]], [penalty.groups]) for k in resting]
+                uses += [uses_of(group, k) for k in resting]
+        return [found._replace(uses=use) for found, use in zip(living(layers), uses, strict=True)]
+
+    def _sparsity(self) -> float:
+        assert self._strength is not None
+        return self._strength.target.share(self._resting(()))
+
+    def _blocks(self, chosen: Iterable[tuple[int, Iterable[int]]]) -> Iterator[Block]:
+        """Go through those of some parameters, given by param groups, that have a gradient."""
+        active = self._steps + 1 >= self.start
+        for number, places in chosen:
+            group, settings = self.param_groups[number], self._settings_of(number)
+            check_kind(group["penalty"], f"param group {number}")
+            live = [k for k in places if group["params"][k].grad is not None]
+            for k in live:
+                if group["params"][k].grad.is_sparse:
+                    where = f"param group {number}, {name_parameter(group, k)}"
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; {where}")
+            if "joint" in group:
+                if live:
+                    yield Block(number, group, settings, None, active)
+            else:
+                for k in live:
+                    yield Block(number, group, settings, k, active)
+
+    def _checked_blocks(self) -> list[Block]:
+        """Return the blocks of a step, whose tensors fit and are apart."""
+        whole = [(number, range(len(group["params"]))) for number, group in enumerate(self.param_groups)]
+        blocks = list(self._blocks(whole))
+        check_apart(blocks, *self._checked(blocks))
+        return blocks
+
+    def _checked(self, blocks: list[Block]) -> tuple[list[list[Any]], list[list[str]]]:
+        """Return the states of the parameters of blocks and the names of what is used of them; all fit."""
+        states = [[self.state.get(p, {}) for p in block.params] for block in blocks]
+        slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
+        for block, own, names in zip(blocks, states, slots, strict=True):
+            check_tensors(block, own, names, self.rule.averages)
+        return states, slots
+
+    def _agreed_blocks(self, ranks: Ranks, watch: Watch | None) -> list[Block]:
+        """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
+        target = None if self._strength is None else self._strength.target
+        tolerance = None if self._tolerance is None else self._tolerance.name
+        does = (
+            f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
+            f"{self._lam}, {self.certify_every}, {tolerance}"
+        )
+
+        def checked() -> list[Block]:
+            blocks = self._checked_blocks()
+            for block in blocks if self.fused else ():
+                _ = block.is_cut or self._is_fused(block)
+            return blocks
+
+        blocks = agreed(
+            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", does,
+            watch is not None,
+        )  # fmt: skip
+        _align_gradients(blocks, ranks)
+        return blocks
+
+    def _start_duals(self, block: Block) -> None:
+        """Give a block the dual variables that it starts from, a joint group as a whole."""
+        joined = bregman.dual_start(
+            block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
+        )
+        self._set_duals(block, block.split(joined))
+
+    def _start_together(self, blocks: list[Block], ranks: Ranks) -> None:
+        """Give blocks whose groups lie across processes the dual variables that they start from."""
+        starting = [block for block in blocks if self._wants_dual(block) and block.is_cut]
+        if starting:
+            for block, duals in zip(starting, dual_starts(starting, ranks), strict=True):
+                self._set_duals(block, duals)
+
+    def _wants_dual(self, block: Block) -> bool:
+        return self.rule.convex and not all("dual" in self.state.get(p, {}) for p in block.params)
+
+    def _set_duals(self, block: Block, duals: list[Tensor]) -> None:
+        for p, v in zip(block.params, duals, strict=True):
+            self.state[p]["dual"] = like(torch.empty_like(wide(p)).copy_(v), p)
+
+    def _propose(self, p: Tensor, block: Block) -> Proposal:
+        w, state = wide(p), self.state.get(p, {})
+        grad = torch.zeros_like(w) if p.grad is None else wide(p.grad)
+        slots = tuple(slots_of(self.rule, self.state, p, w, block.settings).values())
+        t, carry = counted(state)
+        if self.fused is not False and compiles():
+            from proxlab.torch.together import proposed
+
+            found = proposed(self.rule, block.settings, w, grad, slots, t, carry)
+            if found is not None:
+                return found
+        return self.rule.propose(block.settings, w, grad, slots, t, carry)
+
+    def _is_fused(self, block: Block) -> bool:
+        """Say whether the step of a block is one compiled pass; an error where it has to be and cannot."""
+        if self.fused is False or block.rests:
+            return False
+        found = obstacle(self.rule, self.state, block)
+        if found and self.fused:
+            raise RuntimeError(f"fused=True: {block.where} {found}")
+        return not found
+
+    def _fused_steps(self, blocks: list[Block]) -> None:
+        """Do the step of blocks in compiled passes, and keep what was found out about them."""
+        from proxlab.torch.together import Kept, Together
+
+        members = [
+            self._member(block, k if block.index is None else block.index, p)
+            for block in blocks
+            for k, p in enumerate(block.params)
+        ]
+        together = Together(self.rule, members)
+        # Of a compiled pass it is the pass that costs, and not its iterations.
+        together.step(self.root_finder, lambda m, carry: self._save(m.parameter, m.slots, m.t, carry))
+        if Kept.can_be(together, self.state):
+            given, conditions = self._given_penalties(), self._conditions()
+            self._kept = Kept(together, self.param_groups, given, self.state, conditions)
+
+    def _member(self, block: Block, place: int, p: Tensor) -> Member:
+        """Return a parameter as compiled passes take it."""
+        from proxlab.torch.together import Member
+
+        assert p.grad is not None
+        w, g, state = local(p).detach(), local(p.grad).detach(), self.state.get(p, {})
+        slots = slots_of(self.rule, self.state, p, wide(p), block.settings)
+        if p in self._lent:
+            slots = {name: a.clone() for name, a in slots.items()}
+        if any(overlap(g, a) for a in (w, *slots.values())):
+            g = g.clone()
+        return Member(block, place, w, g, slots, *counted(state))
+
+    def _finder(self) -> RootFinder:
+        return self.root_finder if self._tolerance is None else self._tolerance.finder(self.root_finder)
+
+    def _solve(self, problem: BlockProblem, finder: RootFinder) -> Tensor:
+        """Solve the prox of a block; where there is none to solve, this is its point."""
+        return as_tensor(problem.asked().prox(finder)) if problem.is_open else problem.x
+
+    def _certified(
+        self, problems: list[BlockProblem], cut: list[CutProblem], steps: int, ranks: Ranks | None
+    ) -> dict[str, float]:
+        """Solve and certify all proxes of a step before anything is written; returns the bounds."""
+        asked = [p.asked(previous=True) for p in problems if p.is_open]
+        counts = [ranks is None or counts_here(p.block.params[0], ranks.first) for p in problems if p.is_open]
+        shares: list[Share] = []
+        if ranks is not None:
+            for share, own in (prox_problem(p, ranks, previous=True) for p in cut if p.is_open):
+                shares.append(share)
+                if share.n_groups:
+                    asked.append(own)
+                    counts.append(True)
+        found, record = solve_certified(
+            asked, steps, self.root_finder, self._tolerance, counts,
+            *((alone, settled) if ranks is None else (ranks.tell, ranks.settle)),
+        )  # fmt: skip
+        if self._tolerance is not None:
+            self._note(iterations=self._tolerance.iterations)
+        solutions = iter(found)
+        for problem in problems:
+            z = as_tensor(next(solutions)) if problem.is_open else problem.x
+            self._write(problem, problem.block.split(z))
+        given = iter(shares)
+        for part in cut:
+            new = [q.x for q in part.proposals]
+            if part.is_open:
+                share = next(given)
+                new = share.give(as_tensor(next(solutions)) if share.n_groups else share.rows[0])
+            self._write(part, new)
+        return record
+
+    def _write(self, problem: BlockProblem | CutProblem, z: list[Tensor]) -> None:
+        """Write the new weights of each parameter of a block, and its state."""
+        block = problem.block
+        keep = block.settings["momentum"] if self.rule.averages else 0.0
+        names = [slot.name for slot in self.rule.select(block.settings).slots]
+        for p, proposal, new in zip(block.params, problem.proposals, z, strict=True):
+            if not block.rests:
+                local(p).copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
+            t = count(self.state.get(p, {}))
+            self._save(p, dict(zip(names, proposal.slots, strict=True)), t, proposal.carry)
+
+    def _save(self, p: Tensor, slots: dict[str, Tensor], t: int, carry: float) -> None:
+        """Keep the state after step ``t`` of a parameter: new tensors, or such that nobody else holds."""
+        state = self.state[p]
+        state["step"] = torch.tensor(float(t))
+        if self.rule.averages:
+            state["weight_sum"] = torch.tensor(carry, dtype=torch.float64)
+        state.update({name: like(a, p) for name, a in slots.items()})
+        self._lent.discard(p)
+
+
+def _following(blocks: list[Block], driven: bool) -> list[Block]:
+    """Return blocks as they are where a step has decided on the strength."""
+    return [replace(b, follows=b.penalty is not None) for b in blocks] if driven else blocks
+
+
+def _decided(problems: Iterable[P], own: Mapping[tuple[int, int | None], Penalty], moved: bool) -> list[P]:
+    """Return problems with the penalties of their own; blocks follow a strength only if it has moved."""
+    decided = []
+    for p in problems:
+        block, penalty = p.block, own.get(p.block.key)
+        if block.own is not penalty or (block.follows and not moved):
+            p = replace(p, block=replace(block, follows=block.follows and moved, own=penalty))
+        decided.append(p)
+    return decided
+
+
+def _align_gradients(blocks: Sequence[Block], ranks: Ranks) -> None:
+    """Divide gradients as their parameters are: a sum over processes, perhaps, so all do it in one order."""
+    failure: Exception | None = None
+    moved = False
+    for block in blocks:
+        for p in block.params:
+            if p.grad is not None and not lies_alike(p.grad, p):
+                # What comes of it may lie in any order.
+                p.grad, moved = like(local(aligned(p.grad, p)).contiguous(), p), True
+                if _is_spoilt(p):
+                    failure = ValueError(f"{block.where}: its gradient must be finite, summed over processes")
+    if moved:
+        ranks.settle(failure)
+
+
+def _is_spoilt(p: Tensor) -> bool:
+    """Return whether the gradient of what of a parameter lies here is not finite."""
+    return p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
