@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from proxlab.types import Array
 
-__all__ = ["MARGIN_UNIT", "add_doubles", "square", "two_product", "two_sum"]
+__all__ = ["MARGIN_UNIT", "add_doubles", "difference", "square", "two_product", "two_sum"]
 
 #: Below this share of its terms, times their number, a double-double sum is not told from zero.
 MARGIN_UNIT = 2.0**-102
@@ -35,6 +35,12 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
     ah, bh = ca - (ca - a), cb - (cb - b)
     al, bl = a - ah, b - bh
     return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def difference(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """Subtract two double-doubles; the result is rounded."""
+    s, t = two_sum(a[0], -b[0])
+    return s + (t + (a[1] - b[1]))
 
 
 def square(high: Array, low: Array) -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ from proxlab.backends.ranges import (
 )
 from proxlab.bounds import UNIT
 from proxlab.choose import GIVEN, Beginning, Group, Limits, Segment
-from proxlab.double_double import square, two_product, two_sum
+from proxlab.double_double import difference, square, two_product, two_sum
 from proxlab.equations import CLIPPED, RADIAL, Sums, clipped, radial
 from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.namespaces import namespace
@@ -42,7 +42,7 @@ from proxlab.rootfinders import RootFinder, Status
 from proxlab.search import noise
 from proxlab.types import Array
 
-__all__ = ["Radii", "RowSolution", "choose", "linf_rows", "radial_rows", "shrink", "shrunk"]
+__all__ = ["Radii", "RowSolution", "choose", "linf_rows", "nothing", "radial_rows", "shrink", "shrunk"]
 
 
 @dataclass
@@ -59,6 +59,12 @@ class RowSolution:
     iterations: Array
     evaluations: Array
     apart: Array
+
+
+def nothing(xp: Any, x: Array, step: Array) -> RowSolution:
+    """Return the solution of rows without elements."""
+    zero, count = xp.zeros_like(step), xp.zeros_like(xp.astype(step, xp.int64))
+    return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
 
 
 def shrink(xp: Any, x: Array, step: Array, d: Array, threshold: float, nonnegative: bool) -> Array:
@@ -82,18 +88,12 @@ def zero_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Arr
 
 def margin_of(square_of_b: tuple[Array, Array], strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖² - (strength·Π factors)²`` from its first part, as a double-double."""
-    h, e = square_of_b
-    ph, pl = square(*_product(strength, factors))
-    s, t = two_sum(h, -ph)
-    return s + (t + (e - pl))
+    return difference(square_of_b, square(*_product(strength, factors)))
 
 
 def linf_margin(xp: Any, x: Array, d: Array, strength: Array, factors: tuple[Array, ...]) -> Array:
     """Return ``‖D x‖₁ - strength·Π factors`` per row, to about twice the working precision."""
-    h, e = added(*two_product(xp.abs(x), d))
-    ph, pl = _product(strength, factors)
-    s, t = two_sum(h, -ph)
-    return s + (t + (e - pl))
+    return difference(added(*two_product(xp.abs(x), d)), _product(strength, factors))
 
 
 def _product(strength: Array, factors: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -165,10 +165,8 @@ def radial_rows(
     rtol : float
         Relative tolerance of the radius.
     """
-    count = xp.zeros_like(xp.astype(step, xp.int64))
     if x.shape[1] == 0:
-        zero = xp.zeros_like(step)
-        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
+        return nothing(xp, x, step)
     rows = scale(xp, x, d)
     found = choose(xp, rows, step, weight, pieces, finder, rtol)
     z = shrunk(xp, x, rows.d, found.radius, found.tau)
@@ -315,7 +313,7 @@ def linf_rows(
     count = xp.zeros_like(xp.astype(step, xp.int64))
     zero, ones = xp.zeros_like(step), xp.ones_like(step)
     if n == 0:
-        return RowSolution(x, zero, zero, zero, count + int(Status.ZERO), count, count, count > 0)
+        return nothing(xp, x, step)
     on, p = module_over_arrays(shared, xp), scale(xp, x, d)
     size = xp.abs(p.x)
     top = row_max(xp, size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxlab.backends.array_api import RowSolution, scale
+from proxlab.backends.array_api import RowSolution, nothing, scale
 from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.scaled_rows import prepare, row_sum
 from proxlab.bounds import UNIT, rounding
@@ -51,8 +51,7 @@ def curved_rows(
     n = x.shape[1]
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if n == 0 or x.shape[0] == 0:
-        none = xp.zeros_like(step)
-        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, none > 0)
+        return nothing(xp, x, step)
     p = prepare(xp, xp.zeros_like(x), x, d, step, weight, 0.0, penalty.nonnegative)
     s = CurvedSearch(xp, p, penalty)
     zero, one = s.zero, s.one

@@ -71,17 +71,23 @@ class CurvedRates(NamedTuple):
     strength: float
 
 
-def curved_rates(penalty: Any) -> CurvedRates | None:
-    """Return what the slope of a curved penalty grows by with the strength; None where that is not affine."""
+def _weaker(penalty: Any) -> list[Any] | None:
+    """Return a penalty at its strength (1 for 0), a half and a quarter of it; None where it has none."""
     try:
-        s = penalty.strength or 1.0
-        whole, half, quarter = (penalty.with_strength(s * f) for f in (1.0, 0.5, 0.25))
+        return [penalty.with_strength((penalty.strength or 1.0) * f) for f in (1.0, 0.5, 0.25)]
     except (TypeError, ValueError, AttributeError):
         return None
+
+
+def curved_rates(penalty: Any) -> CurvedRates | None:
+    """Return what the slope of a curved penalty grows by with the strength; None where that is not affine."""
+    three = _weaker(penalty)
+    if three is None:
+        return None
     r = np.geomspace(1e-3, 1e3, 7)
-    slopes = [h.curve(namespace(r)).slope(r) for h in (whole, half, quarter)]
+    slopes = [h.curve(namespace(r)).slope(r) for h in three]
     affine = np.abs(slopes[0] + 2.0 * slopes[2] - 3.0 * slopes[1]) <= 1e-10 * slopes[0]
-    return CurvedRates(whole, half, s) if affine.all() else None
+    return CurvedRates(three[0], three[1], penalty.strength or 1.0) if affine.all() else None
 
 
 def clipped_rates(_: Any) -> Rates:
@@ -91,17 +97,13 @@ def clipped_rates(_: Any) -> Rates:
 
 def radial_rates(penalty: RadialPenalty) -> Rates | None:
     """Return the rates of a penalty's pieces along ``with_strength``; None where they are not known."""
-    try:
-        s = penalty.strength or 1.0
-        whole, half, quarter = (penalty.with_strength(s * f) for f in (1.0, 0.5, 0.25))
-    except (TypeError, ValueError, AttributeError):
+    three = _weaker(penalty)
+    if three is None:
         return None
-    data = [
-        np.array([(q.a, q.c, q.start) for q in h.pieces] + [(h.threshold, 0.0, 0.0)])
-        for h in (whole, half, quarter)
-    ]
+    data = [np.array([(q.a, q.c, q.start) for q in h.pieces] + [(h.threshold, 0.0, 0.0)]) for h in three]
     if len({a.shape for a in data}) > 1:
         return None
+    s = penalty.strength or 1.0
     rate = (data[0] - data[1]) / (0.5 * s)
     # Affine, as the penalties of this package are.
     wrong = np.abs(data[0] - data[2] - 0.75 * s * rate) > 1e-10 * np.abs(data).max(axis=0)
@@ -133,6 +135,12 @@ class _Slope(NamedTuple):
     moves: Array
 
 
+def _no_gradients(xp: Any, x: Array) -> RowGradients:
+    """Return the gradients of rows without elements."""
+    none = xp.sum(x, axis=1)
+    return RowGradients(x, x, none, none)
+
+
 def _polar(xp: Any, z: Array) -> _Polar:
     scale = xp.max(xp.abs(z), axis=1)
     unit = z / _or_one(xp, scale)[:, None]
@@ -146,8 +154,7 @@ def pull_radial(
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a table of pieces."""
     x, z, v, d, step, weight = rows
     if x.shape[1] == 0:
-        none = xp.sum(x, axis=1)
-        return RowGradients(x, x, none, none)
+        return _no_gradients(xp, x)
     pieces, cut, at = penalty.equation.table, penalty.threshold, _polar(xp, z)
     r = at.r
     slope, c, by_a, by_c = (xp.zeros_like(r) for _ in range(4))
@@ -193,8 +200,7 @@ def pull_curved(
     """Pull a cotangent ``v`` back through the prox ``z`` of rows, for a curved slope."""
     x, z, v, d, step, weight = rows
     if x.shape[1] == 0:
-        none = xp.sum(x, axis=1)
-        return RowGradients(x, x, none, none)
+        return _no_gradients(xp, x)
     at, curve = _polar(xp, z), penalty.curve(xp)
     safe = _or_one(xp, at.r)
     slope, none = curve.slope(safe), xp.zeros_like(safe)
@@ -275,8 +281,7 @@ def pull_clipped(xp: Any, rows: CotangentRows, penalty: Any, _: Any, __: float) 
     x, z, v, d, step, weight = rows
     lam = penalty.equation.lam
     if x.shape[1] == 0:
-        none = xp.sum(x, axis=1)
-        return RowGradients(x, x, none, none)
+        return _no_gradients(xp, x)
     level = xp.max(xp.abs(z), axis=1)
     alive = level > 0
     size, sign = xp.abs(x), xp.sign(x)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from proxlab import search
+from proxlab.backends.records import over_parts
 from proxlab.equations import Equation, Sums, Task
 from proxlab.linker import Given, over_arrays, state
 from proxlab.rootfinders import RootFinder
@@ -102,11 +103,5 @@ def _as_numbers(xp: Any, new: Any, like: Array) -> Array:
 
 
 def _where(xp: Any, rows: Array, new: Search, old: Search) -> Search:
-    return Search(*(_select(xp, rows, a, b) for a, b in zip(new, old, strict=True)))
-
-
-def _select(xp: Any, rows: Array, new: Any, old: Any) -> Any:
-    if isinstance(new, tuple):
-        parts = [xp.where(rows, a, b) for a, b in zip(new, old, strict=True)]
-        return Sums(*parts) if isinstance(new, Sums) else tuple(parts)
-    return xp.where(rows, new, old)
+    found: Search = over_parts(lambda a, b: xp.where(rows, a, b), new, old)
+    return found

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from proxlab import choose
-from proxlab.backends.array_api import RowSolution, scale, shrunk
+from proxlab.backends.array_api import RowSolution, nothing, scale, shrunk
 from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
 from proxlab.backends.enclosed_root import Slopes, tau_at
@@ -242,8 +242,7 @@ def table_rows(
     n = x.shape[1]
     count = xp.zeros_like(xp.astype(step, xp.int64))
     if n == 0:
-        none = xp.zeros_like(step)
-        return RowSolution(x, none, none, none, count + int(Status.ZERO), count, count, count > 0)
+        return nothing(xp, x, step)
     units = scale(xp, x, d, *COUNTED)
     # The metric of an element that is zero does not matter, and may be beyond all bounds.
     unit = times_power(xp, xp.ones_like(step), xp.clip(units.ed, -1000.0, 1000.0))

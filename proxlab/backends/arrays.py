@@ -6,7 +6,7 @@ line here. What other backends do not know comes here too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
@@ -145,16 +145,21 @@ def solve(p: Problem, options: Options, solve_rows: _Solve | None = None) -> Sol
     return Solved(z, groups if options.explain else None)
 
 
+def _rows(p: Problem, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Yield groups as the rows of matrices: those of arrays, the metric, steps and weights."""
+    layout, xp = p.layout, p.xp
+    split = [layout.split(xp.astype(a, xp.float64), 0.0) for a in arrays]
+    each = (layout.split_groups(a) for a in (p.group_steps(), p.group_weights()))
+    return zip(*split, layout.split(p.full_metric(), 1.0), *each, strict=True)
+
+
 def _solve(p: Problem, options: Options, solve_rows: _Solve) -> tuple[Array, GroupResults]:
     xp, layout, penalty = p.xp, p.layout, p.penalty
-    x = xp.astype(p.x, xp.float64)
-    rows, metrics = layout.split(x, 0.0), layout.split(p.full_metric(), 1.0)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
     parts = [
-        solve_rows(xp, r, d, s, w, penalty, options.finder, options.rtol)
-        for r, d, s, w in zip(rows, metrics, steps, weights, strict=True)
+        solve_rows(xp, x, d, step, weight, penalty, options.finder, options.rtol)
+        for x, d, step, weight in _rows(p, p.x)
     ]
-    z = layout.join([part.z for part in parts], x)
+    z = layout.join([part.z for part in parts], xp.astype(p.x, xp.float64))
     groups = [layout.join_groups([getattr(part, name) for part in parts]) for name in GroupResults._fields]
     apart = layout.join_groups([part.apart for part in parts])
     if bool(xp.any(apart)):
@@ -177,12 +182,9 @@ def certify(p: Problem, z: Array) -> Bounds:
 
 def row_bounds(p: Problem, z: Array) -> list[Bounds]:
     """Certify the groups, as lists of matrices with a group per row, and the elements of each."""
-    xp, layout, penalty = p.xp, p.layout, p.penalty
-    candidates, points = (layout.split(xp.astype(a, xp.float64), 0.0) for a in (z, p.x))
-    metrics, form = layout.split(p.full_metric(), 1.0), array_form(penalty)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
-    parts = []
-    for rows in zip(candidates, points, metrics, steps, weights, strict=True):
+    xp, penalty = p.xp, p.penalty
+    form, parts = array_form(penalty), []
+    for rows in _rows(p, z, p.x):
         count = rows[0].shape[0]
         # On the CPU in blocks of rows that stay in cache.
         block = max(1, _BLOCK // max(1, rows[0].shape[1])) if array_api_compat.is_numpy_array(p.x) else count
@@ -206,12 +208,8 @@ def enclose_shrunk(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
 def _enclose_shrunk(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
     xp, layout, penalty = p.xp, p.layout, p.penalty
     form = array_form(penalty)
-    points = layout.split(xp.astype(p.x, xp.float64), 0.0)
-    candidates = layout.split(xp.astype(z, xp.float64), 0.0)
-    metrics = layout.split(p.full_metric(), 1.0)
-    steps, weights = layout.split_groups(p.group_steps()), layout.split_groups(p.group_weights())
     low, high = [], []
-    for x, v, d, s, w in zip(points, candidates, metrics, steps, weights, strict=True):
+    for x, v, d, s, w in _rows(p, p.x, z):
         if penalty.equation.flat:
             # The radius is the length of what the threshold leaves, known to a few units of its parts.
             size = xp.where(x > 0, x, xp.zeros_like(x)) if penalty.nonnegative else xp.abs(x)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from proxlab.backends.curved_path import CurvedPath
+from proxlab.backends.records import over_parts
 from proxlab.curves import LEAST_STEPS, MAX_STEPS, SMALLEST, Bracket, Ends, Line, Price, Verdict, View
 from proxlab.types import Array
 
@@ -213,24 +214,19 @@ class Division(NamedTuple):
         """Put what became of some rows back among the others, which have no more intervals."""
         more = few.best.shape[0] and few.verdicts.low.shape[1] - self.verdicts.low.shape[1]
 
-        def put(old: Any, new: Any) -> Any:
-            if isinstance(old, tuple):
-                parts = [put(a, b) for a, b in zip(old, new, strict=True)]
-                return type(old)(*parts)
+        def put(old: Array, new: Array) -> Array:
             if old.ndim == 2:
                 none = xp.zeros((old.shape[0], more), dtype=old.dtype, device=array_api_compat.device(old))
                 old = xp.concat([old, none], axis=1)
             return put_back(xp, on, new, old)
 
-        return Division(*(put(a, b) for a, b in zip(self, few, strict=True)))
+        found: Division = over_parts(put, self, few)
+        return found
 
 
 def chosen(on: Array, what: Any) -> Any:
     """Return some rows of arrays, and of records of arrays."""
-    if not isinstance(what, tuple):
-        return what[on]
-    parts = [chosen(on, part) for part in what]
-    return type(what)(*parts) if hasattr(what, "_fields") else tuple(parts)
+    return over_parts(lambda a: a[on], what)
 
 
 def put_back(xp: Any, on: Array, few: Array, others: Array) -> Array:
@@ -242,18 +238,12 @@ def put_back(xp: Any, on: Array, few: Array, others: Array) -> Array:
 
 def both(xp: Any, first: Any, second: Any) -> Any:
     """Return rows one after the other, of arrays and of records of arrays."""
-    if not isinstance(first, tuple):
-        return xp.concat([first, second])
-    parts = [both(xp, a, b) for a, b in zip(first, second, strict=True)]
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return over_parts(lambda a, b: xp.concat([a, b]), first, second)
 
 
 def columns(what: Any) -> Any:
     """Return arrays as single columns, and records of them."""
-    if not isinstance(what, tuple):
-        return what[:, None]
-    parts = [columns(part) for part in what]
-    return type(what)(*parts) if hasattr(what, "_fields") else tuple(parts)
+    return over_parts(lambda a: a[:, None], what)
 
 
 class Leftover(NamedTuple):

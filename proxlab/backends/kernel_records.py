@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from proxlab.choose import Limits
@@ -19,7 +18,6 @@ __all__ = [
     "SolvedGroup",
     "Start",
     "Steps",
-    "over_parts",
 ]
 
 
@@ -129,11 +127,3 @@ class SolvedGroup(NamedTuple):
     scaled: bool
     ex: int
     ed: int
-
-
-def over_parts(function: Callable[[Any], Any], record: Any) -> Any:
-    """Return a record, or a tuple, of what a function returns for each of its parts, and theirs."""
-    if not isinstance(record, tuple):
-        return function(record)
-    parts = [over_parts(function, part) for part in record]
-    return type(record)(*parts) if hasattr(record, "_fields") else tuple(parts)

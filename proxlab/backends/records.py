@@ -5,13 +5,14 @@ That is ``solve(problem, options) -> Solved`` and ``certify(problem, z) -> Bound
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["Bounds", "GroupResults", "Options", "Solved"]
+__all__ = ["Bounds", "GroupResults", "Options", "Solved", "over_parts"]
 
 
 class Options(NamedTuple):
@@ -71,3 +72,11 @@ class Bounds:
     upper: Array
     low: Array | None = None
     high: Array | None = None
+
+
+def over_parts(function: Callable[..., Any], *records: Any) -> Any:
+    """Return a record, or a tuple, of what a function returns for the parts of such, and for theirs."""
+    if not isinstance(records[0], tuple):
+        return function(*records)
+    parts = [over_parts(function, *some) for some in zip(*records, strict=True)]
+    return type(records[0])(*parts) if hasattr(records[0], "_fields") else tuple(parts)

@@ -20,7 +20,7 @@ import numpy as np
 
 from proxlab.backends.kernel_records import Elements, Scale, Start
 from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, METRIC_FLOOR, NARROW_HIGH
-from proxlab.double_double import add_doubles, square, two_product, two_sum
+from proxlab.double_double import add_doubles, difference, square, two_product
 from proxlab.equations import Sums
 from proxlab.equations.radial import HUGE, shrunk_fraction, terms
 from proxlab.scalar import INF, NAN, any_order, fabs, fmax, fmin
@@ -224,9 +224,7 @@ def zero_margin(e: Elements, strength: float, scale: Scale) -> float:
         high, low = add_doubles((high, low), (p, q))
     high, low = precise(e, high, low)
     p, q = precise_strength(strength, scale)
-    p, q = square(p, q)
-    s, t = two_sum(high, -p)
-    return s + (t + (low - q))
+    return difference((high, low), square(p, q))
 
 
 def linf_margin(e: Elements, strength: float, scale: Scale) -> float:
@@ -237,9 +235,7 @@ def linf_margin(e: Elements, strength: float, scale: Scale) -> float:
         p, q = precise_product(fabs(x), d)
         high, low = add_doubles((high, low), (p, q))
     high, low = precise(e, high, low)
-    p, q = precise_strength(strength, scale)
-    s, t = two_sum(high, -p)
-    return s + (t + (low - q))
+    return difference((high, low), precise_strength(strength, scale))
 
 
 def precise_product(x: float, d: float) -> Any:

@@ -21,7 +21,7 @@ from numba.cuda.simulator.kernel import BlockManager, _push_kernel_context
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule
 
 from proxlab.backends.cuda import build
-from proxlab.backends.kernel_records import over_parts
+from proxlab.backends.records import over_parts
 
 PATIENCE = 30.0
 

@@ -18,8 +18,7 @@ import array_api_compat
 from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
-from proxlab.backends.kernel_records import over_parts
-from proxlab.backends.records import GroupResults, Options, Solved
+from proxlab.backends.records import GroupResults, Options, Solved, over_parts
 from proxlab.groups import IndexLayout
 from proxlab.rootfinders import Status
 from proxlab.types import Array
