@@ -45,15 +45,14 @@ def _obstacle_of(rule: Rule, state: States, p: Tensor, block: Block) -> str:
     """Say why no compiled pass takes a parameter; "" if one may."""
     if not on_host(p):
         return f"is on {p.device}, not on the CPU"
-    if p.grad is None:
-        return "has a part without a gradient"
     order, held = order_of(local(p)), state.get(p, {})
     names = [slot.name for slot in rule.select(block.settings).slots]
-    tensors = (p.grad, *(held[name] for name in names if name in held))
+    grads = () if p.grad is None else (p.grad,)
+    tensors = (*grads, *(held[name] for name in names if name in held))
     if order is None or not all(local(a).permute(order).is_contiguous() for a in tensors):
         return "has gaps in memory, or its gradient or state lies in another order"
     if any(local(a).is_neg() for a in (p, *tensors)):
         return "is lazily negative, or its gradient or state is"
-    if p.grad.dtype != p.dtype and p.dtype not in HALF:
+    if p.grad is not None and p.grad.dtype != p.dtype and p.dtype not in HALF:
         return f"has a gradient of {p.grad.dtype}"
     return ""

@@ -512,8 +512,9 @@ class Stepper(torch.optim.Optimizer):
         """Return a parameter as compiled passes take it."""
         from proxlab.torch.together import Member
 
-        assert p.grad is not None
-        w, g, state = local(p).detach(), local(p.grad).detach(), self.state.get(p, {})
+        w, state = local(p).detach(), self.state.get(p, {})
+        # A part of a joint group without one.
+        g = torch.zeros_like(w) if p.grad is None else local(p.grad).detach()
         slots = slots_of(self.rule, self.state, p, wide(p), block.settings)
         if p in self._lent:
             slots = {name: a.clone() for name, a in slots.items()}

@@ -282,7 +282,7 @@ class Kept:
         params = [member.parameter for member in together.members]
         counts = [state[p].get("step") for p in params]
         return (
-            all(type(p) in _PLAIN for p in params)
+            all(type(p) in _PLAIN and p.grad is not None for p in params)
             and not any(rests(member.block.settings) for member in together.members)
             and all(isinstance(a, Tensor) and a.dim() == 0 and a.dtype in _FLOATS for a in counts)
             and not any(a.is_inference() for a in counts)

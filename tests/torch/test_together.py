@@ -165,6 +165,27 @@ def test_a_step_is_few_operations_of_python(name, options):
     assert many / 220 < 10
 
 
+@given(skips=st.lists(st.sets(st.sampled_from([5, 6])), min_size=3, max_size=3), half=st.booleans())
+def test_a_part_without_a_gradient_has_gradient_zero(skips, half):
+    """In one pass as in several: whichever parts lack one, in half precision too, unless all do."""
+
+    def made(fused):
+        params = parameters()
+        params[5:] = [nn.Parameter(p.detach().bfloat16() if half else p.detach()) for p in params[5:]]
+        return METHODS["adamw"](grouped(params), fused=fused)
+
+    ours, theirs = made(True), made(False)
+    for seed, skip in enumerate(skips):
+        for optimizer in (ours, theirs):
+            push(optimizer, seed, skip)
+    eps = torch.finfo(torch.bfloat16 if half else torch.float32).eps
+    for a, b in zip(ours.param_groups[5]["params"], theirs.param_groups[5]["params"], strict=True):
+        torch.testing.assert_close(a, b, rtol=20 * eps, atol=20 * eps)
+        assert ours.state[a].keys() == theirs.state[b].keys()
+        for name, value in ours.state[a].items():
+            torch.testing.assert_close(value, theirs.state[b][name], rtol=1e-5, atol=1e-6)
+
+
 def test_settings_are_validated_when_they_change(monkeypatch):
     checked = []
     check = base.check_settings
