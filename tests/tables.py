@@ -39,13 +39,15 @@ slopes = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0.01, 2.0))
 
 
 @st.composite
-def tables(draw: Any, pieces: tuple[int, int] = (1, 5), jumps: bool = True) -> Table:
-    """Draw a table in units of length and slope of 1: kinks up and down, curved pieces, flat ends, jumps."""
+def tables(draw: Any, pieces: tuple[int, int] = (1, 5), jumps: bool = True, kinks: bool = True) -> Table:
+    """Draw a table in units of length and slope of 1: kinks down and up, curved pieces, flat ends, jumps."""
     count = draw(st.integers(*pieces))
     starts = [0.0, *np.cumsum(draw(st.lists(st.floats(0.05, 0.6), min_size=count - 1, max_size=count - 1)))]
     rows, before = [], None
     for k, start in enumerate(starts):
         first = before if before is not None and draw(st.booleans()) else draw(slopes)
+        if not kinks and before is not None:
+            first = min(first, before)
         if k + 1 == count:
             c = 0.0 if draw(st.booleans()) else -draw(slopes)
             first = 0.0 if c == 0.0 and draw(st.booleans()) else first

@@ -30,9 +30,12 @@ from proxlab.backends import threads
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.groups import Groups
 from proxlab.linker import Target, over_arrays
-from proxlab.optim import fused_kernels as kernels
+from proxlab.optim import fused_columns as columns
+from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
+from proxlab.optim.fused_elements import Step, Tensor
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
+from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
@@ -90,7 +93,7 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
         "metric": "metric_unit" if update.metric is None else "metric_own",
         "blend": "blend_average" if averages else "blend_new",
     }
-    names = {key: getattr(kernels, target) for key, target in chosen.items()}
+    names = {key: getattr(elements, target) for key, target in chosen.items()}
     names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
     if update.metric is not None:
         names["form"] = update.metric
@@ -120,7 +123,7 @@ def applies(penalty: Penalty | None, w: Array, order: tuple[int, ...] | None = N
     """Return whether there is a fused pass for a penalty and a parameter; there is one for every rule.
 
     There is one for arrays of float32 and float64 in C order, or with their axes in another ``order``, and
-    for radial penalties whose slope has one piece, or one and a flat end, and whose groups are axes.
+    for radial penalties whose slope does not jump up, and whose groups are axes.
     """
     native = w.dtype in (np.float32, np.float64)
     native &= (w if order is None else w.transpose(order)).flags.c_contiguous
@@ -332,11 +335,11 @@ class Batch:
         else:
             self._groups(found, keep, finder, where)
 
-    def _given(self, found: Coefficients) -> tuple[Any, tuple[Any, Any], Any]:
-        """Return coefficients, the elementwise part and 1 in the data's precision."""
+    def _given(self, found: Coefficients, keep: float) -> Step:
+        """Return the numbers of a step in the data's precision."""
         number, slope = self.dtype.type, self.slope
-        coefficients = type(found.formulas)(*[number(a) for a in found.formulas])
-        return coefficients, (number(found.step * slope.cut), number(slope.minus)), number(1.0)
+        c = type(found.formulas)(*[number(a) for a in found.formulas])
+        return Step(c, *map(number, (found.step * slope.cut, slope.minus, keep, 1.0)))
 
     def _spans(self) -> list[many.Span]:
         """Divide the tensors among the threads, by elements."""
@@ -387,11 +390,10 @@ class Batch:
         """
         spoilt, one = np.zeros(len(self), np.bool_), self.dtype.type(1.0)
         if self.name == "columns":
-            scan = _plain_kernel("scan_of")
+            scan, step = _plain_kernel("scan_of"), Step((), one, one, one, one)
 
             def look(span: many.Span) -> None:
-                _, _, _, part, total, _ = _scratch(1, self.dtype)
-                scan(*self._tensors, *span, one, part, total, spoilt)
+                scan(*self._tensors, *span, *step, *_column_room(self.dtype), spoilt)
 
         else:
             invalid = _plain_kernel("invalid_of")
@@ -404,11 +406,11 @@ class Batch:
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
         kernel = _kernel("flow_of", self.update, keep > 0.0, self.slope.shrinks)
-        coefficients, elementwise, one = self._given(found)
+        step = self._given(found, keep)
         ends: list[int] = []
 
         def task(span: many.Span) -> None:
-            ends.append(kernel(*self._tensors, *span, coefficients, *elementwise, self.dtype.type(keep), one))
+            ends.append(kernel(*self._tensors, *span, *step))
 
         self._run(task)
         bad = [k for k in ends if k >= 0]
@@ -421,24 +423,20 @@ class Batch:
         """Step with groups; those that the kernel leaves are solved in between."""
         slope, rows = self.slope, self.name == "rows"
         kernel = _kernel(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
-        coefficients, elementwise, one = self._given(found)
-        numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(one)), self.dtype)
-        average = (self.dtype.type(keep),) if rows else ()
+        step = self._given(found, keep)
+        numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
         def task(span: many.Span) -> None:
-            x, d, hard, part, total, values = _scratch(self._largest if rows else 1, self.dtype)
-            room = (x, d, hard, part) if rows else (hard, part, total, values)
+            room = _row_room(self._largest, self.dtype) if rows else _column_room(self.dtype)
             while True:
-                k, unit, count = kernel(
-                    *self._tensors, *span, coefficients, *numbers, *elementwise, *average, one, *room
-                )
+                k, unit, count = kernel(*self._tensors, *span, *step, *numbers, *room)
                 if not count:
                     return
-                left = hard[:count]
-                if rows:
-                    self._finish_rows(k, (x, d), left, found.step, keep, finder, where(k))
+                left = room.hard[:count]
+                if isinstance(room, RowRoom):
+                    self._finish_rows(k, room, left, found.step, keep, finder, where(k))
                 else:
-                    self._finish_columns(k, coefficients, left, found.step, finder, where(k))
+                    self._finish_columns(k, step.c, left, found.step, finder, where(k))
                 span = span._replace(first=k, unit=unit)
 
         self._run(task)
@@ -465,12 +463,11 @@ class Batch:
             begin += length * run
 
     def _finish_rows(
-        self, k: int, formed: tuple[Array, Array], left: Array, step: float, keep: float, finder: RootFinder,
-        where: str,
-    ) -> None:  # fmt: skip
+        self, k: int, room: RowRoom, left: Array, step: float, keep: float, finder: RootFinder, where: str
+    ) -> None:
         """Solve groups whose point and metric the kernel left one after the other."""
         size = self.plans[k].size
-        point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in formed)
+        point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in (room.x, room.d))
         z = self._solve_left(k, left, point, metric, step, finder, where)
         view = self._arrays(k)[0][0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
@@ -649,13 +646,15 @@ def propose(
     x, *new = (empty() for _ in range(1 + len(slots)))
     d = x if update.metric is None else empty()
     number = w.dtype.type
-    c = type(found.formulas)(*[number(a) for a in found.formulas])
-    flat = [a.reshape(-1) for a in (w, grad, x, d)]
+    one = number(1.0)
+    step = Step(type(found.formulas)(*[number(a) for a in found.formulas]), one, one, one, one)
+    w_flat, g_flat, x_flat, d_flat = (a.reshape(-1) for a in (w, grad, x, d))
     old, after = tuple(a.reshape(-1) for a in slots), tuple(a.reshape(-1) for a in new)
+    given = Tensor(w_flat, g_flat, old, ())
     kernel = _kernel("points", update, False, False)
 
     def points(begin: int, finish: int) -> int:
-        kernel(*flat[:2], old, after, c, *flat[2:], begin, finish, number(1.0))
+        kernel(*given, *many.Formed(x_flat, d_flat, after), *step, begin, finish)
         return -1
 
     threads.run(points, w.size, w.size)
@@ -689,20 +688,26 @@ def count_alive(addresses: Array, sizes: Array, strides: Array, dtype: Any) -> A
     return counts
 
 
-def _scratch(size: int, dtype: Any) -> tuple[Array, ...]:
-    """Return the thread's arrays: point, metric, numbers of groups, sums and data of groups.
-
-    Point and metric have at least ``size`` elements, and are kept unless they are large.
-    """
-    held: dict[str, tuple[Array, ...]] = _local.__dict__
-    found = held.get(dtype.char)
-    if found is None or len(found[0]) < size:
+def _row_room(size: int, dtype: Any) -> RowRoom:
+    """Return the thread's scratch for groups of so many elements; it is kept unless it is large."""
+    held: dict[Any, Any] = _local.__dict__
+    room: RowRoom | None = held.get(f"rows {dtype.char}")
+    if room is None or len(room.x) < size:
         n = max(size, SCRATCH)
-        sums = 8 * int(kernels.PITCH)
-        found = (
-            np.empty(n, dtype), np.empty(n, dtype), np.empty(max(kernels.BLOCK, n), np.int64),
-            np.empty(sums, dtype), np.empty(sums), np.empty((15, kernels.BLOCK)),
-        )  # fmt: skip
+        room = RowRoom(np.empty(n, dtype), np.empty(n, dtype), np.empty(n, np.int64), np.empty(1, dtype))
         if n == SCRATCH:
-            held[dtype.char] = found
-    return found
+            held[f"rows {dtype.char}"] = room
+    return room
+
+
+def _column_room(dtype: Any) -> columns.ColumnRoom:
+    """Return the thread's scratch for blocks of columns, which is kept."""
+    held: dict[Any, Any] = _local.__dict__
+    room: columns.ColumnRoom | None = held.get(f"columns {dtype.char}")
+    if room is None:
+        block, pitch = columns.BLOCK, int(columns.PITCH)
+        # Seven sums at most, the ratio, and what is read as the rest and is none.
+        part, total = np.zeros(9 * pitch, dtype), np.empty(7 * pitch)
+        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, np.zeros((14, block)))
+        held[f"columns {dtype.char}"] = room
+    return room

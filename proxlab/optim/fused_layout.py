@@ -8,15 +8,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from proxlab.arguments import check_group_weights
 from proxlab.groups import AxisLayout, Groups
-from proxlab.optim import fused_kernels as kernels
+from proxlab.optim.fused_columns import BLOCK, ROWS
+from proxlab.optim.fused_groups import Numbers
+from proxlab.optim.fused_rows import STRIP
 from proxlab.penalties import Penalty
-from proxlab.penalties.base import Piece
+from proxlab.penalties.tables import SLOPE_ROUNDING, Piece, Table, jumps
 
 __all__ = ["FREE", "Plan", "Slope", "joint_plan", "plan_of", "slope_of"]
 
@@ -64,24 +67,24 @@ class Plan:
     def per_block(self, parts: int) -> int:
         """Groups of a block of columns, where there are to be at least so many blocks."""
         across = [_across(shape, parts) for shape in self.spans if shape[1] > 1 and shape[4] == 1]
-        near = min(NEAR // self.size, -(-len(self) // parts), kernels.BLOCK)
+        near = min(NEAR // self.size, -(-len(self) // parts), BLOCK)
         return max(1, min(across, default=near))
 
     def doubt(self, dtype: Any) -> float:
         """Return what a sum may be wrong by, relative to itself."""
-        terms = kernels.ROWS if self.name == "columns" else min(self.size, int(kernels.STRIP))
+        terms = ROWS if self.name == "columns" else min(self.size, int(STRIP))
         return (terms + 32.0) * _unit(dtype)
 
 
 def _across(shape: Shape, parts: int) -> int:
     """Return how many groups of a block suit an array across whose rows they lie."""
     _, _, kept, run, _ = shape
-    blocks = max(parts, -(-kept * run // kernels.BLOCK))
+    blocks = max(parts, -(-kept * run // BLOCK))
     # Whole cache lines, and no columns beside the vectors.
     whole = COLUMNS // math.gcd(COLUMNS, run)
     wanted = -(-kept // blocks)
     wanted += -wanted % whole
-    return min(wanted, kernels.BLOCK // run, kept)
+    return min(wanted, BLOCK // run, kept)
 
 
 class Slope(NamedTuple):
@@ -106,13 +109,25 @@ class Slope(NamedTuple):
         """Whether there is an elementwise part."""
         return self.cut > 0.0 or self.minus == 0.0
 
-    def numbers(self, step: float, rtol: float, dtype: Any) -> kernels.Numbers:
+    def numbers(self, step: float, rtol: float, dtype: Any) -> Numbers:
         """Return what the kernels read of penalty, step and precision; the doubt is that of each tensor."""
-        first, last = self.pieces[0], self.pieces[-1]
         unit, low = _unit(dtype), 1e-30 if dtype == np.float32 else 1e-200
-        end = last.start if len(self.pieces) > 1 else math.inf
-        rtol = max(rtol, 2.0 * unit)
-        return kernels.Numbers(first.a, first.c, end, first.value, last.value, rtol, unit, low, step, 0.0)
+        finest = self.pieces[1].start if len(self.pieces) > 1 else math.inf
+        table, alone = _table(self.pieces)
+        return Numbers(table, alone, finest, max(rtol, 2.0 * unit), unit, low, step, 0.0)
+
+
+@lru_cache(maxsize=256)
+def _table(pieces: Table) -> tuple[Array, bool]:
+    """Return the pieces with their ends and runs, and whether all runs but the first are flat."""
+    joins = [abs(up) <= SLOPE_ROUNDING * size for up, size in jumps(pieces)]
+    begins = [
+        0, *(k for k, joint in enumerate(joins, 1) if not joint or pieces[k].c < pieces[k - 1].c), len(pieces)
+    ]  # fmt: skip
+    runs = [(first, after) for first, after in pairwise(begins) for _ in range(first, after)]
+    ends = [*(piece.start for piece in pieces[1:]), math.inf]
+    rows = [(*piece, end, *run) for piece, end, run in zip(pieces, ends, runs, strict=True)]
+    return np.array(rows), not any(piece.a or piece.c for piece in pieces[begins[1] :])
 
 
 def _unit(dtype: Any) -> float:
@@ -127,10 +142,13 @@ def slope_of(penalty: Penalty | None) -> Slope | None:
     if penalty is None:
         return Slope()
     equation = penalty.equation
-    if equation.kernel != "radial" or not equation.compiled:
+    if equation.kernel != "radial":
         return None
     pieces = () if equation.flat else tuple(Piece(*row) for row in equation.rows.tolist())
-    return None if len(pieces) > 2 else Slope(pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0)
+    # Where the slope jumps up minimisers gather, and each of them would be left to the general solver.
+    if any(up > SLOPE_ROUNDING * size for up, size in jumps(pieces)):
+        return None
+    return Slope(pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0)
 
 
 @lru_cache(maxsize=256)
@@ -206,7 +224,7 @@ def _span(shape: tuple[int, int, int, int]) -> Shape | None:
     cuts = 1
     if run >= RUN:
         half = RUN // 2
-        widths = [n for n in range(COLUMNS, min(run, kernels.BLOCK) + 1) if run % n == 0]
+        widths = [n for n in range(COLUMNS, min(run, BLOCK) + 1) if run % n == 0]
         if not widths:
             return None
         cuts = run // min(widths, key=lambda n: max(n / half, half / n))

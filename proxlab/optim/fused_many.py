@@ -1,7 +1,7 @@
 """Scalar source of the fused pass over many tensors: one call goes from tensor to tensor.
 
-Linked as :mod:`proxlab.optim.fused_kernels` is, whose functions do a part of one tensor. Tensors are given by
-their addresses, which :func:`elements` makes arrays of; a target has its own.
+Linked as :mod:`proxlab.optim.fused_elements` is. Tensors are given by their addresses, which :func:`elements`
+makes arrays of; a target has its own.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -13,32 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.optim.fused_kernels import (
-    INF,
+from proxlab.optim.fused_columns import (
     MANY,
-    PASSES,
-    UINT,
-    Numbers,
+    ColumnRoom,
     advance_groups,
+    aim_groups,
+    begin_groups,
     block_in,
     close_groups,
-    first_ratios,
-    flow,
-    invalid,
-    metric,
-    next_ratios,
     open_groups,
-    point,
-    read,
-    rows,
-    scan_groups,
-    state,
-    terms_of_groups,
-    update_groups,
-    write,
-    write_groups,
+    pass_ratio,
+    pass_squares,
+    pass_update,
+    pass_write,
 )
-from proxlab.scalar import any_order
+from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, invalid, metric, point, read, state, write
+from proxlab.optim.fused_groups import PASSES, Numbers
+from proxlab.optim.fused_rows import RowRoom, rows
+from proxlab.scalar import INF, any_order
 
 
 class Tensors(NamedTuple):
@@ -60,8 +52,8 @@ class Tensors(NamedTuple):
     per_block : array of int
         Groups of a block of columns.
     strengths, squares : array of float
-        The groups' weights, and what :func:`~proxlab.optim.fused_kernels.scan_groups` finds, those of one
-        prox after those of another.
+        The groups' weights, and the squares of the tensors' weights, those of one prox after those of
+        another.
     starts : array of int
         Where the part of a prox of each begins, and where that of the last ends.
     doubts : array of float
@@ -91,7 +83,7 @@ class Span(NamedTuple):
 def elements(address: int, n: int, one: Any) -> Any:
     """Return the ``n`` elements at an address as an array of the type of ``one``."""
     kind: Any = ctypes.c_float if one.dtype == np.float32 else ctypes.c_double
-    return np.frombuffer((kind * n).from_address(address), one.dtype)
+    return np.frombuffer((kind * int(n)).from_address(int(address)), one.dtype)
 
 
 def held0(addresses: Any, n: int, one: float) -> Any:
@@ -123,24 +115,38 @@ def length_of(shape: Any) -> int:
     return shape[0] * shape[1] * shape[2] * shape[3]
 
 
+def tensor_at(tensors: Tensors, k: int, one: float) -> Tensor:
+    """Return tensor ``k``."""
+    at, shape = tensors.addresses[k], tensors.shapes[k]
+    n = length_of(shape)
+    return Tensor(elements(at[0], n, one), elements(at[1], n, one), held(at, n, one), shape)
+
+
+def part_of(tensors: Tensors, span: Span, k: int) -> Any:
+    """Return where the span's part of a prox begins and ends."""
+    return span.unit if k == span.first else 0, span.stop if k == span.last else tensors.units[k]
+
+
 def doubted(numbers: Numbers, doubt: float) -> Numbers:
     """Return the numbers of a tensor."""
     return Numbers(
-        numbers.a, numbers.c, numbers.end, numbers.jump, numbers.last, numbers.rtol, numbers.unit,
-        numbers.low, numbers.step, doubt,
-    )  # fmt: skip
+        numbers.table,
+        numbers.alone,
+        numbers.finest,
+        numbers.rtol,
+        numbers.unit,
+        numbers.low,
+        numbers.step,
+        doubt,
+    )
 
 
-def flow_of(tensors: Tensors, span: Span, c: Any, cut: float, minus: float, keep: float, one: float) -> int:
+def flow_of(tensors: Tensors, span: Span, step: Step) -> int:
     """Step where no groups are; returns a tensor with a weight that is not finite, or -1."""
     found = -1
     for k in range(span.first, span.last + 1):
-        begin = span.unit if k == span.first else 0
-        finish = span.stop if k == span.last else tensors.units[k]
-        at, n = tensors.addresses[k], length_of(tensors.shapes[k])
-        w, g = elements(at[0], n, one), elements(at[1], n, one)
-        total = flow(w, g, held(at, n, one), c, begin, finish, cut, minus, keep, one)
-        if total != 0.0 and found < 0:
+        begin, finish = part_of(tensors, span, k)
+        if flow(tensor_at(tensors, k, step.one), step, begin, finish) != 0.0 and found < 0:
             found = k
     return found
 
@@ -150,9 +156,8 @@ def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
     for k in range(span.first, span.last + 1):
         n = length_of(tensors.shapes[k])
         size = n // tensors.units[k]
-        begin = (span.unit if k == span.first else 0) * size
-        finish = (span.stop if k == span.last else tensors.units[k]) * size
-        if invalid(elements(tensors.addresses[k, 1], n, one), begin, finish, one) != 0.0:
+        begin, finish = part_of(tensors, span, k)
+        if invalid(elements(tensors.addresses[k, 1], n, one), begin * size, finish * size, one) != 0.0:
             spoilt[k] = True
 
 
@@ -162,97 +167,77 @@ def count_of(tensors: Tensors, k: int, block: int) -> int:
     return min(tensors.per_block[k], shape[0] * shape[2] - block * tensors.per_block[k])
 
 
-def scan_of(tensors: Tensors, span: Span, one: float, part: Any, total: Any, spoilt: Any) -> None:
+def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
     """As :func:`invalid_of`, and sum the squares of the weights of each group."""
     for k in range(span.first, span.last + 1):
-        begin = span.unit if k == span.first else 0
-        finish = span.stop if k == span.last else tensors.units[k]
-        squares = tensors.squares[tensors.starts[k, 1] : tensors.starts[k + 1, 1]]
-        for block in range(begin, finish):
-            first, count = block * tensors.per_block[k], count_of(tensors, k, block)
-            squares[first : first + count] = 0.0
+        begin, finish = part_of(tensors, span, k)
+        starts, ends = tensors.starts[k], tensors.starts[k + 1]
+        weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
+        for unit in range(begin, finish):
+            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
+            block = block_in(room.values, first, count, weights, squares)
+            block.ratio[:count] = 0.0
+            block.sums[0, :count] = 0.0
             for s in range(tensors.spans[k], tensors.spans[k + 1]):
-                at, n = tensors.addresses[s], length_of(tensors.shapes[s])
-                w, g = elements(at[0], n, one), elements(at[1], n, one)
-                scan_groups(w, g, tensors.shapes[s], first, count, one, part, total, squares)
-            for j in range(first, first + count):
-                if not squares[j] < INF:
+                pass_squares(tensor_at(tensors, s, step.one), step, block, room)
+            for j in range(count):
+                squares[first + j] = block.sums[0, j]
+                if not block.sums[0, j] < INF:
                     spoilt[k] = True
 
 
-def rows_of(
-    tensors: Tensors, span: Span, c: Any, numbers: Numbers, cut: float, minus: float, keep: float, one: float,
-    x: Any, d: Any, hard: Any, part: Any,
-) -> Any:  # fmt: skip
+def rows_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: RowRoom) -> Any:
     """Step with contiguous groups, up to the first tensor that has some for the general solver.
 
     Returns where to go on, as tensor and part, and how many groups of that tensor were left.
     """
     for k in range(span.first, span.last + 1):
-        begin = span.unit if k == span.first else 0
-        finish = span.stop if k == span.last else tensors.units[k]
-        at, shape = tensors.addresses[k], tensors.shapes[k]
-        n = length_of(shape)
-        w, g = elements(at[0], n, one), elements(at[1], n, one)
+        begin, finish = part_of(tensors, span, k)
         weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
-        room = min(len(hard), len(x) // shape[3])
+        most = min(len(room.hard), len(room.x) // tensors.shapes[k, 3])
         unit, count = rows(
-            w, g, held(at, n, one), c, shape, begin, finish, weights, doubted(numbers, tensors.doubts[k]),
-            cut, minus, keep, one, x, d, hard[:room], part,
+            tensor_at(tensors, k, step.one), step, doubted(numbers, tensors.doubts[k]),
+            weights, begin, finish, RowRoom(room.x, room.d, room.hard[:most], room.part),
         )  # fmt: skip
         if count > 0:
             return k, unit, count
     return span.last, span.stop, 0
 
 
-def columns_of(
-    tensors: Tensors, span: Span, c: Any, numbers: Numbers, cut: float, minus: float, one: float, hard: Any,
-    part: Any, total: Any, values: Any,
-) -> Any:  # fmt: skip
+def columns_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: ColumnRoom) -> Any:
     """As :func:`rows_of`, with blocks of neighbouring groups, up to the first block that has some left."""
     for k in range(span.first, span.last + 1):
-        begin = span.unit if k == span.first else 0
-        finish = span.stop if k == span.last else tensors.units[k]
+        begin, finish = part_of(tensors, span, k)
         own = doubted(numbers, tensors.doubts[k])
         for unit in range(begin, finish):
-            count = block_of(tensors, k, unit, c, own, cut, minus, one, hard, part, total, values)
+            count = solve_block(tensors, k, unit, step, own, room)
             if count > 0:
                 return k, unit + 1, count
     return span.last, span.stop, 0
 
 
-def block_of(
-    tensors: Tensors, k: int, unit: int, c: Any, numbers: Numbers, cut: float, minus: float, one: float,
-    hard: Any, part: Any, total: Any, values: Any,
-) -> int:  # fmt: skip
+def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Numbers, room: ColumnRoom) -> int:
     """Step with a block of groups; returns how many are left to the general solver, with their point."""
     begin, finish = tensors.spans[k], tensors.spans[k + 1]
-    weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
-    squares = tensors.squares[tensors.starts[k, 1] : tensors.starts[k + 1, 1]]
-    block = block_in(values, unit * tensors.per_block[k], count_of(tensors, k, unit))
-    first_ratios(block, squares, weights, numbers)
+    starts, ends = tensors.starts[k], tensors.starts[k + 1]
+    weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
+    first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
+    block = block_in(room.values, first, count, weights, squares)
+    begin_groups(block, numbers)
     for s in range(begin, finish):
-        at, shape = tensors.addresses[s], tensors.shapes[s]
-        n = length_of(shape)
-        w, g = elements(at[0], n, one), elements(at[1], n, one)
-        update_groups(w, g, held(at, n, one), c, shape, block, cut, minus, one, part, total)
-    active = open_groups(block, squares, weights, numbers)
+        pass_update(tensor_at(tensors, s, step.one), step, block, room)
+    active = open_groups(block, numbers)
     for _ in range(PASSES):
         # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
         if active <= block.n // MANY:
             break
-        if next_ratios(block) < active:
+        if aim_groups(block, numbers) > 0:
             for s in range(begin, finish):
-                at, shape = tensors.addresses[s], tensors.shapes[s]
-                n = length_of(shape)
-                slots = held(at, n, one)
-                terms_of_groups(elements(at[0], n, one), slots, c, shape, block, one, part, total)
+                pass_ratio(tensor_at(tensors, s, step.one), step, block, room)
         active = advance_groups(block, numbers)
-    left = close_groups(block, hard)
+    left = close_groups(block, numbers, room.hard)
     for s in range(begin, finish):
-        at, shape = tensors.addresses[s], tensors.shapes[s]
-        n = length_of(shape)
-        write_groups(elements(at[0], n, one), held(at, n, one), c, shape, block, one, part)
+        pass_write(tensor_at(tensors, s, step.one), step, block, room)
     return left
 
 
@@ -279,6 +264,14 @@ def count_alive(addresses: Any, sizes: Any, strides: Any, one: float, counts: An
             counts[k] = total
 
 
+class Formed(NamedTuple):
+    """What a rule asks of the prox: point, metric and new state, flat."""
+
+    x: Any
+    d: Any
+    slots: Any
+
+
 @any_order
 def keep_metric(d: Any, i: int, m: float) -> None:
     """Write the metric of an element."""
@@ -295,21 +288,18 @@ note_metric: Any = drop_metric
 
 
 @any_order
-def form_points(
-    w: Any, g: Any, slots: Any, new: Any, c: Any, x: Any, d: Any, o: int, n: int, one: float
-) -> None:
+def form_points(t: Tensor, formed: Formed, step: Step, o: int, n: int) -> None:
     """Form new state, point and metric of ``n`` elements, and change nothing."""
+    c = step.c
     for i in range(n):
         k = o + i
-        s = state(w[k], g[k], read(slots, k), c)
-        write(new, k, s)
-        m = metric(s, c, one)
-        note_metric(d, k, m)
-        x[k] = point(w[k], g[k], m, s, c)
+        s = state(t.w[k], t.g[k], read(t.slots, k), c)
+        write(formed.slots, k, s)
+        m = metric(s, c, step.one)
+        note_metric(formed.d, k, m)
+        formed.x[k] = point(t.w[k], t.g[k], m, s, c)
 
 
-def points(
-    w: Any, g: Any, slots: Any, new: Any, c: Any, x: Any, d: Any, begin: int, finish: int, one: float
-) -> None:
+def points(t: Tensor, formed: Formed, step: Step, begin: int, finish: int) -> None:
     """Form what the prox is asked for of the elements ``begin … finish - 1``."""
-    form_points(w, g, slots, new, c, x, d, UINT(begin), UINT(finish - begin), one)
+    form_points(t, formed, step, UINT(begin), UINT(finish - begin))

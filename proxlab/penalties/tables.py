@@ -28,6 +28,7 @@ __all__ = [
     "flat_after",
     "form",
     "joined",
+    "jumps",
     "kinks",
 ]
 
@@ -193,8 +194,8 @@ def form(table: Table) -> Form:
     return Form.CONCAVE if falls and joins and bends else Form.GENERAL
 
 
-def _jumps(table: Table) -> list[tuple[float, float]]:
-    """Return by how much the slope jumps where pieces meet, and what it is computed from."""
+def jumps(table: Table) -> list[tuple[float, float]]:
+    """Return by how much the slope jumps where pieces meet, and the size of what it is computed from."""
     return [
         (
             (q.a - q.c * q.start) - (p.a - p.c * q.start),
@@ -208,7 +209,7 @@ def convex(table: Table) -> bool:
     """Return whether the table is that of a convex function, up to rounding: no jump, no falling slope."""
     if table[0].value > 0.0 or any(piece.c > 0.0 for piece in table):
         return False
-    return all(jump >= -SLOPE_ROUNDING * scale for jump, scale in _jumps(table))
+    return all(jump >= -SLOPE_ROUNDING * scale for jump, scale in jumps(table))
 
 
 def _jumps_exactly(table: Table) -> list[Fraction]:

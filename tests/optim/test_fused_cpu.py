@@ -1,11 +1,15 @@
 """The fused pass: steps of every method against a few lines of NumPy, and against rule and prox."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import proxlab as pl
 from proxlab.optim import fused_cpu
 from proxlab.optim.rules import RULES, check_settings
+from proxlab.penalties.base import Piece, RadialPenalty
+from tests import tables
 from tests.optim.methods import FEW, METHODS, prox_rows
 
 NEWTON = pl.Newton()
@@ -100,6 +104,18 @@ def adamw(dtype, shape, penalty, steps=20, seed=0, lr=1e-2, scale=0.1):
     return worst, zero
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Own(RadialPenalty):
+    """A penalty of one's own: where its pieces begin, and their slopes ``a - c r``."""
+
+    rows: tuple = ()
+    first: float = 0.0
+
+    @property
+    def pieces(self):
+        return tuple(Piece(*row) for row in tables.complete(self.first, [(s, a, c) for s, a, c in self.rows]))
+
+
 # Strengths at which some groups vanish: k is the square root of a group's size, n the number of groups.
 KINDS = {
     "lasso": lambda k, n, **o: pl.GroupLasso(0.015 * k, **o),
@@ -108,6 +124,17 @@ KINDS = {
     "elastic": lambda k, n, **o: pl.GroupElasticNet(0.015 * k, 0.1, **o),
     "sparse": lambda k, n, **o: pl.SparseGroupLasso(0.004, 0.012 * k, **o),
     "mcp": lambda k, n, **o: pl.GroupMCP(0.015 * k, gamma=30.0, **o),
+    "scad": lambda k, n, **o: pl.GroupSCAD(0.015 * k, 12.0, **o),
+    # A slope that falls, goes on without a kink, jumps down, and rises.
+    "own": lambda k, n, **o: Own(
+        rows=(
+            (0.0, 0.015 * k, 0.04),
+            (0.05 * k, 0.013 * k, 0.0),
+            (0.1 * k, 0.01 * k, 0.0),
+            (0.2 * k, 0.008 * k, -0.01),
+        ),
+        **o,
+    ),
     "capped": lambda k, n, **o: pl.GroupCapped(0.015 * k, theta=0.05 * k, **o),
     "l0": lambda k, n, **o: pl.GroupL0(0.0006 * k**2, **o),
 }
@@ -287,6 +314,8 @@ def test_where_it_applies():
     assert not fused_cpu.applies(None, w.T)
     assert not fused_cpu.applies(None, w.astype(np.float16))
     assert not fused_cpu.applies(pl.GroupLinf(0.1), w)
-    assert not fused_cpu.applies(pl.GroupSCAD(0.1, a=3.0), w)
+    assert fused_cpu.applies(pl.GroupSCAD(0.1, a=3.0), w)
+    # Minimisers gather where the slope jumps up.
+    assert not fused_cpu.applies(Own(rows=((0.0, 0.1, 0.0), (1.0, 0.2, 0.0))), w)
     csr = pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
     assert not fused_cpu.applies(pl.GroupLasso(0.1, groups=csr), w)

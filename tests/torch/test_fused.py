@@ -1,6 +1,7 @@
 """The compiled pass behind the optimizers: where it is taken, and that it takes the same steps."""
 
 import re
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn  # noqa: E402
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import fused_cpu  # noqa: E402
+from tests.optim.test_fused_cpu import Own  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -135,12 +137,15 @@ ROWS = {
     "GroupLasso, GroupElasticNet, SparseGroupLasso": [
         {"penalty": p} for p in (LASSO, pl.GroupElasticNet(0.1, 0.1), pl.SparseGroupLasso(0.1, 0.1))
     ],
-    "GroupMCP, GroupCapped, GroupL0": [
-        {"penalty": p} for p in (pl.GroupMCP(0.1, 2.0), pl.GroupCapped(0.1, 1.0), pl.GroupL0(0.1))
-    ],
-    "GroupSCAD, GroupLinf, GroupLog, GroupLq": [
+    "GroupMCP, GroupSCAD, GroupCapped, GroupL0": [
         {"penalty": p}
-        for p in (pl.GroupSCAD(0.1, 3.7), pl.GroupLinf(0.1), pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))
+        for p in (pl.GroupMCP(0.1, 2.0), pl.GroupSCAD(0.1, 3.7), pl.GroupCapped(0.1, 1.0), pl.GroupL0(0.1))
+    ],
+    "pieces of one's own ([](adding_a_penalty.md)): a slope that nowhere jumps up; one that does": [
+        {"penalty": Own(rows=((0.0, 0.1, 0.0), (1.0, after, 0.0)))} for after in (0.05, 0.2)
+    ],
+    "GroupLinf, GroupLog, GroupLq": [
+        {"penalty": p} for p in (pl.GroupLinf(0.1), pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))
     ],
     "groups that are axes: rows, columns, filters, channels, kernels": [
         {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(axes))}
@@ -173,7 +178,9 @@ def test_the_table_of_the_documentation_is_true():
     rows = documented()
     assert rows.keys() == ROWS.keys()
     for what, how in rows.items():
-        for given in ROWS[what]:
+        # One answer for all, or one for each.
+        answers = how.split("; ")
+        for given, how in zip(ROWS[what], cycle(answers)):
             lay = given.get("lay", lambda a: a)
             p = nn.Parameter(lay(torch.randn(6, 5, 3, 4, dtype=given.get("dtype", torch.float32))))
             p.grad = torch.randn_like(p)

@@ -1,0 +1,382 @@
+"""Scalar source of the fused pass over groups across the rows of a tensor, in blocks of neighbouring columns.
+
+The point is written to the weights, and the metric is formed anew from the state: nothing is kept for each
+element, and every pass streams through whole rows.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proxlab.backends.column_kernels import Zero
+from proxlab.optim.fused_elements import UINT, Step, Tensor, metric, propose, read, shrunk, terms
+from proxlab.optim.fused_groups import (
+    DONE,
+    HARD,
+    OPEN,
+    Group,
+    Numbers,
+    advance,
+    first_radius,
+    open_group,
+    piece_at,
+    quotient,
+    ratio_of,
+)
+from proxlab.scalar import any_order
+
+#: Rows, or pairs of rows, that are summed in the data's precision before the sum goes over to float64.
+ROWS = 16
+#: Columns of a block at most, and the distance of their accumulators: constant, and no power of two.
+BLOCK = 4096
+PITCH = np.uint64(4112)
+PITCH2, PITCH3, PITCH4, PITCH5, PITCH6 = (np.uint64(k * 4112) for k in range(2, 7))
+#: While more than one group of so many is open, another pass over a block is worth it.
+MANY = 32
+
+
+class Block(NamedTuple):
+    """Neighbouring groups that are solved at once.
+
+    Attributes
+    ----------
+    first, n : int
+        The first of them, and how many they are.
+    weights, squares : array of float
+        The weights of all groups or the one that they share, and the squares of the tensors' weights.
+    state, r, k, lo, hi : array of float
+        The :class:`~proxlab.optim.fused_groups.Group` of each of them.
+    ratio, rest : array of float
+        Its metric times ``ratio`` is ``q``, and ``z = x q/(q + rest)``.
+    sums : array of float
+        Seven of each: four at zero, and three at the ratio.
+    """
+
+    first: int
+    n: int
+    weights: Any
+    squares: Any
+    state: Any
+    r: Any
+    k: Any
+    lo: Any
+    hi: Any
+    ratio: Any
+    rest: Any
+    sums: Any
+
+
+class ColumnRoom(NamedTuple):
+    """Scratch of a thread: numbers of each column, ``PITCH`` apart, and of each group, a row for each.
+
+    Attributes
+    ----------
+    hard : array of int
+        The numbers of groups that are left to the general solver.
+    part, total : array
+        Sums of some rows in the data's precision, behind which stand ratio and rest; sums of all in float64.
+    values : array of shape (14, BLOCK)
+    """
+
+    hard: Any
+    part: Any
+    total: Any
+    values: Any
+
+
+def block_in(values: Any, first: int, count: int, weights: Any, squares: Any) -> Block:
+    """Return a block whose numbers are kept in ``values``."""
+    return Block(
+        first, count, weights, squares, values[0], values[1], values[2], values[3], values[4], values[5],
+        values[6], values[7:],
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------
+# Passes. An element's terms, and how they are added to the sums of its column.
+
+
+@any_order
+def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Return an element's ``w²``, or NaN if the square of its gradient is not finite."""
+    zero = step.one - step.one
+    return (t.w[k] * t.w[k] + zero * (t.g[k] * t.g[k]),)
+
+
+@any_order
+def update_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Update an element, whose point goes to ``w``; returns its terms at zero and at the ratio."""
+    x, d = propose(t, k, step)
+    t.w[k] = x
+    b = x * d
+    s = b * b
+    s0, s1, s2 = terms(x, d, ratio, step.one)
+    return s, s * d, x * x, x * b, s0, s1, s2
+
+
+@any_order
+def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Return an element's terms at the ratio."""
+    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
+
+
+@any_order
+def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Write an element's ``z = x q/(q + rest)``."""
+    t.w[k] = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
+    return ()
+
+
+@any_order
+def add0(part: Any, i: int, s: Any) -> None:
+    """Add to no sums."""
+
+
+@any_order
+def add1(part: Any, i: int, s: Any) -> None:
+    """Add to one sum."""
+    part[i] += s[0]
+
+
+@any_order
+def add3(part: Any, i: int, s: Any) -> None:
+    """Add to three sums."""
+    part[i] += s[0]
+    part[i + PITCH] += s[1]
+    part[i + PITCH2] += s[2]
+
+
+@any_order
+def add7(part: Any, i: int, s: Any) -> None:
+    """Add to seven sums."""
+    part[i] += s[0]
+    part[i + PITCH] += s[1]
+    part[i + PITCH2] += s[2]
+    part[i + PITCH3] += s[3]
+    part[i + PITCH4] += s[4]
+    part[i + PITCH5] += s[5]
+    part[i + PITCH6] += s[6]
+
+
+@any_order
+def add_part(part: Any, total: Any, n: int, count: int) -> None:
+    """Move sums over to float64."""
+    for k in range(UINT(count)):
+        base = k * PITCH
+        for i in range(n):
+            total[base + i] += part[base + i]
+            part[base + i] = part[base + i] - part[base + i]
+
+
+@any_order
+def sum_of(total: Any, o: int, n: int) -> float:
+    """Return the sum of ``n`` columns."""
+    t = total[o] - total[o]
+    for i in range(n):
+        t += total[o + i]
+    return t
+
+
+def clear(sums: Any, n: int, count: int) -> None:
+    """Set ``count`` sums of ``n`` columns to zero."""
+    for k in range(UINT(count)):
+        sums[k * PITCH : k * PITCH + n] = 0.0
+
+
+def fold(total: Any, s: int, beside: int, width: int, sums: Any, k: int) -> None:
+    """Add the columns of each of the groups that lie side by side to its sum, that of the first at ``k``."""
+    base = s * np.int64(PITCH)
+    for j in range(beside):
+        sums[k + j] += sum_of(total, UINT(base + j * width), UINT(width))
+
+
+def spread(numbers: Any, k: int, beside: int, width: int, part: Any, o: Any) -> None:
+    """Give each column the number of its group."""
+    for j in range(beside):
+        for i in range(UINT(j * width), UINT(j * width + width)):
+            part[i + o] = numbers[k + j]
+
+
+def side_by_side(shape: Any, group: int, most: int) -> int:
+    """Return how many groups, from one on, are taken at once: their rows lie side by side."""
+    if shape[4] > 1:
+        return 1
+    return min(most, shape[2] - group % shape[2], BLOCK // shape[3])
+
+
+def place(shape: Any, group: int) -> Any:
+    """Return where a group begins."""
+    stride = shape[2] * shape[3]
+    return UINT((group // shape[2]) * shape[1] * stride + (group % shape[2]) * shape[3])
+
+
+def row(shape: Any, i: int) -> Any:
+    """Return how far behind the beginning of a group its row ``i`` begins."""
+    return UINT((i // shape[4]) * shape[2] * shape[3] + (i % shape[4]) * (shape[3] // shape[4]))
+
+
+def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> Any:
+    """Return a pass over what a tensor has of the groups of a block.
+
+    Parameters
+    ----------
+    elements : callable
+        Returns an element's terms.
+    add : callable
+        Adds them to ``count`` sums.
+    count, first : int
+        The first of these is row ``first`` of the block's sums; where there are none, elements read the rest.
+    paired : bool
+        Whether two rows are taken at once: sums are read and written half as often, which pays where they
+        are several, but twice as many rows are streamed.
+    """
+    at = np.uint64(count * 4112)
+    behind = np.uint64((count + 1) * 4112)
+
+    @any_order
+    def add_row(t: Tensor, step: Step, o: int, n: int, part: Any) -> None:
+        for i in range(n):
+            add(part, i, elements(t, step, o + i, part[i + at], part[i + behind]))
+
+    @any_order
+    def add_two(t: Tensor, step: Step, o: int, stride: int, n: int, part: Any) -> None:
+        for i in range(n):
+            k = o + i
+            ratio, rest = part[i + at], part[i + behind]
+            one, two = elements(t, step, k, ratio, rest), elements(t, step, k + stride, ratio, rest)
+            add(part, i, one)
+            add(part, i, two)
+
+    def add_pairs(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> int:
+        pairs = rows - rows % 2
+        for i in range(0, pairs, 2):
+            o = row(t.shape, i)
+            add_two(t, step, base + o, row(t.shape, i + 1) - o, n, room.part)
+            if i % (2 * ROWS) == 2 * ROWS - 2:
+                add_part(room.part, room.total, n, count)
+        return pairs
+
+    def add_none(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> int:
+        return 0
+
+    add_first = add_pairs if paired else add_none
+
+    def pass_over(t: Tensor, step: Step, block: Block, room: ColumnRoom) -> None:
+        shape, part, total = t.shape, room.part, room.total
+        rows, width, k = shape[1] * shape[4], shape[3] // shape[4], 0
+        while k < block.n:
+            m = side_by_side(shape, block.first + k, block.n - k)
+            n, base = UINT(m * width), place(shape, block.first + k)
+            clear(part, n, count)
+            clear(total, n, count)
+            spread(block.ratio, k, m, width, part, at)
+            if count == 0:
+                spread(block.rest, k, m, width, part, behind)
+            for i in range(add_first(t, step, base, rows, n, room), rows):
+                add_row(t, step, base + row(shape, i), n, part)
+                if i % ROWS == ROWS - 1:
+                    add_part(part, total, n, count)
+            add_part(part, total, n, count)
+            for s in range(count):
+                fold(total, s, m, width, block.sums[first + s], k)
+            k += m
+
+    return pass_over
+
+
+#: Before the step; with the update; at the groups' ratios; of the result.
+pass_squares, pass_update, pass_ratio, pass_write = (
+    pass_of(square_term, add1, 1, 0, False), pass_of(update_terms, add7, 7, 0, True),
+    pass_of(ratio_terms, add3, 3, 4, True), pass_of(write_term, add0, 0, 0, False),
+)  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------
+# The groups of a block.
+
+
+def eta_of(block: Block, j: int, numbers: Numbers) -> float:
+    """Return the step times the weight of a group."""
+    return numbers.step * block.weights[block.first + j if len(block.weights) > 1 else 0]
+
+
+def zero_of(block: Block, j: int) -> Zero:
+    """Return the sums of a group at zero."""
+    sums = block.sums
+    return Zero(sums[0, j], sums[1, j], sums[2, j], sums[3, j])
+
+
+def group_of(block: Block, j: int) -> Group:
+    """Return where the search of a group stands."""
+    return Group(int(block.state[j]), block.r[j], int(block.k[j]), block.lo[j], block.hi[j])
+
+
+def keep(block: Block, j: int, group: Group) -> None:
+    """Keep where the search of a group stands."""
+    block.state[j], block.r[j], block.k[j], block.lo[j], block.hi[j] = group
+
+
+def begin_groups(block: Block, numbers: Numbers) -> None:
+    """Set where groups are first looked at, and clear their sums."""
+    for j in range(block.n):
+        r = first_radius(block.squares[block.first + j], numbers.table)
+        group = Group(OPEN, r, piece_at(numbers.table, r, 0, len(numbers.table)), 0.0, r)
+        keep(block, j, group)
+        block.ratio[j] = ratio_of(group, eta_of(block, j, numbers), numbers)
+        block.sums[:, j] = 0.0
+
+
+def open_groups(block: Block, numbers: Numbers) -> int:
+    """Decide from the sums at zero, and go on from those at the radius; returns how many are open."""
+    for j in range(block.n):
+        guess = group_of(block, j)
+        group = open_group(zero_of(block, j), guess.r, eta_of(block, j, numbers), numbers)
+        if group.r != guess.r or group.k != guess.k:
+            block.ratio[j] = 0.0
+        keep(block, j, group)
+    return advance_groups(block, numbers)
+
+
+def aim_groups(block: Block, numbers: Numbers) -> int:
+    """Set the ratios of the groups that are open; returns how many of them have one."""
+    count = 0
+    for j in range(block.n):
+        group, ratio = group_of(block, j), 0.0
+        if group.state == OPEN:
+            ratio = ratio_of(group, eta_of(block, j, numbers), numbers)
+            if ratio == 0.0:
+                block.state[j] = HARD
+        block.ratio[j] = ratio
+        block.sums[4:, j] = 0.0
+        count += ratio > 0.0
+    return count
+
+
+def advance_groups(block: Block, numbers: Numbers) -> int:
+    """Go on from the sums, where there are any; returns how many groups are still open."""
+    active, sums = 0, block.sums
+    for j in range(block.n):
+        group = group_of(block, j)
+        if group.state == OPEN and block.ratio[j] > 0.0:
+            zero, eta = zero_of(block, j), eta_of(block, j, numbers)
+            group = advance(group, sums[4, j], sums[5, j], sums[6, j], zero, eta, numbers)
+            keep(block, j, group)
+        active += group.state == OPEN
+    return active
+
+
+def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
+    """Set the last ratios; returns how many groups keep their point, with their numbers in ``hard``."""
+    count = 0
+    for j in range(block.n):
+        ratio, rest, state = quotient(group_of(block, j), eta_of(block, j, numbers), numbers)
+        if state != DONE:
+            ratio, rest = 1.0, 0.0
+            hard[count] = block.first + j
+            count += 1
+        block.ratio[j], block.rest[j] = ratio, rest
+    return count

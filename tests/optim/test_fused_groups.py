@@ -1,0 +1,89 @@
+"""What the fused pass makes of a group: the global minimiser for any table that it takes, or no answer."""
+
+import flint
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import proxlab as pl
+from proxlab.backends.column_kernels import Zero
+from proxlab.optim import fused_cpu, fused_groups
+from proxlab.optim.fused_layout import Slope
+from proxlab.optim.rules import RULES, check_settings
+from proxlab.penalties.tables import check_pieces
+from tests import tables
+from tests.optim.test_fused_cpu import Own
+
+ADAMW = RULES["ProxAdamW"]
+
+
+@np.errstate(all="ignore")
+def solve(table, x, d, eta, guess, dtype):
+    """The kernels' search in Python, with sums in double precision; None where they leave the group."""
+    numbers = Slope(check_pieces(table)).numbers(1.0, 1e-15, np.dtype(dtype))
+    numbers = numbers._replace(doubt=64 * np.finfo(dtype).eps)
+    squares = x * x
+    zero = Zero(*(float(np.sum(v)) for v in (squares * d * d, squares * d**3, squares, squares * d)))
+    group = fused_groups.open_group(zero, guess, eta, numbers)
+    for _ in range(fused_groups.PASSES):
+        ratio = fused_groups.ratio_of(group, eta, numbers)
+        if group.state != fused_groups.OPEN or ratio == 0.0:
+            break
+        h = d * ratio / (d * ratio + 1.0)
+        sums = (float(np.sum(squares * h**k)) for k in (2, 3, 4))
+        group = fused_groups.advance(group, *sums, zero, eta, numbers)
+    ratio, rest, state = fused_groups.quotient(group, eta, numbers)
+    return x * (d * ratio / (d * ratio + rest)) if state == fused_groups.DONE else None
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@settings(max_examples=10 * settings().max_examples)
+@given(
+    table=tables.tables(kinks=False), n=st.integers(1, 4), seed=st.integers(0, 9999),
+    reach=st.floats(-1.5, 0.7), spread=st.floats(0.0, 3.0), log_eta=st.floats(-1.5, 1.5), near=st.booleans(),
+)  # fmt: skip
+def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread, log_eta, near):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    x *= 10.0**reach / np.linalg.norm(x)
+    d = np.exp(spread * rng.normal(size=n))
+    eta, given_at = 10.0**log_eta, 10.0 ** rng.uniform(-2, 1)
+    with flint.ctx.workprec(400):
+        g = tables.Group(table, x, d, eta)
+        truth = tables.solve(g)
+        guess = float(np.linalg.norm([float(v) for v in truth.z])) * (1 + 1e-3) if near else given_at
+        # The objective is over the step there.
+        z = solve(table, x, d, eta, guess, dtype)
+        if z is not None:
+            assert float(g.objective(z) - truth.objective) <= 64 * np.finfo(dtype).eps * g.size
+
+
+@pytest.mark.parametrize("kind", ["scad", "own"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_few_groups_are_left_while_training(kind, axis, monkeypatch):
+    """Of weights that follow noisy gradients of a quadratic, at a strength at which some groups vanish."""
+    left: list[int] = []
+    finish = fused_cpu.Batch._solve_left
+
+    def counted(self, k, some, *rest):
+        left.append(len(some))
+        return finish(self, k, some, *rest)
+
+    monkeypatch.setattr(fused_cpu.Batch, "_solve_left", counted)
+    rng, groups = np.random.default_rng(0), pl.Groups.over(axis)
+    shape = (96, 64) if axis == 0 else (64, 96)
+    penalty = {
+        "scad": pl.GroupSCAD(0.15, 3.7, groups=groups),
+        "own": Own(rows=((0.0, 0.15, 0.1), (0.5, 0.1, 0.0)), groups=groups),
+    }[kind]
+    lengths = np.expand_dims(10.0 ** rng.uniform(-2, 0.5, 64), axis)
+    goal = (lengths * rng.normal(size=shape) / 10).astype(np.float32)
+    w, slots = goal.copy(), (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    numbers = check_settings(ADAMW, {"lr": 3e-3})
+    for t in range(1, 101):
+        g = (w - goal + 0.05 * lengths * rng.normal(size=shape)).astype(np.float32)
+        fused_cpu.step(ADAMW, numbers, penalty, w, g, slots, t, 0.0, pl.Newton())
+    assert 0 < np.mean((w == 0).all(axis=axis)) < 1
+    # Of a block's, the last one of 32 is left though it could be solved.
+    assert sum(left) <= (0.02 if axis == 0 else 0.01) * 100 * 64
