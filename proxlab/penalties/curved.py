@@ -19,7 +19,7 @@ from proxlab.penalties.equations import Curved
 from proxlab.powers import product, times_power
 from proxlab.types import Array
 
-__all__ = ["Curve", "CurvedPenalty"]
+__all__ = ["Curve", "CurvedPenalty", "of_strength_one"]
 
 #: Radii, in units of the penalty's own, at which a new penalty is looked at.
 _LOOKED_AT = np.geomspace(1e-3, 1e3, 13)
@@ -131,10 +131,11 @@ class CurvedPenalty(Penalty, metaclass=Checked):
             raise ValueError(f"threshold: must be 0 for a CurvedPenalty, and {kind} has {self.threshold!r}")
         r = self._unit * _LOOKED_AT
         with np.errstate(all="ignore"):
+            curve = self.curve(_numpy())
             value, slope, curvature = (self._looked_at(name, f, r) for name, f in zip(
-                ("value_at", "slope_at", "curvature_at"), self.curve(_numpy()), strict=True
+                ("value_at", "slope_at", "curvature_at"), curve, strict=True
             ))  # fmt: skip
-            start = self._looked_at("value_at", self.curve(_numpy()).value, np.zeros(1))
+            start = self._looked_at("value_at", curve.value, np.zeros(1))
         if start[0] != 0:
             raise ValueError(f"value_at: p(0) must be 0, and {kind} has {start[0]!r}")
         for name, values in (("value_at", value), ("slope_at", slope)):
@@ -242,6 +243,13 @@ class CurvedPenalty(Penalty, metaclass=Checked):
 
 def _numpy() -> Any:
     return namespace(_LOOKED_AT)
+
+
+def of_strength_one(penalty: CurvedPenalty) -> CurvedPenalty:
+    """Return a penalty with ``lam = 1``; each prox asks for it, and what was checked is not checked again."""
+    one = copy(penalty)
+    one.__dict__["lam"] = 1.0
+    return one
 
 
 class _Linked:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from proxlab.penalties.curved import CurvedPenalty
+from proxlab.penalties.curved import CurvedPenalty, of_strength_one
 from proxlab.scalar import filled, log, log1p, where
 from proxlab.types import Array
 from proxlab.values import check_number
@@ -52,7 +52,7 @@ class GroupLog(CurvedPenalty):
         return min(max(self.eps, 1e-290), 1e290)
 
     def _split(self) -> tuple[float, CurvedPenalty]:
-        return self.lam, replace(self, lam=1.0)
+        return self.lam, of_strength_one(self)
 
     def value_at(self, r: Array) -> Array:
         """Return ``λ log(1 + r/ε)``."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from proxlab.penalties.curved import CurvedPenalty
+from proxlab.penalties.curved import CurvedPenalty, of_strength_one
 from proxlab.scalar import filled, power, where
 from proxlab.types import Array
 from proxlab.values import check_number
@@ -46,7 +46,7 @@ class GroupLq(CurvedPenalty):
             raise ValueError(f"q: must be below 1 (GroupLasso is that of q = 1), got {self.q!r}")
 
     def _split(self) -> tuple[float, CurvedPenalty]:
-        return self.lam, replace(self, lam=1.0)
+        return self.lam, of_strength_one(self)
 
     def value_at(self, r: Array) -> Array:
         """Return ``λ r^q``."""
