@@ -68,6 +68,7 @@ SUITES = [
     (["inexactness.py"], "inexactness", ""),
     (["penalties"], "penalties tables inexactness prox extremes optim/sparsity", ""),
     (["derivative.py", "backends/array_derivative.py"], "derivative", ""),
+    (["optim/fused_groups.py"], "optim/fused_groups engine", "training rows_are columns_are"),
     (["optim/rules.py", "optim/updates.py"], "optim/rules optim/fused_cpu optim/optimizers", ""),
 ]
 CONFIG = """
@@ -132,8 +133,8 @@ def run(
     config, session = copy / f"{name}.toml", copy / f"{name}.sqlite"
     files = " ".join(re.sub(r"(\w+)$", r"test_\1.py", f"tests/{test}") for test in tests.split())
     plugins = "-p no:cacheprovider"
-    if "optim" not in modules[0]:
-        # Kernels are not compiled, which would be once for each mutant; those of the fused steps are.
+    if "optim/rules.py" not in modules:
+        # Kernels are not compiled, which would be once for each mutant; those of the rules are.
         words = f"million without_a_module torch {left_out}".split()
         plugins += f" -p tests.interpreted -k '{' and '.join(f'not {word}' for word in words)}'"
     command = f"{sys.executable} -m pytest -x -q {plugins} {files}"

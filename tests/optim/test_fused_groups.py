@@ -59,6 +59,34 @@ def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread,
             assert float(g.objective(z) - truth.objective) <= 64 * np.finfo(dtype).eps * g.size
 
 
+# Where f stays below zero on the first run from the guess on, and x is not the best: zero is, or a crossing
+# on another run.
+RIVALS = {
+    "zero": (
+        1.0057606058214645, [(0.0, 0.2707981118781684, 0.0), (0.9319506851673834, 0.0, 0.0)],
+        [-1.0821248391900544, 0.6932409130836356], [1.0738495788531044, 2.478256185773143], 0.475213805401651,
+    ),
+    "crossing": (
+        0.0,
+        [(0.0, 2.9141199787996817, 0.0), (0.4878045901174697, 0.21066608436735584, 0.0),
+         (1.0847625020154803, 0.0, 0.0)],
+        [0.37630453128242436, 1.2299679881329149, -0.5897940705867314, -0.8410820677121221],
+        [14.061520978032613, 0.343597084683695, 0.5548175493143004, 0.9218944433801464], 0.5856042913932472,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_point_itself_has_rivals(name):
+    first, rows, x, d, guess = RIVALS[name]
+    table, x, d = tables.complete(first, rows), np.array(x), np.array(d)
+    with flint.ctx.workprec(400):
+        g = tables.Group(table, x, d, 1.0)
+        assert g.objective(x) > tables.solve(g).objective
+        z = solve(table, x, d, 1.0, guess, np.float64)
+        assert z is None or float(g.objective(z) - tables.solve(g).objective) <= 1e-14 * g.size
+
+
 @pytest.mark.parametrize("kind", ["scad", "own"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_few_groups_are_left_while_training(kind, axis, monkeypatch):
