@@ -142,9 +142,12 @@ $(VENV)/.oldest: pyproject.toml .ci/oldest.txt | $(BIN)/python
 	  || echo 'No $(TORCH_OLDEST) on offer here: $(subst TORCH=,TORCH_OLDEST=,$(NO_TORCH))'
 	@touch $@
 
+# timm asks for torchvision, which would replace a CPU build of PyTorch by that of its own wheels; its networks need
+# neither that nor what transformers has not brought.
 $(VENV)/.models: $(VENV)/.torch
 	@$(PIP) -e '.[export]' || { echo "The library transformers is not on offer here." >&2; exit 1; }
-	@$(PIP) -e '.[models]' || echo 'Not on offer here: timm or an ONNX runtime; their tests are skipped.'
+	@$(PIP) -e '.[models]' || echo 'Not on offer here: an ONNX runtime; its tests are skipped.'
+	@$(PIP) --no-deps 'timm>=1.0.20' || echo 'Not on offer here: timm; its tests are skipped.'
 	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.test

@@ -71,7 +71,8 @@ UNIFORM = {
     "bert": {"intermediate_size": -5}, "distilbert": {"hidden_dim": -5}, "gpt2": {"n_inner": -5},
     "llama": {"intermediate_size": -5}, "neox": {"intermediate_size": -5}, "opt": {"ffn_dim": -5},
     "t5": {"d_ff": -5}, "whisper": {"encoder_ffn_dim": -5, "decoder_ffn_dim": -5},
-    "vit": {"intermediate_size": -5},
+    "vit": {"intermediate_size": -5}, "mistral": {"intermediate_size": -5},
+    "qwen2": {"intermediate_size": -5},
 }  # fmt: skip
 
 
