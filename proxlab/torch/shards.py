@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "division",
     "has_mesh_of",
     "is_distributed",
+    "is_memory_of",
     "lies_across",
     "lies_alike",
     "like",
@@ -66,7 +68,10 @@ def shard_kind(p: Tensor) -> str:
 
 def local(a: Any) -> Tensor:
     """Return what of a tensor lies in this process: the memory of a DTensor's part, or the tensor itself."""
-    found: Tensor = a.detach().to_local() if is_distributed(a) else a
+    found: Tensor = a
+    if is_distributed(a):
+        # A DTensor is detached slowly, and has no history where gradients are off.
+        found = a.detach().to_local() if torch.is_grad_enabled() else a.to_local().detach()
     return found
 
 
@@ -78,6 +83,19 @@ def like(a: Tensor, p: Any) -> Tensor:
         a, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
     )
     return made
+
+
+def is_memory_of(a: Tensor, held: Any) -> bool:
+    """Return whether an array is what of a DTensor lies in this process."""
+    if not is_distributed(held):
+        return False
+    own = local(held)
+    return bool(
+        a.data_ptr() == own.data_ptr()
+        and a.shape == own.shape
+        and a.stride() == own.stride()
+        and a.dtype == own.dtype
+    )
 
 
 def has_mesh_of(a: Any, p: Any) -> bool:
@@ -130,6 +148,7 @@ def _chunk(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(n) for n in chunks[0].offsets), sizes
 
 
+@lru_cache(maxsize=64)
 def members_of(mesh: Any) -> list[int]:
     """Return the processes of a mesh, in order."""
     return sorted(int(k) for k in mesh.mesh.flatten().tolist())

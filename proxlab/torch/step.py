@@ -41,7 +41,7 @@ from proxlab.torch.problems import (
     wide,
 )
 from proxlab.torch.ranks import Ranks, agreed, failure_of
-from proxlab.torch.shards import aligned, counts_here, lies_alike, like, local
+from proxlab.torch.shards import aligned, counts_here, is_memory_of, lies_alike, like, local
 from proxlab.torch.sparsity import living
 from proxlab.torch.states import count, counted, slots_of
 from proxlab.torch.strength import DrivenStrength
@@ -578,7 +578,8 @@ class Stepper(torch.optim.Optimizer):
         state["step"] = torch.tensor(float(t))
         if self.rule.averages:
             state["weight_sum"] = torch.tensor(carry, dtype=torch.float64)
-        state.update({name: like(a, p) for name, a in slots.items()})
+        # What was written in place is there.
+        state.update({name: like(a, p) for name, a in slots.items() if not is_memory_of(a, state.get(name))})
         self._lent.discard(p)
 
 
