@@ -248,7 +248,7 @@ def section(results: ResultsDir) -> Section:
                 "that a process sends for each element of all, and the median time of a step over loopback, "
                 "where processes share the cores of one machine.",
                 shown,
-                formats={"bytes/element": "{:.3g}", "milliseconds": "{:.3g}"},
+                formats={"bytes/element": "{:.3g}", "milliseconds": "{:,.1f}"},
                 max_rows=60,
             )
         )  # fmt: skip
