@@ -14,8 +14,10 @@ the penalty's slope is at most the one there, and positive after it where it is 
 not decide, and what single precision cannot (a group at the threshold, two minimisers as good, sums out of
 range), is left to the solver of :mod:`proxlab.prox`.
 
-This is no :class:`proxlab.search.Search`: it knows its sums to some roundings of single precision only, which
-settle no bracket, and goes from run to run; what both compute is taken from there.
+This is no :class:`proxlab.search.Search`: its sums are those of single precision, which settle no bracket,
+and it goes from run to run; what both compute is taken from there. With ``begin``, ``ask`` and ``finish`` for
+the last lines of :func:`advance`, groups of a lasso took 1 to 3 % more evaluations, and steps of groups of 16
+took 2 % longer, of groups of 9 as long, and of the group MCP in columns 15 %.
 """
 
 # mypy: disable-error-code="no-any-return"
