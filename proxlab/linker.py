@@ -286,11 +286,7 @@ class _Linking:
                 closure[used] = types.CellType(value)
             else:
                 scope[used] = value
-        try:
-            keys.append(described(function.__defaults__ or ()))
-        except TypeError as error:
-            if self.target.strict:
-                raise self.refused(function, f"has {error} for a default; it may be a number") from None
+        keys.append(self.defaults(function))
         self.open.pop()
         key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         full = f"{re.sub(r'[^0-9a-zA-Z]', '_', name)}_{key}"
@@ -303,6 +299,19 @@ class _Linking:
         )
         copy.__module__, copy.__kwdefaults__ = __name__, function.__kwdefaults__
         return copy, key
+
+    def defaults(self, function: Any) -> str:
+        """Return what tells the defaults of a function from those of another with the same code."""
+        keys = []
+        given = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+        for name, value in given.items():
+            try:
+                keys.append(f"{name} {described(value)}")
+            except TypeError as error:
+                if self.target.strict:
+                    raise self.refused(function, f"has {error} for a default; it may be a number") from None
+                keys.append(f"{name} object {id(value)}")
+        return "; ".join(keys)
 
     def value(self, user: Any, name: str, value: Any, chains: Any) -> tuple[Any, str]:
         """Return what a name stands for in the target, and its key."""

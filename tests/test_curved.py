@@ -1,5 +1,6 @@
 """Penalties whose slope is a curve: against mpmath, closed forms and brute force over the path."""
 
+import functools
 import math
 import types
 from dataclasses import dataclass, replace
@@ -892,7 +893,44 @@ def test_what_a_slope_may_not_call_is_named(text, said):
         pl.prox(scope["Mine"](1.0, 0.5), pytest.importorskip("array_api_strict").ones((1, 2)))
 
 
-@pytest.mark.parametrize("kind", [Helped, Listed, Hidden, Super])
+def scaled(by, where):
+    """Return functions of one code that differ in a default: a number or an array, by place or by name."""
+    by = np.array(by) if where == "array" else by
+    return (lambda r, *, by=by: by * r) if where == "name" else lambda r, by=by: by * r
+
+
+@pytest.mark.parametrize("where", ["place", "name", "array"])
+def test_functions_that_differ_in_a_default_are_told_apart(where):
+    double, third = scaled(2.0, where), scaled(1.0 / 3.0, where)
+
+    class Mine(Laplace):
+        def slope_at(self, r):
+            return 1.5 * double(third(pl.scalar.exp(-r)))
+
+        def value_at(self, r):
+            return 1.5 * third(double(1.0 - pl.scalar.exp(-r)))
+
+    r, curve = np.array([0.5, 2.0]), Mine(1.0, 1.0).curve(np)
+    np.testing.assert_allclose(curve.slope(r), np.exp(-r), rtol=1e-15)
+    np.testing.assert_allclose(curve.value(r), 1.0 - np.exp(-r), rtol=1e-15)
+
+
+def logged(method):
+    @functools.wraps(method)
+    def call(*given, **named):
+        return method(*given, **named)
+
+    return call
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped(pl.GroupLog):
+    @logged
+    def slope_at(self, r):
+        return self.lam / (r + self.eps)
+
+
+@pytest.mark.parametrize("kind", [Helped, Listed, Hidden, Super, Wrapped])
 def test_what_cannot_be_compiled_is_solved_by_arrays(kind):
     h = kind(1.0, 0.3)
     x = np.random.default_rng(0).normal(size=(9, 4))

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from numba.extending import intrinsic
 
 from proxlab.backends import array_curved, arrays, curved_group, threads
@@ -144,8 +143,8 @@ def _compiled(methods: tuple[Any, ...], _: tuple[str, ...], names: tuple[str, ..
         linked = [TARGET.linked(curved_group.call_method, given | {"method": f}, f.__name__) for f in methods]
         functions = [made(f, False, cache=True, native=True) for f in linked]
         return Compiled(names, [address(f) for f in functions], functions)
-    except (TypeError, ValueError, NumbaError, UnsupportedBytecodeError):
-        # A name that no record has, or what cannot be compiled.
+    except Exception:
+        # A name that no record has, or what cannot be compiled: Numba says so by errors of any kind.
         return None
 
 
