@@ -293,12 +293,13 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
         least = table[before, START] if before > 0 else least_root(zero, eta, numbers)
         known = least < r and not is_flat(table, i - 1)
         return Group(OPEN, r, i - 1, least, r) if known else Group(HARD, 0.0, 0, 0.0, 0.0)
-    final, error = final_step(r, f, slope, bend, 1.0 / r + fmax(c, 0.0) / tau)
+    final, error = final_step(r, f, slope, bend, 1.0 / r + fabs(c) / tau)
     # To leading order the estimate is eight times too large at least, and a pass is dear.
     if 0.125 * error <= numbers.rtol * r or fabs(f) <= noise:
         end = fmin(fmax(final, lo), hi)
         kept = fmin(fmax(end, table[k, START]), table[k, END])
-        if fabs(f) <= noise or fabs(end - kept) <= numbers.rtol * r:
+        # A step that ends elsewhere is none to a crossing of this piece.
+        if fabs(f) <= noise or fabs(final - kept) <= numbers.rtol * r:
             return settle(kept, k, zero, eta, numbers)
     r = fmax(fmin(third_order(r, f, slope, final), hi), lo)
     return Group(OPEN, r, piece_at(table, r, i, j), lo, hi)

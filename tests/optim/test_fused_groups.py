@@ -41,9 +41,10 @@ def solve(table, x, d, eta, guess, dtype):
 @settings(max_examples=10 * settings().max_examples)
 @given(
     table=tables.tables(kinks=False), n=st.integers(1, 4), seed=st.integers(0, 9999),
-    reach=st.floats(-1.5, 0.7), spread=st.floats(0.0, 3.0), log_eta=st.floats(-1.5, 1.5), near=st.booleans(),
+    reach=st.floats(-1.5, 0.7), spread=st.floats(0.0, 3.0), log_eta=st.floats(-1.5, 1.5),
+    off=st.sampled_from([None, 1e-3, 0.1, 0.3]),
 )  # fmt: skip
-def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread, log_eta, near):
+def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread, log_eta, off):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)
     x *= 10.0**reach / np.linalg.norm(x)
@@ -52,11 +53,33 @@ def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread,
     with flint.ctx.workprec(400):
         g = tables.Group(table, x, d, eta)
         truth = tables.solve(g)
-        guess = float(np.linalg.norm([float(v) for v in truth.z])) * (1 + 1e-3) if near else given_at
+        norm = float(np.linalg.norm([float(v) for v in truth.z]))
+        guess = given_at if off is None else norm * (1 + off)
         # The objective is over the step there.
         z = solve(table, x, d, eta, guess, dtype)
         if z is not None:
             assert float(g.objective(z) - truth.objective) <= 64 * np.finfo(dtype).eps * g.size
+
+
+# Slopes that go on and rise, and a guess beyond: a step that is exact, but for the piece on which the
+# minimiser is; and one that is not, as tau begins at zero there.
+RISING = {
+    "exact": ([(0.0, 1.0, 0.0), (2.0, 0.0, -0.5)], [2.1], [1.0], 0.2, 2.1),
+    "near": (
+        [(0.0, 0.0, 0.0), (0.376, -0.376e5, -1e5)],
+        [0.385, 0.016, 0.002, 0.001, 0.03], [1.48, 0.106, 0.177, 0.0437, 0.193], 1e-3, 0.381,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RISING)
+def test_a_step_is_taken_for_a_crossing_on_its_own_piece_only(name):
+    rows, x, d, eta, guess = RISING[name]
+    table, x, d = tables.complete(0.0, rows), np.array(x), np.array(d)
+    with flint.ctx.workprec(400):
+        g = tables.Group(table, x, d, eta)
+        z = [float(v) for v in tables.solve(g).z]
+    np.testing.assert_allclose(solve(table, x, d, eta, guess, np.float32), z, rtol=2e-6)
 
 
 # Where f stays below zero on the first run from the guess on, and x is not the best: zero is, or a crossing
