@@ -332,6 +332,11 @@ class _Linking:
                 raise self.refused(user, f"uses {library}, which these arrays do not have") from error
         source = getattr(value, "py_func", value)
         if isinstance(source, types.FunctionType) and self.follows(user, source):
+            attributes = sorted(chain[0] for chain in chains if chain)
+            if attributes:
+                # What is made of a function has none of its attributes.
+                said = f"uses {name}.{attributes[0]}, an attribute of a function; it may use {ALLOWED}"
+                raise self.refused(user, said)
             return self.function(value)
         if not self.target.strict and isinstance(value, type) and chains and () not in chains:
             return self.namespace(user, name, value, chains)

@@ -883,6 +883,7 @@ def test_slopes_that_call_others_are_solved(kind):
         ("absent(r)", "the function slope_at .* uses absent, which is not defined"),
         ("deeper.absent(r)", "the function slope_at .* uses deeper.absent, which is not defined"),
         ("again(r)", "the function again .* calls itself"),
+        ("again.factor * r", "the function slope_at .* uses again.factor, an attribute of a function"),
     ],
 )
 def test_what_a_slope_may_not_call_is_named(text, said):
