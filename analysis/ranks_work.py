@@ -22,6 +22,8 @@ from proxlab import torch as pt
 #: Seconds after which processes that have not ended are ended. Where one fails, the others do soon.
 PATIENCE = 1800
 RATE = 1e-3
+#: The file of what was found.
+FOUND = "found.json"
 COLUMNS, ROWS = pl.Groups.over(0), pl.Groups.over(-1)
 
 
@@ -109,9 +111,13 @@ def measure(ranks: int, shape: list[int], count: int, repeats: int) -> dict[str,
         late = [worker for worker in workers if worker.exitcode is None]
         for worker in late:
             worker.kill()
-        if late or any(worker.exitcode for worker in workers):
-            raise RuntimeError(f"{ranks} processes did not end well within {PATIENCE} s")
-        found: dict[str, dict[str, float]] = json.loads(Path(folder, "found.json").read_text())
+        # What was found is whole once it has its name; Gloo's threads may end a process badly after that.
+        path = Path(folder, FOUND)
+        if not path.exists():
+            codes = ", ".join(str(worker.exitcode) for worker in workers)
+            said = f"found nothing within {PATIENCE} s; they ended with {codes}"
+            raise RuntimeError(f"{ranks} processes {said}")
+        found: dict[str, dict[str, float]] = json.loads(path.read_text())
     return found
 
 
@@ -127,7 +133,9 @@ def _work(rank: int, ranks: int, folder: str, shape: tuple[int, int], count: int
     )
     found = {name: _case(case, ranks, shape, count, repeats) for name, case in CASES.items()}
     if rank == 0:
-        Path(folder, "found.json").write_text(json.dumps(found))
+        part = Path(folder, "part.json")
+        part.write_text(json.dumps(found))
+        part.rename(Path(folder, FOUND))
     distributed.destroy_process_group()
 
 
