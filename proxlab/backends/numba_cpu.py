@@ -27,6 +27,7 @@ from numba.extending import intrinsic
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, kernels, threads
+from proxlab.backends.closed import ClosedCompiler
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
@@ -78,6 +79,8 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, nati
         # Records are free only where the compiler sees both sides of a call.
         straight = _BACKWARD not in function.__code__.co_code[::2]
         options["forceinline"] = straight or hasattr(function, "inlined")
+    if cache:
+        options["pipeline_class"] = ClosedCompiler
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
     if place is not None:

@@ -1,6 +1,9 @@
 """The compiled pass behind the optimizers: where it is taken, and that it takes the same steps."""
 
+import os
 import re
+import subprocess
+import sys
 from itertools import cycle
 from pathlib import Path
 
@@ -194,3 +197,35 @@ def test_the_table_of_the_documentation_is_true():
                 assert how == "several"
                 with pytest.raises(RuntimeError, match="fused=True: "):
                     optimizer.step()
+
+
+FIRST_STEPS = """
+import torch
+import proxlab as pl
+from proxlab import torch as pt
+
+found = []
+for method, axis in ((pt.ProxAdamW, -1), (pt.ProxSGD, 0), (pt.ProxSGD, -1)):
+    generator = torch.Generator().manual_seed(0)
+    w = torch.nn.Parameter(torch.randn(9, 33, generator=generator))
+    optimizer = method([w], lr=0.01, penalty=pl.GroupLasso(0.1, groups=pl.Groups.over(axis)))
+    for _ in range(30):
+        w.grad = torch.randn(9, 33, generator=generator)
+        optimizer.step()
+    found.append(w.detach().numpy().tobytes().hex())
+print(found)
+"""
+
+
+@pytest.mark.kernels
+def test_a_process_that_compiles_takes_the_steps_of_those_that_load(tmp_path):
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "1"}
+    ends = [
+        subprocess.run(
+            [sys.executable, "-c", FIRST_STEPS], env=env, capture_output=True, text=True, check=True
+        )
+        for _ in range(2)
+    ]
+    assert "compiling kernels" in ends[0].stderr
+    assert "compiling kernels" not in ends[1].stderr
+    assert ends[0].stdout == ends[1].stdout

@@ -1,0 +1,40 @@
+"""Kernels whose compiled code is the same in the process that compiles them and in those that load them."""
+
+# mypy: disable-error-code="misc,no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import binding as llvm
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+
+__all__ = ["ClosedCompiler"]
+
+
+class _ClosedLibrary(JITCodeLibrary):
+    """A library that calls its own copies of what is linked into it.
+
+    Numba leaves them to be merged with those of other libraries in the process: a kernel then calls copies
+    that were compiled with their functions alone. These round otherwise where sums may be reordered, and a
+    process that loads the kernel has none.
+    """
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == llvm.Linkage.linkonce_odr:
+                function.linkage = llvm.Linkage.internal
+        super()._optimize_final_module()
+
+
+class ClosedCompiler(Compiler):
+    """Numba's compiler, into a library of this kind."""
+
+    def define_pipelines(self) -> Any:
+        """Return Numba's passes."""
+        if self.state.library is None:
+            library = _ClosedLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+            library.enable_object_caching()
+            self.state.library = library
+        return super().define_pipelines()
