@@ -78,6 +78,44 @@ def test_the_data_of_another_signature_is_not_taken(tmp_path):
     assert isinstance(again(2), int)
 
 
+BESIDE_OTHERS = """
+import numba
+import numpy as np
+from proxlab.backends.closed import ClosedCompiler
+
+def total(a, unused, b):
+    s = 0.0
+    for i in range(a.size):
+        s += a[i] * b
+        if s > 1e10:
+            s -= b * a[0]
+    for i in range(a.size):
+        s += a[i] / (b + 1.0)
+        if s < -1e10:
+            s -= b * a[0]
+    return s
+
+def first(a, b):
+    return total(a, 3.0, b) + 2 * total(a, 4.0, 2 * b) + 3 * total(a[::2].copy(), 5.0, b)
+
+def second(a, b):
+    return total(a, 1.0, b) + total(a, 2.0, b + 1)
+
+a = np.arange(5.0)
+expected = first(a, 2.0), second(a, 2.0)
+total = numba.njit(total)
+closed = numba.njit(pipeline_class=ClosedCompiler)(first)
+assert (closed(a, 2.0), numba.njit(second)(a, 2.0)) == expected
+print("beside others")
+"""
+
+
+def test_what_a_kernel_has_of_its_own_is_not_taken_for_what_others_have():
+    """The loader merges functions by name, and a kernel's copies take other arguments: that was a crash."""
+    end = subprocess.run([sys.executable, "-c", BESIDE_OTHERS], capture_output=True, text=True)
+    assert end.stdout == "beside others\n", end.stderr
+
+
 def test_processes_that_write_at_the_same_time(tmp_path, monkeypatch):
     """Each has read the index before the other one wrote it: an entry may be lost, none is wrong."""
     one, other = fresh(tmp_path), fresh(tmp_path)

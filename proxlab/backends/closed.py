@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from llvmlite import binding as llvm
@@ -22,9 +23,15 @@ class _ClosedLibrary(JITCodeLibrary):
     """
 
     def _optimize_final_module(self) -> None:
-        for function in self._final_module.functions:
-            if not function.is_declaration and function.linkage == llvm.Linkage.linkonce_odr:
+        linked = [f for f in self._final_module.functions if not f.is_declaration]
+        own = "".join(f.name for f in linked if f.linkage == llvm.Linkage.external)
+        tag = hashlib.sha256(own.encode()).hexdigest()[:16]
+        for function in linked:
+            if function.linkage == llvm.Linkage.linkonce_odr:
                 function.linkage = llvm.Linkage.internal
+                # The compiler may change its arguments now, and the loader would take it, by its name, for
+                # what other libraries have under that name.
+                function.name = f"{function.name}.{tag}"
         super()._optimize_final_module()
 
 
