@@ -80,7 +80,14 @@ def _elements(typing: Any, address: Any, n: Any, one: Any) -> Any:
     return kind(numba.intp, numba.intp, one), codegen
 
 
+def _as_written(function: Any, loose: bool) -> Any:
+    return made(function, False)
+
+
 TARGET = Target(made, COMPILATION, operations={many.elements: _elements})
+#: Of what sums nothing. Reordered, elements round one way in vectors, another without: where arrays lie
+#: decides which, and copies in several processes would differ.
+EXACT = Target(_as_written, f"{COMPILATION}, as written", operations={many.elements: _elements})
 
 
 @lru_cache(maxsize=256)
@@ -99,7 +106,7 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
         names["form"] = update.metric
     names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
     names["held"] = getattr(many, f"held{count}")
-    return outermost(TARGET, getattr(many, name), names)
+    return outermost(EXACT if name == "points" else TARGET, getattr(many, name), names)
 
 
 def _plain_kernel(name: str) -> Any:

@@ -285,6 +285,31 @@ def test_no_prox_where_the_learning_rate_is_zero():
     np.testing.assert_array_equal(w, 1.0)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points_do_not_depend_on_where_arrays_lie(dtype):
+    """Neighbours in memory, which vectors of several elements would reach, are computed as others are."""
+    rng = np.random.default_rng(3)
+    for options in ({}, {"weight_decay": 0.01}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}):
+        rule = RULES["ProxSGD"]
+        settings = check_settings(rule, {"lr": 0.1} | options)
+        for n in rng.integers(1, 70, 60):
+            values = rng.normal(size=(2 + len(rule.select(settings).slots), n)).astype(dtype)
+            found = []
+            for place in range(4):
+                pages, room = np.zeros(6 * (n + 200), dtype), -(-n // 16) * 16
+                gaps = 16 * rng.integers(0, 8, 5) if place else np.zeros(5, int)
+                starts = np.cumsum(gaps) + room * np.arange(5)
+                w, g, *rest = (pages[start : start + n] for start in rng.permutation(starts))
+                slots, free = rest[: len(values) - 2], rest[len(values) - 2 :]
+                for a, v in zip((w, g, *slots), values, strict=True):
+                    a[...] = v
+                made = fused_cpu.propose(rule, settings, w, g, tuple(slots), 2, 0.0, free.pop)
+                found.append((made.x.copy(), *(slot.copy() for slot in made.slots)))
+            for others in found[1:]:
+                for a, b in zip(found[0], others, strict=True):
+                    np.testing.assert_array_equal(a, b)
+
+
 def test_empty_arrays():
     for shape in ((0, 5), (5, 0), (0,)):
         w = np.zeros(shape)

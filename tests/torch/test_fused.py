@@ -1,6 +1,8 @@
 """The compiled pass behind the optimizers: where it is taken, and that it takes the same steps."""
 
+import math
 import os
+import random
 import re
 import subprocess
 import sys
@@ -197,6 +199,48 @@ def test_the_table_of_the_documentation_is_true():
                 assert how == "several"
                 with pytest.raises(RuntimeError, match="fused=True: "):
                     optimizer.step()
+
+
+GROUPS = {"rows": pl.Groups.over(-1), "columns": pl.Groups.over(0), "none": None}
+
+
+def placed_steps(rooms, method, penalty, shape, seed):
+    """Steps with everything in rooms of one block of memory, in this order."""
+    generator = torch.Generator().manual_seed(seed)
+    rooms = [room.view(shape) for room in rooms]
+    p = torch.nn.Parameter(rooms[0])
+    p.data.copy_(torch.randn(shape, generator=generator))
+    optimizer = method([p], penalty=penalty, fused=True)
+    for t in range(4):
+        p.grad = rooms[1].copy_(torch.randn(shape, generator=generator))
+        optimizer.step()
+        if t == 0:
+            state = optimizer.state[p]
+            for room, name in zip(rooms[2:], [n for n, v in state.items() if v.shape == shape], strict=False):
+                state[name] = room.copy_(state[name])
+    return p.detach().clone()
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_steps_do_not_depend_on_where_tensors_lie(groups):
+    """Neighbours in memory, which vectors of several elements would reach, are computed as others are."""
+    draw = random.Random(groups)
+    penalty = None if groups == "none" else pl.GroupLasso(0.3, groups=GROUPS[groups])
+    for name, method in METHODS.items():
+        for seed in range(6):
+            shape = draw.randint(1, 9), draw.randint(1, 40)
+            n = math.prod(shape)
+            size, found = -(-n // 16) * 16, []
+            for place in range(4):
+                memory, starts, end = torch.zeros(8 * (size + 320)), [], 0
+                for _ in range(5):
+                    starts.append(end)
+                    end += size + (16 * draw.randint(0, 8) if place else 0)
+                if place:
+                    draw.shuffle(starts)
+                rooms = [memory[start : start + n] for start in starts]
+                found.append(placed_steps(rooms, method, penalty, shape, seed))
+            assert all(torch.equal(found[0], w) for w in found[1:]), (name, shape)
 
 
 FIRST_STEPS = """
