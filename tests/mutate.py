@@ -62,7 +62,11 @@ SUITES = [
         "certificate tables extremes",
         "numba stopped_early optimizers vanishing prox_at prox_is brackets values spread far_below",
     ),
-    (["backends/table_certify.py", "backends/boxes.py"], "tables", "optimizers vanishing prox_is namespaces"),
+    (
+        ["backends/radial_certify.py", "backends/boxes.py"],
+        "tables certificate",
+        "numba stopped_early optimizers vanishing prox_is namespaces",
+    ),
     (["certificate.py"], "certificate mutants", ""),
     (["rootfinders"], "rootfinders ties", ""),
     (["inexactness.py"], "inexactness", ""),

@@ -311,10 +311,11 @@ def test_no_bound_is_below_the_truth(label, dtype, backend):
 def test_bounds_are_tight(label, dtype, backend):
     """Median of bound/true ≤ 2 and 99th percentile ≤ 10 where the error exceeds 100 units of rounding.
 
-    A unit is what rounding the step to float64 does to the prox, plus what rounding the prox itself does.
+    A unit is what rounding the step to float64 does to the prox, plus what rounding the prox itself does. Of
+    candidates that are not close nine of ten gaps are within a fifth, near zero as elsewhere.
     """
     rng = np.random.default_rng([2, list(PENALTIES).index(label), np.dtype(dtype).itemsize])
-    ratios = []
+    ratios, gaps = [], []
     for n in (1, 2, 5, 12):
         batch = draw(rng, label, 80, n, dtype)
         truths = solve_all(batch)
@@ -326,12 +327,16 @@ def test_bounds_are_tight(label, dtype, backend):
             with case.digits():
                 size = oracle.to_float(oracle.norm(exactly(truth.z)))
                 unit = 2.0**-53 * exact.sensitivity(case, truth) + 0.5 * np.finfo(dtype).eps * size
-                true = oracle.to_float(errors(case, truth, z[g]).distance)
+                found = errors(case, truth, z[g])
+                true, gap = oracle.to_float(found.distance), oracle.to_float(found.gap)
+            if true > 0.1 * size and 0 < gap < math.inf:
+                gaps.append(float(np.asarray(c.gap)[g]) / gap)
             if true > 100 * unit:
                 ratios.append(float(np.asarray(c.distance)[g]) / true)
     assert len(ratios) > 60
     assert np.median(ratios) <= 2
     assert np.quantile(ratios, 0.99) <= 10
+    assert np.quantile(gaps, 0.9) <= 1.2
 
 
 def solvable(label, rng):

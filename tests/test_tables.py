@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.arguments import problem
-from proxlab.backends import array_tables
+from proxlab.backends import array_tables, radial_certify
 from proxlab.penalties.base import Piece, RadialPenalty, table_of
 from proxlab.penalties.tables import Form, form
 from tests import oracle, tables
@@ -533,9 +533,32 @@ def test_a_certificate_that_takes_one_minimiser_for_granted(monkeypatch):
     noise = np.full((3, 2), 0.7)
     check_certificates(batch, noise)
     monkeypatch.setattr(sys.modules["proxlab.penalties.equations"], "form", known_form)
-    for backend in BACKENDS:
-        with pytest.raises(AssertionError):
-            check_certificates(batch, noise, backend)
+    with pytest.raises(AssertionError):
+        check_certificates(batch, noise, "numba")
+    # Arrays take nothing for granted.
+    check_certificates(batch, noise, "array_api")
+
+
+CAPPED, JUMP = ((0.0, 0.0, 1.0, 0.0), (2.0, 2.0, 0.0, 0.0)), ((0.0, 0.2, 0.0, 0.0), (1.0, 0.2, 1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "x", "best"),
+    [(JUMP, 0.5, "zero"), (CAPPED, 2.2, "root"), (CAPPED, 2.8, "whole"), (JUMP, 1.5, "kink")],
+)
+def test_a_certificate_that_forgets_a_candidate(monkeypatch, rows, x, best):
+    batch, noise = fixed(rows, x), np.full((3, 2), 0.7)
+    check_certificates(batch, noise, "array_api")
+    real = getattr(radial_certify.TableProblem, f"{best}_box")
+
+    def forgotten(*arguments):
+        box = real(*arguments)
+        box.possible, box.most = box.possible & False, box.most + np.inf
+        return box
+
+    monkeypatch.setattr(radial_certify.TableProblem, f"{best}_box", forgotten)
+    with pytest.raises(AssertionError):
+        check_certificates(batch, noise, "array_api")
 
 
 def test_a_solver_without_kinks(monkeypatch):

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 from proxlab import choose
 from proxlab.backends.array_api import RowSolution, nothing, scale, shrunk
-from proxlab.backends.array_certify import scaled_pieces
 from proxlab.backends.array_search import find_root
-from proxlab.backends.enclosed_root import Slopes, tau_at
+from proxlab.backends.enclosed_root import Slopes, scaled_pieces, tau_at
 from proxlab.backends.ranges import METRIC_CAP
 from proxlab.backends.scaled_rows import ScaledRows, exact_margin, prepare, row_sum
 from proxlab.bounds import UNIT, bracket, evaluation, rounding, steepest

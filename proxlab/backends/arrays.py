@@ -15,13 +15,12 @@ import numpy as np
 from proxlab.arguments import Problem, check_finite, check_values
 from proxlab.backends import (
     array_api,
-    array_certify,
     array_curved,
     array_derivative,
     array_tables,
     clipped_certify,
     curved_certify,
-    table_certify,
+    radial_certify,
 )
 from proxlab.backends.array_api import RowSolution
 from proxlab.backends.array_derivative import CotangentRows, CurvedRates, Rates, RowGradients
@@ -103,17 +102,10 @@ def _solve_clipped(
     return array_api.linf_rows(xp, x, d, step, weight, penalty.equation.lam, finder, rtol)
 
 
-def _certify_radial(
-    xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: Any
-) -> Bounds:
-    known = penalty.equation.compiled
-    certify_rows = array_certify.radial_bounds if known else table_certify.table_bounds
-    return certify_rows(xp, z, x, d, step, weight, penalty)
-
-
 FORMS: Mapping[type[GroupEquation], ArrayForm] = {
     Radial: ArrayForm(
-        _solve_radial, _certify_radial, array_derivative.pull_radial, array_derivative.radial_rates
+        _solve_radial, radial_certify.radial_bounds, array_derivative.pull_radial,
+        array_derivative.radial_rates,
     ),
     Clipped: ArrayForm(
         _solve_clipped, clipped_certify.linf_bounds, array_derivative.pull_clipped,

@@ -22,8 +22,9 @@ __all__ = ["Box", "Left", "gap_of", "left_of"]
 class Box:
     """Where a candidate is, in the rows in which it is ``possible``.
 
-    ``low, high`` enclose ``|z|``, ``lower, upper`` the radius; ``least`` is a lower bound of ``ηQ`` at the
-    candidate, ``most`` an upper bound of ``ηQ`` at some point.
+    ``low, high`` enclose ``|z|``, ``lower, upper`` the radius; ``least`` is a lower bound of ``ηQ`` in the
+    box, ``most`` an upper bound of ``ηQ`` at some point. ``gap``, if there is one, bounds what ``ηQ`` is more
+    at the candidate than in the box, from bounds of how far it is, without and with the metric.
     """
 
     possible: Array
@@ -33,6 +34,7 @@ class Box:
     high: Array
     least: Array
     most: Array
+    gap: Callable[[Array, Array], Array] | None = None
 
 
 class Left(NamedTuple):
@@ -48,8 +50,8 @@ class Left(NamedTuple):
         Boxes that are left.
     floor : array
         What the minimiser costs at least.
-    distance, metric_distance : array
-        How far the candidate is from it at most.
+    distance, metric_distance, gap : array
+        How far the candidate is from it at most, and what it costs more.
     low, high, lower, upper : array
         Bounds of its elements, and of its radius.
     """
@@ -60,6 +62,7 @@ class Left(NamedTuple):
     floor: Array
     distance: Array
     metric_distance: Array
+    gap: Array
     low: Array
     high: Array
     lower: Array
@@ -82,7 +85,7 @@ def left_of(xp: Any, p: ScaledRows, boxes: Iterable[Box], price: Array, reach: A
     """
     none, far = xp.zeros_like(p.x), xp.full_like(reach, math.inf)
     zero, alive = xp.zeros_like(reach), []
-    count, floor, distance, metric_distance = zero, far, zero, zero
+    count, floor, distance, metric_distance, gap = zero, far, zero, zero, zero
     low, high, lower, upper = p.size_high, none, reach, zero
     for box in boxes:
         on = box.possible & ~(box.least > price * (1.0 + rounding(4)))
@@ -94,8 +97,10 @@ def left_of(xp: Any, p: ScaledRows, boxes: Iterable[Box], price: Array, reach: A
         off = corner(xp, p, box.low, box.high)
         count = count + xp.astype(on, xp.float64)
         floor = with_box(xp.minimum, floor, box.least)
-        distance = with_box(xp.maximum, distance, norm_above(xp, off))
-        metric_distance = with_box(xp.maximum, metric_distance, metric_norm(xp, off, p.d))
+        apart = norm_above(xp, off), metric_norm(xp, off, p.d)
+        distance = with_box(xp.maximum, distance, apart[0])
+        metric_distance = with_box(xp.maximum, metric_distance, apart[1])
+        gap = with_box(xp.maximum, gap, far if box.gap is None else box.gap(*apart))
         low, high = with_box(xp.minimum, low, box.low), with_box(xp.maximum, high, box.high)
         lower, upper = with_box(xp.minimum, lower, box.lower), with_box(xp.maximum, upper, box.upper)
     lost = count == 0
@@ -104,7 +109,7 @@ def left_of(xp: Any, p: ScaledRows, boxes: Iterable[Box], price: Array, reach: A
     off = corner(xp, p, low, high)
     distance = xp.where(lost, norm_above(xp, off), distance)
     metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
-    return Left(alive, lost, count, floor, distance, metric_distance, low, high, lower, upper)
+    return Left(alive, lost, count, floor, distance, metric_distance, gap, low, high, lower, upper)
 
 
 def gap_of(xp: Any, p: ScaledRows, left: Left, value: Array) -> Array:
@@ -115,5 +120,6 @@ def gap_of(xp: Any, p: ScaledRows, left: Left, value: Array) -> Array:
     cost = value + 0.5 * apart * apart * (1.0 + rounding(4))
     gap = cost * (1.0 + rounding(4)) - left.floor * (1.0 - rounding(4))
     gap = xp.where(gap > 0, gap, 0.0 * gap) + LOST_DROP
+    gap = xp.minimum(xp.where(xp.isnan(gap), xp.full_like(gap, math.inf), gap), left.gap)
     gap = xp.where(left.distance == 0, xp.zeros_like(gap), gap)  # the minimiser itself
     return xp.where(left.lost | xp.isnan(gap), xp.full_like(gap, math.inf), gap)

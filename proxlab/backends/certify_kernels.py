@@ -3,7 +3,7 @@
 Plain Python, compiled by :mod:`proxlab.backends.numba_certify`. With a bracket of the exact radius ``r*`` and
 ``z(r)`` at one point ``r`` of it, ``‖z - z*‖ ≤ ‖z - z(r)‖ + ‖z(r) - z(r*)‖``, and the second term is at most
 ``‖z'(r)‖`` times the distance to the far end of the bracket (docs: the mathematics, §5). The array form in
-:mod:`proxlab.backends.array_certify` is the specification; a row that leaves a question open is left to it.
+:mod:`proxlab.backends.radial_certify` is the specification; a row that leaves a question open is left to it.
 
 What is done for each row is compiled into one function, loops included: small groups would spend a third of
 their time on handing records over.

@@ -1,10 +1,8 @@
-"""The radius of a candidate that is a root of the secular equation, enclosed over any array namespace."""
+"""The secular equation of rows over any array namespace: what one evaluation says of its root."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from proxlab import bounds
@@ -12,7 +10,6 @@ from proxlab.backends.scaled_rows import (
     LOST_SQUARE,
     ScaledRows,
     exact_margin,
-    norm_above,
     row_sum,
     square_error,
     sum_height,
@@ -20,35 +17,26 @@ from proxlab.backends.scaled_rows import (
 from proxlab.bounds import ROUNDING, UNIT, Evaluation, rounding
 from proxlab.linker import over_arrays
 from proxlab.penalties.base import row_max
+from proxlab.penalties.tables import Table
+from proxlab.powers import times_power
 from proxlab.types import Array
 
 __all__ = [
     "FLOOR",
     "MAX_EVALUATIONS",
-    "Affine",
     "Enclosed",
-    "InnerRoot",
     "RowEquation",
     "Slopes",
-    "find_inner",
+    "scaled_pieces",
     "tau_at",
 ]
 
 #: Radii and thresholds below this share of max|x|, max|b| are not resolved.
 FLOOR = 2.0**-300
-#: A slope beyond this leaves zero alone, whatever the rounding.
-STEEP = 2.0**100
 MAX_EVALUATIONS = 60
 #: A margin of the zero test, beside ‖b‖², below which it is worth to be computed again from double-doubles,
 #: and the relative error that it has then.
 CLOSE_MARGIN, SHARP_MARGIN = 1e-5, 2.0**-90
-
-
-class Affine(NamedTuple):
-    """``tau = alpha - shift r``."""
-
-    alpha: Array
-    shift: Array
 
 
 class Slopes(NamedTuple):
@@ -58,19 +46,6 @@ class Slopes(NamedTuple):
     end: Array
     alpha: Array
     shift: Array
-
-
-@dataclass
-class InnerRoot:
-    """Bracket of the inner candidate's radius, with the slopes that hold at its two ends."""
-
-    lower: Array
-    upper: Array
-    at_lower: Affine
-    at_upper: Affine
-    zero: Array
-    nonzero: Array
-    margin_high: Array
 
 
 class Enclosed(NamedTuple):
@@ -91,10 +66,20 @@ class Margin(NamedTuple):
     least: Array
 
 
-def tau_at(xp: Any, r: Array, slope: Affine | Slopes) -> Array:
+def tau_at(xp: Any, r: Array, slope: Slopes) -> Array:
     """Return ``tau`` at a radius."""
     tau = slope.alpha - slope.shift * r
     return xp.where(tau > 0, tau, xp.zeros_like(tau))
+
+
+def scaled_pieces(xp: Any, p: ScaledRows, table: Table) -> tuple[Slopes, ...]:
+    """Return the pieces of the slope of ``step·weight·p`` in scaled units."""
+    zero = xp.zeros_like(p.step)
+    starts = [times_power(xp, zero + q.start, -p.ex) for q in table] + [zero + math.inf]
+    return tuple(
+        Slopes(start, end, p.coefficient(xp, q.a, 1, 1), p.coefficient(xp, q.c, 1, 0))
+        for q, start, end in zip(table, starts, starts[1:], strict=False)
+    )
 
 
 class RowEquation:
@@ -112,7 +97,7 @@ class RowEquation:
         self.terms, self.bracket = over_arrays(bounds.bound_terms, xp), over_arrays(bounds.bracket, xp)
         self.newton, self.steepest = over_arrays(bounds.newton, xp), over_arrays(bounds.steepest, xp)
 
-    def enclose(self, r: Array, slope: Affine | Slopes, far: Array, margin: Any = None) -> Enclosed:
+    def enclose(self, r: Array, slope: Slopes, far: Array, margin: Any = None) -> Enclosed:
         """Return what one evaluation says of the root.
 
         ``margin`` replaces ``S - 1`` where it is known better: its lower and upper bound.
@@ -177,100 +162,3 @@ class RowEquation:
         lost = self.b_error / (self.p.d * r[:, None] + tau[:, None])
         off = xp.sqrt(row_sum(xp, lost * lost)) * (1.0 + rounding(self.height + 32))
         return square_error(xp, s, off)
-
-
-def find_inner(
-    xp: Any, p: ScaledRows, pieces: tuple[Slopes, ...], reach: Array, usable: Array, raw: float
-) -> InnerRoot:
-    """Enclose the radius at which ``F'`` turns from negative to nonnegative: a root of the secular equation,
-    or zero.
-
-    Parameters
-    ----------
-    p : ScaledRows
-    pieces : tuple of Slopes
-        The pieces with a slope; on their union there is at most one such radius.
-    reach : array
-        Upper bound of the radius.
-    usable : array of bool
-        The rows in which relative errors are small; the others keep ``[0, reach]``.
-    raw : float
-        ``p'(0+)`` in the penalty's own units.
-    """
-    curved = any(bool(xp.any(piece.shift > 0)) for piece in pieces)
-    eq = RowEquation(xp, p, curved)
-    zero = xp.zeros_like(reach)
-    ones = xp.ones_like(reach)
-    first = pieces[0]
-    alpha, shift = first.alpha, first.shift
-    # The zero test: the sign of ‖b‖² - alpha².
-    tame = usable & (alpha > FLOOR) & (alpha < STEEP)
-    strength = xp.where(tame, alpha, ones)
-    margin = eq.margin(strength, raw, tame)
-    margin_high = xp.where(tame, margin.high, xp.full_like(zero, math.inf))
-    empty = row_max(xp, p.size_high) == 0
-    is_zero = empty | (tame & (margin.high <= 0)) | (usable & (alpha >= STEEP))
-    sure = xp.where(tame, margin.low > 0, (alpha <= FLOOR) & (margin.least > 4.0 * FLOOR**2))
-    nonzero = usable & ~is_zero & sure
-
-    # What the sums at zero say.
-    end = pieces[-1].end
-    lower, upper = zero, xp.minimum(reach, end)
-    squared = strength * strength * (1.0 + rounding(8))
-    rel = margin.low / squared, margin.high / (strength * strength) * (1.0 + rounding(8))
-    rel = xp.where(rel[0] < 0, rel[0] * (1.0 + rounding(20)), rel[0]), rel[1]
-    near = eq.enclose(zero, Affine(strength, shift), upper, rel)
-    at_zero = tame & ~is_zero
-    lower = xp.where(at_zero & nonzero, xp.minimum(near.lower, first.end), lower)
-    upper = xp.where(at_zero & (near.upper < first.end), xp.minimum(near.upper, upper), upper)
-    lower, upper = xp.where(is_zero, zero, lower), xp.where(is_zero, zero, upper)
-
-    # Which piece?
-    at_lower = at_upper = Affine(alpha, shift)
-    open_ = usable & ~is_zero
-    for before, piece in pairwise(pieces):
-        knot = piece.start
-        on = open_ & (knot > FLOOR) & (knot < upper)
-        spot = xp.where(on, knot, ones)
-        left, right = eq.enclose(spot, before, spot), eq.enclose(spot, piece, upper)
-        beyond, short = on & (left.known.below > 0), on & (left.known.above < 0)
-        lower = xp.where(beyond, xp.maximum(lower, knot * (1.0 - 1e-15)), lower)
-        upper = xp.where(short, xp.minimum(upper, knot * (1.0 + 1e-15)), upper)
-        astride = on & ~beyond & ~short
-        lower = xp.where(astride, xp.maximum(lower, left.lower), lower)
-        upper = xp.where(astride, xp.minimum(upper, xp.maximum(right.upper, knot * (1.0 + 1e-15))), upper)
-        later = beyond | (open_ & (knot <= FLOOR))
-        at_lower = _of_piece(xp, later, piece, at_lower)
-        at_upper = _of_piece(xp, later | astride, piece, at_upper)
-        open_ = open_ & ~astride
-
-    # Evaluate at the candidate's own radius, then follow Newton's method until the bracket no longer shrinks.
-    z_norm = norm_above(xp, xp.abs(p.z))
-    bbd = row_sum(xp, eq.b * eq.b * (p.d + xp.abs(at_lower.shift)[:, None]))
-    safe = xp.where(bbd > 0, bbd, ones)
-    start = 4.0 * rounding(eq.height + eq.k[0]) * margin.bb * xp.sqrt(margin.bb) / safe
-    r = xp.maximum(xp.where(z_norm > 0, z_norm, lower), start)
-    stalled = zero
-    for _ in range(MAX_EVALUATIONS):
-        narrow = upper - lower <= 1e-7 * upper
-        open_ = open_ & (upper - lower > 4.0 * UNIT * upper) & (upper > FLOOR)
-        open_ = open_ & (stalled < xp.where(narrow, 1.0 * ones, 16.0 * ones))
-        if not bool(xp.any(open_)):
-            break
-        r = xp.maximum(xp.minimum(xp.maximum(r, lower), upper), xp.full_like(r, FLOOR))
-        can = open_ & (tau_at(xp, r, at_lower) + eq.dmax * r > FLOOR)
-        spot = xp.where(can, r, ones)
-        near = eq.enclose(spot, at_lower, upper)
-        lower = xp.where(can, xp.maximum(lower, near.lower), lower)
-        upper = xp.where(can, xp.minimum(upper, near.upper), upper)
-        # Within rounding of the root, or nowhere to go: halve what is left a few times.
-        lost = ((near.known.below <= 0) & (near.known.above >= 0)) | ~can
-        stalled = xp.where(lost, stalled + 1.0, stalled)
-        r = xp.where((near.ahead > 0) & xp.isfinite(near.ahead), near.ahead, lower)
-        r = xp.where(lost | (r > upper), 0.5 * (lower + upper), r)
-    return InnerRoot(lower, upper, at_lower, at_upper, is_zero, nonzero, margin_high)
-
-
-def _of_piece(xp: Any, on: Array, piece: Slopes, slope: Affine) -> Affine:
-    """Return the slope of a piece in some rows, and what it is so far in the others."""
-    return Affine(xp.where(on, piece.alpha, slope.alpha), xp.where(on, piece.shift, slope.shift))

@@ -23,7 +23,7 @@ __all__ = [
     "Table",
     "check_pieces",
     "convex",
-    "doubt",
+    "doubts",
     "exactly_convex",
     "flat_after",
     "form",
@@ -63,7 +63,7 @@ class Form(Enum):
 
     @property
     def has_kernels(self) -> bool:
-        """Whether the compiled kernels, and certificates of a single inner minimiser, know the form."""
+        """Whether compiled kernels, which look for one inner minimiser, know the form."""
         return self is not Form.GENERAL
 
 
@@ -231,27 +231,39 @@ def exactly_convex(table: Table) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def kinks(table: Table) -> tuple[bool, ...]:
-    """Return for each piece but the first whether the slope jumps up where it starts, if by rounding."""
-    return tuple(jump > 0 for jump in _jumps_exactly(table))
+def kinks(table: Table) -> tuple[float, ...]:
+    """Return an upper bound of how much the slope jumps up where each piece but the first starts.
+
+    That is 0 only where it does not, not even by rounding.
+    """
+    return tuple(_above(max(Fraction(0), jump)) for jump in _jumps_exactly(table))
 
 
 @lru_cache(maxsize=1024)
-def doubt(table: Table) -> float:
-    """Return an upper bound of what rounding leaves open about the values of ``p``.
+def doubts(table: Table) -> tuple[tuple[float, float], ...]:
+    """Return radii from which on rounding leaves open what ``p`` is, and upper bounds of how much.
 
     That is how far the values are from what the pieces before add up to, and what ``p`` loses where a slope
     falls below zero by rounding.
     """
-    total = Fraction(0)
+    found = []
     for p, q in pairwise(table):
         if math.isinf(q.value):  # beyond all numbers
             break
         value, a, c = (Fraction(v) for v in p[1:])
         start, end = Fraction(p.start), Fraction(q.start)
-        total += abs(value + (end - start) * (a - c * (start + end) / 2) - Fraction(q.value))
-        total += max(Fraction(0), -(a - c * start), -(a - c * end)) * (end - start)
+        found.append((q.start, abs(value + (end - start) * (a - c * (start + end) / 2) - Fraction(q.value))))
+        ends = a - c * start, a - c * end
+        lost = max(Fraction(0), -ends[0], -ends[1]) * (end - start)
+        # A slope that is positive at the start falls below zero in the half where it is less.
+        late = ends[0] >= -ends[1]
+        found.append((p.start + 0.5 * (q.start - p.start) if late else p.start, lost))
+    return tuple((radius, _above(amount)) for radius, amount in found if amount > 0)
+
+
+def _above(v: Fraction) -> float:
+    """Return a number that is not below one that is at least 0, and not 0 unless that is."""
     try:
-        return float(total) * (1.0 + 2.0**-50)
+        return max(float(v) * (1.0 + 2.0**-50), 2.0**-1074 if v > 0 else 0.0)
     except OverflowError:
         return math.inf
