@@ -19,12 +19,12 @@ from proxlab.optim.problem import ProxProblem
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["Settle", "Tell", "Tolerance", "alone", "settled", "solve_certified"]
+__all__ = ["Bring", "Tell", "Tolerance", "alone", "solve_certified", "thrown"]
 
 #: Tells numbers to all processes that have a part in a step; returns those of each.
 Tell = Callable[[list[float]], list[list[float]]]
-#: Raises what has failed in this process, if anything, or in another.
-Settle = Callable[[Exception | None], None]
+#: Takes along what has failed in this process, if anything: all raise an error when numbers are told next.
+Bring = Callable[[Exception | None], None]
 
 # Iterations after which more of them prove nothing more.
 _ENOUGH = 200
@@ -42,7 +42,7 @@ def alone(numbers: list[float]) -> list[list[float]]:
     return [numbers]
 
 
-def settled(failure: Exception | None) -> None:
+def thrown(failure: Exception | None) -> None:
     """Raise what has failed: there is one process."""
     if failure is not None:
         raise failure
@@ -87,7 +87,11 @@ class Tolerance:
         return self._schedule(t, progress)
 
     def progress(
-        self, problems: Sequence[ProxProblem], counts: Sequence[bool], tell: Tell = alone
+        self,
+        problems: Sequence[ProxProblem],
+        counts: Sequence[bool],
+        tell: Tell = alone,
+        bring: Bring = thrown,
     ) -> float | None:
         """Return what is left to gain: what the last weights, taken for the solution, would be wrong by.
 
@@ -98,7 +102,13 @@ class Tolerance:
         unit = next((u for kind, u in _UNITS.items() if issubclass(self._criterion, kind)), None)
         if not isinstance(self._schedule, Adaptive) or unit is None:
             return None
-        own = [_distance(p) for p, counted in zip(problems, counts, strict=True) if counted]
+        own: list[Total] = []
+        failure: Exception | None = None
+        try:
+            own += [_distance(p) for p, counted in zip(problems, counts, strict=True) if counted]
+        except Exception as error:
+            failure = error
+        bring(failure)
         together = _together(own, tell)
         return together[unit] if together["parts"] and math.isfinite(together[unit]) else None
 
@@ -127,7 +137,7 @@ def solve_certified(
     tolerance: Tolerance | None,
     counts: Sequence[bool] | None = None,
     tell: Tell = alone,
-    settle: Settle = settled,
+    bring: Bring = thrown,
 ) -> tuple[list[Array], dict[str, float]]:
     """Solve and certify all proxes of step ``t``, with more iterations until the tolerance is proved.
 
@@ -143,8 +153,8 @@ def solve_certified(
         Which problems count: of one that several processes solve alike, one does. By default all.
     tell : callable, optional
         Where several processes have problems, all of them call this together.
-    settle : callable, optional
-        Raises what has failed in this process, or in another.
+    bring : callable, optional
+        Takes along what has failed in this process: all raise an error when they are told numbers next.
 
     Returns
     -------
@@ -167,7 +177,7 @@ def solve_certified(
     if tolerance is not None:
         tolerance.iterations = max(1, tolerance.iterations - 1)
         parts = round(sum(n for (n,) in tell([parts])))
-        eps, cap = tolerance.at(t, tolerance.progress(problems, counts, tell)), tolerance.at(t)
+        eps, cap = tolerance.at(t, tolerance.progress(problems, counts, tell, bring)), tolerance.at(t)
     solved: list[_Solved] = []
     failure: Exception | None = None
     start = most = 1 if tolerance is None else tolerance.iterations
@@ -183,7 +193,7 @@ def solve_certified(
         most = max(most, 1 if tolerance is None else tolerance.iterations)
     counted = [s for s, counts_here in zip(solved, counts, strict=False) if counts_here]
     work, kept = sum(s.evaluations for s in counted), all(s.eps == eps for s in solved)
-    settle(failure)
+    bring(failure)
     told = tell([most, work, not kept])
     record = _together([s.certificate.total for s in counted], tell)
     record.pop("parts")

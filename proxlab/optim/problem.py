@@ -41,7 +41,8 @@ class ProxProblem(NamedTuple):
 
     def certify(self, z: Array) -> Certificate:
         """Bound the error of a candidate."""
-        return certify(self.penalty, z, self.x, self.step, metric=self.metric)
+        with self.named():
+            return certify(self.penalty, z, self.x, self.step, metric=self.metric)
 
     def _call(self, verb: Callable[..., Any], root_finder: RootFinder) -> Any:
         with self.named():
@@ -49,11 +50,14 @@ class ProxProblem(NamedTuple):
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Let an error say where."""
+        """Let an error say where: one of another kind than of a value in a note."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
+        except Exception as error:
+            error.add_note(self.where)
+            raise
 
 
 class Watch(Protocol):

@@ -55,7 +55,12 @@ class Capture:
                 "optimizer": self._name,
             }
             name = f"{parameter}, step {step}"
-            self._collector.add(Problem(name, p.x, p.step, p.metric, p.penalty, about))
+            try:
+                self._collector.add(Problem(name, p.x, p.step, p.metric, p.penalty, about))
+            except Exception as error:
+                if name not in f"{error}":
+                    error.add_note(f"capture: {name}")
+                raise
             self.problems += 1
 
     def __enter__(self) -> Self:

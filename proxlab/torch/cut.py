@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from proxlab.backends.members import Fragment, Fragments, exponents, lost, units
 from proxlab.groups import AxisLayout
 from proxlab.namespaces import namespace
 from proxlab.optim.bregman import dual_start
+from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Sums, vanishing_of_sums
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import radial_slopes
@@ -107,19 +109,17 @@ def solve(problems: Sequence[CutProblem], ranks: Ranks, finder: RootFinder) -> l
             continue
         for k, z in zip(some, solved, strict=True):
             found[k] = z
-    failure: Exception | None = None
     for k in exchanged:
         # One after the other: memory is that of the largest.
         share, asked = prox_problem(problems[k], ranks)
-        rows = share.rows[0]
-        try:
-            rows = as_tensor(asked.prox(finder)) if share.n_groups else rows
-        except Exception as error:
-            failure = error
-        found[k] = share.give(rows)
-    if exchanged:
-        ranks.settle(failure)
+        found[k] = share.give(ranks.tried(partial(_rows, share, asked, finder), share.rows[0]))
+    ranks.conclude()
     return found
+
+
+def _rows(share: Share, asked: ProxProblem, finder: RootFinder) -> Tensor:
+    """Return the prox of the groups that a process got, which may be none."""
+    return as_tensor(asked.prox(finder)) if share.n_groups else share.rows[0]
 
 
 def _by_sums(penalty: Penalty) -> bool:
@@ -265,10 +265,17 @@ def dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:
     for k, block in enumerate(blocks):
         if k not in summed:
             share = Share(block, [[wide(p) for p in block.params]], ranks)
-            assert block.penalty is not None
-            (w,) = share.rows
-            found[k] = share.give(dual_start(share.penalty(block.penalty), w, block.settings["delta"]))
+            found[k] = share.give(ranks.tried(partial(_start, share, block), share.rows[0]))
+    ranks.conclude()
     return found
+
+
+def _start(share: Share, block: Block) -> Tensor:
+    """Return the dual variables of the groups that a process got."""
+    assert block.penalty is not None
+    with block.named():
+        start: Tensor = dual_start(share.penalty(block.penalty), share.rows[0], block.settings["delta"])
+    return start
 
 
 def _dual_starts(blocks: Sequence[Block], ranks: Ranks) -> list[list[Tensor]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
+from proxlab.groups import IntArray
 from proxlab.optim import sparsity
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Moving, moving
@@ -17,6 +19,7 @@ from proxlab.torch.exchange import prox_problem
 from proxlab.torch.problems import BlockProblem, CutProblem, uses_of
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import counts_here, part_of
+from proxlab.types import Array
 
 __all__ = ["all_moving"]
 
@@ -45,21 +48,20 @@ def all_moving(
     strengths = np.zeros(ends[-1])
     cut = [p for p in asked if isinstance(p, CutProblem)]
     known = dict(zip((p.block.key for p in cut), vanishing(cut, ranks), strict=True))
-    failure: Exception | None = None
     for p, begin, end in zip(asked, ends, ends[1:], strict=False):
         summed = known.get(p.block.key)
         if summed is not None:
             # The same in every process: of these, one counts.
             strengths[begin:end] = summed / _strength(p) if ranks.rank == 0 else 0.0
             continue
-        problem, ids, counts = _own(p, ranks)
-        if not counts or 0 in problem.x.shape:
-            continue
-        try:
-            strengths[begin:end][ids] = moving(problem).strengths
-        except Exception as error:
-            failure = error
-    ranks.settle(failure)
+        if isinstance(p, CutProblem):
+            share, problem = prox_problem(p, ranks)
+            ids = np.arange(share.first, share.first + share.n_groups)
+            found = ranks.tried(partial(_strengths, problem), None)
+        else:
+            ids, found = ranks.tried(partial(_whole, p, ranks), (np.arange(0), None))
+        if found is not None:
+            strengths[begin:end][ids] = found
     device = asked[0].block.params[0].device
     summed_up = ranks.add(torch.from_numpy(strengths).to(device)).cpu().numpy()
     return [
@@ -74,10 +76,12 @@ def _strength(p: BlockProblem | CutProblem) -> float:
     return float(penalty.strength)
 
 
-def _own(p: BlockProblem | CutProblem, ranks: Ranks) -> tuple[ProxProblem, slice | np.ndarray, bool]:
-    """Return the groups of a problem that this process has whole, which they are, and whether they count."""
-    if isinstance(p, CutProblem):
-        share, problem = prox_problem(p, ranks)
-        return problem, slice(share.first, share.first + share.n_groups), True
-    ids = part_of(p.block.groups[0], p.block.params[0]).ids
-    return p.asked(), slice(None) if ids is None else ids, counts_here(p.block.params[0], ranks.first)
+def _whole(p: BlockProblem, ranks: Ranks) -> tuple[IntArray, Array | None]:
+    """Return which groups this process has whole, and their strengths; None where they do not count."""
+    part = part_of(p.block.groups[0], p.block.params[0])
+    ids = np.arange(part.n_groups) if part.ids is None else part.ids
+    return ids, _strengths(p.asked()) if counts_here(p.block.params[0], ranks.first) else None
+
+
+def _strengths(problem: ProxProblem) -> Array | None:
+    return None if 0 in problem.x.shape else moving(problem).strengths

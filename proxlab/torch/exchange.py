@@ -101,7 +101,7 @@ class Share:
 def prox_problem(problem: CutProblem, ranks: Ranks, previous: bool = False) -> tuple[Share, ProxProblem]:
     """Return the groups of a problem that this process gets, and their prox; all processes must call it.
 
-    ``previous`` says whether with the weights before the step.
+    What fails is told with their next sum. ``previous`` says whether with the weights before the step.
     """
     block, proposals = problem.block, problem.proposals
     penalty, metric = block.penalty, proposals[0].metric is not None
@@ -114,7 +114,8 @@ def prox_problem(problem: CutProblem, ranks: Ranks, previous: bool = False) -> t
     share = Share(block, arrays, ranks)
     rows = [as_array(a) for a in share.rows]
     where = f"{block.where}, groups {share.first} to {share.first + share.n_groups - 1}"
+    own = ranks.tried(lambda: share.penalty(penalty), penalty)
     return share, ProxProblem(
-        share.penalty(penalty), rows[0], rows[1] if metric else None, proposals[0].step, where,
+        own, rows[0], rows[1] if metric else None, proposals[0].step, where,
         rows[-1] if previous else None, uses_of(block.group, block.index),
     )  # fmt: skip

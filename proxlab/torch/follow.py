@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import check_root_finder
-from proxlab.optim.problem import Watch
+from proxlab.optim.problem import ProxProblem, Watch
 from proxlab.optim.rules import Proposal
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.torch.base import ProxOptimizer
@@ -22,12 +22,13 @@ from proxlab.torch.problems import (
     Block,
     BlockProblem,
     CutProblem,
+    Proposals,
     as_tensor,
     check_group,
     name_parameter,
     wide,
 )
-from proxlab.torch.ranks import Ranks, agreed
+from proxlab.torch.ranks import Agreement, Ranks, agreed, failure_of, tried
 from proxlab.torch.shards import like, local, part_of
 from proxlab.torch.sparsity import living
 from proxlab.untraced import untraced
@@ -181,10 +182,15 @@ class ProxWrapper(torch.optim.Optimizer):
 
         Which ones is kept in the optimizer's state, as a mask for each penalised parameter.
         """
-        for number, group in enumerate(self.penalised):
-            for block in self._blocks(number, group, everything=True):
-                masks = zip(block.params, dead(block), strict=True)
-                self._frozen.update((p, like(mask, p)) for p, mask in masks)
+        ranks = Ranks.of(p for group in self.penalised for p in group["params"])
+
+        def every() -> list[Block]:
+            groups = enumerate(self.penalised)
+            return [b for number, group in groups for b in self._blocks(number, group, everything=True)]
+
+        for block in every() if ranks is None else ranks.attempt(every):
+            masks = zip(block.params, dead(block), strict=True)
+            self._frozen.update((p, like(mask, p)) for p, mask in masks)
 
     @untraced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -200,22 +206,51 @@ class ProxWrapper(torch.optim.Optimizer):
         float or Tensor
             What the optimizer's step returned.
         """
-        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        ranks = Ranks.of(p for group in self.penalised for p in group["params"])
+        loss: Any = None
+
+        def inner() -> None:
+            nonlocal loss
+            loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+
+        failure: Exception | None = None
+        if ranks is None:
+            inner()
+        else:
+            failure = failure_of(inner)
         count = max((int(state.get("step", 0)) for state in self.state.values()), default=0)
         watch = self._watch if self._watch is not None and self._watch.due(count) else None
         with torch.no_grad():
-            blocks = self._agreed_blocks(watch)
-            held = [block for block in blocks if all(p in self._frozen for p in block.params)]
-            others = [block for block in blocks if block not in held]
-            for block in held:
-                self._hold(block)
-            cut = [CutProblem(block, self._proposals(block)) for block in others if block.is_cut]
-            if cut:
-                self._shrink_together(cut, watch, count)
-            # What may fail here comes after what processes do together.
-            for block in (b for b in others if not b.is_cut):
-                self._shrink(BlockProblem.of(block, self._proposals(block)), watch, count)
+            blocks, proposals, _ = self._agreement(ranks, watch, failure)
+            cut = [CutProblem(b, proposals[b.key]) for b in blocks if proposals and b.key in proposals]
+            seen: dict[str, ProxProblem] = {}
+            for problem in cut if watch is not None else ():
+                if problem.is_open and ranks is not None:
+                    share, asked = prox_problem(problem, ranks)
+                    seen |= {problem.block.name: asked} if share.n_groups else {}
+            # What fails here is told with the first of the sums, or by itself where there are none.
+            whole = [b for b in blocks if not b.is_cut or self._is_held(b)]
+            tried(ranks, lambda: self._take_own(whole, seen, watch, count), None)
+            if ranks is not None:
+                for problem, z in zip(cut, solve(cut, ranks, self.root_finder), strict=True):
+                    if problem.is_open:
+                        _put(problem.block, z)
         return loss
+
+    def _take_own(
+        self, blocks: Sequence[Block], seen: Mapping[str, ProxProblem], watch: Watch | None, count: int
+    ) -> None:
+        """Hold what is frozen, shrink what lies here whole, and show that and ``seen`` to who watches."""
+        if watch is not None and seen:
+            watch.see(count, seen)
+        for block in blocks:
+            if self._is_held(block):
+                self._hold(block)
+            else:
+                self._shrink(BlockProblem.of(block, self._asked(block)), watch, count)
+
+    def _is_held(self, block: Block) -> bool:
+        return all(p in self._frozen for p in block.params)
 
     def _hold(self, block: Block) -> None:
         """Keep frozen weights at zero. The mask joins the state once there is one, which optimizers start."""
@@ -236,24 +271,34 @@ class ProxWrapper(torch.optim.Optimizer):
             )
         return [Block(number, group, settings[id(params[0])], None)] if live else []
 
-    def _agreed_blocks(self, watch: Watch | None) -> list[Block]:
-        """Return the blocks of a step; an error in one process is an error in all that share parameters."""
+    def _agreement(self, ranks: Ranks | None, watch: Watch | None, failure: Exception | None) -> Agreement:
+        """Return what all processes are about to do; an error in one is one in all that share parameters.
 
-        def blocks() -> list[Block]:
-            return [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
+        ``failure`` is the error of the optimizer's own step, if it has raised one.
+        """
 
-        ranks = Ranks.of(p for group in self.penalised for p in group["params"])
+        def make() -> tuple[list[Block], Proposals]:
+            if failure is not None:
+                raise failure
+            found = [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
+            return found, {b.key: self._asked(b) for b in found if b.is_cut and not self._is_held(b)}
+
+        def says(blocks: list[Block]) -> str:
+            every = [p for block in blocks if block.is_cut for p in block.params]
+            states = [(sorted(self.state.get(p, {})), p in self._frozen) for p in every]
+            return f"{type(self.optimizer).__name__}, {self.root_finder!r}, {states}"
+
         if ranks is None:
-            return blocks()
-        does = f"{type(self.optimizer).__name__}, {self.root_finder!r}, {len(self._frozen)} frozen"
+            return Agreement(*make(), watch is not None)
         told = "its weights must be finite"
-        return agreed(ranks, self.penalised, blocks, _is_spoilt, told, does, watch is not None)
+        return agreed(ranks, self.penalised, make, _is_spoilt, told, says, watch is not None)
 
-    def _proposals(self, block: Block) -> list[Proposal]:
+    def _asked(self, block: Block) -> list[Proposal]:
         """Return the point, which is the weights, and the metric of each parameter of a block."""
         proposals = []
         for p in block.params:
-            metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
+            with block.named():
+                metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
             self._metrics[block.number] = name
             proposals.append(Proposal(wide(p), metric, step, (), 0.0))
         if any(q.metric is None for q in proposals):
@@ -270,19 +315,6 @@ class ProxWrapper(torch.optim.Optimizer):
             # Before the weights, which are the point, are written.
             watch.see(count, {block.name: asked})
         _put(block, block.split(as_tensor(asked.prox(self.root_finder))))
-
-    def _shrink_together(self, problems: list[CutProblem], watch: Watch | None, count: int) -> None:
-        """Replace the weights of blocks whose groups lie across processes."""
-        ranks = Ranks.of(p for problem in problems for p in problem.block.params)
-        assert ranks is not None
-        for problem in problems if watch is not None else ():
-            if problem.is_open:
-                share, asked = prox_problem(problem, ranks)
-                if share.n_groups and watch is not None:
-                    watch.see(count, {problem.block.name: asked})
-        for problem, z in zip(problems, solve(problems, ranks, self.root_finder), strict=True):
-            if problem.is_open:
-                _put(problem.block, z)
 
 
 def _put(block: Block, z: list[Tensor]) -> None:

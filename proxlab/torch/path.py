@@ -22,7 +22,7 @@ from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
 from proxlab.torch.everyone import all_moving
 from proxlab.torch.exchange import Share
 from proxlab.torch.problems import Block, BlockProblem, CutProblem, check_group, name_parameter, on_host, wide
-from proxlab.torch.ranks import Ranks
+from proxlab.torch.ranks import Ranks, words_of
 from proxlab.torch.shards import aligned, counts_here, is_distributed, local, places
 from proxlab.untraced import untraced
 from proxlab.values import check_count, check_number
@@ -214,14 +214,15 @@ def _price(block: Block, unit: Penalty, ranks: Ranks | None) -> float:
     weights = [wide(p) for p in block.params]
     if ranks is None:
         return float(unit(block.join(weights)))
-    own = 0.0
-    if block.is_cut:
-        share = Share(block, [weights], ranks)
-        if share.n_groups:
-            own = float(share.penalty(unit)(share.rows[0]))
-    elif counts_here(block.params[0], ranks.first) and all(w.numel() for w in weights):
-        own = float(unit(block.join(weights)))
-    return sum(price for (price,) in ranks.tell([own]))
+    share = Share(block, [weights], ranks) if block.is_cut else None
+
+    def own() -> float:
+        if share is not None:
+            return float(share.penalty(unit)(share.rows[0])) if share.n_groups else 0.0
+        counts = counts_here(block.params[0], ranks.first) and all(w.numel() for w in weights)
+        return float(unit(block.join(weights))) if counts else 0.0
+
+    return sum(price for (price,) in ranks.tell([ranks.tried(own, 0.0)]))
 
 
 #: What to do where a loss or its gradient is not finite.
@@ -293,7 +294,7 @@ class _Loss:
             p.grad = None
         for batch in self.batches:
             with torch.enable_grad():
-                value = self._of(batch) / len(self.batches)
+                value = self._together(batch) / len(self.batches)
             if value.requires_grad:
                 value.backward()  # type: ignore[no-untyped-call]
             self._shard()
@@ -309,11 +310,15 @@ class _Loss:
 
     def value(self) -> float:
         """Return the mean loss."""
-        found = sum(float(self._of(batch)) for batch in self.batches) / len(self.batches)
+        found = sum(float(self._together(batch)) for batch in self.batches) / len(self.batches)
         if self.ranks is None:
             return found
         self._shard()
         return sum(own for (own,) in self.ranks.tell([found])) / self.ranks.count
+
+    def _together(self, batch: Any) -> Tensor:
+        """Return the loss of a batch; an error in one process is one in all, before any goes on."""
+        return self._of(batch) if self.ranks is None else self.ranks.attempt(lambda: self._of(batch))
 
     def _of(self, batch: Any) -> Tensor:
         value: Any
@@ -369,8 +374,7 @@ def _at_zero(block: Block) -> Penalty:
 
 def _agree(ranks: Ranks, blocks: Sequence[Block], asked: str) -> None:
     """Raise an error, in all processes, where they have not been asked for the same."""
-    told = [f"{block.where}: {block.group['penalty']!r}, {block.groups}" for block in blocks]
-    _, others = ranks.compare(0, "; ".join([asked, *told]))
+    others = ranks.compare(0, "; ".join([asked, *map(words_of, blocks)])).others
     if others:
         raise ValueError(
             f"ranks {others}: groups, at, samples and the number of batches must be the same on all"

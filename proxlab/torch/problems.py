@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "Block",
     "BlockProblem",
     "CutProblem",
+    "Proposals",
     "as_array",
     "as_tensor",
     "check_group",
@@ -35,6 +37,9 @@ __all__ = [
 
 HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (*HALF, torch.float32, torch.float64)
+
+#: What the update rule asks for, for each parameter of a block, by the keys of blocks.
+Proposals = Mapping[tuple[int, int | None], list[Proposal]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +120,16 @@ class Block:
         if self.index is None:
             return f"param group {self.number} (joint)"
         return f"param group {self.number}, {name_parameter(self.group, self.index)}"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let an error of whatever kind say where, in a note if it does not by itself."""
+        try:
+            yield
+        except Exception as error:
+            if self.where not in f"{error}":
+                error.add_note(self.where)
+            raise
 
     @property
     def name(self) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from proxlab.torch.problems import Block, name_parameter
+from proxlab.penalties import Penalty
+from proxlab.torch.problems import Block, Proposals, name_parameter
 from proxlab.torch.shards import is_distributed, members_of
 
-__all__ = ["Ranks", "agreed", "failure_of"]
+__all__ = ["Agreement", "Ranks", "agreed", "failure_of", "tried", "words_of"]
 
 T = TypeVar("T")
 
@@ -143,6 +145,16 @@ class Ranks:
         self.settle(failure_of(lambda: found.append(make())))
         return found[0]
 
+    def tried(self, make: Callable[[], T], otherwise: T) -> T:
+        """Return what ``make`` returns; an error is told with the next sum, and this process goes on to it.
+
+        All processes must call it. Where there is an error, ``otherwise`` is returned.
+        """
+        found: list[T] = []
+        failure = failure_of(lambda: found.append(make()))
+        self.bring(failure)
+        return otherwise if failure is not None else found[0]
+
     def settle(self, failure: Exception | None) -> None:
         """Raise what has failed here, or say what has failed elsewhere."""
         self.bring(failure)
@@ -155,7 +167,9 @@ class Ranks:
 
     def fail(self, rank: int, failure: Exception | None) -> NoReturn:
         """Raise what has failed here, or what has failed in the process ``rank``; all must call it."""
-        text = "" if failure is None else f"{failure}" or type(failure).__name__
+        text = ""
+        if failure is not None:
+            text = "; ".join([f"{failure}" or type(failure).__name__, *getattr(failure, "__notes__", ())])
         said = torch.zeros(TOLD, dtype=torch.float64, device=self._device)
         if self.rank == rank:
             code = text.encode()[:TOLD]
@@ -165,7 +179,7 @@ class Ranks:
             raise failure
         raise RuntimeError(f"rank {rank}: its step failed: {told.decode(errors='replace')}")
 
-    def compare(self, fares: int, does: str) -> tuple[dict[int, int], list[int]]:
+    def compare(self, fares: int, does: str, watched: bool = False) -> _Compared:
         """Tell the others how this process fares and what it is about to do.
 
         Parameters
@@ -174,20 +188,52 @@ class Ranks:
             0 if well.
         does : str
             What every process has to say alike.
-
-        Returns
-        -------
-        dict
-            How processes fare that do not fare well.
-        list of int
-            The processes that say other things than the first that fares well.
+        watched : bool, optional
+            What any process may say.
         """
-        said = torch.zeros((2, self.count), dtype=torch.float64, device=self._device)
-        said[0, self.rank], said[1, self.rank] = fares, zlib.crc32(does.encode())
-        states, words = (column.tolist() for column in self.add(said).cpu())
+        own = torch.tensor([fares, zlib.crc32(does.encode()), watched], dtype=torch.float64)
+        said = torch.zeros((3, self.count), dtype=torch.float64, device=self._device)
+        said[:, self.rank] = own.to(self._device)
+        states, words, watching = self.add(said).tolist()
         failed = {k: int(state) for k, state in enumerate(states) if state}
         well = [k for k in range(self.count) if k not in failed]
-        return failed, [k for k in well if words[k] != words[well[0]]]
+        return _Compared(failed, [k for k in well if words[k] != words[well[0]]], any(watching))
+
+
+class _Compared(NamedTuple):
+    """What processes have told each other.
+
+    Attributes
+    ----------
+    failed : dict
+        How processes fare that do not fare well.
+    others : list of int
+        The processes that say other things than the first that fares well.
+    watched : bool
+        Whether one of them is watched.
+    """
+
+    failed: dict[int, int]
+    others: list[int]
+    watched: bool
+
+
+class Agreement(NamedTuple):
+    """What all processes are about to do.
+
+    Attributes
+    ----------
+    blocks : list of Block
+        The blocks that they step.
+    proposals : dict or None
+        What is asked for the blocks whose groups are cut over processes; None where that is not known yet.
+    watched : bool
+        Whether the step is watched in any process.
+    """
+
+    blocks: list[Block]
+    proposals: Proposals | None
+    watched: bool
 
 
 def failure_of(work: Callable[[], object]) -> Exception | None:
@@ -199,15 +245,20 @@ def failure_of(work: Callable[[], object]) -> Exception | None:
     return None
 
 
+def tried(ranks: Ranks | None, make: Callable[[], T], otherwise: T) -> T:
+    """Return what ``make`` returns; of several processes, as :meth:`Ranks.tried`."""
+    return make() if ranks is None else ranks.tried(make, otherwise)
+
+
 def agreed(
     ranks: Ranks,
     groups: Sequence[dict[str, Any]],
-    make: Callable[[], list[Block]],
+    make: Callable[[], tuple[list[Block], Proposals | None]],
     is_spoilt: Callable[[Tensor], bool],
     told: str,
-    does: str,
+    does: Callable[[list[Block]], str],
     watched: bool,
-) -> list[Block]:
+) -> Agreement:
     """Return the blocks that all processes are about to step; an error in one is an error in all.
 
     Parameters
@@ -216,34 +267,31 @@ def agreed(
     groups : sequence of dict
         The param groups.
     make : callable
-        Returns this process's blocks, or raises an error.
+        Returns this process's blocks and what is asked for them, or raises an error.
     is_spoilt : callable
         Says whether numbers of a parameter are not finite here.
     told : str
         What an error says of such a parameter.
-    does : str
-        What all processes have to be about to do alike, besides the penalties.
+    does : callable
+        Says what all processes have to be about to do alike with the blocks, besides the penalties.
     watched : bool
         Whether the problems of the step are captured; those of groups that are cut by all or none.
     """
     params = [(number, k, p) for number, group in enumerate(groups) for k, p in enumerate(group["params"])]
     blocks: list[Block] = []
+    proposals: Proposals | None = None
     failure: Exception | None = None
-    fares = 0
+    fares, says = 0, ""
     try:
-        blocks = make()
+        blocks, proposals = make()
+        says = "; ".join([does(blocks), *map(words_of, blocks)])
+        if watched and any(block.is_cut for block in blocks):
+            says += "; captured"
         spoilt = next((p for block in blocks for p in block.params if is_spoilt(p)), None)
         fares = next((place for place, (*_, p) in enumerate(params, 1) if p is spoilt), 0)
     except Exception as error:
         failure, fares = error, -1
-    own = [
-        f"{block.where}: {block.group['penalty']!r}, {_numbers(block.settings)}, "
-        f"{[getattr(p.grad, 'placements', None) for p in block.params]}"
-        for block in blocks
-    ]
-    if watched and any(block.is_cut for block in blocks):
-        own.append("captured")
-    failed, others = ranks.compare(fares, "; ".join([does, *own]))
+    failed, others, watched = ranks.compare(fares, says, watched)
     thrown = [rank for rank, state in failed.items() if state < 0]
     if thrown:
         ranks.fail(thrown[0], failure)
@@ -254,9 +302,24 @@ def agreed(
     if others:
         raise ValueError(
             f"ranks {others}: the optimizer, the parameters with gradients and how these are divided, their "
-            "settings and their penalties must be the same on all, and whether cut groups are captured"
+            "settings and their penalties must be the same on all, and of cut groups their state and whether "
+            "they are captured"
         )
-    return blocks
+    return Agreement(blocks, proposals, watched)
+
+
+def words_of(block: Block) -> str:
+    """Return what of a block has to be the same in all processes, in words."""
+    penalty = block.group["penalty"]
+    cuts = [getattr(p.grad, "placements", None) for p in block.params]
+    joint = "" if block.index is not None else block.groups
+    return f"{block.where}: {penalty!r}, {_weights(penalty)}, {joint}, {_numbers(block.settings)}, {cuts}"
+
+
+def _weights(penalty: Penalty | None) -> int:
+    """Return a sum that tells weights of groups apart: NumPy prints long arrays with a gap."""
+    weights = None if penalty is None else penalty.weights
+    return zlib.crc32(weights.tobytes()) if isinstance(weights, np.ndarray) else 0
 
 
 def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:

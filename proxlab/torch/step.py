@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -19,7 +20,7 @@ from torch import Tensor
 from proxlab.arguments import compiles
 from proxlab.groups import Groups
 from proxlab.optim import bregman
-from proxlab.optim.inexact import Tolerance, alone, settled, solve_certified
+from proxlab.optim.inexact import Tolerance, alone, solve_certified, thrown
 from proxlab.optim.problem import ProxProblem, Watch
 from proxlab.optim.rules import Proposal, Rule
 from proxlab.optim.sparsity import Resting
@@ -34,13 +35,14 @@ from proxlab.torch.problems import (
     Block,
     BlockProblem,
     CutProblem,
+    Proposals,
     as_tensor,
     check_kind,
     name_parameter,
     uses_of,
     wide,
 )
-from proxlab.torch.ranks import Ranks, agreed, failure_of
+from proxlab.torch.ranks import Agreement, Ranks, agreed, failure_of, tried
 from proxlab.torch.shards import aligned, counts_here, is_memory_of, lies_alike, like, local
 from proxlab.torch.sparsity import living
 from proxlab.torch.states import count, counted, slots_of
@@ -73,6 +75,10 @@ class _Step(NamedTuple):
         The processes that take it together.
     watch : Watch or None
         Who looks at its proxes.
+    watched : bool
+        Whether anybody does, perhaps in another process.
+    proposals : dict
+        What the update rule asks for, by the keys of the blocks whose groups are cut over processes.
     """
 
     steps: int
@@ -82,6 +88,24 @@ class _Step(NamedTuple):
     late: bool
     ranks: Ranks | None
     watch: Watch | None
+    watched: bool
+    proposals: Proposals
+
+
+class _Own(NamedTuple):
+    """What of a step does not lie across processes.
+
+    Attributes
+    ----------
+    fused, others : list of Block
+        The blocks that a compiled pass takes, and those that have a prox each.
+    watched : list of BlockProblem
+        The proxes, where they are looked at: formed before the step, since a compiled pass does not tell.
+    """
+
+    fused: list[Block]
+    others: list[Block]
+    watched: list[BlockProblem]
 
 
 class Stepper(torch.optim.Optimizer):
@@ -98,6 +122,8 @@ class Stepper(torch.optim.Optimizer):
     _kept: Kept | None = None
     # Who looks at the proxes of the steps, if anybody does.
     _watch: Watch | None = None
+    # What the last step has raised in this process when it was done.
+    _failure: Exception | None = None
     _strength: DrivenStrength | None
     _tolerance: Tolerance | None
     _vanishing: Vanishing
@@ -136,37 +162,52 @@ class Stepper(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._strength is not None:
-            self._strength.read(self.param_groups)
         if self._tolerance is not None:
             self._tolerance.iterations = self.param_groups[0]["iterations"]
         steps = self._steps + 1
         watch = self._watch if self._watch is not None and self._watch.due(steps) else None
         kept, self._kept = self._kept, None
+        if kept is not None:
+            self._read_strength()
         blocks = None if kept is None or watch is not None else self._others(kept, steps)
-        ranks = None
+        ranks, agreement = None, Agreement(blocks or [], {}, watch is not None)
         if blocks is None:
             kept = None
             ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
-            blocks = self._checked_blocks() if ranks is None else self._agreed_blocks(ranks, watch)
-            if ranks is not None:
-                self._start_together(blocks, ranks)
-            if self._asks_for_state(blocks, ranks):
-                self._make_state(blocks)
+            agreement = self._agreement(ranks, watch)
+        blocks = agreement.blocks
+        with self._starting(blocks):
+            if kept is None and self._asks_for_state(blocks, ranks):
+                self._make_state(blocks, ranks)
                 return loss
-        seen = self._vanishing.look(blocks, steps, kept) if self._strength is None else None
-        record = self._take(self._step_of(steps, ranks, watch), blocks, kept)
+            if ranks is not None:
+                agreement = self._completed(agreement, ranks)
+            seen = self._vanishing.look(blocks, steps, kept) if self._strength is None else None
+            record = self._take(self._step_of(steps, ranks, watch, agreement), blocks, kept)
         self._note(steps=steps)
         if record:
             self.history.append({"step": steps, **record})
         if seen is not None:
-            self._vanishing.compare(seen, steps, self.state)
+            compare = partial(self._vanishing.compare, seen, steps, self.state)
+            if ranks is None:
+                compare()
+            else:
+                # Where warnings are errors, it is one in all processes: in the next step, this one is done.
+                self._failure = failure_of(compare)
         return loss
 
-    def _step_of(self, steps: int, ranks: Ranks | None, watch: Watch | None) -> _Step:
+    def _read_strength(self) -> None:
+        """Take penalties that were set since the last step as given, where a strength is driven."""
+        if self._strength is not None:
+            self._strength.read(self.param_groups)
+
+    def _step_of(self, steps: int, ranks: Ranks | None, watch: Watch | None, agreement: Agreement) -> _Step:
         count, target = steps - self.start + 1, None if self._strength is None else self._strength.target
         drives = target is not None and count > 0 and target.due(count)
-        return _Step(steps, count, self._is_due(steps), drives, self._needs_problems(steps), ranks, watch)
+        return _Step(
+            steps, count, self._is_due(steps), drives, self._needs_problems(steps), ranks, watch,
+            agreement.watched, agreement.proposals or {},
+        )  # fmt: skip
 
     def _others(self, kept: Kept, steps: int) -> list[Block] | None:
         """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
@@ -215,16 +256,9 @@ class Stepper(torch.optim.Optimizer):
             # A step that changes who takes part is a long one.
             kept, blocks = None, _following(self._checked_blocks(), driven)
         whole = [block for block in blocks if not block.is_cut]
-        self._start_here(whole, how)
-        cut = [CutProblem(b, [self._propose(p, b) for p in b.params]) for b in blocks if b.is_cut]
-        # Formed before the step, since a fused one does not tell.
-        watched = [] if how.watch is None else [self._problem(block) for block in whole]
-        fused: list[Block] = []
-        others: list[Block] = []
-        for block in whole:
-            some = all(local(p).numel() > 0 for p in block.params)
-            compiled = not (how.due or how.late) and self._is_fused(block) and some
-            (fused if compiled else others).append(block)
+        # What fails here is told with the first of the sums, or by itself where there are none.
+        fused, others, watched = tried(ranks, lambda: self._own(whole, how), _Own([], [], []))
+        cut = [CutProblem(b, how.proposals[b.key]) for b in blocks if b.is_cut]
         # One after the other, unless all are needed at once.
         problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
         if how.late:
@@ -235,50 +269,66 @@ class Stepper(torch.optim.Optimizer):
             problems, watched, cut = (
                 _decided(problems, own, moved), _decided(watched, own, moved), _decided(cut, own, moved),
             )  # fmt: skip
-        seen = self._shown(watched, cut, how)
-        checked = [] if how.late else others
+        if how.watched:
+            self._show(watched, cut, how)
         if how.due:
-            record |= self._certified(list(problems), cut, how.steps, ranks)
-        elif ranks is None:
-            self._take_own(checked, problems, fused, kept)
-        else:
-            # What fails here is told with the first of the sums, or by itself where there are none.
-            ranks.bring(failure_of(lambda: self._take_own(checked, problems, fused, kept)))
+            record |= self._certified(tried(ranks, partial(list, problems), []), cut, how.steps, ranks)
+            return record
+        checked = [] if how.late else others
+        tried(ranks, lambda: self._take_own(checked, problems, fused, kept), None)
+        if ranks is not None:
             for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
                 self._write(part, new)
-            ranks.conclude()
-        if seen and how.watch is not None:
-            # The penalties are those of this step, whose strength may have been driven meanwhile.
-            how.watch.see(how.steps, seen)
         return record
 
-    def _start_here(self, whole: list[Block], how: _Step) -> None:
-        """Start dual variables, and look at all tensors where the step cannot itself; or change nothing."""
-        starting = [block for block in whole if self._wants_dual(block)]
-        before = {p: dict(self.state.get(p, {})) for block in starting for p in block.params}
-        for block in starting:
-            self._start_duals(block)
+    @contextmanager
+    def _starting(self, blocks: list[Block]) -> Iterator[None]:
+        """Forget the dual variables that a step starts, where it fails before they are used."""
+        before = {p: dict(self.state.get(p, {})) for b in blocks if self._wants_dual(b) for p in b.params}
         try:
-            # Where processes agree on a step, they have looked already.
-            if how.ranks is None and (how.late or starting):
-                self._check_finite(whole)
-        except ValueError:
+            yield
+        except Exception:
             for p, held in before.items():
-                del self.state[p]["dual"]
-                self.state[p].update(held)
-                if not held:
-                    del self.state[p]
+                # A step that is taken counts in a new tensor.
+                if p in self.state and self.state[p].get("step") is held.get("step"):
+                    self.state[p].pop("dual", None)
+                    self.state[p].update(held)
+                    if not held:
+                        del self.state[p]
             raise
 
-    def _shown(
-        self, watched: list[BlockProblem], cut: list[CutProblem], how: _Step
-    ) -> dict[str, ProxProblem]:
-        """Return the proxes that are shown to who watches."""
-        seen = {p.block.name: p.asked() for p in watched if p.is_open}
-        if how.watch is not None and how.ranks is not None:
-            found = {p.block.name: prox_problem(p, how.ranks) for p in cut if p.is_open}
-            seen |= {name: asked for name, (share, asked) in found.items() if share.n_groups}
-        return seen
+    def _own(self, whole: list[Block], how: _Step) -> _Own:
+        """Prepare the step of the groups that lie here whole."""
+        starting = [block for block in whole if self._wants_dual(block)]
+        for block in starting:
+            self._start_duals(block)
+        # Where processes agree on a step, they have looked at gradients already.
+        if how.watch is not None or (how.ranks is None and (how.late or starting)):
+            self._check_finite(whole)
+        fused: list[Block] = []
+        others: list[Block] = []
+        for block in whole:
+            some = all(local(p).numel() > 0 for p in block.params)
+            compiled = not (how.due or how.late) and self._is_fused(block) and some
+            (fused if compiled else others).append(block)
+        return _Own(fused, others, [] if how.watch is None else [self._problem(block) for block in whole])
+
+    def _show(self, watched: list[BlockProblem], cut: list[CutProblem], how: _Step) -> None:
+        """Show the proxes of a step to who watches, before anything is written.
+
+        The penalties are those of this step, whose strength may have been driven meanwhile.
+        """
+        nothing: dict[str, ProxProblem] = {}
+        seen = tried(how.ranks, lambda: {p.block.name: p.asked() for p in watched if p.is_open}, nothing)
+        watch = how.watch
+        if watch is not None and how.ranks is not None:
+            for p in cut:
+                if p.is_open:
+                    share, asked = prox_problem(p, how.ranks)
+                    seen |= {p.block.name: asked} if share.n_groups else {}
+        tried(how.ranks, lambda: watch.see(how.steps, seen) if seen and watch is not None else None, None)
+        if how.ranks is not None:
+            how.ranks.conclude()
 
     def _take_own(
         self,
@@ -308,7 +358,8 @@ class Stepper(torch.optim.Optimizer):
         # No prox would find it, and the moments would keep it.
         if block.rests and block.penalty is not None and any(map(_is_spoilt, block.params)):
             raise ValueError(f"{block.where}: its gradient must be finite")
-        return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
+        with block.named():
+            return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
 
     def _check_finite(self, blocks: Sequence[Block]) -> None:
         """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
@@ -333,20 +384,29 @@ class Stepper(torch.optim.Optimizer):
         So :mod:`torch.distributed.checkpoint` calls it: before the first step, at learning rate 0 and with
         gradients that are zero.
         """
-        if not blocks or any(self.state.values()) or not all(block.rests for block in blocks):
+        if not blocks or not all(block.rests for block in blocks):
             return False
-        moves = any(
+        moves = any(self.state.values()) or any(
             p.grad is not None and bool(local(p.grad).any()) for block in blocks for p in block.params
         )
         return not any(any(told) for told in (alone if ranks is None else ranks.tell)([moves]))
 
-    def _make_state(self, blocks: list[Block]) -> None:
+    def _make_state(self, blocks: list[Block], ranks: Ranks | None) -> None:
         """Make the state from which the first step goes on."""
-        for block in blocks:
-            if self._wants_dual(block):
-                self._start_duals(block)
-            for p in block.params:
-                self._save(p, slots_of(self.rule, self.state, p, wide(p), block.settings), 0, 0.0)
+
+        def make() -> None:
+            for block in blocks:
+                if self._wants_dual(block):
+                    self._start_duals(block)
+            for block in blocks:
+                for p in block.params:
+                    self._save(p, slots_of(self.rule, self.state, p, wide(p), block.settings), 0, 0.0)
+
+        if ranks is None:
+            make()
+        else:
+            self._start_together(blocks, ranks)
+            ranks.attempt(make)
 
     def _drive(
         self, problems: Sequence[BlockProblem | CutProblem], count: int, ranks: Ranks | None
@@ -427,33 +487,69 @@ class Stepper(torch.optim.Optimizer):
             check_tensors(block, own, names, self.rule.averages)
         return states, slots
 
-    def _agreed_blocks(self, ranks: Ranks, watch: Watch | None) -> list[Block]:
-        """Return the blocks of a step that all processes are about to take; an error in one is one in all."""
-        target = None if self._strength is None else self._strength.target
-        tolerance = None if self._tolerance is None else self._tolerance.name
-        does = (
-            f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
-            f"{self._lam}, {self.certify_every}, {tolerance}"
-        )
+    def _agreement(self, ranks: Ranks | None, watch: Watch | None) -> Agreement:
+        """Return what all processes are about to do; an error in one is one in all."""
+        if ranks is None:
+            self._read_strength()
+            return Agreement(self._checked_blocks(), {}, watch is not None)
 
-        def checked() -> list[Block]:
+        def checked() -> tuple[list[Block], Proposals | None]:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            self._read_strength()
             blocks = self._checked_blocks()
             for block in blocks if self.fused else ():
                 _ = block.is_cut or self._is_fused(block)
-            return blocks
+            return blocks, self._proposals(blocks) if self._is_ready(blocks) else None
 
-        blocks = agreed(
-            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", does,
+        return agreed(
+            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", self._says,
             watch is not None,
         )  # fmt: skip
-        _align_gradients(blocks, ranks)
-        return blocks
+
+    def _says(self, blocks: list[Block]) -> str:
+        """Return what all processes have to be about to do alike, and of cut groups to hold alike."""
+        target = None if self._strength is None else self._strength.target
+        tolerance = None if self._tolerance is None else self._tolerance.name
+        states = [self.state.get(p, {}) for block in blocks if block.is_cut for p in block.params]
+        return (
+            f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
+            f"{self._lam}, {self.certify_every}, {tolerance}, "
+            f"{[(sorted(state), counted(state)) for state in states]}"
+        )
+
+    def _is_ready(self, blocks: list[Block]) -> bool:
+        """Say whether processes have nothing to do together before update rules can ask for proxes."""
+        return not any(
+            (block.is_cut and self._wants_dual(block))
+            or any(p.grad is not None and not lies_alike(p.grad, p) for p in block.params)
+            for block in blocks
+        )
+
+    def _proposals(self, blocks: list[Block]) -> Proposals:
+        """Return what the update rule asks for, for the blocks whose groups are cut over processes."""
+        found = {}
+        for block in blocks:
+            if block.is_cut:
+                with block.named():
+                    found[block.key] = [self._propose(p, block) for p in block.params]
+        return found
+
+    def _completed(self, agreement: Agreement, ranks: Ranks) -> Agreement:
+        """Return an agreement with what update rules ask for; what that needs is done together."""
+        if agreement.proposals is not None:
+            return agreement
+        _align_gradients(agreement.blocks, ranks)
+        self._start_together(agreement.blocks, ranks)
+        return agreement._replace(proposals=ranks.attempt(lambda: self._proposals(agreement.blocks)))
 
     def _start_duals(self, block: Block) -> None:
         """Give a block the dual variables that it starts from, a joint group as a whole."""
-        joined = bregman.dual_start(
-            block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
-        )
+        with block.named():
+            joined = bregman.dual_start(
+                block.penalty, block.join([wide(p) for p in block.params]), block.settings["delta"]
+            )
         self._set_duals(block, block.split(joined))
 
     def _start_together(self, blocks: list[Block], ranks: Ranks) -> None:
@@ -533,8 +629,9 @@ class Stepper(torch.optim.Optimizer):
         self, problems: list[BlockProblem], cut: list[CutProblem], steps: int, ranks: Ranks | None
     ) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
-        asked = [p.asked(previous=True) for p in problems if p.is_open]
-        counts = [ranks is None or counts_here(p.block.params[0], ranks.first) for p in problems if p.is_open]
+        some = [p for p in problems if p.is_open]
+        asked = tried(ranks, lambda: [p.asked(previous=True) for p in some], list[ProxProblem]())
+        counts = [ranks is None or counts_here(p.block.params[0], ranks.first) for p in some[: len(asked)]]
         shares: list[Share] = []
         if ranks is not None:
             for share, own in (prox_problem(p, ranks, previous=True) for p in cut if p.is_open):
@@ -544,21 +641,20 @@ class Stepper(torch.optim.Optimizer):
                     counts.append(True)
         found, record = solve_certified(
             asked, steps, self.root_finder, self._tolerance, counts,
-            *((alone, settled) if ranks is None else (ranks.tell, ranks.settle)),
+            *((alone, thrown) if ranks is None else (ranks.tell, ranks.bring)),
         )  # fmt: skip
+        solutions = iter(found)
+        whole = [as_tensor(next(solutions)) if p.is_open else p.x for p in problems]
+        given = [
+            share.give(as_tensor(next(solutions)) if share.n_groups else share.rows[0]) for share in shares
+        ]
         if self._tolerance is not None:
             self._note(iterations=self._tolerance.iterations)
-        solutions = iter(found)
-        for problem in problems:
-            z = as_tensor(next(solutions)) if problem.is_open else problem.x
+        for problem, z in zip(problems, whole, strict=True):
             self._write(problem, problem.block.split(z))
-        given = iter(shares)
+        rows = iter(given)
         for part in cut:
-            new = [q.x for q in part.proposals]
-            if part.is_open:
-                share = next(given)
-                new = share.give(as_tensor(next(solutions)) if share.n_groups else share.rows[0])
-            self._write(part, new)
+            self._write(part, next(rows) if part.is_open else [q.x for q in part.proposals])
         return record
 
     def _write(self, problem: BlockProblem | CutProblem, z: list[Tensor]) -> None:

@@ -197,3 +197,24 @@ class TestNetworks:
         for p in problems:  # solved in float32, then rounded to the parameter
             weights = after[p.metadata["step_count"] - 1][p.metadata["parameter"]]
             assert torch.equal(torch.from_numpy(solved(p)).to(torch.bfloat16), weights)
+
+    def test_what_cannot_be_written_down_is_named_and_nothing_is_stepped(self, tmp_path, monkeypatch):
+        torch = pytest.importorskip("torch")
+        from proxlab import torch as pt
+
+        model = torch.nn.Linear(3, 2)
+        optimizer = pt.ProxAdamW(pt.param_groups(model, pl.GroupLasso(0.05)), lr=0.1)
+        model(torch.ones(1, 3)).sum().backward()
+        before = model.weight.detach().clone()
+
+        def fails(*_):
+            raise OSError("no space left")
+
+        with study.capture(optimizer, tmp_path / "p.npz") as c:
+            monkeypatch.setattr(c._collector, "add", fails)
+            with pytest.raises(OSError, match="no space left") as caught:
+                optimizer.step()
+        assert caught.value.__notes__ == ["capture: weight, step 1"]
+        assert torch.equal(model.weight, before)
+        assert not optimizer.state
+        assert optimizer.param_groups[0]["steps"] == 0

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import os
+import pkgutil
 import random
 import time
 import traceback
@@ -443,7 +444,7 @@ def refused(rank, world, folder):
     optimizer = pt.ProxAdamW(mixed(model), lr=1e-2)
     with (
         study.capture(optimizer, folder / "one.npz") if rank else contextlib.nullcontext(),
-        pytest.raises(ValueError, match=r"ranks \[1\]: .* whether cut groups are captured"),
+        pytest.raises(ValueError, match=r"ranks \[1\]: .* whether they are captured"),
     ):
         train(model, optimizer, 1)
     labels = pl.GroupLasso(1.0, groups=pl.Groups.labels(np.zeros((7, 5), int)))
@@ -588,6 +589,164 @@ def overflows(rank, world, folder):
     kind = RuntimeError
     with pytest.raises(kind, match=r"fused=True: param group 0, parameter 0 .* has gaps in memory"):
         optimizer.step()
+
+
+class Broken(Exception):
+    """What is raised in one process, of a kind that nobody else raises."""
+
+
+def told(rank, world, where=""):
+    """Expect what the last process raises: there as it is, and in the others with its rank and the place."""
+    if rank == world - 1:
+        return pytest.raises(Broken, match="in one process")
+    return pytest.raises(RuntimeError, match=rf"rank {world - 1}: its step failed: in one process.*{where}")
+
+
+def broken(rank, world, name, calls=0):
+    """Let a function raise an error in the last process, after so many calls."""
+    if rank != world - 1:
+        return contextlib.nullcontext()
+    home, _, attribute = name.rpartition(".")
+    given = pkgutil.resolve_name(name)
+    left = iter(range(calls))
+
+    def fails(*args, **kwargs):
+        if next(left, None) is None:
+            raise Broken("in one process")
+        return given(*args, **kwargs)
+
+    return unittest.mock.patch.object(pkgutil.resolve_name(home), attribute, fails)
+
+
+def raised(rank, world, folder):
+    """Wherever one process raises an error, all raise one in the same step, and go on together after it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    last = rank == world - 1
+    rows, columns = pl.Groups.over(1), pl.Groups.over(0)
+    cut, whole_rows = pl.GroupLasso(0.1, groups=columns), pl.GroupLasso(0.1, groups=rows)
+    step, tensors = "proxlab.torch.step", [torch.ones(2 * world, 3), torch.ones(2 * world, 2)]
+
+    def grads(params):
+        for p in params:
+            p.grad = distribute_tensor(torch.ones(p.shape), mesh, [Shard(0)])
+
+    def params():
+        made = [nn.Parameter(distribute_tensor(a, mesh, [Shard(0)])) for a in tensors]
+        grads(made)
+        return made
+
+    def groups(penalties):
+        return [{"params": [p], "penalty": h} for p, h in zip(params(), penalties, strict=False)]
+
+    both, late = [cut, whole_rows], {"sparsity": TargetSparsity(0.5)}
+    gap = (pl.inexactness.Gap, pl.inexactness.Adaptive(1e-3))
+    first = "param group 0, parameter 0"
+    for name, penalties, options, where in (
+        (f"{step}.Stepper._propose", both, {}, first),
+        (f"{step}.Stepper._propose", both, {"certify_every": 1}, first),
+        (f"{step}.Stepper._propose", both, late, first),
+        (f"{step}.Stepper._problem", both, {"fused": False}, ""),
+        (f"{step}.Stepper._problem", both, {"certify_every": 1}, ""),
+        (f"{step}.Stepper._problem", both, late, ""),
+        (f"{step}.Stepper._is_fused", both, {}, ""),
+        ("proxlab.torch.problems.BlockProblem.asked", both, {"certify_every": 1}, ""),
+        ("proxlab.torch.everyone.moving", both, late, ""),
+        ("proxlab.torch.exchange.Share.penalty", [pl.GroupLinf(0.1, groups=columns)], {}, ""),
+        ("proxlab.optim.problem.certify", both, {"certify_every": 1}, "param group 1, parameter 0"),
+        (
+            "proxlab.optim.problem.certify",
+            both,
+            {"inexactness": gap, "root_finder": pl.Bisection()},
+            "param group 1, parameter 0",
+        ),
+    ):
+        optimizer = pt.ProxAdamW(groups(penalties), lr=0.1, **options)
+        with broken(rank, world, name), told(rank, world, where):
+            optimizer.step()
+        # Where it is not the update rule that fails, groups of another process may have been written.
+        assert not optimizer.state or "_propose" not in name
+        optimizer = pt.ProxAdamW(groups(penalties), lr=0.1, **options)
+        optimizer.step()
+
+    # Dual variables start again where a step has failed.
+    for name, penalty, where in (
+        ("proxlab.optim.bregman.dual_start", whole_rows, first),
+        ("proxlab.torch.cut.dual_start", pl.GroupLinf(0.1, groups=columns), first),
+        (f"{step}.Stepper._take_own", cut, ""),
+    ):
+        optimizer = pt.AdaBreg(groups([penalty]), lr=0.1)
+        with broken(rank, world, name), told(rank, world, where):
+            optimizer.step()
+        assert not (optimizer.state and penalty is not whole_rows)
+        optimizer.step()
+    optimizer = pt.AdaBreg(groups([whole_rows]), lr=0.0)
+    grads(optimizer.param_groups[0]["params"])
+    for p in optimizer.param_groups[0]["params"]:
+        local(p.grad).zero_()
+    with broken(rank, world, f"{step}.slots_of"), told(rank, world):
+        optimizer.step()
+
+    # Who watches: all where groups are cut, any process elsewhere.
+    optimizer = pt.ProxAdamW(groups(both), lr=0.1)
+    place = "proxlab.study.capture.Problem"
+    with (
+        study.capture(optimizer, folder / f"raised-{rank}.npz"),
+        broken(rank, world, place),
+        told(rank, world, "capture: group 1, parameter 0, step 1"),
+    ):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer = pt.ProxAdamW(groups([whole_rows]), lr=0.1)
+    watched = study.capture(optimizer, folder / f"raised-{rank}.npz") if last else contextlib.nullcontext()
+    with watched, broken(rank, world, place), told(rank, world, "capture: group 0, parameter 0, step 1"):
+        optimizer.step()
+    optimizer.step()
+
+    # What processes hold and are given.
+    optimizer = pt.ProxAdamW(groups([cut]), lr=0.1)
+    optimizer.step()
+    if last:
+        optimizer.state.clear()
+    with pytest.raises(ValueError, match=rf"ranks \[{world - 1}\]: .* of cut groups their state"):
+        optimizer.step()
+    many = np.ones(1500)
+    many[700] += rank
+    wide = nn.Parameter(distribute_tensor(torch.ones(2 * world, 1500), mesh, [Shard(0)]))
+    wide.grad = torch.ones_like(wide)
+    with pytest.raises(ValueError, match="penalties must be the same"):
+        pt.ProxAdamW([wide], lr=0.1, penalty=pl.GroupLasso(0.1, groups=columns, weights=many)).step()
+    optimizer = pt.ProxAdamW(groups(both), lr=0.1, **late)
+    if last:
+        optimizer.param_groups[1]["penalty"] = whole_rows.with_strength(0.0)
+    with pytest.raises((ValueError, RuntimeError), match="param group 1: penalty: must have a strength > 0"):
+        optimizer.step()
+
+    # Behind another optimizer: its step, the metric that its state implies, and proxes.
+    for name, penalties in (
+        ("torch.optim.SGD.step", both),
+        ("proxlab.torch.follow.implied_metric", [cut]),
+        ("proxlab.torch.follow.implied_metric", both[::-1]),
+        ("proxlab.torch.follow.ProxWrapper._shrink", [whole_rows]),
+    ):
+        given = groups(penalties)
+        inner = torch.optim.SGD([p for group in given for p in group["params"]], lr=0.1)
+        with broken(rank, world, name), told(rank, world):
+            pt.ProxWrapper(inner, given).step()
+        pt.ProxWrapper(inner, given).step()
+
+    # Losses.
+    for name, calls in (("torch.nn.functional.mse_loss", 1), ("torch.nn.functional.mse_loss", 3)):
+        model = sharded(network())
+        joint = {"joint": [pl.Groups.over(-1), pl.Groups.over(())], "penalty": pl.GroupLasso(1.0)}
+        some = [{"params": [model[0].weight, model[0].bias], **joint}] if calls > 1 else mixed(model)
+        batches = [(torch.ones(2, 5), torch.zeros(2, 3))] * 2
+        with broken(rank, world, name, calls), told(rank, world):
+            pt.strengths(model, some, lambda a, b: nn.functional.mse_loss(a, b), batches)
+    with broken(rank, world, "proxlab.penalties.base.Penalty.__call__"), told(rank, world):
+        pt.strengths(model, some, nn.functional.mse_loss, batches)
 
 
 def compiled(rank, world, folder):

@@ -21,6 +21,7 @@ TWO = [
     "wrapper",
     "failures",
     "overflows",
+    "raised",
     "rest",
     "zero",
     "refused",

@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
-from proxlab.optim import TargetSparsity  # noqa: E402
+from proxlab.optim import TargetSparsity, bregman  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -139,6 +139,32 @@ def test_a_step_can_be_taken_back(name, fused, copied):
         for k, entry in kept["state"].items():
             assert all(torch.equal(entry[key], state["state"][k][key]) for key in entry)
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_dual_variable_starts_again_where_the_first_step_failed(fused, monkeypatch):
+    one, other = network(), network()
+    first, second = (pt.AdaBreg(pt.param_groups(m, pl.GroupLasso(1e-2)), fused=fused) for m in (one, other))
+    start, left = bregman.dual_start, [None]
+
+    def fails(*arguments):
+        if not left:
+            raise ZeroDivisionError
+        left.pop()
+        return start(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bregman, "dual_start", fails)
+        with pytest.raises(ZeroDivisionError) as caught:
+            train(other, second, 1, 1)
+    assert "param group 0, parameter 1" in caught.value.__notes__[0]
+    assert not second.state
+    with torch.no_grad():
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            q.copy_(p.mul_(2.0))
+    train(one, first, 2, 1)
+    train(other, second, 2, 1)
+    assert_same(one, other)
 
 
 # States of other param groups
