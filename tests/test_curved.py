@@ -894,6 +894,79 @@ def test_what_a_slope_may_not_call_is_named(text, said):
         pl.prox(scope["Mine"](1.0, 0.5), pytest.importorskip("array_api_strict").ones((1, 2)))
 
 
+def decay(by, r):
+    return by * pl.scalar.exp(-r)
+
+
+class Decay:
+    def __call__(self, r):
+        return decay(1.0, r)
+
+
+KEPT = {
+    "classmethod": classmethod(lambda _, r: decay(1.0, r)),
+    "partial": functools.partial(decay, 1.0),
+    "partialmethod": functools.partialmethod(lambda _, by, r: decay(by, r), 1.0),
+    "property": property(lambda _: lambda r: decay(1.0, r)),
+    "_lru_cache_wrapper": functools.lru_cache(lambda _, r: decay(1.0, r)),
+    "Decay": Decay(),
+    "dict": {"by": Decay()},
+}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_keeps_the_operations_of_numbers_is_named(kind, deep):
+    class Mine(Laplace):
+        helper = KEPT[kind]
+
+        def other(self, r):
+            return self.helper(r) if kind != "dict" else self.helper["by"](r)
+
+        def slope_at(self, r):
+            return self.lam * self.other(r)
+
+    if not deep:
+        Mine.slope_at = Mine.other
+    told = rf"^slope_at: Mine must give a float64 .*; helper, a {kind}, stays as it is: let it be a method"
+    with pytest.raises(TypeError, match=told):
+        Mine(1.0, 1.0)
+
+    class Through(Laplace):
+        def slope_at(self, r):
+            return type(self).value_at(self, r) + kept(r)
+
+    kept = functools.partial(decay, 0.0)
+    with pytest.raises(TypeError, match="; kept, a partial, what type of self has, stays as it is"):
+        Through(1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Falling(pl.CurvedPenalty):
+    """Its functions are parameters, which an instance has and are not bound to it."""
+
+    lam: float
+    fall: types.FunctionType = lambda r: decay(1.0, r)
+
+    def value_at(self, r):
+        return self.lam * (1.0 - self.fall(r))
+
+    def slope_at(self, r):
+        return self.lam * self.fall(r)
+
+    def curvature_at(self, r):
+        return -self.lam * self.fall(r)
+
+
+@pytest.mark.parametrize("functions", [(), (lambda r: decay(1.0, r),)], ids=["default", "given"])
+@pytest.mark.parametrize("xp", ["numpy", "torch", "array_api_strict"])
+def test_functions_may_be_parameters(xp, functions):
+    xp = np if xp == "numpy" else pytest.importorskip(xp)
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    found = np.asarray(pl.prox(Falling(0.7, *functions), xp.asarray(x)))
+    np.testing.assert_allclose(found, pl.prox(Laplace(0.7, 1.0), x, backend="array_api"), rtol=1e-14)
+
+
 def scaled(by, where):
     """Return functions of one code that differ in a default: a number or an array, by place or by name."""
     by = np.array(by) if where == "array" else by

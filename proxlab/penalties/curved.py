@@ -7,12 +7,14 @@ import types
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial, partialmethod
+from inspect import getattr_static
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from proxlab.linker import array_target
+from proxlab import scalar
+from proxlab.linker import array_target, names_in
 from proxlab.namespaces import namespace
 from proxlab.penalties.base import Checked, Penalty, VanishingRows, row_norm
 from proxlab.penalties.equations import Curved
@@ -23,6 +25,10 @@ __all__ = ["Curve", "CurvedPenalty", "of_strength_one"]
 
 #: Radii, in units of the penalty's own, at which a new penalty is looked at.
 _LOOKED_AT = np.geomspace(1e-3, 1e3, 13)
+#: What may be called, and is not called as it was written: linked, or the same for numbers and arrays.
+_LINKED = (types.FunctionType, types.BuiltinFunctionType, staticmethod, type, np.ufunc)
+#: What is no function, and may return or hold one.
+_HOLDERS = (classmethod, partialmethod)
 #: Steps of Dinkelbach's method, which needs fewer than ten.
 _STEPS = 100
 #: Strengths that differ by less are the same.
@@ -171,7 +177,7 @@ class CurvedPenalty(Penalty, metaclass=Checked):
         try:
             found = np.asarray(function(r)) + 0.0 * r
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{told}: {error}") from error
+            raise TypeError(f"{told}{_left_of(self, name)}: {error}") from error
         if found.dtype != np.float64 or found.shape != r.shape or np.isnan(found).any():
             raise TypeError(f"{told}, got {found!r}")
         return found
@@ -264,6 +270,10 @@ class _Linked:
             for name, f in vars(kind).items():
                 if _is_method(f) and not name.startswith("__"):
                     self.copy.__dict__[name] = self.bound(kind, f)
+        # What an instance has is not bound to it: a function that is a parameter.
+        for name, f in vars(penalty).items():
+            held = _is_method(f)
+            self.copy.__dict__[name] = self.bound(type(penalty), staticmethod(f)) if held else f
 
     def bound(self, kind: type, method: Any) -> Callable[..., Any]:
         """Return a method of a class, bound to the copy."""
@@ -295,3 +305,43 @@ class _Above:
 
 def _is_method(value: Any) -> bool:
     return isinstance(value, (types.FunctionType, staticmethod))
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether a value is, or holds, what is called as it was written."""
+    if isinstance(value, (tuple, list, dict)):
+        return any(map(callable, value.values() if isinstance(value, dict) else value))
+    linked = isinstance(value, _LINKED) or hasattr(value, "py_func")
+    return isinstance(value, _HOLDERS) or (callable(value) and not linked)
+
+
+def _left_of(penalty: CurvedPenalty, name: str) -> str:
+    """Say what a method, or one that it calls, uses that is called but keeps the operations of numbers."""
+    left: list[Any] = [getattr_static(penalty, name)]
+    seen: set[Any] = set()
+    found: dict[str, str] = {}
+    while left:
+        value = left.pop()
+        f = getattr(value, "__func__", value)
+        if not isinstance(f, types.FunctionType):
+            found.setdefault(name, f"{name}, a {type(value).__name__}")
+        elif f not in seen and f.__module__ != scalar.__name__:
+            seen.add(f)
+            cells = dict(zip(f.__code__.co_freevars, f.__closure__ or (), strict=True))
+            for used in sorted(names_in(f) | set(cells)):
+                own = getattr_static(penalty, used, None)
+                known = f.__globals__.get(used) if own is None else own
+                if used in cells and used != "__class__":
+                    known = cells[used].cell_contents
+                if _is_method(known):
+                    left.append(known)
+                elif used in ("type", "__class__") and used not in cells:
+                    found[used] = f"what {used} of self has"
+                elif isinstance(known, (property, cached_property)):
+                    if callable(getattr(penalty, used)):
+                        found[used] = f"{used}, a {type(known).__name__}"
+                elif _is_kept(known):
+                    found[used] = f"{used}, a {type(known).__name__}"
+    if not found:
+        return ""
+    return f"; {', '.join(found.values())}, stays as it is: let it be a method, a static one or a function"
