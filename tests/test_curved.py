@@ -61,6 +61,23 @@ class Smooth(pl.CurvedPenalty):
 
 
 @dataclass(frozen=True, eq=False)
+class Cube(pl.CurvedPenalty):
+    """``λ r³``: a slope that rises faster than the radius, so that ``τ/r`` rises too."""
+
+    lam: float
+    slope_falls = False
+
+    def value_at(self, r):
+        return self.lam * r * r * r
+
+    def slope_at(self, r):
+        return 3.0 * self.lam * r * r
+
+    def curvature_at(self, r):
+        return 6.0 * self.lam * r
+
+
+@dataclass(frozen=True, eq=False)
 class Witch(pl.CurvedPenalty):
     """``λ r/sqrt(1 + r²)``: a slope that falls and is not convex."""
 
@@ -95,6 +112,7 @@ FORMULAS = {
         lambda h, r: mpf(h.lam) * (mpmath.sqrt(1 + r * r) - 1),
         lambda h, r: mpf(h.lam) * r / mpmath.sqrt(1 + r * r),
     ),
+    Cube: (lambda h, r: mpf(h.lam) * r**3, lambda h, r: 3 * mpf(h.lam) * r * r),
     Witch: (
         lambda h, r: mpf(h.lam) * r / mpmath.sqrt(1 + r * r),
         lambda h, r: mpf(h.lam) / (1 + r * r) ** mpf(1.5),
@@ -107,6 +125,7 @@ PENALTIES = [
     pl.GroupLq(0.3, 0.9),
     Laplace(1.0, 0.3),
     Smooth(1.0),
+    Cube(3.0),
     Witch(1.0),
 ]
 

@@ -74,8 +74,9 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
 
     def boxes() -> Iterator[Box]:
         for possible, low, high, least, most in left_over:
-            inner = s.share(low) * (1.0 - k), s.share(high) * (1.0 + k)
-            small, large = p.size_low * inner[0], xp.minimum(p.size_high * inner[1], p.size_high)
+            inner = s.shares_between(low, high)
+            small = p.size_low * inner[0] * (1.0 - k)
+            large = xp.minimum(p.size_high * inner[1] * (1.0 + k), p.size_high)
             small, large = (xp.where((high > 0)[:, None], v, none) for v in (small, large))
             yield Box(possible, low, high, small, large, least, most)
         # Under no penalty elements are known.
