@@ -201,7 +201,8 @@ def test_prox_bracket_and_certificates_against_mpmath(h):
         assert s.ok
         assert (s.status[0] == pl.Status.ZERO) == (truth.radius == 0)
         noise = rng.normal(size=x.size)
-        for z in (s.z[0], s.z[0] * (1 + 1e-3 * noise), s.z[0] + 0.3 * noise):
+        near = s.z[0]
+        for z in (near, near * (1 + 1e-3 * noise), near + 0.3 * noise):
             c = pl.certify(h, z[None], x[None], step, metric=d[None])
             apart = [mpf(float(a)) - b for a, b in zip(z, truth.z, strict=True)]
             assert c.distance[0] >= mpmath.norm(apart)
@@ -214,6 +215,9 @@ def test_prox_bracket_and_certificates_against_mpmath(h):
             assert c.bracket[0][0] <= truth.radius <= c.bracket[1][0]
             # Where nothing is known of a slope but that it falls, intervals may run out.
             assert c.decided[0] or type(h) is Witch
+            # The gap next to it is of the order of the square of the distance.
+            if z is near and h.slope_is_convex and h.slope_falls:
+                assert c.gap[0] <= 1e-20 * float(np.sum(d * x * x)) / step
             slack = 1e-6 if type(h) is Witch else 1e-10
             assert c.distance[0] <= float(mpmath.norm(apart)) * 1.001 + slack * float(np.linalg.norm(x))
 

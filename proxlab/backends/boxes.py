@@ -15,7 +15,11 @@ from proxlab.backends.scaled_rows import LOST_DROP, ScaledRows, corner, metric_n
 from proxlab.bounds import rounding
 from proxlab.types import Array
 
-__all__ = ["Box", "Left", "gap_of", "left_of"]
+__all__ = ["Box", "Gap", "Left", "gap_of", "left_of"]
+
+
+#: What bounds a gap, from upper bounds of the distance without and with the metric.
+Gap = Callable[[Array, Array], Array]
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Box:
     high: Array
     least: Array
     most: Array
-    gap: Callable[[Array, Array], Array] | None = None
+    gap: Gap | None = None
 
 
 class Left(NamedTuple):

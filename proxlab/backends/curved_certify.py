@@ -5,13 +5,13 @@ The search is that of :mod:`proxlab.backends.curved_search`, to the end of what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from proxlab.backends.array_certify import extra_gap
 from proxlab.backends.boxes import Box, gap_of, left_of
 from proxlab.backends.curved_search import CurvedSearch
+from proxlab.backends.path_boxes import Path, PathBoxes
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
     SPREAD,
@@ -21,11 +21,44 @@ from proxlab.backends.scaled_rows import (
     prepare,
 )
 from proxlab.bounds import rounding
-from proxlab.curves import MAX_EVALUATIONS, OWN_ROUNDINGS
+from proxlab.curves import MAX_EVALUATIONS, OWN_ROUNDINGS, SMALLEST, UNDERFLOW
 from proxlab.penalties.base import row_max
 from proxlab.types import Array
 
 __all__ = ["curved_bounds"]
+
+
+class CurveBoxes(PathBoxes):
+    """Boxes of intervals of radii, of what a search leaves of them."""
+
+    def __init__(self, search: CurvedSearch) -> None:
+        super().__init__(search.xp, search.p, OWN_ROUNDINGS + 60.0)
+        self.search = search
+
+    def value(self, r: Array) -> tuple[Array, Array]:
+        """Bound ``η p`` at a radius from above, and from there on from below."""
+        value, own = self.search.value(r), self.search.own
+        low, high = value * (1.0 - own) - UNDERFLOW, value * (1.0 + own) + UNDERFLOW
+        return self.xp.where(r > 0, low, value), self.xp.where(r > 0, high, value)
+
+    def interval_box(self, possible: Array, low: Array, high: Array, floor: Array) -> Box:
+        """Enclose the minimisers between two radii, which cost no less than a floor."""
+        xp, s = self.xp, self.search
+        radii = low, high, 0.5 * (low + high)
+        first, last, tau = (s.slope(xp.where(r > 0, r, SMALLEST * self.one)) for r in radii)
+        # Where r/tau is least and largest: a slope that rises is bounded by both ends.
+        ends = (first, last) if s.falls else (last, first)
+        path = Path(low, ends[0], high, ends[1], radii[2], tau)
+
+        def gap(distance: Array, metric_distance: Array) -> Array:
+            slope = first * (1.0 + s.own) + UNDERFLOW
+            by_tangent = self.gap_by_tangent(path, slope, self.zero, distance, metric_distance)
+            # A concave p is no less than its slope, times the radius.
+            return xp.minimum(by_tangent, self.gap_near_zero(last * (1.0 - s.own) - UNDERFLOW, high))
+
+        box = self.path_box(possible, path, gap if s.falls else None)
+        box.least = xp.maximum(box.least, xp.where(possible, floor, self.zero))
+        return box
 
 
 def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: Any) -> Bounds:
@@ -44,65 +77,51 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
         return no_elements(xp, x, step)
     p = prepare(xp, z, x, d, step, weight, 0.0, penalty.nonnegative)
     s = CurvedSearch(xp, p, penalty)
-    zero, one, none = s.zero, s.one, xp.zeros_like(x)
-    far = xp.full_like(zero, math.inf)
-    reach = norm_above(xp, p.size_high)
+    q = CurveBoxes(s)
+    zero, one, far, reach = q.zero, q.one, q.far, q.reach
     trivial, free = row_max(xp, p.size_high) == 0, weight == 0
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
     usable = known & (-row_max(xp, -p.d) > 1.0 / SPREAD) & ~trivial & ~free
     # Nothing was lost when the data were scaled, and the penalty at the point is within reach.
     usable = usable & ~xp.any(p.error > 0, axis=1) & s.tame(reach)
     found = s.run(usable, zero, zero, MAX_EVALUATIONS)
-    k = rounding(OWN_ROUNDINGS + 60)
     kept = (free | trivial) & known
-    reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * s.height + 24))
-
-    # Zero, and what the search left; the elements of one at a time.
-    dear = xp.where(usable, found.origin.q * (1.0 + 2.0 * s.eps), far)
-    left_over = [(usable & ~(found.origin.sign < 0), zero, zero, found.origin.q * (1.0 - 2.0 * s.eps), dear)]
-    for j in range(found.kept.shape[1]):
-        on = found.kept[:, j] & usable
-        if bool(xp.any(on)):
-            low, high = (xp.where(on, v[:, j], one) for v in (found.low, found.high))
-            low, high = low * (1.0 - 2.0 * s.eps), high * (1.0 + 2.0 * s.eps)
-            least, most = s.cost_between(low, high)
-            least = xp.maximum(least, xp.where(on, found.floor[:, j], zero))
-            left_over.append((on, low, high, least, xp.where(on, most, far)))
-    price = left_over[0][-1]
-    for _, _, _, _, most in left_over[1:]:
-        price = xp.minimum(price, most)
 
     def boxes() -> Iterator[Box]:
-        for possible, low, high, least, most in left_over:
-            inner = s.shares_between(low, high)
-            small = p.size_low * inner[0] * (1.0 - k)
-            large = xp.minimum(p.size_high * inner[1] * (1.0 + k), p.size_high)
-            small, large = (xp.where((high > 0)[:, None], v, none) for v in (small, large))
-            yield Box(possible, low, high, small, large, least, most)
+        yield q.zero_box(usable & ~(found.origin.sign < 0))
+        for j in range(found.kept.shape[1]):
+            on = found.kept[:, j] & usable
+            if bool(xp.any(on)):
+                low, high = (xp.where(on, v[:, j], one) for v in (found.low, found.high))
+                low, high = low * (1.0 - 2.0 * s.eps), high * (1.0 + 2.0 * s.eps)
+                yield q.interval_box(on, low, high, found.floor[:, j])
         # Under no penalty elements are known.
-        least = s.value(reach_low) * (1.0 - s.own)
-        yield Box(kept, reach_low, reach, p.size_low, p.size_high, least, far)
+        yield Box(kept, q.reach_low, reach, p.size_low, p.size_high, q.value(q.reach_low)[0], far)
 
+    # Made anew for each of two passes: there may be many, of all elements.
+    price, ends = xp.where(usable, q.moved_high(p.size_high), far), []  # zero is a point of every row
+    for box in boxes():
+        price = xp.where(box.possible, xp.minimum(price, box.most), price)
+        ends.append((box.lower, box.upper))
     left = left_of(xp, p, boxes(), price, reach, known)
-    may_be, may_not_be, length = zero > 0, zero > 0, zero  # zero
-    for (_, low, high, _, _), alive in zip(left_over, left.alive, strict=False):
+    may_be, may_not_be, length = q.no, q.no, zero  # zero
+    for (low, high), alive in zip(ends[:-1], left.alive[:-1], strict=True):
         may_be, may_not_be = may_be | (alive & (low == 0)), may_not_be | (alive & (high > 0))
         length = length + xp.where(alive, high - low, zero)
-    width = norm_above(xp, xp.maximum(left.high - left.low, none))
+    width = norm_above(xp, xp.maximum(left.high - left.low, xp.zeros_like(x)))
     # Intervals that touch enclose one minimiser.
     joined = left.upper - left.lower <= length + 16.0 * s.eps * left.upper
     # Where passes ran out, an interval may hold several, unless all that is left is as narrow as rounding.
     single = ~found.lost & ((left.count == 1) | joined)
-    narrow = single | (width <= rounding(8 * s.height + 400) * reach)
+    narrow = single | (width <= rounding(8 * q.height + 400) * reach)
     decided = (~left.lost & ~(may_be & may_not_be) & narrow) | kept
 
     residual = s.residual()
     stationarity = xp.where(s.tame(reach) & known, norm_above(xp, residual), far)
     stationarity = xp.where(xp.isnan(stationarity), far, stationarity)
-    norm_z = norm_above(xp, xp.abs(p.z))
-    gap = gap_of(xp, p, left, s.value(norm_z) * (1.0 + s.own) * (1.0 + s.eps))
-    gap = xp.where(s.tame(xp.maximum(reach, norm_z)), gap, far)
-    outside = xp.any(z < 0, axis=1) if penalty.nonnegative else zero > 0
+    gap = gap_of(xp, p, left, q.value(q.size)[1])
+    gap = xp.where(s.tame(xp.maximum(reach, q.size)), gap, far)
+    outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     gap, stationarity = (xp.where(outside, far, v) for v in (gap, stationarity))
     if penalty.nonnegative:
         gap = xp.where(outside, far, gap + extra_gap(xp, p, penalty))

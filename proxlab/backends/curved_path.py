@@ -13,7 +13,7 @@ from proxlab.backends.array_tables import TableRows, zero_test
 from proxlab.backends.enclosed_root import Slopes
 from proxlab.backends.scaled_rows import LARGEST, ScaledRows, constant_where, norm_above, row_sum, sum_height
 from proxlab.bounds import rounding
-from proxlab.curves import OWN_ROUNDINGS, SMALLEST, UNDERFLOW, Ends, Price, Sense, errors
+from proxlab.curves import UNDERFLOW, Ends, Price, Sense, errors
 from proxlab.linker import module_over_arrays
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
@@ -119,39 +119,6 @@ class CurvedPath:
         """
         norm, moved = self.rows.at_point(r, self.slope(r))
         return self.value(norm) + moved
-
-    def slopes_between(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return ``τ`` for the two radii, between which the path has the least and the largest ``r/τ`` there.
-
-        Those of a slope that falls are at the ends; one that rises is bounded by both.
-        """
-        slopes = self.slope(low), self.slope(high)
-        return slopes if self.falls else slopes[::-1]
-
-    def shares_between(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Bound ``z_i/x_i`` between two radii; 0 at 0."""
-        xp, found = self.xp, []
-        safe = [xp.where(r > 0, r, self.one) for r in (low, high)]
-        for r, at, tau in zip((low, high), safe, self.slopes_between(*safe), strict=True):
-            grown = self.p.d * at[:, None]
-            found.append(xp.where((r > 0)[:, None], grown / (grown + tau[:, None]), xp.zeros_like(grown)))
-        return found[0], found[1]
-
-    def cost_between(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Bound ``F`` between two radii from below, and what some point there costs from above."""
-        xp, p, k = self.xp, self.p, rounding(self.height + OWN_ROUNDINGS + 120)
-        one = self.one
-        low, high = (xp.where(r > 0, r, one * SMALLEST) for r in (low, high))
-        moved = []
-        for r, tau in zip((low, high), self.slopes_between(low, high), strict=True):
-            ratio = tau[:, None] / (p.d * r[:, None] + tau[:, None])
-            moved.append(0.5 * row_sum(xp, p.d * (p.size * ratio) ** 2))
-        # The longer, the less it moved.
-        least = self.value(low) * (1.0 - self.own) - UNDERFLOW + moved[1] * (1.0 - k)
-        most = self.value(high) * (1.0 + self.own) + UNDERFLOW + moved[0] * (1.0 + k)
-        return xp.where(xp.isfinite(least), least, -math.inf * one), xp.where(
-            xp.isnan(most), math.inf * one, most
-        )
 
     def tame(self, r: Array) -> Array:
         """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""

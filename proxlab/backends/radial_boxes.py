@@ -7,7 +7,6 @@ Those are zero, x, an up-crossing on a piece and a kink where the slope jumps up
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,23 +21,16 @@ from proxlab.backends.enclosed_root import (
     scaled_pieces,
     tau_at,
 )
+from proxlab.backends.path_boxes import Path, PathBoxes
 from proxlab.backends.scaled_rows import (
     BEYOND,
     LARGEST,
-    LOST,
     LOST_DROP,
-    LOST_GAP,
     LOST_PULL,
-    LOST_SQUARE,
-    LOST_SUM,
     ScaledRows,
-    constant_where,
-    finite_or_inf,
-    norm_above,
     row_sum,
-    sum_height,
 )
-from proxlab.bounds import UNIT, rounding
+from proxlab.bounds import ROUNDING, UNIT, rounding
 from proxlab.penalties.tables import Table, doubts, kinks
 from proxlab.powers import times_power
 from proxlab.types import Array
@@ -52,17 +44,6 @@ WIDER = 1e-14
 NARROW = 1e-7
 #: A slope beyond this leaves zero alone, whatever the rounding.
 STEEP = 2.0**100
-
-
-class Path(NamedTuple):
-    """A part of the path ``z = b r/(d r + tau)``: radius and ``tau`` at its ends, and at a point of it."""
-
-    lower: Array
-    tau_lower: Array
-    upper: Array
-    tau_upper: Array
-    r: Array
-    tau: Array
 
 
 class ZeroTest(NamedTuple):
@@ -87,14 +68,13 @@ class ZeroTest(NamedTuple):
     bb: Array
 
 
-class TableProblem:
+class TableProblem(PathBoxes):
     """Rows in scaled units with the table that holds for them, and bounds of what it costs."""
 
     def __init__(self, xp: Any, p: ScaledRows, table: Table) -> None:
-        self.xp, self.p, self.table = xp, p, table
-        self.zero, self.one = xp.zeros_like(p.step), xp.ones_like(p.step)
-        self.no, self.yes = self.zero > 0, self.zero == 0
-        self.far = xp.full_like(p.step, math.inf)
+        bent = any(q.a < 0.0 or q.c > 0.0 for q in table)
+        super().__init__(xp, p, ROUNDING[bent][2])
+        self.table, self.eq = table, RowEquation(xp, p, curved=bent)
         self.pieces = scaled_pieces(xp, p, table)
         self.heights = heights(xp, p, table, self.pieces)
         # What these are computed from, and so the size of their rounding.
@@ -109,14 +89,6 @@ class TableProblem:
         ]
         self.kinks = [p.coefficient(xp, amount, 1, 1) * k for amount in kinks(table)]
         self.spare = self.doubted(self.far)
-        self.eq = RowEquation(xp, p, curved=any(q.a < 0.0 or q.c > 0.0 for q in table))
-        self.height = sum_height(p.x.shape[1])
-        # The radius of the point itself, after the elementwise part.
-        self.reach = norm_above(xp, p.size_high)
-        self.reach_low = norm_above(xp, p.size_low) * (1.0 - rounding(2 * self.height + 24))
-        # The candidate's radius.
-        self.size = norm_above(xp, xp.abs(p.z))
-        self.size_low = self.size * (1.0 - rounding(2 * self.height + 24))
         # With this ridge taken from it, and but for what its kinks add to the slope, p is concave.
         self.ridge = self.zero
         for q in self.pieces:
@@ -149,16 +121,6 @@ class TableProblem:
         high = high + self.doubted(r) + LOST_PULL
         return xp.where(r > 0, low, self.zero), xp.where(r > 0, high, self.zero)
 
-    def moved_low(self, off: Array) -> Array:
-        """Return a lower bound of ``‖z - x‖²_D/2``, given those of ``|x_i - z_i|``."""
-        square = row_sum(self.xp, self.p.d * off**2)
-        return self.xp.maximum(0.5 * square * (1.0 - rounding(self.height + 16)) - LOST_SQUARE, self.zero)
-
-    def moved_high(self, off: Array) -> Array:
-        """Return an upper bound of ``‖z - x‖²_D/2``, given those of ``|x_i - z_i|``."""
-        square = row_sum(self.xp, self.p.d * off**2)
-        return 0.5 * square * (1.0 + rounding(self.height + 16)) + LOST_SQUARE
-
     def rise(self, start: Array, end: Array) -> tuple[Array, Array]:
         """Bound ``η (p(end) - p(start))`` for ``0 < start <= end``, without what cancels."""
         xp, total, error = self.xp, self.zero, self.zero
@@ -183,14 +145,6 @@ class TableProblem:
         low, high = (xp.where(slight, v, -self.far) for v in (margin.low, margin.high))
         return ZeroTest(low, high, xp.where(tame, strength, self.one), tame, margin.bb)
 
-    def zero_box(self, possible: Array) -> Box:
-        """Zero itself."""
-        none = self.xp.zeros_like(self.p.x)
-        least, most = self.moved_low(self.p.size_low), self.moved_high(self.p.size_high)
-        return Box(
-            possible, self.zero, self.zero, none, none, least, most, lambda *_: self.from_zero(self.zero)
-        )
-
     def whole_box(self, k: int, possible: Array) -> Box:
         """The point itself, after the elementwise part, on a piece of slope zero."""
         xp, p, q = self.xp, self.p, self.pieces[k]
@@ -210,99 +164,22 @@ class TableProblem:
         most = xp.where(self.capped, self.far, most)
         return Box(possible, self.reach_low, self.reach, p.size_low, p.size_high, least, most, gap)
 
-    def path_box(self, possible: Array, path: Path, gap: Callable[[Array, Array], Array]) -> Box:
-        """Enclose a part of the path; elements are monotone along it."""
-        xp, p, k = self.xp, self.p, rounding(self.eq.k[2])
-
-        def shares(r: Array, tau: Array) -> tuple[Array, Array]:
-            """Return ``z_i/x_i``, and what is missing of 1; 0 and 1 at ``r = 0``."""
-            on, grown = (r > 0)[:, None], p.d * xp.where(r > 0, r, self.one)[:, None]
-            share, ratio = (v / (grown + tau[:, None]) for v in (grown, tau[:, None]))
-            return xp.where(on, share, 0.0 * share), xp.where(on, ratio, 0.0 * ratio + 1.0)
-
-        ends = shares(path.lower, path.tau_lower), shares(path.upper, path.tau_upper)
-        low = p.size_low * xp.minimum(ends[0][0], ends[1][0]) * (1.0 - k) - LOST
-        high = p.size_high * xp.maximum(ends[0][0], ends[1][0]) * (1.0 + k) + LOST
-        # Capped coefficients are less than they were: all that they say is from above.
-        low = xp.where((low > 0) & ~self.capped[:, None], low, xp.zeros_like(low))
-        # No element is more than the radius.
-        off = xp.maximum(
-            p.size_low * xp.minimum(ends[0][1], ends[1][1]) * (1.0 - k), p.size_low - path.upper[:, None]
-        )
-        least = self.value(path.lower)[0] + self.moved_low(off)
-        share, ratio = shares(xp.where(path.r > 0, path.r, self.one), path.tau)
-        most = self.value(norm_above(xp, p.size_high * share * (1.0 + k) + LOST))[1]
-        most = most + self.moved_high(p.size_high * ratio * (1.0 + k))
-        return Box(
-            possible, xp.where(self.capped, self.zero, path.lower), path.upper, low,
-            xp.minimum(high, p.size_high), finite_or_none(xp, least),
-            finite_or_inf(xp, xp.where(self.capped, self.far, most)), gap,
-        )  # fmt: skip
-
-    def from_zero(self, excess: Array) -> Array:
-        """Bound ``η (Q(z) - Q(0))`` from above, and add what zero itself misses."""
-        xp, p = self.xp, self.p
-        value = self.value(self.size)[1]
-        b, z = p.size * p.d, xp.abs(p.z)
-        inner_product = row_sum(xp, b * p.sign * p.z)
-        square = row_sum(xp, p.d * z * z)
-        noise = rounding(self.height + 24) * (value + row_sum(xp, b * z) + square)
-        noise = noise + row_sum(xp, p.d * p.error * z) * (1.0 + 1e-9)
-        touched = constant_where(xp, self.size > 0, LOST_SUM)
-        gap = xp.maximum(value - inner_product + 0.5 * square, self.zero) + noise + excess + touched
-        return finite_or_inf(xp, gap * (1.0 + rounding(12)))
-
-    def off_radius(self, lower: Array, upper: Array) -> Array:
-        """Bound from below how far the candidate's radius is from a bracket."""
-        off = self.xp.maximum(self.size_low - upper, lower - self.size)
-        return self.xp.maximum(off, self.zero) * (1.0 - rounding(4))
-
-    def sideways(self, path: Path) -> Array:
-        """Bound ``‖δ‖² - ρ² = ‖z‖ r* ‖z/‖z‖ - z*/r*‖²`` from above: ``z*_i/r* = b_i/(d_i r + tau)``."""
-        xp, p, k = self.xp, self.p, rounding(2 * self.height + 60)
-        ends = [
-            p.d / (p.d * r[:, None] + tau[:, None])
-            for r, tau in ((path.lower, path.tau_lower), (path.upper, path.tau_upper))
-        ]
-        low, high = p.size_low * xp.minimum(*ends) * (1.0 - k), p.size_high * xp.maximum(*ends) * (1.0 + k)
-        z = xp.where(p.sign == 0, xp.abs(p.z), p.sign * p.z)
-        z = z / xp.where(self.size > 0, self.size, self.one)[:, None]
-        turn = norm_above(xp, xp.maximum(xp.abs(z - low), xp.abs(high - z)) + k * xp.abs(z) + 2.0**-400)
-        return finite_or_inf(xp, self.size * path.upper * turn * turn * (1.0 + rounding(8)))
-
-    def gap_by_tangent(
+    def gap_on_table(
         self, path: Path, slope: Array, sag: Array, distance: Array, metric_distance: Array
     ) -> Array:
-        """Bound ``η (Q(z) - Q(z*))`` from above for ``z*`` on a part of the path.
+        """Bound ``η (Q(z) - Q(z*))`` from above by the tangent of ``p`` without its ridge.
 
-        With ``δ = z - z*`` and ``ρ = ‖z‖ - ‖z*‖`` it is ``p'(r*)(‖δ‖² - ρ²)/2r* + ‖δ‖²_D/2`` at most for a
-        concave ``p``; of a ridge ``κ``, ``κ‖δ‖²/2`` more, and of kinks what they add to the slope, times
-        ``|ρ|``.
-
-        Parameters
-        ----------
-        path : Path
-        slope : array
-            An upper bound of ``p'(r*)``, without that of the ridge.
-        sag : array
-            How far ``p(‖z‖)`` stays below its tangent at ``r*`` at least.
-        distance, metric_distance : array
-            Upper bounds of ``‖δ‖`` and ``‖δ‖_D``.
+        Of a ridge ``κ`` it is ``κ‖δ‖²/2`` more, and of kinks what they add to the slope, times ``|ρ|``.
         """
-        xp, lower, upper, zero = self.xp, path.lower, path.upper, self.zero
-        radial = self.off_radius(lower, upper)
-        square = distance * distance * (1.0 + rounding(3))
-        across = xp.maximum(square - radial * radial * (1.0 - rounding(3)), zero) * (1.0 + rounding(3))
-        across = xp.minimum(across, self.sideways(path))
-        half = 0.5 * metric_distance * metric_distance * (1.0 + rounding(3))
-        gap = 0.5 * slope / xp.where(lower > 0, lower, self.one) * across + 0.5 * self.ridge * square + half
+        xp, lower, upper = self.xp, path.lower, path.upper
+        more = 0.5 * self.ridge * (distance * distance)
+        between = xp.maximum(self.size - lower, upper - self.size_low)
         for q, jump in zip(self.pieces[1:], self.kinks, strict=True):
             # One that may lie between the two.
             on = (q.start <= xp.maximum(upper, self.size)) & (q.start >= xp.minimum(lower, self.size_low))
-            between = xp.maximum(self.size - lower, upper - self.size_low)
-            gap = gap + xp.where(on, jump * between, zero)
-        gap = xp.maximum(gap * (1.0 + rounding(12)) - sag, zero) * (1.0 + rounding(4)) + LOST_GAP
-        return finite_or_inf(xp, xp.where((lower > 0) & ~self.capped, gap, self.far))
+            more = more + xp.where(on, jump * between, self.zero)
+        less = sag - more * (1.0 + rounding(12))
+        return self.gap_by_tangent(path, slope, less, distance, metric_distance)
 
     def narrowed(
         self, enclose: Callable[[Array, Array], Enclosed], resolved: Callable[[Array], Array],
@@ -391,15 +268,12 @@ class TableProblem:
         sag = 0.5 * xp.maximum(bend - rounding(8) * steep, self.zero) * room * room * (1.0 - rounding(12))
 
         def gap(distance: Array, metric_distance: Array) -> Array:
-            found = self.gap_by_tangent(path, slope, sag, distance, metric_distance)
+            found = self.gap_on_table(path, slope, sag, distance, metric_distance)
             if k > 0:
                 return found
-            # Near zero.
-            excess = norm_above(xp, self.p.size_high * self.p.d * (1.0 + rounding(4)))
-            excess = xp.maximum(excess - q.alpha * (1.0 - rounding(8)), self.zero)
-            excess = (excess + xp.maximum(q.shift, self.zero) * upper) * upper
-            excess = excess + constant_where(xp, upper > 0, LOST_SUM)
-            return xp.minimum(found, self.from_zero(excess))
+            falls = xp.maximum(q.shift, self.zero) * upper
+            least = q.alpha * (1.0 - rounding(8)) - falls * (1.0 + rounding(8))
+            return xp.minimum(found, self.gap_near_zero(least, upper))
 
         return self.path_box(possible, path, gap)
 
@@ -419,10 +293,5 @@ class TableProblem:
         slope = xp.maximum(upper - self.ridge * r * (1.0 - rounding(4)), self.zero) + error
         return self.path_box(
             possible & (lower <= upper), path,
-            lambda *off: self.gap_by_tangent(path, slope, self.zero, *off),
+            lambda *off: self.gap_on_table(path, slope, self.zero, *off),
         )  # fmt: skip
-
-
-def finite_or_none(xp: Any, v: Array) -> Array:
-    """Replace what is not finite by minus infinity: no lower bound."""
-    return xp.where(xp.isfinite(v), v, xp.full_like(v, -math.inf))
