@@ -138,7 +138,7 @@ class ProxOptimizer(Stepper):
                 self._check_settings(group)
             if self._strength is not None:
                 self._strength.read(self.param_groups)
-        except (TypeError, ValueError):
+        except Exception:
             self.param_groups.pop()
             raise
         self._vanishing.open(self.param_groups[0]["steps"])

@@ -176,7 +176,7 @@ class Stepper(torch.optim.Optimizer):
             ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
             agreement = self._agreement(ranks, watch)
         blocks = agreement.blocks
-        with self._starting(blocks):
+        with self._undone(blocks):
             if kept is None and self._asks_for_state(blocks, ranks):
                 self._make_state(blocks, ranks)
                 return loss
@@ -282,9 +282,10 @@ class Stepper(torch.optim.Optimizer):
         return record
 
     @contextmanager
-    def _starting(self, blocks: list[Block]) -> Iterator[None]:
-        """Forget the dual variables that a step starts, where it fails before they are used."""
+    def _undone(self, blocks: list[Block]) -> Iterator[None]:
+        """Where a step fails, forget the dual variables that it started and the strength that it chose."""
         before = {p: dict(self.state.get(p, {})) for b in blocks if self._wants_dual(b) for p in b.params}
+        strength = self.param_groups[0]["sparsity"]
         try:
             yield
         except Exception:
@@ -295,6 +296,8 @@ class Stepper(torch.optim.Optimizer):
                     self.state[p].update(held)
                     if not held:
                         del self.state[p]
+            if self._strength is not None:
+                self._strength.restore(self.param_groups, strength)
             raise
 
     def _own(self, whole: list[Block], how: _Step) -> _Own:

@@ -46,21 +46,29 @@ class DrivenStrength:
         self._told = False
 
     def read(self, groups: Groups) -> None:
-        """Take penalties that were set since the last step as given, and set those that are driven to."""
-        state = groups[0].get("sparsity")
+        """Take penalties that were set since the last step as given, and set those that are driven to.
+
+        Raises
+        ------
+        ValueError
+            If a penalty has no strength; nothing has changed.
+        """
+        state, found = groups[0].get("sparsity"), list(self.given)
         for number, group in enumerate(groups):
             penalty = group["penalty"]
-            if number >= len(self.given):
-                self.given.append(penalty)
-                self._now.append(penalty)
-                self._made.append((None, math.nan))
-            elif penalty is not self._now[number] and not _is_driven(penalty, self.given[number], state):
-                self.given[number] = penalty
-            given = self.given[number]
+            if number >= len(found):
+                found.append(penalty)
+            elif penalty is not self._now[number] and not _is_driven(penalty, found[number], state):
+                found[number] = penalty
+            given = found[number]
             if given is not None and given.strength == 0:
                 raise ValueError(
                     f"param group {number}: penalty: must have a strength > 0 to be driven, got {given!r}"
                 )
+        new = found[len(self.given) :]
+        self.given = found
+        self._now += new
+        self._made += [(None, math.nan)] * len(new)
         self._write(groups, self._state(groups))
 
     def take(self, given: Sequence[Penalty | None], groups: Groups) -> None:
@@ -68,6 +76,10 @@ class DrivenStrength:
         self.given, self._now = list(given), [group["penalty"] for group in groups]
         self._made = [(None, math.nan)] * len(groups)
         self.read(groups)
+
+    def restore(self, groups: Groups, state: Mapping[str, float] | None) -> None:
+        """Go back to what was decided before a step that has failed: to what param groups had then."""
+        self._write(groups, state)
 
     def update(
         self,

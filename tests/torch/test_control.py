@@ -228,6 +228,41 @@ def test_a_strength_of_zero_and_anything_else_are_refused():
             start(METHODS["sgd"], bad)
 
 
+def test_a_param_group_that_is_refused_leaves_the_strength_as_it_was():
+    params, optimizer = start(METHODS["adamw"], quantile(0.5))
+    more = nn.Parameter(torch.ones(4, 5))
+    with pytest.raises(ValueError, match="param group 3: penalty: must have a strength > 0"):
+        optimizer.add_param_group({"params": [more], "penalty": pl.GroupLasso(0.0)})
+    run(params, optimizer, 2)
+    optimizer.add_param_group({"params": [more], "penalty": pl.GroupLasso(1.0)})
+    run(params, optimizer, 1)
+    assert len(optimizer.history) == 3
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("make", [quantile, controller])
+def test_a_step_that_fails_leaves_the_strength_as_it_was(make, fused):
+    found = []
+    for fails in (False, True):
+        params, optimizer = start(METHODS["adamw"], make(0.5), fused=fused)
+        run(params, optimizer, 3)
+        if fails:
+            before, weights = copy.deepcopy((optimizer.param_groups[0]["sparsity"], params))
+            grads = [p.grad.clone() for p in params]
+            for p in params[:2]:
+                p.grad[0] = float("nan")
+            with pytest.raises(ValueError, match="param group 0"):
+                optimizer.step()
+            assert optimizer.param_groups[0]["sparsity"] == before
+            assert all(torch.equal(p, q) for p, q in zip(params, weights, strict=True))
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
+        run(params, optimizer, 3)
+        found.append(([h["lam"] for h in optimizer.history], params))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(p, q) for p, q in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_no_strength_is_driven_where_nothing_moves():
     params, optimizer = start(METHODS["adamw"], quantile(), lr=0.0)
     run(params, optimizer, 2)
