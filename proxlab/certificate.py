@@ -22,6 +22,7 @@ from proxlab.backends import backend_of
 from proxlab.bounds import rounding
 from proxlab.namespaces import namespace
 from proxlab.penalties import Penalty
+from proxlab.powers import TINIEST
 from proxlab.types import Array
 from proxlab.untraced import untraced
 
@@ -232,4 +233,4 @@ def _norm(xp: Any, values: Array, free: float) -> float:
     unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
     ratio = values / unit
     square = (float(xp.sum(ratio * ratio)) if n else 0.0) + (free / unit) ** 2
-    return math.sqrt(square) * unit * (1.0 + rounding(n + 8)) + 2.0**-1074
+    return math.sqrt(square) * unit * (1.0 + rounding(n + 8)) + TINIEST

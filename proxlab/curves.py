@@ -37,12 +37,14 @@ from proxlab.scalar import INF, fabs, filled, fmax, fmin, no, sqrt, where
 from proxlab.types import Array
 
 __all__ = [
+    "CHORD_SHARE",
     "LEAST_STEPS",
     "LOOSE",
     "MAX_EVALUATIONS",
     "MAX_STEPS",
     "OWN_ROUNDINGS",
     "SMALLEST",
+    "TANGENT_SHARE",
     "UNDERFLOW",
     "Approach",
     "Best",
@@ -96,6 +98,11 @@ MAX_EVALUATIONS, PATIENCE = 400, 4
 #: Scalar steps of a root on one interval; those that may be Newton's; halvings where only a rough place is
 #: wanted.
 MAX_STEPS, NEWTON_STEPS, LEAST_STEPS = 80, 20, 20
+
+
+#: How near to where a tangent crosses the slope is looked for, and to where a chord does, in shares of the
+#: distance.
+TANGENT_SHARE, CHORD_SHARE = 2.0**-24, 2.0**-6
 
 
 class Ends(NamedTuple):

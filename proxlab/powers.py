@@ -12,6 +12,9 @@ import numpy as np
 from proxlab.types import Array
 
 __all__ = [
+    "PRODUCT_HIGH",
+    "PRODUCT_LOW",
+    "TINIEST",
     "coefficient",
     "downwards",
     "exponent",
@@ -27,6 +30,8 @@ __all__ = [
 EXPONENTS = 1000  # of the powers of two in the table
 _POWERS = np.ldexp(1.0, np.arange(-EXPONENTS, EXPONENTS + 1))  # not by pow, which need not be exact
 TINIEST = 2.0**-1074
+#: In this range a product of two numbers has lost nothing, nor will its quotient by a third.
+PRODUCT_LOW, PRODUCT_HIGH = 1e-290, 1e290
 
 
 def exponent(xp: Any, v: Array) -> Array:
@@ -115,12 +120,13 @@ def quotient(xp: Any, step: Array, value: float, d: Array) -> Array:
     first, _, fraction, e = factors(xp, step, xp.ones_like(step), value)
     p = step * value
     plain = p[:, None] / d
-    if bool(xp.all((p > 1e-290) & (p < 1e290))):
+    safe = (p > PRODUCT_LOW) & (p < PRODUCT_HIGH)
+    if bool(xp.all(safe)):
         return plain
     ed = exponent(xp, d)
     mantissa = (first * fraction)[:, None] / times_power(xp, d, -ed)
     careful = times_power(xp, mantissa, xp.clip(e[:, None] - ed, -2000.0, 2000.0))
-    return xp.where(((p > 1e-290) & (p < 1e290))[:, None], plain, careful)
+    return xp.where(safe[:, None], plain, careful)
 
 
 def downwards(xp: Any, v: Array, e: Array) -> Array:

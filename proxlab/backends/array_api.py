@@ -18,8 +18,6 @@ from proxlab.backends.ranges import (
     APART_LOW,
     FAINT,
     METRIC_CAP,
-    PRODUCT_HIGH,
-    PRODUCT_LOW,
     START_LOW,
 )
 from proxlab.bounds import UNIT
@@ -30,6 +28,8 @@ from proxlab.linker import module_over_arrays, over_arrays
 from proxlab.namespaces import namespace
 from proxlab.penalties.base import Piece, row_max
 from proxlab.powers import (
+    PRODUCT_HIGH,
+    PRODUCT_LOW,
     coefficient,
     downwards,
     exponent,

@@ -29,7 +29,7 @@ from proxlab.bounds import rounding
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import row_norm
 from proxlab.penalties.equations import Clipped, Curved, GroupEquation, Radial
-from proxlab.powers import quotient
+from proxlab.powers import TINIEST, quotient
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.types import Array
 
@@ -206,13 +206,13 @@ def _enclose_shrunk(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
             # The radius is the length of what the threshold leaves, known to a few units of its parts.
             size = xp.where(x > 0, x, xp.zeros_like(x)) if penalty.nonnegative else xp.abs(x)
             cut = quotient(xp, s, penalty.threshold, d)
-            left, noise = size - cut, rounding(4) * (cut + size) + 2.0**-1074
+            left, noise = size - cut, rounding(4) * (cut + size) + TINIEST
             kept = xp.where(size > 0, xp.minimum(left + noise, size), size)
             zero, length = xp.zeros_like(x), rounding(x.shape[1] + 16)
-            least = row_norm(xp, xp.maximum(left - noise, zero)) * (1.0 - length) - 2.0**-1074
+            least = row_norm(xp, xp.maximum(left - noise, zero)) * (1.0 - length) - TINIEST
             most = row_norm(xp, xp.maximum(kept, zero)) * (1.0 + length)
             low.append(xp.where(least > 0, least, xp.zeros_like(least)))
-            high.append(xp.where(most > 0, most + 2.0**-1074, most))
+            high.append(xp.where(most > 0, most + TINIEST, most))
         else:
             found = form.certify(xp, v, x, d, s, w, penalty)
             low.append(found.lower)

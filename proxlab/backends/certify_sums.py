@@ -13,6 +13,7 @@ import numpy as np
 
 from proxlab import bounds
 from proxlab.bounds import rounding
+from proxlab.equations.radial import HUGE
 from proxlab.scalar import any_order, fabs, fmin, inlined, sqrt
 
 __all__ = [
@@ -311,7 +312,7 @@ def strip_moved(x: Any, d: Any, r: float, tau: float) -> Any:
     s0, s1 = 0.0, 0.0
     for i in range(len(x)):
         xi, di = np.float64(x[i]), np.float64(d[i])
-        y = fmin(di * r, 1e300)  # of an element that is zero, or next to nothing
+        y = fmin(di * r, HUGE)
         w = xi / (y + tau)
         moved = w * tau
         kept = w * y

@@ -5,17 +5,21 @@ The search is that of :mod:`proxlab.backends.curved_search`, to the end of what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from proxlab.backends.array_certify import extra_gap
 from proxlab.backends.boxes import Box, gap_of, left_of
+from proxlab.backends.curved_path import PLAIN_EXPONENT
 from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.path_boxes import Path, PathBoxes
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
+    LARGEST,
     SPREAD,
     in_units_of_data,
+    lost_pull,
     no_elements,
     norm_above,
     prepare,
@@ -34,6 +38,28 @@ class CurveBoxes(PathBoxes):
     def __init__(self, search: CurvedSearch) -> None:
         super().__init__(search.xp, search.p, OWN_ROUNDINGS + 60.0)
         self.search = search
+
+    def known(self, function: Any, r: Array, factors: tuple[Array, ...]) -> Array:
+        """Return what a function of the penalty returns, and infinity where that is no number."""
+        return self.search.scaled(function, r, self.search.price, factors, math.inf)
+
+    def tame(self, r: Array) -> Array:
+        """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
+        xp, curve, price, safe = (
+            self.xp,
+            self.search.curve,
+            self.search.price,
+            self.xp.where(r > 0, r, self.one),
+        )
+        tau = self.known(curve.slope, safe, price.slope)
+        value = xp.where(r > 0, self.known(curve.value, safe, price.value), self.zero)
+        good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(self.p.ex) < PLAIN_EXPONENT)
+        for parts in price[1:]:
+            size = self.one
+            for part in parts:
+                size = size * part
+            good = good & (size < LARGEST**2)
+        return good
 
     def value(self, r: Array) -> tuple[Array, Array]:
         """Bound ``η p`` at a radius from above, and from there on from below."""
@@ -60,6 +86,23 @@ class CurveBoxes(PathBoxes):
         box.least = xp.maximum(box.least, xp.where(possible, floor, self.zero))
         return box
 
+    def residual(self) -> Array:
+        """Return upper bounds of the elements of the least subgradient of ``ηQ`` at the candidate."""
+        xp, p, s = self.xp, self.p, self.search
+        size, positive = xp.abs(p.z), self.size > 0
+        r, low = (xp.where(positive, v, self.one) for v in (self.size, self.size_low))
+        tau = self.known(s.curve.slope, r, s.price.slope)
+        doubt = xp.abs(s.slope(low) - tau) + 2.0 * s.own * tau + UNDERFLOW
+        pull = p.d * (p.z - p.x)
+        signed = pull + tau[:, None] * (p.z / r[:, None])
+        error = rounding(12) * (xp.abs(pull) + tau[:, None] * (size / r[:, None]))
+        error = error + (doubt / low + tau / low * rounding(3 * self.height + 56))[:, None] * size
+        push = xp.maximum(-pull, xp.zeros_like(pull)) if s.penalty.nonnegative else xp.abs(pull)
+        away = xp.where(p.z == 0, push * (1.0 + rounding(6)), xp.abs(signed) + error) + lost_pull(xp, p, p.d)
+        # At zero: what ‖b‖ exceeds the slope by, along b.
+        excess = self.excess_of_b(s.slope(self.zero) * (1.0 - s.own) - UNDERFLOW)
+        return xp.where(positive[:, None], away, self.along_b(*excess))
+
 
 def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: Any) -> Bounds:
     """Certify every row: all radii at which the global minimiser may lie, and what holds for each of them.
@@ -83,7 +126,7 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
     usable = known & (-row_max(xp, -p.d) > 1.0 / SPREAD) & ~trivial & ~free
     # Nothing was lost when the data were scaled, and the penalty at the point is within reach.
-    usable = usable & ~xp.any(p.error > 0, axis=1) & s.tame(reach)
+    usable = usable & ~xp.any(p.error > 0, axis=1) & q.tame(reach)
     found = s.run(usable, zero, zero, MAX_EVALUATIONS)
     kept = (free | trivial) & known
 
@@ -116,11 +159,11 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     narrow = single | (width <= rounding(8 * q.height + 400) * reach)
     decided = (~left.lost & ~(may_be & may_not_be) & narrow) | kept
 
-    residual = s.residual()
-    stationarity = xp.where(s.tame(reach) & known, norm_above(xp, residual), far)
+    residual = q.residual()
+    stationarity = xp.where(q.tame(reach) & known, norm_above(xp, residual), far)
     stationarity = xp.where(xp.isnan(stationarity), far, stationarity)
     gap = gap_of(xp, p, left, q.value(q.size)[1])
-    gap = xp.where(s.tame(xp.maximum(reach, q.size)), gap, far)
+    gap = xp.where(q.tame(xp.maximum(reach, q.size)), gap, far)
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     gap, stationarity = (xp.where(outside, far, v) for v in (gap, stationarity))
     if penalty.nonnegative:

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 from proxlab.backends.kernel_records import Elements, Found, Scale
 from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import explained
-from proxlab.backends.ranges import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import FIRST, exponent, sum_moved, sum_near, sum_path, sum_start, zero_margin
 from proxlab.bounds import UNIT
 from proxlab.choose import ZERO, Limits, is_close, residual_at_zero, sharpened
 from proxlab.curves import (
+    CHORD_SHARE,
     LEAST_STEPS,
     LOOSE,
     MAX_STEPS,
     SMALLEST,
+    TANGENT_SHARE,
     Best,
     Bracket,
     Ends,
@@ -57,6 +58,7 @@ from proxlab.curves import (
     within,
     without_dips,
 )
+from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
 
 __all__ = [
@@ -284,11 +286,11 @@ def judge(
     plan = approach(sense, view, left, right, least)
     start, high = plan.a, hi
     if plan.on:
-        start = crossing(sense, plan.line, start, plan.b, plan.line.start, 2.0**-24, price).a
+        start = crossing(sense, plan.line, start, plan.b, plan.line.start, TANGENT_SHARE, price).a
     plan = begun(sense, plan, hi, start, price)
     proves = sense.bends or not sense.falls
     if proves and plan.holds and along(sense, view.chord, hi, price) > 0.0:
-        high = crossing(sense, view.chord, plan.low, hi, plan.low, 2.0**-6, price).b
+        high = crossing(sense, view.chord, plan.low, hi, plan.low, CHORD_SHARE, price).b
     return judged(sense, view, plan, high, left, right, tolerance, loose)
 
 

@@ -11,14 +11,16 @@ from typing import Any
 from proxlab import curves
 from proxlab.backends.array_tables import TableRows, zero_test
 from proxlab.backends.enclosed_root import Slopes
-from proxlab.backends.scaled_rows import LARGEST, ScaledRows, constant_where, norm_above, row_sum, sum_height
-from proxlab.bounds import rounding
-from proxlab.curves import UNDERFLOW, Ends, Price, Sense, errors
+from proxlab.backends.scaled_rows import ScaledRows, row_sum, sum_height
+from proxlab.curves import Ends, Price, Sense, errors
 from proxlab.linker import module_over_arrays
 from proxlab.powers import exponent, factors, times_power
 from proxlab.types import Array
 
-__all__ = ["CurvedPath"]
+__all__ = ["PLAIN_EXPONENT", "CurvedPath"]
+
+#: Exponents of two below this leave room for what they are multiplied by.
+PLAIN_EXPONENT = 900.0
 
 
 class CurvedPath:
@@ -45,11 +47,11 @@ class CurvedPath:
         xp = self.xp
         half = xp.floor(0.5 * xp.clip(e, -2000.0, 2000.0))
         rest = xp.clip(e, -2000.0, 2000.0) - half
-        if bool(xp.all(xp.abs(e) < 900.0)):
+        if bool(xp.all(xp.abs(e) < PLAIN_EXPONENT)):
             return (times_power(xp, mantissa, half + rest),)
         return times_power(xp, mantissa, half), times_power(xp, self.one, rest)
 
-    def _scaled(
+    def scaled(
         self, function: Any, r: Array, price: Price, factors: tuple[Array, ...], lost: float = 0.0
     ) -> Array:
         """Return what a function returns in scaled units, and ``lost`` where that is no number."""
@@ -60,24 +62,20 @@ class CurvedPath:
             v = v * a
         return self.xp.where(self.xp.isnan(v), self.xp.full_like(v, lost), v)
 
-    def known(self, function: Any, r: Array, factors: tuple[Array, ...]) -> Array:
-        """Return what a function of all rows returns, and infinity where that is no number: for a proof."""
-        return self._scaled(function, r, self.price, factors, math.inf)
-
     def slope(self, r: Array, price: Price | None = None) -> Array:
         """Return ``τ``; by default of all rows."""
         price = price or self.price
-        return self._scaled(self.curve.slope, r, price, price.slope)
+        return self.scaled(self.curve.slope, r, price, price.slope)
 
     def turn(self, r: Array, price: Price | None = None) -> Array:
         """Return ``τ'``, ``r > 0``."""
         price = price or self.price
-        return self._scaled(self.curve.curvature, r, price, price.turn)
+        return self.scaled(self.curve.curvature, r, price, price.turn)
 
     def value(self, r: Array, price: Price | None = None) -> Array:
         """Return ``η p``."""
         xp, price = self.xp, price or self.price
-        v = self._scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
+        v = self.scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
         return xp.where(r > 0, v, xp.zeros_like(v))
 
     def origin(self) -> Ends:
@@ -119,45 +117,6 @@ class CurvedPath:
         """
         norm, moved = self.rows.at_point(r, self.slope(r))
         return self.value(norm) + moved
-
-    def tame(self, r: Array) -> Array:
-        """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
-        xp, p = self.xp, self.p
-        safe = xp.where(r > 0, r, self.one)
-        tau = self.known(self.curve.slope, safe, self.price.slope)
-        value = xp.where(r > 0, self.known(self.curve.value, safe, self.price.value), self.zero)
-        good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(p.ex) < 900.0)
-        for parts in self.price[1:]:
-            size = self.one
-            for part in parts:
-                size = size * part
-            good = good & (size < LARGEST**2)
-        return good
-
-    def residual(self) -> Array:
-        """Return upper bounds of the elements of the least subgradient of ``ηQ`` at the candidate."""
-        xp, p = self.xp, self.p
-        size = xp.abs(p.z)
-        norm = norm_above(xp, size)
-        positive = norm > 0
-        r = xp.where(positive, norm, self.one)
-        low = r * (1.0 - rounding(2 * self.height + 24))
-        tau = self.known(self.curve.slope, r, self.price.slope)
-        doubt = xp.abs(self.slope(low) - tau) + 2.0 * self.own * tau + UNDERFLOW
-        pull = p.d * (p.z - p.x)
-        lost = constant_where(xp, pull != 0, 2.0**-800) + p.d * p.z_error
-        signed = pull + tau[:, None] * (p.z / r[:, None])
-        error = rounding(12) * (xp.abs(pull) + tau[:, None] * (size / r[:, None]))
-        error = error + (doubt / low + tau / low * rounding(3 * self.height + 56))[:, None] * size
-        push = xp.where(pull < 0, -pull, xp.zeros_like(pull)) if self.penalty.nonnegative else xp.abs(pull)
-        away = xp.where(p.z == 0, push * (1.0 + rounding(6)), xp.abs(signed) + error) + lost
-        # At zero: what ‖b‖ exceeds the slope by, along b.
-        b = p.size_high * p.d * (1.0 + rounding(4))
-        length = norm_above(xp, b)
-        first = self.slope(self.zero)
-        excess = xp.maximum(length - first * (1.0 - self.own) + UNDERFLOW, self.zero)
-        part = excess / xp.where(length > 0, length, self.one) * (1.0 + rounding(3 * self.height + 40))
-        return xp.where(positive[:, None], away, b * part[:, None])
 
     def visit(self, mu: Array) -> Ends:
         """Pass over the groups at a ``μ > 0``."""

@@ -13,7 +13,19 @@ import array_api_compat
 
 from proxlab.backends.curved_path import CurvedPath
 from proxlab.backends.records import over_parts
-from proxlab.curves import LEAST_STEPS, MAX_STEPS, SMALLEST, Bracket, Ends, Line, Price, Verdict, View
+from proxlab.curves import (
+    CHORD_SHARE,
+    LEAST_STEPS,
+    MAX_STEPS,
+    SMALLEST,
+    TANGENT_SHARE,
+    Bracket,
+    Ends,
+    Line,
+    Price,
+    Verdict,
+    View,
+)
 from proxlab.types import Array
 
 __all__ = ["CurvedSearch"]
@@ -47,11 +59,11 @@ class CurvedSearch(CurvedPath):
             least = self._least(view, lo, hi, price)
             view = on.without_dips(sense, view, left, right, least, price)
         plan = on.approach(sense, view, left, right, least)
-        start, _ = self._root(plan.line, plan.a, plan.b, plan.on, plan.line.start, 2.0**-24, price)
+        start, _ = self._root(plan.line, plan.a, plan.b, plan.on, plan.line.start, TANGENT_SHARE, price)
         plan, high = on.begun(sense, plan, hi, start, price), hi
         if self.bends or not self.falls:
             closes = plan.holds & (on.along(sense, view.chord, hi, price) > 0)
-            _, high = self._root(view.chord, plan.low, hi, closes, plan.low, 2.0**-6, price)
+            _, high = self._root(view.chord, plan.low, hi, closes, plan.low, CHORD_SHARE, price)
         found: Verdict = on.judged(sense, view, plan, high, left, right, tolerance, loose)
         return found
 

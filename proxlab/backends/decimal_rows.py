@@ -2,7 +2,7 @@
 
 Where the metric of a group, on the elements that are not zero, spreads over more than some 250 decades in
 units of the group, no scaling by powers of two keeps every ``d_i x_i``. What the other forms find to be such
-(:func:`proxlab.backends.array_api.far_apart`) is solved here: by the same theory (docs: the mathematics, §3),
+(``apart``) is solved here: by the same theory (docs: the mathematics, §3),
 exact to far below rounding, whatever the root finder. It takes some milliseconds a group.
 """
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Scratch, Shrink
 from proxlab.backends.one_group import APART, BAD, explained, solve_one, write
-from proxlab.backends.ranges import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import FIRST, is_valid, scaled_metric
 from proxlab.choose import CONVERGED, UNSHRUNK, ZERO
+from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.scalar import INF, fabs
 
 # Set by the target: the kernel that Python calls, and what makes its arguments of their parts.

@@ -20,8 +20,6 @@ from proxlab.backends.ranges import (
     FAINT,
     NARROW_HIGH,
     NARROW_LOW,
-    PRODUCT_HIGH,
-    PRODUCT_LOW,
     SAFE_HIGH,
     SAFE_LOW,
     START_LOW,
@@ -74,7 +72,7 @@ from proxlab.choose import (
 from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
 from proxlab.equations.radial import ANY_PACE, pace, residual, rise
-from proxlab.powers import TINIEST
+from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW, TINIEST
 from proxlab.rootfinders import Newton, Status
 from proxlab.scalar import INF, NAN, fabs, fmax, fmin, inlined, sqrt
 from proxlab.search import (

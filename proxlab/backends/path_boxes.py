@@ -18,6 +18,7 @@ from proxlab.backends.scaled_rows import (
     ScaledRows,
     constant_where,
     finite_or_inf,
+    metric_above,
     norm_above,
     row_sum,
     sum_height,
@@ -127,12 +128,22 @@ class PathBoxes:
         gap = xp.maximum(value - inner_product + 0.5 * square, self.zero) + noise + excess + touched
         return finite_or_inf(xp, gap * (1.0 + rounding(12)))
 
+    def excess_of_b(self, slope: Array) -> tuple[Array, Array, Array]:
+        """Return upper bounds of ``b``, of its norm, and of what that exceeds a slope by."""
+        xp = self.xp
+        b = self.p.size_high * metric_above(xp, self.p.d) * (1.0 + rounding(4))
+        norm = norm_above(xp, b)
+        return b, norm, xp.maximum(norm - slope, self.zero)
+
+    def along_b(self, b: Array, norm: Array, excess: Array) -> Array:
+        """Return upper bounds of the elements of what points along ``b``, with the norm ``excess``."""
+        share = excess / self.xp.where(norm > 0, norm, self.one)
+        return b * (share * (1.0 + rounding(3 * self.height + 40)))[:, None]
+
     def gap_near_zero(self, slope: Array, upper: Array) -> Array:
         """Bound ``η (Q(z) - Q(z*))`` from above where ``‖z*‖ <= upper`` and ``p(‖z*‖) >= slope ‖z*‖``."""
-        xp = self.xp
-        norm = norm_above(xp, self.p.size_high * self.p.d * (1.0 + rounding(4)))
-        excess = xp.maximum(norm - slope, self.zero) * upper
-        return self.from_zero(excess + constant_where(xp, upper > 0, LOST_SUM))
+        excess = self.excess_of_b(slope)[2] * upper
+        return self.from_zero(excess + constant_where(self.xp, upper > 0, LOST_SUM))
 
     def off_radius(self, lower: Array, upper: Array) -> Array:
         """Bound from below how far the candidate's radius is from a bracket."""

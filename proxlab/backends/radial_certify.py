@@ -161,7 +161,7 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
     xp, p, zero, height, norm_z = q.xp, q.p, q.zero, q.height, q.size
     d = metric_above(xp, p.d)
     positive = norm_z > 0
-    r = xp.where(positive, norm_z, zero + 1.0)
+    r = xp.where(positive, norm_z, q.one)
     cut = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)[:, None]
     pull = d * (p.z - p.x)
     lost = lost_pull(xp, p, d)
@@ -190,17 +190,8 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
     strength = q.pieces[0].alpha
     if q.table[0].value > 0:
         return xp.where(positive[:, None], residual, xp.zeros_like(residual)), xp.where(positive, norm, zero)
-    b = p.size_high * d * (1.0 + rounding(4))
-    length = norm_above(xp, b)
-    excess = xp.maximum(length - strength * (1.0 - rounding(8)), zero)
-    sharp = (
-        xp.maximum(margin_high, zero)
-        / xp.where(length > 0, length, zero + 1.0)
-        * (1.0 + rounding(3 * height + 40))
-    )
-    excess = xp.minimum(excess, finite_or_inf(xp, sharp))
-    at_zero = (
-        b * (excess / xp.where(length > 0, length, zero + 1.0) * (1.0 + rounding(3 * height + 40)))[:, None]
-    )
+    b, length, excess = q.excess_of_b(strength * (1.0 - rounding(8)))
+    sharp = xp.maximum(margin_high, zero) / xp.where(length > 0, length, q.one)
+    excess = xp.minimum(excess, finite_or_inf(xp, sharp * (1.0 + rounding(3 * height + 40))))
     norm = xp.where(positive, norm, excess)
-    return xp.where(positive[:, None], residual, at_zero), norm
+    return xp.where(positive[:, None], residual, q.along_b(b, length, excess)), norm

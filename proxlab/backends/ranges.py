@@ -11,8 +11,6 @@ __all__ = [
     "METRIC_FLOOR",
     "NARROW_HIGH",
     "NARROW_LOW",
-    "PRODUCT_HIGH",
-    "PRODUCT_LOW",
     "SAFE_HIGH",
     "SAFE_LOW",
     "START_LOW",
@@ -22,8 +20,6 @@ __all__ = [
 
 #: Sums of squares in this range have lost nothing to overflow or underflow.
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200
-#: In this range a product of two numbers has lost nothing, nor will its quotient by a third.
-PRODUCT_LOW, PRODUCT_HIGH = 1e-290, 1e290
 #: Coefficients of an equation of scale 1 mean the same beyond the first; so do metrics beyond the second,
 #: where the element is zero.
 CAP, METRIC_CAP = 1e270, 2.0**900
