@@ -6,7 +6,6 @@ that is subtracted in the prox is subtracted again.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from proxlab.namespaces import namespace
 from proxlab.penalties import RadialPenalty
+from proxlab.powers import exponent, times_power
 from proxlab.types import Array
 
 __all__ = [
@@ -314,27 +314,10 @@ def _or_one(xp: Any, a: Array) -> Array:
 
 def _product(xp: Any, over: tuple[Array, ...], under: tuple[Array, ...]) -> Array:
     """Multiply and divide without leaving the range of float64 on the way."""
-    value, exponent = xp.ones_like(over[0]), xp.zeros_like(over[0])
-    for a in over:
-        fraction, power = _split(xp, a)
-        value, exponent = value * fraction, exponent + power
-    for a in under:
-        fraction, power = _split(xp, a)
-        value, exponent = value / fraction, exponent - power
-    third = xp.floor(xp.clip(exponent, min=-2400.0, max=2400.0) / 3.0)
-    rest = xp.clip(exponent, min=-2400.0, max=2400.0) - 2.0 * third
-    return value * _power(xp, third) * _power(xp, third) * _power(xp, rest)
-
-
-def _split(xp: Any, a: Array) -> tuple[Array, Array]:
-    """Return a fraction between 1 and 2 (or 0) and the exponent of two that make up a finite number."""
-    size = xp.abs(a)
-    regular = (size > 0) & (size < math.inf)
-    power = xp.floor(xp.log2(xp.where(regular, size, xp.ones_like(size))))
-    half = xp.floor(0.5 * power)
-    return a * _power(xp, -half) * _power(xp, half - power), power
-
-
-def _power(xp: Any, exponent: Array) -> Array:
-    """Return powers of two."""
-    return xp.full_like(exponent, 2.0) ** exponent
+    value, power = xp.ones_like(over[0]), xp.zeros_like(over[0])
+    for k, a in enumerate((*over, *under)):
+        own = exponent(xp, xp.abs(a))
+        fraction = times_power(xp, a, -own)
+        above = k < len(over)
+        value, power = (value * fraction, power + own) if above else (value / fraction, power - own)
+    return times_power(xp, value, xp.clip(power, -2400.0, 2400.0))
