@@ -17,7 +17,7 @@ An interval is judged by these steps; the loops between them are the target's::
     while …: near, far = nearer(sense, chord, near, far, price)  # where a slope that is convex is least
     view = without_dips(sense, view, left, right, least, price)
     plan = approach(sense, view, left, right, least)
-    start, _ = … begin(…), is_wide(…), narrow(…)                 # where τ crosses the tangents
+    start, _ = … crossed(…), is_wide(…), narrow(…)                 # where τ crosses the tangents
     plan = begun(sense, plan, start, price)
     _, end = …                                                   # where it crosses the chord
     verdict = judged(sense, view, plan, end, left, right, tolerance, loose)
@@ -58,11 +58,11 @@ __all__ = [
     "View",
     "along",
     "approach",
-    "begin",
     "begun",
     "cheapest",
     "compare",
     "cost",
+    "crossed",
     "dearest",
     "errors",
     "is_wide",
@@ -341,7 +341,7 @@ def visited(
     kappa = wd / where(w > 0, w, filled(w, 1.0))
     tau, bend, p = on_curve(sense, r, price)
     end = Ends(r, t, kappa, 0.5 * moved, r, tau, bend, p, r * 0.0)
-    error = noise(sense, end)
+    error = doubt_at(sense, end)
     one = filled(r, 1.0)
     sign = where(tau - t > error, one, where(t - tau > error, -one, r * 0.0))
     return Ends(r, t, kappa, 0.5 * moved, r, tau, bend, p, sign)
@@ -353,7 +353,7 @@ def on_curve(sense: Sense, r: Array, price: Price) -> tuple[Array, Array, Array]
     return slope(f, safe, price), turn(f, safe, price), value(f, safe, price)
 
 
-def noise(sense: Sense, end: Ends) -> Array:
+def doubt_at(sense: Sense, end: Ends) -> Array:
     """Return what rounding leaves open about ``F'`` at the point of an end."""
     inside, zero = end.at > 0, end.r * 0.0
     tau, bend = where(inside, end.tau, zero), where(inside, end.turn, zero)
@@ -632,14 +632,14 @@ def judged(
         good = good & (wide * fmin(off, one) <= tolerance * high)
     # Where F' stays within rounding, there is nothing to find.
     bend = fmax(fabs(left.turn + right.kappa), fabs(right.turn + left.kappa))
-    doubt = fmax(noise(sense, left), noise(sense, right))
+    doubt = fmax(doubt_at(sense, left), doubt_at(sense, right))
     alive = no(view.dead)
     kept = alive & (good | (bend * wide <= 8.0 * doubt) | (hi - lo <= 16.0 * UNIT * hi))
-    mu = between(plan.towards / where(plan.look > 0, plan.look, one), left, right)
+    mu = mu_between(plan.towards / where(plan.look > 0, plan.look, one), left, right)
     return Verdict(alive & no(kept), kept, view.floor, plan.low, high, mu)
 
 
-def between(mu: Array, left: Ends, right: Ends) -> Array:
+def mu_between(mu: Array, left: Ends, right: Ends) -> Array:
     """Return a ``μ`` that lies strictly between those of two ends."""
     one = filled(mu, 1.0)
     most = where(left.r > 0, left.t / where(left.r > 0, left.r, one), filled(mu, INF))
@@ -660,7 +660,7 @@ def middle(a: Array, b: Array) -> Array:
 # the left what it comes to next.
 
 
-def begin(sense: Sense, line: Line, a: Array, b: Array, price: Price) -> Bracket:
+def crossed(sense: Sense, line: Line, a: Array, b: Array, price: Price) -> Bracket:
     """Return the bracket of the crossing of a bound between two radii, where there is one."""
     fb = along(sense, line, b, price)
     going = along(sense, line, where(a > 0, a, filled(a, SMALLEST)), price) < 0

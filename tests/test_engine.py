@@ -185,7 +185,7 @@ def test_single_precision_comes_near_the_root():
         at = (np.sqrt(bb) - a) * bb / np.sum(b * b * d)
         assert at < root
         task = Task(a, 0.0, 0.0, at, reach, False, 0.0, 0.0, 1.0, 50.0, 0.0, 0.0, 0.0, 0.0, 100)
-        r, passes = one_group.approach(Elements(x, d, 0, 50), reach, task)
+        r, passes = one_group.approach_narrow(Elements(x, d, 0, 50), reach, task)
         assert 1 <= passes <= 3
         assert abs(r - root) <= 2 * one_group.NARROW_ERROR * root
         assert abs(r - root) < 0.5 * abs(at - root)

@@ -35,11 +35,11 @@ from proxlab.curves import (
     Verdict,
     along,
     approach,
-    begin,
     begun,
     cheapest,
     compare,
     cost,
+    crossed,
     dearest,
     is_wide,
     judged,
@@ -258,7 +258,7 @@ def crossing(
     sense: Sense, line: Line, a: float, b: float, base: float, share: float, price: Price
 ) -> Bracket:
     """Enclose where a bound of ``F'`` crosses zero, up to a share of the distance to ``base``."""
-    bracket = begin(sense, line, a, b, price)
+    bracket = crossed(sense, line, a, b, price)
     for done in range(MAX_STEPS):
         if not is_wide(bracket, base, share):
             break
@@ -436,7 +436,7 @@ def is_priced(price: Price, eta: float, strength: float) -> bool:
     return found
 
 
-def sums_of(g: CurvedGroup) -> Any:
+def end_sums(g: CurvedGroup) -> Any:
     """Return the sums that the ends of the path need: of ``b²``, ``b² d``, ``x²``, ``b x`` and ``x²/d``."""
     bb, bbd, xx, bx, across = 0.0, 0.0, 0.0, 0.0, 0.0
     for first in range(0, g.e.n, g.strip):
@@ -465,7 +465,7 @@ def solve_curve(
     sense = Sense(known.functions, known.falls, known.bends, precision.eps, precision.own)
     e = Elements(room.read_x, room.read_d, FIRST, taken.size)
     g = CurvedGroup(e, precision.strip, sense, price)
-    bb, bbd, xx, bx, across = sums_of(g)
+    bb, bbd, xx, bx, across = end_sums(g)
     norm, reach = sqrt(bb), sqrt(xx)
     tau = slope(known.functions, 0.0, price)
     margin = margin_at_zero(g, known, bb, norm, tau, Scale(step, weight, taken.ex, taken.ed), rows.n)

@@ -89,7 +89,7 @@ class CurvedSearch(CurvedPath):
             return a, b
         near, far, *given = chosen(on, (a, b, base, line, price))
         base, line, price = given
-        bracket = self.on.begin(self.sense, line, near, far, price)
+        bracket = self.on.crossed(self.sense, line, near, far, price)
         bracket = self._narrow(bracket, base, line, price, share, 0)
         return put_back(xp, on, bracket.a, a), put_back(xp, on, bracket.b, b)
 

@@ -142,7 +142,7 @@ def narrow_step(r: float, sums: Sums, task: Task) -> Any:
     return new, error <= NARROW_ERROR * new
 
 
-def approach(e: Elements, reach: float, task: Task) -> Any:
+def approach_narrow(e: Elements, reach: float, task: Task) -> Any:
     """Go towards the root in single precision; returns where, and how many passes it took.
 
     ``reach`` is ``‖x‖``. Nothing is proved here, and where anything is out of range the root is left to the
@@ -168,7 +168,7 @@ def find_root(e: Elements, reach: float, task: Task, explain: bool) -> Root:
     """Find the up-crossing of ``f`` in one group; ``reach`` is ``‖x‖``."""
     r, spent = task.at, 0
     if NARROW:
-        r, spent = approach(e, reach, task)
+        r, spent = approach_narrow(e, reach, task)
     sums = sums_at(e, r, task.a, task.c)
     if NARROW:
         f, slope, _ = residual(sums.s, sums.s1, sums.s2)
