@@ -34,12 +34,12 @@ def _look(method: Method) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     found: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncol=columns)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncol=4)
 
 
 def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -45,7 +45,6 @@ from proxlab.rootfinders import Newton, RootFinder
 
 __all__ = [
     "Batch",
-    "applies",
     "applies_jointly",
     "checked_joint_plan",
     "checked_plan",
@@ -126,24 +125,16 @@ class _Radial(RadialPenalty):
         return self.table
 
 
-def applies(penalty: Penalty | None, w: Array, order: tuple[int, ...] | None = None) -> bool:
-    """Return whether there is a fused pass for a penalty and a parameter; there is one for every rule.
-
-    There is one for arrays of float32 and float64 in C order, or with their axes in another ``order``, and
-    for radial penalties whose slope does not jump up, and whose groups are axes.
-    """
-    native = w.dtype in (np.float32, np.float64)
-    native &= (w if order is None else w.transpose(order)).flags.c_contiguous
-    return bool(native) and compiles() and plan_of(penalty, w.shape, order) is not None
-
-
 def applies_jointly(
     penalty: Penalty | None,
     groups: Sequence[Groups],
     shapes: Sequence[tuple[int, ...]],
     orders: Sequence[tuple[int, ...] | None],
 ) -> bool:
-    """As :func:`applies`, of arrays whose groups are joint; of their memory only the order is looked at."""
+    """Return whether there is a fused pass for arrays whose groups are joint; there is one for every rule.
+
+    Of each array the shape is given, and the axes in the order in which they lie, None for C order.
+    """
     return compiles() and (penalty is None or joint_plan(penalty, groups, shapes, orders) is not None)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 __all__ = ["format_table", "listed"]
 
+#: Names that a list has at most.
+LISTED = 4
+
 
 def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], left: int = 1) -> str:
     """Lay out a table as text: the first ``left`` columns to the left, the others to the right."""
@@ -19,7 +22,7 @@ def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], left: i
     )
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
+def listed(names: Sequence[str]) -> str:
     """List names, of many the first ones and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -7,6 +7,7 @@ import pytest
 
 import proxlab as pl
 from proxlab.optim import fused_cpu
+from proxlab.optim.fused_layout import plan_of
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.base import Piece, RadialPenalty
 from tests import tables
@@ -158,7 +159,6 @@ def test_fused_equals_rule_and_prox(kind, layout, dtype):
     shape, groups = LAYOUTS[layout]
     lying = groups.layout(shape)
     penalty = KINDS[kind](np.sqrt(lying.group_size), lying.n_groups, groups=groups)
-    assert fused_cpu.applies(penalty, np.zeros(shape, dtype))
     worst, zero = adamw(dtype, shape, penalty)
     # A group close to its threshold is as much smaller than its data as it is worse conditioned.
     assert worst < 64 * np.finfo(dtype).eps
@@ -334,13 +334,9 @@ def test_another_root_finder_is_heeded():
 
 
 def test_where_it_applies():
-    w = np.zeros((6, 8), np.float32)
-    assert fused_cpu.applies(None, w)
-    assert not fused_cpu.applies(None, w.T)
-    assert not fused_cpu.applies(None, w.astype(np.float16))
-    assert not fused_cpu.applies(pl.GroupLinf(0.1), w)
-    assert fused_cpu.applies(pl.GroupSCAD(0.1, a=3.0), w)
     # Minimisers gather where the slope jumps up.
-    assert not fused_cpu.applies(Own(rows=((0.0, 0.1, 0.0), (1.0, 0.2, 0.0))), w)
-    csr = pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
-    assert not fused_cpu.applies(pl.GroupLasso(0.1, groups=csr), w)
+    up, csr = Own(rows=((0.0, 0.1, 0.0), (1.0, 0.2, 0.0))), pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
+    for penalty in (None, pl.L1(0.1), pl.GroupSCAD(0.1, a=3.0)):
+        assert plan_of(penalty, (6, 8)) is not None
+    for penalty in (pl.GroupLinf(0.1), up, pl.GroupLasso(0.1, groups=csr)):
+        assert plan_of(penalty, (6, 8)) is None
