@@ -73,8 +73,10 @@ class ProxSGD(ProxOptimizer):
         of ``certify_every`` (by default in all), with as many iterations as that takes, and the steps between
         take as many, or all where they are one compiled pass; a tolerance that cannot be proved is an error.
     fused : bool, optional
-        Whether update and prox are one compiled pass over memory, which needs contiguous parameters in
-        float32 or float64 on the CPU. By default where that is so; True is an error where it is not.
+        Whether update and prox are one compiled pass over memory, which takes parameters on the CPU without
+        gaps in memory, and penalties of groups by axes whose slope nowhere jumps up. By default where that is
+        so; True is an error where it is not. Steps that are certified, or decide on a strength from their
+        proxes, take several passes all the same.
 
     Attributes
     ----------
