@@ -61,20 +61,16 @@ def pull_back(p: Problem, z: Array, v: Array, step: Any) -> Gradients:
     xp, layout, penalty = p.xp, p.layout, p.penalty
     free = xp.astype(v, xp.float64)
     from proxlab.backends.array_derivative import CotangentRows
-    from proxlab.backends.arrays import array_form
+    from proxlab.backends.arrays import array_form, rows_of
 
     form = array_form(penalty)
     rates = form.rates(penalty)
-    arrays = [layout.split(xp.astype(a, xp.float64), 0.0) for a in (p.x, z, v)]
-    # Padding has no metric.
-    arrays.append(layout.split(p.full_metric(), 0.0))
-    groups = [layout.split_groups(a) for a in (p.group_steps(), p.group_weights())]
     limit = 4.0 * float(xp.finfo(z.dtype).eps)
     # Divisions by zero in branches that are not selected.
     with np.errstate(all="ignore"):
         parts = [
             form.pull_back(xp, CotangentRows(*rows), penalty, rates, limit)
-            for rows in zip(*arrays, *groups, strict=True)
+            for rows in rows_of(p, p.x, z, v, padding=0.0)  # padding has no metric
         ]
     if not parts:
         none = xp.zeros((layout.n_groups,), dtype=xp.float64, device=array_api_compat.device(p.x))

@@ -63,7 +63,7 @@ SUITES = [
         "numba stopped_early optimizers vanishing prox_at prox_is brackets values spread far_below",
     ),
     (
-        ["backends/radial_certify.py", "backends/boxes.py"],
+        [f"backends/{k}.py" for k in ("radial_certify", "radial_boxes", "path_boxes", "boxes")],
         "tables certificate",
         "numba stopped_early optimizers vanishing prox_is namespaces",
     ),

@@ -303,13 +303,13 @@ def _moved(x: Array, d: Array, _: Array, r: Array, tau: Array, none: Array) -> t
 
 
 def linf_rows(
-    xp: Any, x: Array, d: Array, step: Array, weight: Array, lam: float, finder: RootFinder, rtol: float
+    xp: Any, x: Array, d: Array, step: Array, weight: Array, penalty: Any, finder: RootFinder, rtol: float
 ) -> RowSolution:
     """Solve ``min_z lam·weight·‖z‖_∞ + ‖z - x‖²_D / (2 step)`` for every row.
 
     The radius solves ``f(t) = 1 - Σ d (|x| - t)₊ / strength = 0``: concave, increasing, piecewise linear.
     """
-    n = x.shape[1]
+    n, lam = x.shape[1], penalty.equation.lam
     count = xp.zeros_like(xp.astype(step, xp.int64))
     zero, ones = xp.zeros_like(step), xp.ones_like(step)
     if n == 0:

@@ -33,7 +33,16 @@ from proxlab.powers import TINIEST, quotient
 from proxlab.rootfinders import RootFinder, Status
 from proxlab.types import Array
 
-__all__ = ["GROUPWISE", "ArrayForm", "array_form", "certify", "enclose_shrunk", "row_bounds", "solve"]
+__all__ = [
+    "GROUPWISE",
+    "ArrayForm",
+    "array_form",
+    "certify",
+    "enclose_shrunk",
+    "row_bounds",
+    "rows_of",
+    "solve",
+]
 
 #: Elements that are certified together on the CPU: what stays in cache.
 _BLOCK = 2**17
@@ -96,19 +105,13 @@ def _solve_radial(
     return part
 
 
-def _solve_clipped(
-    xp: Any, x: Array, d: Array, step: Array, weight: Array, penalty: Any, finder: RootFinder, rtol: float
-) -> RowSolution:
-    return array_api.linf_rows(xp, x, d, step, weight, penalty.equation.lam, finder, rtol)
-
-
 FORMS: Mapping[type[GroupEquation], ArrayForm] = {
     Radial: ArrayForm(
         _solve_radial, radial_certify.radial_bounds, array_derivative.pull_radial,
         array_derivative.radial_rates,
     ),
     Clipped: ArrayForm(
-        _solve_clipped, clipped_certify.linf_bounds, array_derivative.pull_clipped,
+        array_api.linf_rows, clipped_certify.linf_bounds, array_derivative.pull_clipped,
         array_derivative.clipped_rates,
     ),
     Curved: ArrayForm(
@@ -137,19 +140,22 @@ def solve(p: Problem, options: Options, solve_rows: _Solve | None = None) -> Sol
     return Solved(z, groups if options.explain else None)
 
 
-def _rows(p: Problem, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Yield groups as the rows of matrices: those of arrays, the metric, steps and weights."""
+def rows_of(p: Problem, *arrays: Array, padding: float = 1.0) -> Iterator[tuple[Array, ...]]:
+    """Yield groups as the rows of matrices: those of arrays, the metric, steps and weights.
+
+    Where rows are longer than groups arrays are 0, and the metric is ``padding``.
+    """
     layout, xp = p.layout, p.xp
     split = [layout.split(xp.astype(a, xp.float64), 0.0) for a in arrays]
     each = (layout.split_groups(a) for a in (p.group_steps(), p.group_weights()))
-    return zip(*split, layout.split(p.full_metric(), 1.0), *each, strict=True)
+    return zip(*split, layout.split(p.full_metric(), padding), *each, strict=True)
 
 
 def _solve(p: Problem, options: Options, solve_rows: _Solve) -> tuple[Array, GroupResults]:
     xp, layout, penalty = p.xp, p.layout, p.penalty
     parts = [
         solve_rows(xp, x, d, step, weight, penalty, options.finder, options.rtol)
-        for x, d, step, weight in _rows(p, p.x)
+        for x, d, step, weight in rows_of(p, p.x)
     ]
     z = layout.join([part.z for part in parts], xp.astype(p.x, xp.float64))
     groups = [layout.join_groups([getattr(part, name) for part in parts]) for name in GroupResults._fields]
@@ -176,7 +182,7 @@ def row_bounds(p: Problem, z: Array) -> list[Bounds]:
     """Certify the groups, as lists of matrices with a group per row, and the elements of each."""
     xp, penalty = p.xp, p.penalty
     form, parts = array_form(penalty), []
-    for rows in _rows(p, z, p.x):
+    for rows in rows_of(p, z, p.x):
         count = rows[0].shape[0]
         # On the CPU in blocks of rows that stay in cache.
         block = max(1, _BLOCK // max(1, rows[0].shape[1])) if array_api_compat.is_numpy_array(p.x) else count
@@ -201,7 +207,7 @@ def _enclose_shrunk(p: Problem, z: Array, radius: Array) -> tuple[Array, Array]:
     xp, layout, penalty = p.xp, p.layout, p.penalty
     form = array_form(penalty)
     low, high = [], []
-    for x, v, d, s, w in _rows(p, p.x, z):
+    for x, v, d, s, w in rows_of(p, p.x, z):
         if penalty.equation.flat:
             # The radius is the length of what the threshold leaves, known to a few units of its parts.
             size = xp.where(x > 0, x, xp.zeros_like(x)) if penalty.nonnegative else xp.abs(x)

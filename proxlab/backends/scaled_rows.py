@@ -53,7 +53,7 @@ SPREAD = 2.0**200
 LARGEST = 2.0**300
 #: Coefficients that were capped are at least this.
 BEYOND = 2.0**890
-#: Where the slope may vanish, or pieces compete, metrics below this are not resolved; others below the next.
+#: Where the slope may vanish metrics below this are not resolved; others below the next.
 LEAST_METRIC, LEAST_SOUND = 2.0**-700, 2.0**-900
 #: What underflow and scaling cost at most, in these units and far below what bounds resolve: an element of
 #: the point; one of a pull ``d (z - x)``, as under every metric below that; a sum of squares; one with the
