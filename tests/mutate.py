@@ -34,7 +34,11 @@ SUITES = [
         "engine ties rootfinders extremes kernels",
         "certificate values vanishing array_api forty columns strided root_against",
     ),
-    (["backends/column_kernels.py"], "engine ties kernels", "forty in_single_precision rows"),
+    (
+        ["backends/column_kernels.py", "backends/column_sums.py"],
+        "engine ties kernels",
+        "forty in_single_precision rows",
+    ),
     (
         ["backends/array_api.py", "backends/array_search.py"],
         "ties rootfinders extremes",

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 import proxlab as pl
 from proxlab import search
-from proxlab.backends import column_kernels, kernels, one_group
+from proxlab.backends import column_kernels, column_sums, kernels, one_group
 from proxlab.backends.kernel_records import Data, Elements, Request, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
@@ -144,7 +144,7 @@ def test_columns_are_solved_in_python_as_over_arrays(name, explain, monkeypatch)
     found = GroupResults(*(np.zeros(count) for _ in range(3)), *(np.zeros(count, int) for _ in range(3)))
     limits = Limits(finder.relative_tolerance(53), 0.0, 8, explain)
     request = Request(Steps(np.ones(1), np.ones(1)), Shrink(0.0, False), penalty.equation.rows, limits)
-    hard, acc = np.zeros(count, bool), np.zeros(column_kernels.SCRATCH)
+    hard, acc = np.zeros(count, bool), np.zeros(column_sums.SCRATCH)
     columns = column_kernels.Columns(*np.zeros((9, 16)), *np.zeros((2, 16), int))
     with np.errstate(all="ignore"):
         # Three blocks, the last of them shorter.

@@ -1,7 +1,7 @@
 """Scalar source of the compiled kernel for groups across the rows of a matrix, such as its columns.
 
-Whole rows are streamed, with accumulators for each column. As in :mod:`proxlab.backends.kernels`, whose rules
-for the compiler hold here too.
+The groups of a block are searched together: a pass over its rows (:mod:`proxlab.backends.column_sums`) costs
+as much for a few groups as for all.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -12,25 +12,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from proxlab.backends.column_sums import (
+    PITCH,
+    ColumnBlock,
+    add_size_row,
+    fold,
+    pass_exact,
+    pass_ratio,
+    pass_start,
+    spread,
+    write_row,
+)
 from proxlab.backends.kernel_records import Data, Request
 from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import NARROW_PASSES, from_ratio, narrow_step, third_order
 from proxlab.backends.ranges import NARROW_HIGH, NARROW_LOW, SAFE_HIGH, SAFE_LOW
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import NARROW, narrow_fraction
+from proxlab.backends.sums import NARROW
 from proxlab.bounds import UNIT, bracket, evaluation, rounding
 from proxlab.choose import AT_ZERO, CONVERGED, GIVEN, UNSHRUNK, ZERO, Limits
 from proxlab.equations import Equation, Sums, Task
 from proxlab.equations.radial import ANY_PACE, residual, rise, roundings
-from proxlab.scalar import INF, any_order, fabs, fmax, fmin, sqrt
+from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
 from proxlab.search import DONE, NONE, ask, begin, final_step, finish, noise
 
-# Columns of a block, and the distance of their accumulators: constant, and no power of two.
-BLOCK, PITCH = 1024, 1040
-# Numbers that a block's sums and ratios take, and the sums of strips and their errors.
-SCRATCH = 13 * PITCH
-# Rows that are summed one after the other: rounding grows with their number, not with that of the strips.
-STRIP = 256
 #: States of a group: to be searched, near enough for exact passes, solved; left to be solved alone, out of
 #: the range of plain sums, and without squares.
 ACTIVE, NEAR, SOLVED, HARD, UNSAFE, EMPTY = range(6)
@@ -55,20 +60,6 @@ class Blocks(NamedTuple):
     size: int
     begin: int
     finish: int
-
-
-class ColumnBlock(NamedTuple):
-    """A block of neighbouring groups: where it begins, its rows and their distance, groups, columns of each.
-
-    ``offset`` is the number of the first group.
-    """
-
-    base: int
-    rows: int
-    stride: int
-    groups: int
-    run: int
-    offset: int
 
 
 class Zero(NamedTuple):
@@ -141,193 +132,6 @@ class Room(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Passes. An element's terms of four sums are in the precision of ``x``, ``d``, ``ratio``, ``one`` and
-# ``zero``.
-
-
-@any_order
-def start_terms(x: Any, d: Any, ratio: Any, one: Any, zero: Any) -> Any:
-    """Return an element's terms of ``Σ b²``, ``Σ b² d``, ``Σ x²``, ``Σ d x²``."""
-    b = d * x
-    s = b * b
-    return s, s * d, x * x, x * b
-
-
-@any_order
-def ratio_terms(x: Any, d: Any, ratio: Any, one: Any, zero: Any) -> Any:
-    """Return the terms of ``Σ z²``, ``Σ z² e``, ``Σ z² e²``; ``e = d ratio/(d ratio + 1)``, ``z = x e``."""
-    y = d * ratio
-    e = y / (y + one)
-    z = x * e
-    s = z * z
-    t = s * e
-    return s, t, t * e, zero
-
-
-@any_order
-def exact_terms(x: float, d: float, ratio: float, one: float, zero: float) -> Any:
-    """Return what :func:`ratio_terms` does, and the term of ``Σ z (x - z) = ratio Σ d (x - z)²``."""
-    y = fmin(d * ratio, NARROW_HIGH)
-    e = y / (y + 1.0)
-    z = x * e
-    s = z * z
-    t = s * e
-    return s, t, t * e, z * (x - z)
-
-
-def fraction(y: float) -> float:
-    """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
-    if NARROW:
-        return narrow_fraction(y)
-    y = fmin(y, NARROW_HIGH)
-    return y / (y + 1.0)
-
-
-@any_order
-def add_size_row(x: Any, o: int, w: int, acc: Any) -> None:
-    """Add the magnitudes of one row to the columns'."""
-    x = x[o : o + w]
-    for j in range(w):
-        acc[j] += fabs(np.float64(x[j]))
-
-
-def write_row(x: Any, d: Any, z: Any, o: int, w: int, acc: Any) -> None:
-    """Write one row of ``z = x d ratio / (d ratio + 1)``."""
-    x, d, z = x[o : o + w], d[o : o + w], z[o : o + w]
-    for j in range(w):
-        z[j] = np.float64(x[j]) * fraction(np.float64(d[j]) * acc[j + 4 * PITCH])
-
-
-def fold(columns: Any, groups: int, run: int) -> None:
-    """Add the columns of each group, in each of the four sums; that of group ``g`` lands in column ``g``."""
-    if run == 1:
-        return
-    for k in range(4):
-        for g in range(groups):
-            total = 0.0
-            for t in range(run):
-                total += columns[k * PITCH + g * run + t]
-            columns[k * PITCH + g] = total
-
-
-def clear(acc: Any, block: ColumnBlock) -> None:
-    """Set the columns' sums to zero, and those of the strips where there are several."""
-    w = block.groups * block.run
-    if block.rows > STRIP:
-        acc[: 4 * PITCH] = 0.0
-        acc[5 * PITCH :] = 0.0
-    else:
-        for k in range(4):
-            acc[k * PITCH : k * PITCH + w] = 0.0
-
-
-def end_strip(acc: Any, rows: int, last: bool) -> None:
-    """Add a strip's sums to those of the strips (Kahan 1965), and take these after the last one."""
-    if rows > STRIP:
-        strips, errors = acc[5 * PITCH : 9 * PITCH], acc[9 * PITCH :]
-        for j in range(4 * PITCH):
-            part = acc[j] - errors[j]
-            total = strips[j] + part
-            errors[j] = (total - strips[j]) - part
-            strips[j] = total
-            acc[j] = total if last else total - total
-
-
-def pass_of(terms: Any, checked: bool) -> Any:
-    """Return a pass that sums such terms, in the precision of ``acc``.
-
-    The columns' ratios stand behind their four sums. If ``checked``, it tells whether a metric is invalid.
-    """
-
-    @any_order
-    def add_four(x: Any, d: Any, o: int, stride: int, w: int, acc: Any) -> bool:
-        """Add four rows' terms."""
-        number = acc.dtype.type
-        one, zero = number(1.0), number(0.0)
-        t, u, v = o + stride, o + 2 * stride, o + 3 * stride
-        x0, x1, x2, x3 = x[o : o + w], x[t : t + w], x[u : u + w], x[v : v + w]
-        d0, d1, d2, d3 = d[o : o + w], d[t : t + w], d[u : u + w], d[v : v + w]
-        bad = False
-        for j in range(w):
-            ratio = acc[j + 4 * PITCH]
-            p0, q0, s0, t0 = terms(number(x0[j]), number(d0[j]), ratio, one, zero)
-            p1, q1, s1, t1 = terms(number(x1[j]), number(d1[j]), ratio, one, zero)
-            p2, q2, s2, t2 = terms(number(x2[j]), number(d2[j]), ratio, one, zero)
-            p3, q3, s3, t3 = terms(number(x3[j]), number(d3[j]), ratio, one, zero)
-            acc[j] += (p0 + p1) + (p2 + p3)
-            acc[j + PITCH] += (q0 + q1) + (q2 + q3)
-            acc[j + 2 * PITCH] += (s0 + s1) + (s2 + s3)
-            acc[j + 3 * PITCH] += (t0 + t1) + (t2 + t3)
-            if checked:
-                bad |= not ((d0[j] > 0.0) & (d1[j] > 0.0) & (d2[j] > 0.0) & (d3[j] > 0.0))
-        return bad
-
-    @any_order
-    def add_one(x: Any, d: Any, o: int, w: int, acc: Any) -> bool:
-        """Add one row's terms."""
-        number = acc.dtype.type
-        one, zero = number(1.0), number(0.0)
-        x, d = x[o : o + w], d[o : o + w]
-        bad = False
-        for j in range(w):
-            p, q, s, t = terms(number(x[j]), number(d[j]), acc[j + 4 * PITCH], one, zero)
-            acc[j] += p
-            acc[j + PITCH] += q
-            acc[j + 2 * PITCH] += s
-            acc[j + 3 * PITCH] += t
-            if checked:
-                bad |= not (d[j] > 0.0)
-        return bad
-
-    def pass_over(data: Data, block: ColumnBlock, acc: Any) -> bool:
-        """Sum the terms of all elements, for each group."""
-        x, d, o, stride = data.x, data.d, block.base, block.stride
-        clear(acc, block)
-        bad, w = False, block.groups * block.run
-        for first in range(0, block.rows, STRIP):
-            last = min(first + STRIP, block.rows)
-            whole = last - (last - first) % 4
-            for i in range(first, whole, 4):
-                bad |= add_four(x, d, o + i * stride, stride, w, acc)
-            for i in range(whole, last):
-                bad |= add_one(x, d, o + i * stride, w, acc)
-            end_strip(acc, block.rows, last == block.rows)
-        fold(acc, block.groups, block.run)
-        return bad
-
-    return pass_over
-
-
-#: At zero; at the groups' ratios, in single precision; at them.
-pass_start, pass_ratio, pass_exact = (
-    pass_of(start_terms, True), pass_of(ratio_terms, False), pass_of(exact_terms, False),
-)  # fmt: skip
-
-
-def aim(block: ColumnBlock, columns: Columns, acc: Any) -> int:
-    """Set the ratios of the groups that are searched, behind their sums; returns how many are."""
-    code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
-    active = 0
-    for k in range(block.groups):
-        active += code[k] == ACTIVE
-    for k in range(block.groups):
-        ratio[k] = r[k] / (a[k] - c[k] * r[k]) if code[k] == ACTIVE else 0.0
-    spread(ratio, block, acc)
-    return active
-
-
-def spread(ratio: Any, block: ColumnBlock, acc: Any) -> None:
-    """Put each group's ratio behind the sums of its columns."""
-    if block.run == 1:
-        for k in range(block.groups):
-            acc[4 * PITCH + k] = ratio[k]
-    else:
-        for k in range(block.groups):
-            for t in range(block.run):
-                acc[4 * PITCH + k * block.run + t] = ratio[k]
-
-
-# ----------------------------------------------------------------------------------------------------
 # The search, for each group of a block. A pass reads all of them, and all that is kept of a group from pass
 # to pass is its radius: the search begins anew there, between what is known from the sums at zero.
 
@@ -362,6 +166,18 @@ def enclose_ratio(r: float, sums: Sums, task: Task) -> Any:
 
 #: The secular equation, with sums that are made of those in the ratio.
 RATIO = Equation(residual, pace_ratio, enclose_ratio, smooth=True)
+
+
+def aim(block: ColumnBlock, columns: Columns, acc: Any) -> int:
+    """Set the ratios of the groups that are searched, behind their sums; returns how many are."""
+    code, r, a, c, ratio = columns.code, columns.r, columns.a, columns.c, columns.ratio
+    active = 0
+    for k in range(block.groups):
+        active += code[k] == ACTIVE
+    for k in range(block.groups):
+        ratio[k] = r[k] / (a[k] - c[k] * r[k]) if code[k] == ACTIVE else 0.0
+    spread(ratio, block, acc)
+    return active
 
 
 def first_piece(pieces: Any) -> First:

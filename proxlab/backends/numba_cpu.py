@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
-from proxlab.backends import column_kernels, kernels, threads
+from proxlab.backends import column_kernels, column_sums, kernels, threads
 from proxlab.backends.closed import ClosedCompiler
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
@@ -387,14 +387,14 @@ def _columns(
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
     share = -(-inner // threads.get_num_threads())
-    per_block = min(share, max(1, column_kernels.BLOCK // run))
+    per_block = min(share, max(1, column_sums.BLOCK // run))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver(data.x.dtype == np.float32)
     geometry = np.array(shape, dtype=np.int64)
 
     def task(begin: int, finish: int) -> int:
-        acc, early = np.empty(column_kernels.SCRATCH), np.empty(column_kernels.SCRATCH, data.x.dtype)
+        acc, early = np.empty(column_sums.SCRATCH), np.empty(column_sums.SCRATCH, data.x.dtype)
         columns = column_kernels.Columns(*np.empty((9, per_block)), *np.empty((2, per_block), np.int64))
         found: int = kernel(
             *data, geometry, per_block, begin, finish, *request, hard, *results, acc, early, *columns
