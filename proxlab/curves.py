@@ -696,7 +696,8 @@ def narrow(sense: Sense, bracket: Bracket, line: Line, done: int, price: Price) 
 
 
 # ----------------------------------------------------------------------------------------------------
-# The best of what a search leaves.
+# The best of what a search leaves. The candidates of proxlab.choose come by length, each on a piece of its
+# own; intervals come in any order, and what two that touch enclose is one minimiser.
 
 
 def none_yet(rests: Array, active: Array, q: Array, reach: Array) -> Best:

@@ -5,7 +5,9 @@ on a piece (at most once each, since ``g`` is concave there), or at a kink where
 ``T(r)``: ``G(r, η p'(r-)) < 1 <= G(r, η p'(r+))`` (docs: the mathematics, §3). At such a kink ``r`` is known
 and ``tau``, with ``G(r, tau) = 1``, is what has to be found. The least objective wins.
 
-The compiled kernels know the forms of table that proxlab's own penalties have; the others come here.
+The forms of table that proxlab's own penalties have, which compiled kernels know, do not come here: of one
+root at most before the flat end, they need no sums at the ends of pieces, and what they sum may be that of
+groups in parts (:mod:`proxlab.backends.array_api`).
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ def left_of(xp: Any, p: ScaledRows, boxes: Iterable[Box], price: Array, reach: A
     for box in boxes:
         on = box.possible & ~(box.least > price * (1.0 + rounding(4)))
         alive.append(on)
+        if not bool(xp.any(on)):
+            continue
 
         def with_box(pick: Callable[..., Array], old: Array, new: Array, on: Array = on) -> Array:
             return xp.where(on if old.ndim == 1 else on[:, None], pick(old, new), old)
@@ -108,11 +110,12 @@ def left_of(xp: Any, p: ScaledRows, boxes: Iterable[Box], price: Array, reach: A
         low, high = with_box(xp.minimum, low, box.low), with_box(xp.maximum, high, box.high)
         lower, upper = with_box(xp.minimum, lower, box.lower), with_box(xp.maximum, upper, box.upper)
     lost = count == 0
-    low, high = xp.where(lost[:, None], none, low), xp.where(lost[:, None], p.size_high, high)
-    lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
-    off = corner(xp, p, low, high)
-    distance = xp.where(lost, norm_above(xp, off), distance)
-    metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
+    if bool(xp.any(lost)):
+        low, high = xp.where(lost[:, None], none, low), xp.where(lost[:, None], p.size_high, high)
+        lower, upper = xp.where(lost, zero, lower), xp.where(lost, reach, upper)
+        off = corner(xp, p, low, high)
+        distance = xp.where(lost, norm_above(xp, off), distance)
+        metric_distance = xp.where(lost, xp.where(known, metric_norm(xp, off, p.d), far), metric_distance)
     return Left(alive, lost, count, floor, distance, metric_distance, gap, low, high, lower, upper)
 
 

@@ -101,7 +101,7 @@ class CurveBoxes(PathBoxes):
         away = xp.where(p.z == 0, push * (1.0 + rounding(6)), xp.abs(signed) + error) + lost_pull(xp, p, p.d)
         # At zero: what ‖b‖ exceeds the slope by, along b.
         excess = self.excess_of_b(s.slope(self.zero) * (1.0 - s.own) - UNDERFLOW)
-        return xp.where(positive[:, None], away, self.along_b(*excess))
+        return xp.where(positive[:, None], away, self.along_b(excess))
 
 
 def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Array, penalty: Any) -> Bounds:
@@ -162,7 +162,7 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     residual = q.residual()
     stationarity = xp.where(q.tame(reach) & known, norm_above(xp, residual), far)
     stationarity = xp.where(xp.isnan(stationarity), far, stationarity)
-    gap = gap_of(xp, p, left, q.value(q.size)[1])
+    gap = gap_of(xp, p, left, q.own_value)
     gap = xp.where(q.tame(xp.maximum(reach, q.size)), gap, far)
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     gap, stationarity = (xp.where(outside, far, v) for v in (gap, stationarity))

@@ -7,6 +7,7 @@ the units of :mod:`proxlab.backends.scaled_rows`.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from proxlab.backends.boxes import Box, Gap
@@ -82,9 +83,7 @@ class PathBoxes:
         """Zero itself."""
         none = self.xp.zeros_like(self.p.x)
         least, most = self.moved_low(self.p.size_low), self.moved_high(self.p.size_high)
-        return Box(
-            possible, self.zero, self.zero, none, none, least, most, lambda *_: self.from_zero(self.zero)
-        )
+        return Box(possible, self.zero, self.zero, none, none, least, most, lambda *_: self.above_zero)
 
     def path_box(self, possible: Array, path: Path, gap: Gap | None) -> Box:
         """Enclose a part of the path; elements are monotone along it."""
@@ -115,35 +114,45 @@ class PathBoxes:
             finite_or_inf(xp, xp.where(self.capped, self.far, most)), gap,
         )  # fmt: skip
 
-    def from_zero(self, excess: Array) -> Array:
-        """Bound ``η (Q(z) - Q(0))`` from above, and add what zero itself misses."""
+    @cached_property
+    def own_value(self) -> Array:
+        """An upper bound of ``η p`` at the candidate."""
+        return self.value(self.size)[1]
+
+    @cached_property
+    def above_zero(self) -> Array:
+        """An upper bound of ``η (Q(z) - Q(0))``."""
         xp, p = self.xp, self.p
-        value = self.value(self.size)[1]
         b, z = p.size * p.d, xp.abs(p.z)
         inner_product = row_sum(xp, b * p.sign * p.z)
         square = row_sum(xp, p.d * z * z)
-        noise = rounding(self.height + 24) * (value + row_sum(xp, b * z) + square)
+        noise = rounding(self.height + 24) * (self.own_value + row_sum(xp, b * z) + square)
         noise = noise + row_sum(xp, p.d * p.error * z) * (1.0 + 1e-9)
-        touched = constant_where(xp, self.size > 0, LOST_SUM)
-        gap = xp.maximum(value - inner_product + 0.5 * square, self.zero) + noise + excess + touched
+        noise = noise + constant_where(xp, self.size > 0, LOST_SUM)
+        gap = xp.maximum(self.own_value - inner_product + 0.5 * square, self.zero) + noise
         return finite_or_inf(xp, gap * (1.0 + rounding(12)))
 
-    def excess_of_b(self, slope: Array) -> tuple[Array, Array, Array]:
-        """Return upper bounds of ``b``, of its norm, and of what that exceeds a slope by."""
-        xp = self.xp
-        b = self.p.size_high * metric_above(xp, self.p.d) * (1.0 + rounding(4))
-        norm = norm_above(xp, b)
-        return b, norm, xp.maximum(norm - slope, self.zero)
+    @cached_property
+    def b_above(self) -> tuple[Array, Array]:
+        """Upper bounds of ``b``, and of its norm."""
+        b = self.p.size_high * metric_above(self.xp, self.p.d) * (1.0 + rounding(4))
+        return b, norm_above(self.xp, b)
 
-    def along_b(self, b: Array, norm: Array, excess: Array) -> Array:
+    def excess_of_b(self, slope: Array) -> Array:
+        """Return an upper bound of what ``‖b‖`` exceeds a slope by."""
+        return self.xp.maximum(self.b_above[1] - slope, self.zero)
+
+    def along_b(self, excess: Array) -> Array:
         """Return upper bounds of the elements of what points along ``b``, with the norm ``excess``."""
+        b, norm = self.b_above
         share = excess / self.xp.where(norm > 0, norm, self.one)
         return b * (share * (1.0 + rounding(3 * self.height + 40)))[:, None]
 
     def gap_near_zero(self, slope: Array, upper: Array) -> Array:
         """Bound ``η (Q(z) - Q(z*))`` from above where ``‖z*‖ <= upper`` and ``p(‖z*‖) >= slope ‖z*‖``."""
-        excess = self.excess_of_b(slope)[2] * upper
-        return self.from_zero(excess + constant_where(self.xp, upper > 0, LOST_SUM))
+        # What zero itself misses.
+        excess = self.excess_of_b(slope) * upper + constant_where(self.xp, upper > 0, LOST_SUM)
+        return finite_or_inf(self.xp, self.above_zero + excess * (1.0 + rounding(12)))
 
     def off_radius(self, lower: Array, upper: Array) -> Array:
         """Bound from below how far the candidate's radius is from a bracket."""

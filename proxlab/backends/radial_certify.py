@@ -127,7 +127,7 @@ def radial_bounds(
     same = ~left.alive[0] & (width <= rounding(8 * sum_height(n) + 400) * reach)
     decided = (left.count == 1) | (~left.lost & same)
 
-    gap = gap_of(xp, p, left, q.value(q.size)[1])
+    gap = gap_of(xp, p, left, q.own_value)
     residual, stationarity = stationarity_above(q, penalty, xp.where(usable, test.high, far))
     stationarity = finite_or_inf(xp, stationarity)
     largest = p.coefficient(xp, penalty.threshold, 1, 1, weighted=False)
@@ -190,8 +190,8 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
     strength = q.pieces[0].alpha
     if q.table[0].value > 0:
         return xp.where(positive[:, None], residual, xp.zeros_like(residual)), xp.where(positive, norm, zero)
-    b, length, excess = q.excess_of_b(strength * (1.0 - rounding(8)))
+    excess, length = q.excess_of_b(strength * (1.0 - rounding(8))), q.b_above[1]
     sharp = xp.maximum(margin_high, zero) / xp.where(length > 0, length, q.one)
     excess = xp.minimum(excess, finite_or_inf(xp, sharp * (1.0 + rounding(3 * height + 40))))
     norm = xp.where(positive, norm, excess)
-    return xp.where(positive[:, None], residual, q.along_b(b, length, excess)), norm
+    return xp.where(positive[:, None], residual, q.along_b(excess)), norm
