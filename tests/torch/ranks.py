@@ -724,6 +724,25 @@ def raised(rank, world, folder):
     with pytest.raises((ValueError, RuntimeError), match="param group 1: penalty: must have a strength > 0"):
         optimizer.step()
 
+    # States of another mesh, which all divide anew: a hook of the user, and what is no state of the method.
+    first = pt.ProxAdamW(groups([whole_rows]), lr=0.1)
+    first.step()
+    (entry,) = first.state_dict()["state"].values()
+    other = {name: a.redistribute(placements=[Shard(1)]) if a.dim() else a for name, a in entry.items()}
+    for hooked in (False, True):
+        optimizer = pt.ProxAdamW(groups([whole_rows]), lr=0.1)
+        saved = {**first.state_dict(), "state": {0: dict(other)}}
+        if last and hooked:
+            optimizer.register_load_state_dict_pre_hook(lambda *_: (_ for _ in ()).throw(Broken("in one")))
+        elif last:
+            del saved["state"][0]["exp_avg"]
+        with pytest.raises((Broken, ValueError, RuntimeError), match=r"in one|has no 'exp_avg'"):
+            optimizer.load_state_dict(saved)
+        assert not optimizer.state
+    optimizer = pt.ProxAdamW(groups([whole_rows]), lr=0.1)
+    optimizer.load_state_dict({**first.state_dict(), "state": {0: other}})
+    optimizer.step()
+
     # Behind another optimizer: its step, the metric that its state implies, and proxes.
     for name, penalties in (
         ("torch.optim.SGD.step", both),
