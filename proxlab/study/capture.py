@@ -106,7 +106,7 @@ def capture(optimizer: Any, path: str | os.PathLike[str], *, every: int = 1) -> 
     Raises
     ------
     TypeError
-        If the optimizer is of another kind; for those, make each :class:`Problem` by hand.
+        If the optimizer is of another kind; for those, make each :class:`Problem` by hand. Or if ``path`` is.
     ValueError
         If ``every`` is not admissible, or files of this kind are not known.
     RuntimeError
@@ -134,6 +134,8 @@ def capture(optimizer: Any, path: str | os.PathLike[str], *, every: int = 1) -> 
             f"{type(optimizer).__name__}; for others make each proxlab.study.Problem by hand"
         )
     every = check_count("every", every)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: must be a file, got {path!r}")
     return Capture(optimizer, path, every)
 
 

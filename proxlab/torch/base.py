@@ -27,7 +27,7 @@ from proxlab.torch.step import Stepper
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
-from proxlab.values import check_count, check_number
+from proxlab.values import check_count, check_number, shown
 
 __all__ = ["ProxOptimizer"]
 
@@ -233,6 +233,11 @@ class ProxOptimizer(Stepper):
             message names the param group and the parameter; nothing has changed. Where arrays of the state
             are divided over processes, an error in one is one in all.
         """
+        if not isinstance(state_dict, Mapping):
+            # PyTorch copies it before anybody looks at it.
+            raise TypeError(
+                f"state_dict: must be a dict with 'state' and 'param_groups', got {shown(state_dict)}"
+            )
         given: dict[str, Any] = {}
         before = self.param_groups
         # Arrays that are divided over processes may have to be divided anew, by all of them together.

@@ -25,6 +25,7 @@ from proxlab.torch.problems import (
     Proposals,
     as_tensor,
     check_group,
+    given_groups,
     name_parameter,
     wide,
 )
@@ -330,16 +331,12 @@ def _penalised(groups: Iterable[Any], known: set[int]) -> list[dict[str, Any]]:
     """Return the param groups that have a penalty, checked."""
     found: list[dict[str, Any]] = []
     seen: set[int] = set()
-    for number, given in enumerate(groups):
+    for number, group in enumerate(given_groups(groups, "groups")):
         where = f"groups[{number}]"
-        if not isinstance(given, Mapping) or "params" not in given:
-            raise TypeError(f"{where}: must be a param group, a dict with the key 'params', got {given!r}")
-        params = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
-        group = {"penalty": None, **given, "params": params}
         if group["penalty"] is None:
             continue
         check_group(group, where, convex_only=False)
-        for k, p in enumerate(params):
+        for k, p in enumerate(group["params"]):
             if id(p) not in known:
                 raise ValueError(
                     f"{where}: {name_parameter(group, k)} is not one of the optimizer's parameters"

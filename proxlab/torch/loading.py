@@ -24,7 +24,7 @@ from proxlab.torch.problems import name_parameter
 from proxlab.torch.shards import division, reaches
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
-from proxlab.values import check_number
+from proxlab.values import check_number, shown
 
 __all__ = ["LOCAL", "adapted", "check_entry", "check_noted"]
 
@@ -88,11 +88,12 @@ def adapted(state_dict: Any, groups: Groups, settings: Sequence[str]) -> dict[st
         not isinstance(v, (Mapping, type(None))) for v in saved.values()
     ):
         raise TypeError("state_dict: 'state' must be a dict with a dict for each parameter")
-    for number, group in enumerate(saved_groups if isinstance(saved_groups, (list, tuple)) else [None]):
+    told = "state_dict: 'param_groups' must be a list of dicts with 'params', got"
+    if not isinstance(saved_groups, (list, tuple)):
+        raise TypeError(f"{told} {shown(saved_groups)}")
+    for number, group in enumerate(saved_groups):
         if not isinstance(group, Mapping) or "params" not in group:
-            raise TypeError(
-                f"state_dict: 'param_groups' must be a list of dicts with 'params', got {group!r} at {number}"
-            )
+            raise TypeError(f"{told} {group!r} at {number}")
     entries = [
         _Entry(number, key, name)
         for number, group in enumerate(saved_groups)

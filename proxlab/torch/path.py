@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
@@ -21,11 +21,20 @@ from proxlab.optim.sparsity import vanishing_strength
 from proxlab.penalties import GroupLasso, Penalty, SparseGroupLasso
 from proxlab.torch.everyone import all_moving
 from proxlab.torch.exchange import Share
-from proxlab.torch.problems import Block, BlockProblem, CutProblem, check_group, name_parameter, on_host, wide
+from proxlab.torch.problems import (
+    Block,
+    BlockProblem,
+    CutProblem,
+    check_group,
+    given_groups,
+    name_parameter,
+    on_host,
+    wide,
+)
 from proxlab.torch.ranks import Ranks, words_of
 from proxlab.torch.shards import aligned, counts_here, is_distributed, local, places
 from proxlab.untraced import untraced
-from proxlab.values import check_count, check_number
+from proxlab.values import check_count, check_number, shown
 
 __all__ = ["Strengths", "strengths"]
 
@@ -129,6 +138,8 @@ def strengths(
         if isinstance(groups, torch.optim.Optimizer)
         else groups
     )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
     ranks = Ranks.of(model.parameters())
 
     def prepare() -> tuple[list[Block], list[Penalty], _Loss]:
@@ -140,6 +151,14 @@ def strengths(
         ratio = check_number("ratio", ratio, 0.0, strict=True)
         if ratio >= 1.0:
             raise ValueError(f"ratio: must be < 1, got {ratio!r}")
+        if not callable(loss_fn):
+            raise TypeError(
+                "loss_fn: must be a function of outputs and targets, or of model and batch, got "
+                f"{shown(loss_fn)}"
+            )
+        # What has numbered items is gone through as well.
+        if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+            raise TypeError(f"batches: must be pairs of inputs and targets, got {shown(batches)}")
         loss = _Loss(model, loss_fn, list(islice(batches, BATCHES)), ranks)
         return blocks, [_at_zero(block) for block in blocks], loss
 
@@ -339,16 +358,13 @@ class _Loss:
 def _blocks(groups: Iterable[Any]) -> Iterator[Block]:
     """Go through what is penalised."""
     none = True
-    for number, given in enumerate(groups):
-        if not isinstance(given, Mapping) or "params" not in given:
-            raise TypeError(f"groups: must hold param groups, dicts with the key 'params', got {given!r}")
-        params = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
-        group = {"penalty": None, **given, "params": params}
+    for number, group in enumerate(given_groups(groups, "groups")):
         if group["penalty"] is None:
             continue
         check_group(group, f"groups[{number}]", convex_only=False)
         none = False
-        yield from (Block(number, group, {}, k) for k in ([None] if "joint" in group else range(len(params))))
+        places = [None] if "joint" in group else range(len(group["params"]))
+        yield from (Block(number, group, {}, k) for k in places)
     if none:
         raise ValueError("groups: none of them has a penalty")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from proxlab.optim.rules import Proposal, rests
 from proxlab.penalties import Penalty
 from proxlab.torch.shards import is_distributed, lies_across, local, part_of, shard_kind
 from proxlab.types import Array
+from proxlab.values import shown
 
 __all__ = [
     "HALF",
@@ -29,6 +30,7 @@ __all__ = [
     "as_tensor",
     "check_group",
     "check_kind",
+    "given_groups",
     "name_parameter",
     "on_host",
     "uses_of",
@@ -277,6 +279,32 @@ def as_tensor(a: Array) -> Tensor:
     return a if isinstance(a, Tensor) else torch.from_numpy(a)
 
 
+def given_groups(groups: Any, argument: str) -> list[dict[str, Any]]:
+    """Return param groups that were given to a function: dicts with a list ``params`` and a ``penalty``.
+
+    Raises
+    ------
+    TypeError
+        If they are of another kind, or hold anything but tensors; the message names argument and place.
+    """
+    if isinstance(groups, (str, Mapping, Tensor)) or not isinstance(groups, Iterable):
+        raise TypeError(
+            f"{argument}: must hold param groups, dicts with the key 'params', got {shown(groups)}"
+        )
+    found = []
+    for number, given in enumerate(groups):
+        where = f"{argument}[{number}]"
+        if not isinstance(given, Mapping) or "params" not in given:
+            raise TypeError(f"{where}: must be a param group, a dict with the key 'params', got {given!r}")
+        params = given["params"]
+        listed = [params] if isinstance(params, Tensor) or not isinstance(params, Iterable) else list(params)
+        for k, p in enumerate(listed):
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{where}: params[{k}]: must be a tensor, got {shown(p)}")
+        found.append({"penalty": None, **given, "params": listed})
+    return found
+
+
 def check_kind(penalty: object, where: str) -> None:
     """Raise an error if what stands for a penalty in a param group is none."""
     if penalty is not None and not isinstance(penalty, Penalty):
@@ -323,6 +351,8 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
     ):
         raise ValueError(f"{where}: uses: must be a number >= 0 for each parameter, got {uses!r}")
     if joint is not None:
+        if not isinstance(joint, (list, tuple)):
+            raise TypeError(f"{where}: joint: must be a list of proxlab.Groups, got {shown(joint)}")
         _check_joint(penalty, list(joint), params, where)
     elif penalty is not None:
         for k, p in enumerate(params):

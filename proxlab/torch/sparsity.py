@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import nn
 
 from proxlab.groups import Groups
 from proxlab.optim.sparsity import Resting, living_groups
-from proxlab.penalties import GroupLasso, Penalty
+from proxlab.penalties import GroupLasso
 from proxlab.torch import shards
 from proxlab.torch.networks import divide
+from proxlab.torch.problems import check_kind, given_groups
 from proxlab.torch.text import format_table
 from proxlab.untraced import untraced
 
@@ -112,26 +113,25 @@ def group_sparsity(
     total          7     2     28.6%     22.2%
     """
     if isinstance(source, nn.Module):
-        groups: Iterable[Any] = divide(source, GroupLasso(1.0))
+        groups: Any = divide(source, GroupLasso(1.0))
     elif isinstance(source, torch.optim.Optimizer):
         groups = getattr(source, "penalised", source.param_groups)
     else:
-        groups = list(source)
+        groups = source
     named: list[str] = []
     layers: list[tuple[list[torch.Tensor], list[Groups]]] = []
-    for k, group in enumerate(groups):
-        if not isinstance(group, Mapping) or "params" not in group:
-            raise TypeError(f"source: must hold param groups, dicts with the key 'params', got {group!r}")
-        penalty = group.get("penalty")
+    for k, group in enumerate(given_groups(groups, "source")):
+        penalty, params = group["penalty"], group["params"]
+        check_kind(penalty, f"source[{k}]")
         if penalty is None:
             continue
-        params = [group["params"]] if isinstance(group["params"], torch.Tensor) else list(group["params"])
-        names = list(group.get("names", (f"group {k}, parameter {i}" for i in range(len(params)))))
+        names = list(group.get("names") or ())
+        if len(names) != len(params):
+            names = [f"group {k}, parameter {i}" for i in range(len(params))]
         if "joint" in group:
             named.append(" + ".join(names))
             layers.append((params, list(group["joint"])))
         else:
-            assert isinstance(penalty, Penalty)
             named += names
             layers += [([p], [penalty.groups]) for p in params]
     rows = [_count(name, found) for name, found in zip(named, living(layers), strict=True)]

@@ -84,6 +84,7 @@ def test_an_exception_leaves_what_is_there_and_an_optimizer_as_before(tmp_path):
     [
         ({"optimizer": object()}, "optimizer: must be one of proxlab.torch or proxlab.optim"),
         ({"every": 0}, "every: must be"),
+        ({"path": 3}, "path: must be a file, got 3"),
     ],
 )
 def test_wrong_arguments_are_errors(arguments, match, tmp_path):

@@ -222,6 +222,10 @@ def test_errors():
         ProxWrapper(inner, [groups[0], groups[0]])
     with pytest.raises(TypeError, match=r"groups\[0\]: must be a param group"):
         ProxWrapper(inner, [model[0].weight])
+    with pytest.raises(TypeError, match=r"groups: must hold param groups, .* got 3"):
+        ProxWrapper(inner, 3)
+    with pytest.raises(TypeError, match=r"groups\[0\]: params\[1\]: must be a tensor, got 3"):
+        ProxWrapper(inner, [{"params": [model[0].weight, 3], "penalty": pl.GroupLasso(0.1)}])
     joint = param_groups(model, pl.GroupLasso(0.1), ffn=[("0", "2")])
     split = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.2}]
     optimizer = ProxWrapper(torch.optim.SGD(split), joint[:1])

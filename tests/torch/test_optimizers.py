@@ -688,6 +688,8 @@ def test_penalties_that_do_not_fit(group, message):
 def test_joint_groups_must_be_groups():
     with pytest.raises(TypeError, match=r"param group 0: joint: must hold proxlab\.Groups"):
         pt.ProxSGD([{"params": [torch.zeros(2, 2)], "penalty": LASSO, "joint": [0]}])
+    with pytest.raises(TypeError, match=r"param group 0: joint: must be a list of proxlab\.Groups, got 3"):
+        pt.ProxSGD([{"params": [torch.zeros(2, 2)], "penalty": LASSO, "joint": 3}])
 
 
 def test_a_setting_that_a_scheduler_breaks_is_named():

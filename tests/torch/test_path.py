@@ -168,7 +168,10 @@ def test_a_curve_counts_by_its_slope_at_zero():
         ({"batches": []}, ValueError, "batches: must hold at least one"),
         ({"batches": [torch.ones(2, 5)]}, TypeError, "batches: must be pairs of inputs and targets"),
         ({"groups": [{"params": [nn.Parameter(torch.ones(2))]}]}, ValueError, "groups: none of them"),
-        ({"groups": [torch.ones(2)]}, TypeError, "groups: must hold param groups"),
+        ({"groups": [torch.ones(2)]}, TypeError, r"groups\[0\]: must be a param group"),
+        ({"groups": 3}, TypeError, "groups: must hold param groups, dicts with the key 'params', got 3"),
+        ({"loss_fn": 3}, TypeError, "loss_fn: must be a function of outputs and targets, .*, got 3"),
+        ({"batches": 3}, TypeError, "batches: must be pairs of inputs and targets, got 3"),
         ({"penalty": pl.GroupL0(1.0)}, ValueError, r"param group 0.*GroupL0 has no slope at zero"),
         ({"penalty": pl.GroupLq(1.0, 0.5)}, ValueError, r"param group 0.*GroupLq has no slope at zero"),
         ({"at": "home"}, ValueError, 'at: must be "weights", "zero" or None'),
@@ -193,6 +196,8 @@ def test_a_curve_counts_by_its_slope_at_zero():
 )
 def test_what_does_not_fit_is_refused(change, error, message):
     model, batches = regression()
+    with pytest.raises(TypeError, match=r"model: must be a torch\.nn\.Module, got int"):
+        strengths(3, [], functional.mse_loss, batches)
     given = {"loss_fn": functional.mse_loss, "batches": batches} | change
     given.setdefault("groups", param_groups(model, given.pop("penalty", pl.GroupLasso(1.0))))
     with pytest.raises(error, match=message):

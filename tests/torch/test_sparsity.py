@@ -90,7 +90,10 @@ def test_layouts_and_dtypes():
     [
         ([], ValueError, "source: no param group has a penalty"),
         ([{"params": []}], ValueError, "source: no param group has a penalty"),
-        ([nn.Parameter(torch.ones(2))], TypeError, "source: must hold param groups"),
+        ([nn.Parameter(torch.ones(2))], TypeError, r"source\[0\]: must be a param group"),
+        (3, TypeError, "source: must hold param groups, dicts with the key 'params', got 3"),
+        ([{"params": [3]}], TypeError, r"source\[0\]: params\[0\]: must be a tensor, got 3"),
+        ([{"params": [], "penalty": 3}], TypeError, r"source\[0\]: penalty: must be a proxlab penalty"),
         (nn.ReLU(), ValueError, "source: no param group has a penalty"),
     ],
 )

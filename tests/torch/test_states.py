@@ -261,7 +261,12 @@ REFUSED = {
         lambda: of(pt.ProxAdamW, (4, 4), (3,)) | {"param_groups": [{"lr": 1.0}]},
         "'param_groups' must be a list of dicts with 'params'",
     ),
+    "number": (
+        lambda: of(pt.ProxAdamW, (4, 4), (3,)) | {"param_groups": 3},
+        "must be a list of dicts with 'params', got 3",
+    ),
     "nothing": (lambda: {"model": 1}, "state_dict: must be a dict with 'state'"),
+    "no dict": (lambda: 3, "state_dict: must be a dict with 'state' and 'param_groups', got 3"),
 }
 
 
