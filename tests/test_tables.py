@@ -561,6 +561,12 @@ def test_a_certificate_that_forgets_a_candidate(monkeypatch, rows, x, best):
         check_certificates(batch, noise, "array_api")
 
 
+def test_gaps_of_candidates_beyond_a_flat_piece():
+    """Mutant: what p rises by from the flat piece on, taken off the gap in place of added."""
+    batch = fixed(((0.0, 0.0, 1.0, 0.0), (1.0, 1.0, 0.0, 0.0), (4.0, 1.0, 1.0, 0.0)), 3.0)
+    check_certificates(batch, np.full((3, 2), 5.0), "array_api")
+
+
 def test_a_solver_without_kinks(monkeypatch):
     batch = fixed(((0.0, 0.0, 1.0, 0.0), (1.0, 1.0, 3.0, 0.0)), 3.0)
     check_global(batch, batch.solve())
