@@ -222,6 +222,19 @@ def test_prox_bracket_and_certificates_against_mpmath(h):
             assert c.distance[0] <= float(mpmath.norm(apart)) * 1.001 + slack * float(np.linalg.norm(x))
 
 
+@pytest.mark.parametrize("h", [pl.GroupLog(0.5, 1.0), Laplace(1.0, 2.0)], ids=lambda h: type(h).__name__)
+def test_gaps_next_to_the_threshold(h):
+    """Where zero is all but the minimiser, a gap is what the candidate costs more than zero, and a little."""
+    for over in (1e-1, 1e-3, 1e-5):
+        x, d = (0.5 + over) * np.array([0.6, 0.8]), np.ones(2)
+        truth = Truth(h, x, d, 1.0)
+        assert truth.radius > 0
+        for z in (0.0 * x, x, 3.0 * x):
+            c = pl.certify(h, z[None], x[None], 1.0)
+            gap = truth.objective([mpf(float(v)) for v in z]) - truth.least
+            assert gap <= c.gap[0] <= 5 * gap
+
+
 def half(x, tau):
     """ℓ½ for ``½(z - x)² + τ|z|^½`` (Xu, Chang, Xu & Zhang 2012)."""
     if abs(x) <= 1.5 * tau ** (2 / 3):
