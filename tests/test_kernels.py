@@ -209,6 +209,24 @@ print(numba.njit(scope["double"])(21))
     assert run.stdout.strip() == "42"
 
 
+def test_what_is_not_marked_rounds_as_it_is_written():
+    """Numba gives what says nothing the options of whoever calls it first in the process."""
+    from proxlab.backends.numba_cpu import made
+
+    def product(a, b, c):
+        return a * b + c
+
+    exact = made(product, False)
+
+    def total(a, b, c):
+        return exact(a, b, c) * b + c
+
+    loose = made(total, True)
+    loose.compile("float64(float64, float64, float64)")
+    codes = [next(iter(f.inspect_llvm().values())) for f in (exact, loose)]
+    assert ["contract" in code for code in codes] == [False, True]
+
+
 def test_a_million_rows():
     """Sums down a column are as good as along a row; the truth is Newton's method on rounded exact sums."""
     rng = np.random.default_rng(3)

@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 FAST_MATH = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined, own names"
+COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined, own names, as marked"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
@@ -73,8 +73,8 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, nati
         Whether the latter.
     """
     options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": not native}
-    if loose:
-        options["fastmath"] = FAST_MATH
+    # Always said: what says nothing has the options of who happens to call it first in this process.
+    options["fastmath"] = FAST_MATH if loose else False
     if not cache:
         # Records are free only where the compiler sees both sides of a call.
         straight = _BACKWARD not in function.__code__.co_code[::2]
