@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim.fused_elements import UINT, Step, Tensor, metric, propose, read, shrunk, terms
+from proxlab.optim.fused_elements import UINT, Step, Tensor, formed, metric, propose, read, shrunk, terms
 from proxlab.optim.fused_groups import (
     DONE,
     HARD,
@@ -27,6 +27,7 @@ from proxlab.optim.fused_groups import (
     quotient,
     ratio_of,
 )
+from proxlab.optim.group_sums import sum_terms
 from proxlab.scalar import any_order
 
 #: Rows, or pairs of rows, that are summed in the data's precision before the sum goes over to float64.
@@ -108,6 +109,13 @@ def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any
 
 
 @any_order
+def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Return the terms of an element's point (:func:`~proxlab.optim.group_sums.sum_terms`), in float64."""
+    _, x, d = formed(t, k, step)
+    return sum_terms(np.float64(x), np.float64(d))
+
+
+@any_order
 def update_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Update an element, whose point goes to ``w``; returns its terms at zero and at the ratio."""
     x, d = propose(t, k, step)
@@ -148,6 +156,16 @@ def add3(part: Any, i: int, s: Any) -> None:
     part[i] += s[0]
     part[i + PITCH] += s[1]
     part[i + PITCH2] += s[2]
+
+
+@any_order
+def add5(part: Any, i: int, s: Any) -> None:
+    """Add to five sums."""
+    part[i] += s[0]
+    part[i + PITCH] += s[1]
+    part[i + PITCH2] += s[2]
+    part[i + PITCH3] += s[3]
+    part[i + PITCH4] += s[4]
 
 
 @any_order
@@ -288,9 +306,10 @@ def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> An
     return pass_over
 
 
-#: Before the step; with the update; at the groups' ratios; of the result.
-pass_squares, pass_update, pass_ratio, pass_write = (
-    pass_of(square_term, add1, 1, 0, False), pass_of(update_terms, add7, 7, 0, True),
+#: Before the step, of the weights and of its point; with the update; at the groups' ratios; of the result.
+pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
+    pass_of(square_term, add1, 1, 0, False), pass_of(tell_terms, add5, 5, 0, False),
+    pass_of(update_terms, add7, 7, 0, True),
     pass_of(ratio_terms, add3, 3, 4, True), pass_of(write_term, add0, 0, 0, False),
 )  # fmt: skip
 

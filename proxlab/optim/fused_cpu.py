@@ -14,11 +14,11 @@ penalty and method do; what changes from step to step are addresses and numbers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -36,6 +36,7 @@ from proxlab.optim import fused_many as many
 from proxlab.optim.fused_elements import Step, Tensor
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.fused_rows import RowRoom
+from proxlab.optim.group_sums import GroupSums, suffice
 from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
 from proxlab.optim.updates import SGD, Update
 from proxlab.penalties import Penalty, RadialPenalty
@@ -79,14 +80,7 @@ def _elements(typing: Any, address: Any, n: Any, one: Any) -> Any:
     return kind(numba.intp, numba.intp, one), codegen
 
 
-def _as_written(function: Any, loose: bool) -> Any:
-    return made(function, False)
-
-
 TARGET = Target(made, COMPILATION, operations={many.elements: _elements})
-#: Of what sums nothing. Reordered, elements round one way in vectors, another without: where arrays lie
-#: decides which, and copies in several processes would differ.
-EXACT = Target(_as_written, f"{COMPILATION}, as written", operations={many.elements: _elements})
 
 
 @lru_cache(maxsize=256)
@@ -105,7 +99,7 @@ def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
         names["form"] = update.metric
     names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
     names["held"] = getattr(many, f"held{count}")
-    return outermost(EXACT if name == "points" else TARGET, getattr(many, name), names)
+    return outermost(TARGET, getattr(many, name), names)
 
 
 def _plain_kernel(name: str) -> Any:
@@ -136,6 +130,14 @@ def applies_jointly(
     Of each array the shape is given, and the axes in the order in which they lie, None for C order.
     """
     return compiles() and (penalty is None or joint_plan(penalty, groups, shapes, orders) is not None)
+
+
+class Told(NamedTuple):
+    """What is known of the groups of the points of a step: sums, the step of the prox, and their weights."""
+
+    sums: GroupSums
+    step: float
+    weights: Array
 
 
 class Batch:
@@ -208,10 +210,13 @@ class Batch:
             starts=np.cumsum([(0, 0), *ends], axis=0, dtype=np.int64),
             doubts=np.array([0.0 if flows else p.doubt(self.dtype) for p in self.plans]),
         )
+        #: Where the groups of a prox begin among those of all.
+        self.places = np.cumsum([0, *map(len, self.plans)], dtype=np.int64)
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
         # What look has found: which proxes take several passes.
         self._left: Array | None = None
+        self._own: dict[int, Penalty] = {}
 
     @property
     def name(self) -> str:
@@ -227,8 +232,24 @@ class Batch:
         """Return the number of proxes."""
         return len(self.plans)
 
-    def follow(self, penalty: Penalty | None) -> bool:
-        """Take a penalty that differs in its strength alone; returns whether the same kernel takes it."""
+    @cached_property
+    def _group_weights(self) -> Array:
+        """The weight of each group."""
+        return np.concatenate([np.broadcast_to(np.asarray(p.weights, float), len(p)) for p in self.plans])
+
+    @cached_property
+    def group_sizes(self) -> Array:
+        """The number of elements of each group."""
+        return np.repeat([p.size for p in self.plans], [len(p) for p in self.plans])
+
+    def follow(self, penalty: Penalty | None, own: Mapping[int, Penalty] | None = None) -> bool:
+        """Take a penalty that differs in its strength alone; returns whether the same kernel takes it.
+
+        ``own`` are those of single proxes, for the next step alone.
+        """
+        self._own = dict(own or {})
+        if self._is_joint and self._own:
+            penalty, self._own = self._own[0], {}
         if penalty is self.penalty:
             return True
         slope = slope_of(penalty)
@@ -260,6 +281,25 @@ class Batch:
             if not self._is_finite(k):
                 self._answer(k, settings, t, carry, finder, where)
         self._left = left
+
+    def tell(self, settings: Settings, t: int, carry: float) -> Told | None:
+        """Sum over the groups of the points of the next step, at which :meth:`look` has looked.
+
+        Nothing changes. None where the step has no groups in one pass, or the sums say too little.
+        """
+        found = self.rule.coefficients(settings, t, carry)
+        if self._left is None or self._left.any() or self.name == "flow" or not found.step > 0.0:
+            return None
+        kernel = _kernel("tell_of", self.update, False, False)
+        step, sums = self._given(found, 0.0), np.zeros((5, int(self.places[-1])))
+
+        def task(span: many.Span) -> None:
+            kernel(*self._tensors, *span, *step, *_column_room(sums.dtype), self.places, sums)
+
+        self._run(task)
+        if not suffice(sums[:3], sums[3], sums[4]):
+            return None
+        return Told(GroupSums(*sums[:3]), found.step, self._group_weights)
 
     def step(
         self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
@@ -303,25 +343,28 @@ class Batch:
         assert left is not None
         for k in np.flatnonzero(left).tolist():
             self._unfused(k, settings, t, carry, finder, where)
-        if left.all():
-            return found.carry
-        part = self if not left.any() else self._part(np.flatnonzero(~left), settings)
-        if part is not self:
-            kept = np.flatnonzero(~left).tolist()
-            part._spoilt()
-            part._solve(found, keep, finder, lambda k: where(kept[k]))
-        else:
+        own, self._own = self._own, {}
+        if not own and not left.any():
             self._solve(found, keep, finder, where)
+            return found.carry
+        parts: dict[float, tuple[Penalty, list[int]]] = {}
+        for k in np.flatnonzero(~left).tolist():
+            penalty = own.get(k, self.penalty)
+            parts.setdefault(penalty.strength, (penalty, []))[1].append(k)
+        for penalty, some in parts.values():
+            part = self._part(some, settings, penalty)
+            part._spoilt()
+            part._solve(found, keep, finder, _naming(where, some))
         return found.carry
 
     def _is_finite(self, k: int) -> bool:
         """Return whether the gradients of a prox are finite."""
         return all(bool(np.isfinite(grad).all()) for _, grad, *_ in self._arrays(k))
 
-    def _part(self, chosen: Array, settings: Settings) -> Batch:
+    def _part(self, chosen: list[int], settings: Settings, penalty: Penalty) -> Batch:
         """Return a batch of some of several proxes."""
         shapes, orders = [self.shapes[k] for k in chosen], [self.orders[k] for k in chosen]
-        part = Batch(self.rule, settings, self.penalty, shapes, self.dtype, orders)
+        part = Batch(self.rule, settings, penalty, shapes, self.dtype, orders)
         part.addresses[...] = self.addresses[chosen]
         return part
 
@@ -652,11 +695,16 @@ def propose(
     kernel = _kernel("points", update, False, False)
 
     def points(begin: int, finish: int) -> int:
-        kernel(*given, *many.Formed(x_flat, d_flat, after), *step, begin, finish)
+        kernel(*given, *many.Asked(x_flat, d_flat, after), *step, begin, finish)
         return -1
 
     threads.run(points, w.size, w.size)
     return Proposal(x, None if update.metric is None else d, found.step, tuple(new), found.carry)
+
+
+def _naming(where: Callable[[int], str], chosen: Sequence[int]) -> Callable[[int], str]:
+    """Return what an error says of the proxes of a part."""
+    return lambda k: where(chosen[k])
 
 
 def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:

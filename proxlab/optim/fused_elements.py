@@ -2,7 +2,9 @@
 
 Plain Python, rebuilt and compiled by :mod:`proxlab.optim.fused_cpu`. Elements are computed in the data's
 precision, and so are the terms of the sums: the result is the exact prox of data that are perturbed by their
-own rounding. Sums go over to float64 every so many terms.
+own rounding. Sums go over to float64 every so many terms. State, point and metric are rounded as they are
+written, in every loop and wherever arrays lie: a look ahead sees the point of the step, and copies in several
+processes stay the same. Only sums may be reordered.
 
 Indices are unsigned, which lets the compiler vectorise, and so are the numbers that are added to them. Loops
 contain no floating literals: they would make float32 loops compute in float64.
@@ -78,25 +80,21 @@ def read3(slots: Any, i: int) -> Any:
     return slots[0][i], slots[1][i], slots[2][i]
 
 
-@any_order
 def write0(slots: Any, i: int, new: Any) -> None:
     """Write the elements ``i`` of all slots."""
 
 
-@any_order
 def write1(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of one slot."""
     slots[0][i] = new[0]
 
 
-@any_order
 def write2(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of two slots."""
     slots[0][i] = new[0]
     slots[1][i] = new[1]
 
 
-@any_order
 def write3(slots: Any, i: int, new: Any) -> None:
     """As :func:`write0`, of three slots."""
     slots[0][i] = new[0]
@@ -104,25 +102,21 @@ def write3(slots: Any, i: int, new: Any) -> None:
     slots[2][i] = new[2]
 
 
-@any_order
 def metric_own(s: Any, c: Any, one: float) -> float:
     """Return the metric that the rule forms from its new state."""
     return form(s, c)
 
 
-@any_order
 def metric_unit(s: Any, c: Any, one: float) -> float:
     """Return the identity's metric."""
     return one
 
 
-@any_order
 def blend_new(old: float, new: float, keep: float, one: float) -> float:
     """Return the new weight where it is the prox."""
     return new
 
 
-@any_order
 def blend_average(old: float, new: float, keep: float, one: float) -> float:
     """Return the new weight where it is an average."""
     return keep * old + (one - keep) * new
@@ -140,7 +134,6 @@ blend: Any = blend_new
 SHRINKS = False
 
 
-@any_order
 def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     """Apply the soft threshold ``cut/d``; ``minus`` is 0 where negative results are to be zero, else 1."""
     size = fabs(x) - cut / d
@@ -148,17 +141,20 @@ def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     return size if x > zero else zero - minus * size
 
 
-@any_order
+def formed(t: Tensor, k: int, step: Step) -> Any:
+    """Return the new state of an element, and the prox's point and metric; nothing changes."""
+    v, u, c = t.w[k], t.g[k], step.c
+    s = state(v, u, read(t.slots, k), c)
+    d = metric(s, c, step.one)
+    return s, point(v, u, d, s, c), d
+
+
 def propose(t: Tensor, k: int, step: Step) -> Any:
     """Update the state of an element; returns the prox's point and metric, after the elementwise part."""
-    c, one = step.c, step.one
-    v, u = t.w[k], t.g[k]
-    s = state(v, u, read(t.slots, k), c)
+    s, x, d = formed(t, k, step)
     write(t.slots, k, s)
-    d = metric(s, c, one)
-    x = point(v, u, d, s, c)
     if SHRINKS:
-        x = soft(x, d, step.cut, step.minus, one - one)
+        x = soft(x, d, step.cut, step.minus, step.one - step.one)
     return x, d
 
 
@@ -173,7 +169,6 @@ def terms(x: float, d: float, ratio: float, one: float) -> Any:
     return a, b, b * h
 
 
-@any_order
 def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
     """Return ``z = x q/(q + rest)`` for ``q = d ratio``: the point itself where there is no rest."""
     q = d * ratio

@@ -24,12 +24,13 @@ from proxlab.optim.fused_columns import (
     open_groups,
     pass_ratio,
     pass_squares,
+    pass_tell,
     pass_update,
     pass_write,
 )
-from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, invalid, metric, point, read, state, write
+from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, formed, invalid, write
 from proxlab.optim.fused_groups import PASSES, Numbers
-from proxlab.optim.fused_rows import RowRoom, rows
+from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
 from proxlab.scalar import INF, any_order
 
 
@@ -186,6 +187,31 @@ def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: 
                     spoilt[k] = True
 
 
+def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any) -> None:
+    """Sum over the groups of the point that the next step takes, and change nothing.
+
+    ``found`` has a column for each group, those of a prox from ``places`` on: the sums of
+    :func:`proxlab.optim.group_sums.sum_terms`. Groups are contiguous where they come in no blocks.
+    """
+    for k in range(span.first, span.last + 1):
+        begin, finish = part_of(tensors, span, k)
+        if tensors.per_block[k] == 0:
+            tell_rows(tensor_at(tensors, k, step.one), step, begin, finish, places[k], found)
+            continue
+        starts, ends = tensors.starts[k], tensors.starts[k + 1]
+        weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
+        for unit in range(begin, finish):
+            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
+            block = block_in(room.values, first, count, weights, squares)
+            block.ratio[:count] = 0.0
+            block.sums[:, :count] = 0.0
+            for s in range(tensors.spans[k], tensors.spans[k + 1]):
+                pass_tell(tensor_at(tensors, s, step.one), step, block, room)
+            for s in range(len(found)):
+                for j in range(count):
+                    found[s, places[k] + first + j] = block.sums[s, j]
+
+
 def rows_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: RowRoom) -> Any:
     """Step with contiguous groups, up to the first tensor that has some for the general solver.
 
@@ -264,7 +290,7 @@ def count_alive(addresses: Any, sizes: Any, strides: Any, one: float, counts: An
             counts[k] = total
 
 
-class Formed(NamedTuple):
+class Asked(NamedTuple):
     """What a rule asks of the prox: point, metric and new state, flat."""
 
     x: Any
@@ -272,13 +298,11 @@ class Formed(NamedTuple):
     slots: Any
 
 
-@any_order
 def keep_metric(d: Any, i: int, m: float) -> None:
     """Write the metric of an element."""
     d[i] = m
 
 
-@any_order
 def drop_metric(d: Any, i: int, m: float) -> None:
     """Write nothing: the metric is the identity."""
 
@@ -287,19 +311,16 @@ def drop_metric(d: Any, i: int, m: float) -> None:
 note_metric: Any = drop_metric
 
 
-@any_order
-def form_points(t: Tensor, formed: Formed, step: Step, o: int, n: int) -> None:
+def form_points(t: Tensor, asked: Asked, step: Step, o: int, n: int) -> None:
     """Form new state, point and metric of ``n`` elements, and change nothing."""
-    c = step.c
     for i in range(n):
         k = o + i
-        s = state(t.w[k], t.g[k], read(t.slots, k), c)
-        write(formed.slots, k, s)
-        m = metric(s, c, step.one)
-        note_metric(formed.d, k, m)
-        formed.x[k] = point(t.w[k], t.g[k], m, s, c)
+        s, x, m = formed(t, k, step)
+        write(asked.slots, k, s)
+        note_metric(asked.d, k, m)
+        asked.x[k] = x
 
 
-def points(t: Tensor, formed: Formed, step: Step, begin: int, finish: int) -> None:
+def points(t: Tensor, asked: Asked, step: Step, begin: int, finish: int) -> None:
     """Form what the prox is asked for of the elements ``begin … finish - 1``."""
-    form_points(t, formed, step, UINT(begin), UINT(finish - begin))
+    form_points(t, asked, step, UINT(begin), UINT(finish - begin))

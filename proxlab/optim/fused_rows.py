@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim.fused_elements import UINT, Step, Tensor, blend, propose, shrunk, terms
+from proxlab.optim.fused_elements import UINT, Step, Tensor, blend, formed, propose, shrunk, terms
 from proxlab.optim.fused_groups import (
     DONE,
     OPEN,
@@ -21,6 +21,7 @@ from proxlab.optim.fused_groups import (
     quotient,
     ratio_of,
 )
+from proxlab.optim.group_sums import sum_terms
 from proxlab.scalar import any_order
 
 #: Terms that are summed in the data's precision before the sum goes over to float64.
@@ -69,7 +70,7 @@ def sum_update(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) ->
 
 
 @any_order
-def sum_terms(x: Any, d: Any, p: int, n: int, ratio: float, one: float) -> Any:
+def sum_at(x: Any, d: Any, p: int, n: int, ratio: float, one: float) -> Any:
     """Sum an element's terms at a ratio."""
     zero = one - one
     s, s1, s2 = zero, zero, zero
@@ -124,7 +125,7 @@ def rows(
                 break
             v, ve, vee = 0.0, 0.0, 0.0
             for at in range(FIRST, n, STRIP):
-                t0, t1, t2 = sum_terms(x, d, p + at, min(STRIP, n - at), cast(ratio, part), one)
+                t0, t1, t2 = sum_at(x, d, p + at, min(STRIP, n - at), cast(ratio, part), one)
                 v, ve, vee = v + t0, ve + t1, vee + t2
             group = advance(group, v, ve, vee, zero, eta, numbers)
         ratio, rest, state = quotient(group, eta, numbers)
@@ -136,3 +137,23 @@ def rows(
             if count == len(hard):
                 return number + 1, count
     return finish, count
+
+
+@any_order
+def tell_row(t: Tensor, step: Step, o: int, n: int) -> Any:
+    """Sum over the point of ``n`` elements from ``o`` on (:func:`~proxlab.optim.group_sums.sum_terms`)."""
+    bb, xb, xx, alive, bad = 0.0, 0.0, 0.0, 0, 0
+    for i in range(n):
+        _, x, d = formed(t, o + i, step)
+        s = sum_terms(np.float64(x), np.float64(d))
+        bb, xb, xx, alive, bad = bb + s[0], xb + s[1], xx + s[2], alive + s[3], bad + s[4]
+    return bb, xb, xx, alive, bad
+
+
+def tell_rows(t: Tensor, step: Step, begin: int, finish: int, place: int, found: Any) -> None:
+    """Sum over the groups ``begin … finish - 1``, of which the first of all is column ``place``."""
+    n = UINT(t.shape[3])
+    for number in range(begin, finish):
+        bb, xb, xx, alive, bad = tell_row(t, step, UINT(number) * n, n)
+        k = place + number
+        found[0, k], found[1, k], found[2, k], found[3, k], found[4, k] = bb, xb, xx, alive, bad

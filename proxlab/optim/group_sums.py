@@ -15,7 +15,7 @@ from proxlab.backends.numba_cpu import TARGET, outermost
 from proxlab.scalar import any_order
 from proxlab.types import Array
 
-__all__ = ["GroupSums", "sums"]
+__all__ = ["GroupSums", "suffice", "sum_terms", "sums"]
 
 #: Columns that are summed side by side.
 BLOCK = 1024
@@ -47,17 +47,19 @@ at: Any = dense
 
 
 @any_order
+def sum_terms(v: float, m: float) -> Any:
+    """Return ``b²``, ``v b``, ``v²`` of an element, ``b = m v``; whether it counts, and whether m is bad."""
+    b = v * m
+    return b * b, v * b, v * v, v != 0.0, not m > 0.0
+
+
+@any_order
 def add_row(x: Any, d: Any, o: Any, n: Any) -> Any:
     """Sum over the ``n`` elements from ``o`` on; the last numbers count those not zero, and bad metrics."""
     bb, xb, xx, alive, bad = 0.0, 0.0, 0.0, 0, 0
     for i in range(n):
-        v, m = np.float64(x[o + i]), at(d, o + i)
-        b = v * m
-        bb += b * b
-        xb += v * b
-        xx += v * v
-        alive += v != 0.0
-        bad += not m > 0.0
+        s = sum_terms(np.float64(x[o + i]), at(d, o + i))
+        bb, xb, xx, alive, bad = bb + s[0], xb + s[1], xx + s[2], alive + s[3], bad + s[4]
     return bb, xb, xx, alive, bad
 
 
@@ -65,13 +67,12 @@ def add_row(x: Any, d: Any, o: Any, n: Any) -> Any:
 def add_columns(x: Any, d: Any, o: Any, n: Any, total: Any, counts: Any) -> None:
     """As :func:`add_row`, a sum for each element."""
     for i in range(n):
-        v, m = np.float64(x[o + i]), at(d, o + i)
-        b = v * m
-        total[0, i] += b * b
-        total[1, i] += v * b
-        total[2, i] += v * v
-        counts[0, i] += v != 0.0
-        counts[1, i] += not m > 0.0
+        s = sum_terms(np.float64(x[o + i]), at(d, o + i))
+        total[0, i] += s[0]
+        total[1, i] += s[1]
+        total[2, i] += s[2]
+        counts[0, i] += s[3]
+        counts[1, i] += s[4]
 
 
 def sum_rows(x: Any, d: Any, shape: Any, begin: int, finish: int, sums: Any, counts: Any) -> None:
@@ -161,9 +162,19 @@ def sums(x: Array, metric: Array | None, shape: tuple[int, int, int, int]) -> Gr
             return -1
 
         threads.run(columns, outer * -(-kept // per_block), x.size)
-    alive, bad = counts
+    return GroupSums(*values) if suffice(values, *counts) else None
+
+
+def suffice(values: Array, alive: Array, bad: Array) -> bool:
+    """Return whether sums of groups tell all: none has left the range, and no metric is not above 0.
+
+    Parameters
+    ----------
+    values : array of shape (3, n_groups)
+        ``Σ b²``, ``Σ x b``, ``Σ x²``.
+    alive, bad : array of shape (n_groups,)
+        How many elements are not zero, and how many metrics are not above 0.
+    """
     plain = (alive == 0) & (values == 0.0).all(axis=0)
     plain |= ((values > _LOW) & (values < _HIGH)).all(axis=0)
-    if not plain.all() or bad.any():
-        return None
-    return GroupSums(*values)
+    return bool(plain.all()) and not bad.any()

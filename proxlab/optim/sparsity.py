@@ -46,9 +46,11 @@ __all__ = [
     "all_moving",
     "check_sparsity",
     "driven",
+    "is_told_by_sums",
     "living_groups",
     "moving",
     "record",
+    "strengths_of_sums",
     "to_numpy",
     "vanishing_of_sums",
     "vanishing_strength",
@@ -126,7 +128,7 @@ def _compiled(p: Problem, penalty: Penalty) -> Array | None:
 
     Where nothing acts on single elements, norms are all that there is to know of a group.
     """
-    if not _is_told_by_sums(penalty) or not isinstance(p.layout, AxisLayout):
+    if not is_told_by_sums(penalty) or not isinstance(p.layout, AxisLayout):
         return None
     if p.metric is not None and not isinstance(p.metric, np.ndarray):
         return None
@@ -136,7 +138,7 @@ def _compiled(p: Problem, penalty: Penalty) -> Array | None:
     return _of_sums(penalty, total, p.group_steps(), p.group_weights())
 
 
-def _is_told_by_sums(penalty: Penalty) -> bool:
+def is_told_by_sums(penalty: Penalty) -> bool:
     """Say whether norms are all that there is to know of the groups of a penalty."""
     equation = penalty.equation
     if not (isinstance(equation, Radial) and equation.compiled and compiles() and penalty.strength > 0):
@@ -176,6 +178,17 @@ def _of_sums(penalty: Penalty, total: GroupSums, step: Array, weight: Array) -> 
         )  # fmt: skip
         strength = unit._row_vanishing(np, group)
     return np.where(reach > 0, strength, none)
+
+
+def strengths_of_sums(
+    penalty: Penalty, total: GroupSums, step: float, weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return from which multiple of its strength on a penalty makes each of the groups zero.
+
+    It is a penalty whose groups sums tell of (:func:`is_told_by_sums`); ``weights`` are those of each group.
+    """
+    found: npt.NDArray[np.float64] = _of_sums(penalty, total, np.full(len(weights), step), weights)
+    return found / penalty.strength
 
 
 def _none(weights: Array) -> Array:
@@ -315,7 +328,7 @@ def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
     for k, p in enumerate(problems):
         key = id(p.penalty)
         if key not in told:
-            told[key] = _is_told_by_sums(p.penalty)
+            told[key] = is_told_by_sums(p.penalty)
         layout = p.penalty.groups.layout(tuple(p.x.shape)) if told[key] else None
         total = _sums(layout, p.x, p.metric) if isinstance(layout, AxisLayout) else None
         if layout is None or total is None:
@@ -329,7 +342,7 @@ def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
         names = first._fields
         total = first._replace(**{n: np.concatenate([getattr(s.sums, n) for s in some]) for n in names})
         weights = np.concatenate([s.weights for s in some])
-        strengths = _of_sums(penalty, total, np.full(len(weights), step), weights) / penalty.strength
+        strengths = strengths_of_sums(penalty, total, step, weights)
         ends = np.cumsum([len(s.weights) for s in some])[:-1]
         for s, own in zip(some, np.split(strengths, ends), strict=True):
             p = problems[s.place]

@@ -1,7 +1,8 @@
 """The elementwise formulas of the adaptive methods: the new state, its metric, and the prox's point.
 
 Each in plain arithmetic of numbers, without literals (a compiled float32 loop would compute in float64 with
-them) and without branches. One source runs over arrays of any namespace, and compiled for one element:
+them) and without branches. One source runs over arrays of any namespace, and compiled for one element, where
+it rounds as it is written: whatever looks at a step before it is taken sees the same numbers.
 
     state(w, g, s, c) -> s      the new state, from weight, gradient and the state before
     metric(s, c) -> d           the metric, from the new state
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from proxlab.scalar import any_order, fabs, fmax, sqrt
+from proxlab.scalar import fabs, fmax, sqrt
 from proxlab.types import Array
 
 __all__ = [
@@ -137,177 +138,149 @@ class Bregman(NamedTuple):
     damp: Array
 
 
-@any_order
 def descend(w: Array, g: Array, c: Any) -> Array:
     """Return the gradient with coupled weight decay."""
     return c.sign * g + c.l2 * w
 
 
-@any_order
 def stateless(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Return the state of a method that has none."""
     return ()
 
 
-@any_order
 def sgd_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Stochastic gradient descent."""
     return w - c.lr * descend(w, g, c)
 
 
-@any_order
 def heavy_ball_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Momentum of the gradient."""
     return (c.mu * s[0] + c.damp * descend(w, g, c),)
 
 
-@any_order
 def heavy_ball_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Heavy ball and Nesterov (Sutskever et al. 2013)."""
     return w - c.lr * (c.of_g * descend(w, g, c) + c.of_buf * s[0])
 
 
-@any_order
 def scaled_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Descend along the gradient in the metric."""
     return w - c.lr * descend(w, g, c) / d
 
 
-@any_order
 def buffer_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Descend along a buffer, the last of the state."""
     return w - c.lr * s[-1]
 
 
-@any_order
 def root_metric(s: Any, c: Any) -> Array:
     """Root of a sum or mean of squares, the first of the state."""
     return sqrt(s[0]) + c.eps
 
 
-@any_order
 def adagrad_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Adagrad (Duchi, Hazan & Singer 2011), diagonal."""
     g = descend(w, g, c)
     return (s[0] + g * g,)
 
 
-@any_order
 def rmsprop_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """RMSprop (Tieleman & Hinton 2012)."""
     g = descend(w, g, c)
     return (c.keep * s[0] + c.new * (g * g),)
 
 
-@any_order
 def rmsprop_momentum_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """RMSprop with momentum of the preconditioned gradient, as PyTorch has it."""
     square = rmsprop_state(w, g, s, c)
     return square[0], c.mu * s[1] + descend(w, g, c) / root_metric(square, c)
 
 
-@any_order
 def centered_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """RMSprop by the variance of the gradient (Graves 2013)."""
     square = rmsprop_state(w, g, s, c)
     return square[0], s[1] + c.new * (descend(w, g, c) - s[1])
 
 
-@any_order
 def centered_metric(s: Any, c: Any) -> Array:
     """Root of the variance, which is nonnegative but for rounding."""
     return sqrt(fabs(s[0] - s[1] * s[1])) + c.eps
 
 
-@any_order
 def centered_momentum_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Centered RMSprop with momentum."""
     means = centered_state(w, g, s, c)
     return means[0], means[1], c.mu * s[2] + descend(w, g, c) / centered_metric(means, c)
 
 
-@any_order
 def adam_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """First and second moment of Adam (Kingma & Ba 2015)."""
     g = descend(w, g, c)
     return s[0] + c.new_m * (g - s[0]), c.keep_v * s[1] + c.new_v * (g * g)
 
 
-@any_order
 def adam_metric(s: Any, c: Any) -> Array:
     """Root of the second moment, corrected for its bias."""
     return sqrt(s[1]) * c.unbias + c.eps
 
 
-@any_order
 def adam_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Adam, and AdamW (Loshchilov & Hutter 2019) by ``scale``."""
     return w * c.scale - c.size * s[0] / d
 
 
-@any_order
 def amsgrad_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """AMSGrad (Reddi, Kale & Kumar 2018): Adam with the largest second moment so far."""
     moments = adam_state(w, g, s, c)
     return moments[0], moments[1], fmax(s[2], moments[1])
 
 
-@any_order
 def amsgrad_metric(s: Any, c: Any) -> Array:
     """Root of the largest second moment."""
     return sqrt(s[2]) * c.unbias + c.eps
 
 
-@any_order
 def rmda_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Regularised modernised dual averaging (Huang & Lee 2022)."""
     return s[0], s[1] + c.weight * g
 
 
-@any_order
 def rmda_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """From the origin, along the sum of gradients."""
     return s[0] - c.scale * s[1]
 
 
-@any_order
 def ramda_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Regularised adaptive momentumised dual averaging (Huang, Lee et al. 2024)."""
     return s[0], s[1] + c.weight * g, s[2] + c.size * (g * g)
 
 
-@any_order
 def ramda_metric(s: Any, c: Any) -> Array:
     """Cube root of the sum of squares."""
     return s[2] ** c.third + c.eps
 
 
-@any_order
 def ramda_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """From the origin, along the sum of gradients in the metric."""
     return s[0] - s[1] / d
 
 
-@any_order
 def dual_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
     """Read the point off the dual variable, the first of the state."""
     return c.scale * s[0]
 
 
-@any_order
 def linbreg_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Linearised Bregman iterations (Bungert, Roith, Tenbrinck & Burger 2022)."""
     return (s[0] - c.lr * (c.sign * g),)
 
 
-@any_order
 def linbreg_momentum_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """Linearised Bregman iterations with momentum."""
     buf = c.mu * s[1] + c.damp * (c.sign * g)
     return s[0] - c.lr * buf, buf
 
 
-@any_order
 def adabreg_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """AdaBreg (Bungert et al. 2022): Adam's direction moves the dual variable; the prox has unit metric."""
     moments = adam_state(w, g, s[1:], c)

@@ -22,8 +22,8 @@ from proxlab.groups import Groups
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, alone, solve_certified, thrown
 from proxlab.optim.problem import ProxProblem, Watch
-from proxlab.optim.rules import Proposal, Rule
-from proxlab.optim.sparsity import Resting
+from proxlab.optim.rules import Proposal, Rule, rests
+from proxlab.optim.sparsity import Resting, is_told_by_sums
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.cut import dual_starts, solve
@@ -51,7 +51,7 @@ from proxlab.torch.vanishing import Vanishing
 from proxlab.untraced import untraced
 
 if TYPE_CHECKING:
-    from proxlab.torch.together import Kept, Member
+    from proxlab.torch.together import Kept, Member, Moved, Together
 
 __all__ = ["Stepper"]
 
@@ -211,7 +211,7 @@ class Stepper(torch.optim.Optimizer):
 
     def _others(self, kept: Kept, steps: int) -> list[Block] | None:
         """Return the blocks of the step beside what is kept of the last one; None if that does not hold."""
-        if self._lent or self._is_due(steps) or self._needs_problems(steps):
+        if self._lent or self._is_due(steps):
             return None
         conditions, given = self._conditions(), self._given_penalties()
         if not kept.holds(self.param_groups, given, self.state, conditions, self._settings_of):
@@ -221,7 +221,7 @@ class Stepper(torch.optim.Optimizer):
             states, slots = self._checked(blocks)
             apart = kept.is_apart_from(*spans_of(blocks, states, slots))
             # A step that changes who takes part is a long one.
-            if not apart or any(self._is_fused(block) for block in blocks):
+            if not apart or any(self._fits(block) for block in blocks):
                 return None
         return blocks
 
@@ -252,20 +252,37 @@ class Stepper(torch.optim.Optimizer):
             record |= self._drive([], how.penalised, ranks)[0]
         driven = how.late or self._lam != lam
         blocks = _following(blocks, driven)
-        if kept is not None and (not kept.follow() or any(self._is_fused(block) for block in blocks)):
+        told: list[Moved] | None = None
+        if kept is not None:
             # A step that changes who takes part is a long one.
-            kept, blocks = None, _following(self._checked_blocks(), driven)
+            holds = not any(self._fits(block) for block in blocks)
+            if holds and how.late:
+                told = kept.tell(self.root_finder, self._given_penalties())
+            if not holds or (told is None if how.late else not kept.follow()):
+                kept, blocks = None, _following(self._checked_blocks(), driven)
         whole = [block for block in blocks if not block.is_cut]
         # What fails here is told with the first of the sums, or by itself where there are none.
         fused, others, watched = tried(ranks, lambda: self._own(whole, how), _Own([], [], []))
         cut = [CutProblem(b, how.proposals[b.key]) for b in blocks if b.is_cut]
+        together = None
+        if how.late and fused:
+            together = self._together(fused)
+            told = together.tell(self.root_finder, self._given_penalties())
+            if told is None:
+                together, fused, others = None, [], whole
         # One after the other, unless all are needed at once.
         problems: Iterable[BlockProblem] = (self._problem(block) for block in others)
         if how.late:
             problems = list(problems) if ranks is None else ranks.attempt(partial(list, problems))
-            told, own = self._drive([*problems, *cut], how.penalised, ranks)
-            record |= told if how.drives else {}
+            said, own = self._drive([*problems, *cut], how.penalised, ranks, told or [])
+            record |= said if how.drives else {}
             moved = self._lam != lam
+            passes = together if kept is None else kept
+            if passes is not None and not passes.decide(own):
+                # They have groups, and a strength of zero makes them none.
+                known, fused, together, kept = {p.block.key for p in problems}, [], None, None
+                left = [b for b in _following(self._checked_blocks(), driven) if b.key not in known]
+                problems = [*problems, *map(self._problem, left)]
             problems, watched, cut = (
                 _decided(problems, own, moved), _decided(watched, own, moved), _decided(cut, own, moved),
             )  # fmt: skip
@@ -275,7 +292,7 @@ class Stepper(torch.optim.Optimizer):
             record |= self._certified(tried(ranks, partial(list, problems), []), cut, how.steps, ranks)
             return record
         checked = [] if how.late else others
-        tried(ranks, lambda: self._take_own(checked, problems, fused, kept), None)
+        tried(ranks, lambda: self._take_own(checked, problems, fused, kept, together), None)
         if ranks is not None:
             for part, new in zip(cut, solve(cut, ranks, self._finder()), strict=True):
                 self._write(part, new)
@@ -310,11 +327,19 @@ class Stepper(torch.optim.Optimizer):
             self._check_finite(whole)
         fused: list[Block] = []
         others: list[Block] = []
+        # Who decides or looks together with others takes all proxes.
+        alone = how.ranks is None and not how.watched
         for block in whole:
             some = all(local(p).numel() > 0 for p in block.params)
-            compiled = not (how.due or how.late) and self._is_fused(block) and some
-            (fused if compiled else others).append(block)
+            takes = alone and self._may_tell(block) if how.late else not how.due and self._is_fused(block)
+            (fused if takes and some and not how.due else others).append(block)
         return _Own(fused, others, [] if how.watch is None else [self._problem(block) for block in whole])
+
+    def _may_tell(self, block: Block) -> bool:
+        """Say whether the compiled pass of a block tells of its groups before it is taken."""
+        given = self._given_penalties()[block.number]
+        told = given is None or is_told_by_sums(given)
+        return told and not rests(block.settings) and self._fits(block)
 
     def _show(self, watched: list[BlockProblem], cut: list[CutProblem], how: _Step) -> None:
         """Show the proxes of a step to who watches, before anything is written.
@@ -339,6 +364,7 @@ class Stepper(torch.optim.Optimizer):
         problems: Iterable[BlockProblem],
         fused: list[Block],
         kept: Kept | None,
+        together: Together | None = None,
     ) -> None:
         """Take the step of the groups that lie here whole."""
         self._check_finite(checked)
@@ -346,7 +372,7 @@ class Stepper(torch.optim.Optimizer):
             kept.step(self.root_finder)
             self._kept = kept
         elif fused:
-            self._fused_steps(fused)
+            self._fused_steps(self._together(fused) if together is None else together)
         for problem in problems:
             self._write(problem, problem.block.split(self._solve(problem, self._finder())))
 
@@ -412,27 +438,33 @@ class Stepper(torch.optim.Optimizer):
             ranks.attempt(make)
 
     def _drive(
-        self, problems: Sequence[BlockProblem | CutProblem], count: int, ranks: Ranks | None
+        self,
+        problems: Sequence[BlockProblem | CutProblem],
+        count: int,
+        ranks: Ranks | None,
+        told: Sequence[Moved] = (),
     ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
-        """Decide on the strength of all penalties.
+        """Decide on the strength of all penalties, from proxes and from what passes have ``told`` of others.
 
         Returns what the history says of it, and the penalties of the blocks whose strength is their own.
         """
         assert self._strength is not None
-        asked: dict[tuple[int, int | None], tuple[BlockProblem | CutProblem, Penalty]] = {}
+        asked: list[tuple[BlockProblem | CutProblem, Penalty]] = []
         for p in problems:
             given = self._strength.given[p.block.number]
             if p.is_asked and given is not None:
-                asked[p.block.key] = p, given
-        groups = all_moving(list(asked.values()), ranks) if asked else []
-        resting = self._resting(asked) if asked else []
-        told, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)
+                asked.append((p, given))
+        groups = [*(all_moving(asked, ranks) if asked else []), *(moved.groups for moved in told)]
+        penalties = {p.block.key: given for p, given in asked} | {m.key: m.given for m in told}
+        resting = self._resting(penalties) if penalties else []
+        said, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)
         if strengths is None:
-            return told, {}
-        unit = self.param_groups[0]["sparsity"]["unit"]
-        return told, {
-            key: given.with_strength(given.strength * (lam / unit))
-            for (key, (_, given)), lam in zip(asked.items(), strengths, strict=True)
+            return said, {}
+        state = self.param_groups[0]["sparsity"]
+        return said, {
+            key: given.with_strength(given.strength * (lam / state["unit"]))
+            for (key, given), lam in zip(penalties.items(), strengths, strict=True)
+            if lam != state["lam"]
         }
 
     def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
@@ -582,25 +614,32 @@ class Stepper(torch.optim.Optimizer):
                 return found
         return self.rule.propose(block.settings, w, grad, slots, t, carry)
 
-    def _is_fused(self, block: Block) -> bool:
-        """Say whether the step of a block is one compiled pass; an error where it has to be and cannot."""
-        if self.fused is False or block.rests:
-            return False
-        found = obstacle(self.rule, self.state, block)
-        if found and self.fused:
-            raise RuntimeError(f"fused=True: {block.where} {found}")
-        return not found
+    def _fits(self, block: Block) -> bool:
+        """Say whether a compiled pass takes the step of a block."""
+        return self.fused is not False and not block.rests and not obstacle(self.rule, self.state, block)
 
-    def _fused_steps(self, blocks: list[Block]) -> None:
-        """Do the step of blocks in compiled passes, and keep what was found out about them."""
-        from proxlab.torch.together import Kept, Together
+    def _is_fused(self, block: Block) -> bool:
+        """As :meth:`_fits`; an error where one has to and cannot."""
+        fits = self._fits(block)
+        if self.fused and not fits and not block.rests:
+            raise RuntimeError(f"fused=True: {block.where} {obstacle(self.rule, self.state, block)}")
+        return fits
+
+    def _together(self, blocks: list[Block]) -> Together:
+        """Put blocks together as compiled passes take them."""
+        from proxlab.torch.together import Together
 
         members = [
             self._member(block, k if block.index is None else block.index, p)
             for block in blocks
             for k, p in enumerate(block.params)
         ]
-        together = Together(self.rule, members)
+        return Together(self.rule, members)
+
+    def _fused_steps(self, together: Together) -> None:
+        """Do the step of blocks in compiled passes, and keep what was found out about them."""
+        from proxlab.torch.together import Kept
+
         # Of a compiled pass it is the pass that costs, and not its iterations.
         together.step(self.root_finder, lambda m, carry: self._save(m.parameter, m.slots, m.t, carry))
         if Kept.can_be(together, self.state):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 
 from proxlab.optim import fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
+from proxlab.optim.sparsity import Moving, is_told_by_sums, strengths_of_sums
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block, on_host
+from proxlab.torch.problems import Block, on_host, uses_of
 from proxlab.torch.vanishing import Looked, counted, strides_of
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
-__all__ = ["Kept", "Member", "Together", "proposed"]
+__all__ = ["Kept", "Member", "Moved", "Together", "proposed"]
 
 _gradient = attrgetter("grad")
 _dtype = attrgetter("dtype")
@@ -89,32 +91,98 @@ class _How(NamedTuple):
     where: Callable[[int], str]
 
 
-def _passes(
-    shares: Sequence[_Share], hows: Sequence[_How], weights: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> list[float]:
-    """Take the steps of all batches; returns the carry of each.
+class _Members(NamedTuple):
+    """What of the weights and gradients of all members lies here."""
 
-    ``weights`` and ``gradients`` are those of the members, what of them lies here.
-    """
+    weights: Sequence[Tensor]
+    gradients: Sequence[Tensor]
 
-    def read(share: _Share) -> None:
+    def read(self, share: _Share) -> None:
+        """Copy those of a batch, where it takes copies."""
         if share.widened is not None:
-            share.widened.read([weights[k] for k in share.chosen], [gradients[k] for k in share.chosen])
+            chosen = share.chosen
+            share.widened.read([self.weights[k] for k in chosen], [self.gradients[k] for k in chosen])
 
+
+class Moved(NamedTuple):
+    """A block that a pass takes, the penalty that it was given, and its groups."""
+
+    key: tuple[int, int | None]
+    given: Penalty
+    groups: Moving
+
+
+def _look(shares: Sequence[_Share], hows: Sequence[_How], members: _Members) -> None:
+    """Look at the gradients of all batches; nothing changes."""
     for share, how in zip(shares, hows, strict=True):
-        read(share)
+        members.read(share)
         share.batch.look(*how)
+
+
+def _tell(
+    shares: Sequence[_Share],
+    hows: Sequence[_How],
+    members: _Members,
+    blocks: Sequence[Block],
+    given: Sequence[Penalty | None],
+) -> list[Moved] | None:
+    """Look at the gradients of all batches, and at the groups of the points of the step.
+
+    Nothing changes. None where sums over the groups do not tell of all of them.
+    """
+    told: list[Moved] = []
+    firsts = [blocks[share.chosen[0]] for share in shares]
+    penalties = [None if block.penalty is None else given[block.number] for block in firsts]
+    if not all(penalty is None or is_told_by_sums(penalty) for penalty in penalties):
+        return None
+    _look(shares, hows, members)
+    again = sum(share.widened is not None for share in shares) > 1
+    for share, how, penalty in zip(shares, hows, penalties, strict=True):
+        if penalty is None:
+            continue
+        if again:
+            # The scratch is that of all.
+            members.read(share)
+        found = share.batch.tell(how.settings, how.t, how.carry)
+        if found is None:
+            return None
+        strengths = strengths_of_sums(penalty, *found)
+        places, sizes = share.batch.places.tolist(), share.batch.group_sizes
+        some = [blocks[k] for k in share.chosen[: len(share.batch)]]
+        told += [
+            Moved(block.key, penalty, Moving(strengths[a:b], sizes[a:b], uses_of(block.group, block.index)))
+            for block, (a, b) in zip(some, pairwise(places), strict=True)
+        ]
+    return told
+
+
+def _decide(
+    shares: Sequence[_Share], blocks: Sequence[Block], own: Mapping[tuple[int, int | None], Penalty]
+) -> bool:
+    """Take the strengths that penalties have now, or blocks for themselves; returns whether passes do."""
+    for share in shares:
+        some = [blocks[k] for k in share.chosen] if own else []
+        apart = {j: own[block.key] for j, block in enumerate(some) if block.key in own}
+        if not share.batch.follow(blocks[share.chosen[0]].penalty, apart):
+            return False
+    return True
+
+
+def _passes(shares: Sequence[_Share], hows: Sequence[_How], members: _Members, looked: bool) -> list[float]:
+    """Take the steps of all batches, at whose gradients has been looked or not; returns the carry of each."""
+    if not looked:
+        _look(shares, hows, members)
     # No gradient is an error any more. None of the weights may pass for what a forward pass has seen.
-    torch.autograd.graph.increment_version(weights)
+    torch.autograd.graph.increment_version(members.weights)
     again = sum(share.widened is not None for share in shares) > 1
     carries = []
     for share, how in zip(shares, hows, strict=True):
         if again:
             # The scratch is that of all.
-            read(share)
+            members.read(share)
         carries.append(share.batch.step(*how))
         if share.widened is not None:
-            share.widened.write([weights[k] for k in share.chosen])
+            share.widened.write([members.weights[k] for k in share.chosen])
     return carries
 
 
@@ -138,6 +206,7 @@ class Together:
 
     def __init__(self, rule: Rule, members: Sequence[Member]) -> None:
         self.rule, self.members = rule, members
+        self._looked = False
         alike: dict[tuple[Any, ...], list[int]] = {}
         # Of a parameter that is cut over processes it is made anew whenever it is asked for.
         own = {id(member.block): member.block.penalty for member in self.members}
@@ -180,15 +249,37 @@ class Together:
             return [chosen]
         return [[chosen[k] for k in part] for part in batches([sizes[k] for k in chosen])]
 
-    def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
-        """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
+    @property
+    def _lying(self) -> _Members:
+        return _Members([m.weights for m in self.members], [m.gradient for m in self.members])
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return [member.block for member in self.members]
+
+    def _hows(self, finder: RootFinder) -> list[_How]:
         hows = []
         for share in self.shares:
             first = self.members[share.chosen[0]]
             where = _naming([self.members[k].block for k in share.chosen])
             hows.append(_How(first.block.settings, first.t, first.carry, finder, where))
-        weights, gradients = ([m.weights for m in self.members], [m.gradient for m in self.members])
-        carries = _passes(self.shares, hows, weights, gradients)
+        return hows
+
+    def tell(self, finder: RootFinder, given: Sequence[Penalty | None]) -> list[Moved] | None:
+        """Return the groups of the step, or None where a pass does not tell of all; nothing changes.
+
+        ``given`` is the penalty of each param group as it was given.
+        """
+        self._looked = True
+        return _tell(self.shares, self._hows(finder), self._lying, self._blocks, given)
+
+    def decide(self, own: Mapping[tuple[int, int | None], Penalty]) -> bool:
+        """Take the strengths that penalties have now, but ``own`` by keys; returns whether passes do."""
+        return _decide(self.shares, self._blocks, own)
+
+    def step(self, finder: RootFinder, save: Callable[[Member, float], None]) -> None:
+        """Take the step; ``save(member, carry)`` keeps what it leaves behind."""
+        carries = _passes(self.shares, self._hows(finder), self._lying, self._looked)
         for share, carry in zip(self.shares, carries, strict=True):
             for k in share.chosen:
                 save(self.members[k], carry)
@@ -262,6 +353,7 @@ class Kept:
         self._sorted = Spans(self._written[0][order], self._written[1][order])
         self._reads = Spans(starts[:0], starts[:0])
         self._numbers = [(0, 0.0)] * len(together.shares)
+        self._looked = False
         taken = {(member.block.number, member.place) for member in together.members}
         left = {
             number: [k for k in range(len(group["params"])) if (number, k) not in taken]
@@ -390,17 +482,34 @@ class Kept:
             return False
         return is_apart(both, reads) and is_apart(both, self._reads)
 
+    def tell(self, finder: RootFinder, given: Sequence[Penalty | None]) -> list[Moved] | None:
+        """As :meth:`Together.tell`, of the next step, for which this has been found to hold."""
+        self._looked = True
+        return _tell(self._shares, self._hows(finder), self._members, self._blocks, given)
+
     def follow(self) -> bool:
         """Take the strengths that the penalties have now; returns whether the same passes do."""
-        return all(batch.follow(self._blocks[chosen[0]].penalty) for batch, chosen, _ in self._shares)
+        return self.decide({})
 
-    def step(self, finder: RootFinder) -> None:
-        """Take the next step, for which this has been found to hold."""
+    def decide(self, own: Mapping[tuple[int, int | None], Penalty]) -> bool:
+        """As :meth:`Together.decide`."""
+        return _decide(self._shares, self._blocks, own)
+
+    @property
+    def _members(self) -> _Members:
+        return _Members(self._params, list(map(_gradient, self._params)))
+
+    def _hows(self, finder: RootFinder) -> list[_How]:
         hows = []
         for share, (t, carry) in zip(self._shares, self._numbers, strict=True):
             blocks = [self._blocks[k] for k in share.chosen]
             hows.append(_How(self._settings[blocks[0].number], t, carry, finder, _naming(blocks)))
-        carries = _passes(self._shares, hows, self._params, list(map(_gradient, self._params)))
+        return hows
+
+    def step(self, finder: RootFinder) -> None:
+        """Take the next step, for which this has been found to hold."""
+        hows, looked, self._looked = self._hows(finder), self._looked, False
+        carries = _passes(self._shares, hows, self._members, looked)
         for share, how, carry in zip(self._shares, hows, carries, strict=True):
             counts = [self._counts[k] for k in share.chosen]
             torch._foreach_copy_(counts, [torch.tensor(float(how.t))] * len(counts))

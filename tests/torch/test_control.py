@@ -55,9 +55,20 @@ def controller(target=0.5, **options):
     return TargetSparsity(target, method="multiplicative", **options)
 
 
-@pytest.mark.parametrize("name", sorted(ONE_EACH))
-def test_the_quantile_reaches_its_target_in_every_step(name):
-    params, optimizer = start(ONE_EACH[name], quantile(0.6), **NO_AVERAGE.get(name, {}))
+# Passes of these are compiled in the ordinary suite.
+PASSES = ("ProxAdamW",)
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [
+        pytest.param(name, fused, marks=[pytest.mark.kernels] if fused is None and name not in PASSES else [])
+        for name in sorted(ONE_EACH)
+        for fused in (None, False)
+    ],
+)
+def test_the_quantile_reaches_its_target_in_every_step(name, fused):
+    params, optimizer = start(ONE_EACH[name], quantile(0.6), fused=fused, **NO_AVERAGE.get(name, {}))
     for _ in range(10):
         run(params, optimizer, 1)
         record = optimizer.history[-1]
@@ -123,14 +134,15 @@ def test_half_precision_and_steps_between_decisions():
 @pytest.mark.parametrize("name", ["ProxAdamW", "RAMDA", "LinBreg"])
 @pytest.mark.parametrize("make", [quantile, controller])
 def test_a_driven_strength_is_saved(name, make):
-    params, optimizer = start(ONE_EACH[name], make(), certify_every=3)
+    options = {"certify_every": 3, "fused": None if name in PASSES else False}
+    params, optimizer = start(ONE_EACH[name], make(), **options)
     run(params, optimizer, 10)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
     assert state["param_groups"][1]["sparsity"]["lam"] == optimizer.history[-1]["lam"]
-    others, resumed = start(ONE_EACH[name], make(), certify_every=3)
+    others, resumed = start(ONE_EACH[name], make(), **options)
     for p, q in zip(params, others, strict=True):
         q.data.copy_(p.data)
     resumed.load_state_dict(state)
