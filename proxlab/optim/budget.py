@@ -8,18 +8,19 @@ a multiple, it gets a lower strength of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Layer", "Reached", "for_each", "for_strength", "for_total"]
+__all__ = ["Layers", "Reached", "for_each", "for_strength", "for_total"]
 
 # A share such as 0.7 of ten groups is seven groups, whatever its last digit.
 _DIGITS = 1e-12
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Reached(NamedTuple):
@@ -29,7 +30,7 @@ class Reached(NamedTuple):
     ----------
     lam : float
         The strength of all layers that have none of their own.
-    strengths : tuple of float
+    strengths : ndarray of float, shape (n_layers,)
         The strength of each layer.
     share : float
         The share that is zero.
@@ -41,23 +42,30 @@ class Reached(NamedTuple):
     """
 
     lam: float
-    strengths: tuple[float, ...]
+    strengths: Floats
     share: float
     reachable: float
     rounded: bool = False
 
 
-class Layer:
-    """The groups of a layer, in the order in which they vanish.
+class Layers:
+    """The groups of layers, those of each in the order in which they vanish, in arrays of all of them.
+
+    A layer of ``n`` groups has ``n + 1`` places, one for each number of its groups that may vanish.
 
     Parameters
     ----------
     strengths : ndarray of float, shape (n_groups,)
-        From which strength on each vanishes: 0 for one that is zero anyway, infinite for one that never does.
-    counts : ndarray of float, shape (n_groups,)
+        From which strength on each group vanishes, those of one layer after those of another: 0 for one that
+        is zero anyway, infinite for one that never does.
+    counts : ndarray of int, shape (n_groups,)
         What each counts.
-    keep : int
-        How many have to be left.
+    sizes : ndarray of int, shape (n_layers,)
+        How many groups each layer has.
+    units : ndarray of float, shape (n_layers,)
+        What the counts of a layer are multiples of.
+    keep : ndarray of int, shape (n_layers,)
+        How many groups of a layer have to be left.
     multiple : int
         What the number that is left is a multiple of, unless nothing vanishes.
     rounding : float
@@ -66,48 +74,85 @@ class Layer:
     Attributes
     ----------
     strengths : ndarray of float, shape (n_groups,)
-        In ascending order.
-    mass : ndarray of float, shape (n_groups + 1,)
-        What the first ``k`` count together.
-    allowed : ndarray of bool, shape (n_groups + 1,)
-        Whether the first ``k``, and no others, may and can vanish.
-    most : ndarray of int, shape (n_groups + 1,)
-        Of at most ``k`` that would vanish, how many may.
+        In ascending order in each layer.
+    layer : ndarray of int, shape (n_groups,)
+        The layer of each.
+    begin, end : ndarray of int, shape (n_layers,)
+        The first place of each layer, and its last.
+    mass : ndarray of float, shape (n_places,)
+        What the first groups count together.
+    allowed : ndarray of bool, shape (n_places,)
+        Whether so many, and no others, may and can vanish.
+    most : ndarray of int, shape (n_places,)
+        Of at most so many that would vanish, the place of how many may.
+    above : float
+        What the strength at which a group vanishes is multiplied by to be sure.
     """
 
-    def __init__(self, strengths: Floats, counts: Floats, keep: int, multiple: int, rounding: float) -> None:
-        order = np.argsort(strengths, kind="stable")
-        n = len(order)
+    def __init__(
+        self,
+        strengths: Floats,
+        counts: Integers,
+        sizes: Integers,
+        units: Floats,
+        keep: Integers,
+        multiple: int,
+        rounding: float,
+    ) -> None:
+        layers = np.arange(len(sizes))
+        self.layer: Integers = np.repeat(layers, sizes)
+        order = np.lexsort((strengths, self.layer))
         self.strengths = s = strengths[order]
-        self.mass = np.concatenate([[0.0], np.cumsum(counts[order])])
-        self._above = 1.0 + rounding
+        self.end: Integers = np.cumsum(sizes + 1) - 1
+        self.begin: Integers = self.end - sizes
+        of = np.repeat(layers, sizes + 1)
+        places = np.arange(len(of))
+        k, n = places - self.begin[of], sizes[of]
+        # Which group is the next to vanish at a place; sums of integers are exact.
+        group = places - of
+        total = np.concatenate([[0], np.cumsum(counts[order])])
+        self.mass: Floats = (total[group] - total[group[self.begin]][of]) * units[of]
+        self.above = 1.0 + rounding
         # A strength that makes one vanish has to leave the next, whatever was rounded.
-        after = np.concatenate([s, [math.inf]])
-        before = np.concatenate([[0.0], s * (1.0 + 4.0 * rounding)])
+        known = np.concatenate([s, [math.inf]])
+        after = np.where(k < n, known[group], math.inf)
+        before = np.where(k > 0, known[group - 1] * (1.0 + 4.0 * rounding), 0.0)
         possible = before < after
-        possible[n] = n == 0 or bool(np.isfinite(s[-1]))
-        k = np.arange(n + 1)
-        least = int(np.argmax(possible))
-        self.allowed: npt.NDArray[np.bool_] = possible & (n - k >= keep) & ((n - k) % multiple == 0)
+        possible[self.end] = (sizes == 0) | np.isfinite(known[group[self.end] - 1])
+        least = self._first(possible, self.begin)
+        self.allowed: Flags = possible & (n - k >= keep[of]) & ((n - k) % multiple == 0)
         # What is zero anyway is.
         self.allowed[least] = True
-        self.most: npt.NDArray[np.int64] = np.maximum.accumulate(np.where(self.allowed, k, least))
+        self.most: Integers = np.maximum.accumulate(np.where(self.allowed, places, least[of]))
 
-    def strength(self, k: int) -> float:
-        """Return the least strength at which ``k`` vanish."""
-        return 0.0 if k == 0 else float(self.strengths[k - 1]) * self._above
+    def _first(self, where: Flags, otherwise: Integers) -> Integers:
+        """Return the first place of each layer where something holds."""
+        found = np.minimum.reduceat(np.where(where, np.arange(len(where)), len(where)), self.begin)
+        return np.where(found < len(where), found, otherwise)
 
-    def at(self, lam: float) -> int:
-        """Return how many would vanish at a strength."""
-        return int(np.searchsorted(self.strengths, lam, side="right"))
+    def _last(self, where: Flags, otherwise: Integers) -> Integers:
+        """As :meth:`_first`, the last."""
+        found = np.maximum.reduceat(np.where(where, np.arange(len(where)), -1), self.begin)
+        return np.where(found >= 0, found, otherwise)
+
+    def strength(self, places: Integers) -> Floats:
+        """Return the least strength of each layer at which so many vanish."""
+        # The group before a place; of a layer's first place there is none.
+        known = np.concatenate([self.strengths, [0.0]])[places - np.arange(len(places)) - 1]
+        return np.where(places == self.begin, 0.0, known * self.above)
+
+    def at(self, lam: float) -> Integers:
+        """Return the place of how many of each layer would vanish at a strength."""
+        asked: Integers = self.begin + np.bincount(self.layer[self.strengths <= lam], minlength=len(self.end))
+        return asked
 
 
-def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Reached | None:
+def for_total(layers: Layers, wanted: float, strict: bool) -> Reached | None:
     """Find one strength for all layers.
 
     Parameters
     ----------
-    layers : sequence of Layer
+    layers : Layers
     wanted : float
         The share, between 0 and 1.
     strict : bool
@@ -119,59 +164,59 @@ def for_total(layers: Sequence[Layer], wanted: float, strict: bool) -> Reached |
     Reached or None
         None if nothing can vanish at any strength.
     """
-    total = sum(float(layer.mass[-1]) for layer in layers)
-    strengths = np.concatenate([layer.strengths for layer in layers])
+    total = float(layers.mass[layers.end].sum())
     # What each group adds when the strength passes it, nothing until its layer may have a smaller width.
-    gains = np.concatenate([np.diff(layer.mass[layer.most]) for layer in layers])
-    finite = np.isfinite(strengths)
+    place = np.arange(len(layers.strengths)) + layers.layer
+    have = layers.mass[layers.most]
+    gains = have[place + 1] - have[place]
+    finite = np.isfinite(layers.strengths)
     if total == 0 or not finite.any():
         return None
-    order = np.argsort(strengths[finite], kind="stable")
-    s = strengths[finite][order]
-    base = sum(float(layer.mass[layer.most[0]]) for layer in layers)
+    order = np.argsort(layers.strengths[finite], kind="stable")
+    s = layers.strengths[finite][order]
+    base = float(have[layers.begin].sum())
     share = (base + np.cumsum(gains[finite][order])) / total
-    above = max(layer._above for layer in layers)
     if strict:
         # Those that vanish at the same strength do so together.
-        last = np.concatenate([s[:-1] * above < s[1:], [True]])
+        last = np.concatenate([s[:-1] * layers.above < s[1:], [True]])
         fits = np.flatnonzero(last & (share <= wanted * (1.0 + _DIGITS)))
-        outcome = for_strength(layers, float(s[fits[-1]]) * above if len(fits) else 0.0)
+        outcome = for_strength(layers, float(s[fits[-1]]) * layers.above if len(fits) else 0.0)
         return _rounded(outcome, outcome.share, outcome.reachable, wanted)
     # What is out of reach is left at the least strength at which all that can vanish does.
     reached = min(wanted, float(share[-1]))
-    return for_strength(layers, float(s[int(np.searchsorted(share, reached * (1.0 - _DIGITS)))]) * above)
+    first = int(np.searchsorted(share, reached * (1.0 - _DIGITS)))
+    return for_strength(layers, float(s[first]) * layers.above)
 
 
-def for_strength(layers: Sequence[Layer], lam: float) -> Reached:
+def for_strength(layers: Layers, lam: float) -> Reached:
     """Return what a strength comes to, where a layer that may not have so many zeros has its own."""
-    asked = [layer.at(lam) for layer in layers]
-    found = [int(layer.most[k]) for layer, k in zip(layers, asked, strict=True)]
-    strengths = [
-        lam if k == have else layer.strength(have)
-        for layer, k, have in zip(layers, asked, found, strict=True)
-    ]
-    return _outcome(layers, lam, strengths, found)
+    asked = layers.at(lam)
+    found = layers.most[asked]
+    return _outcome(layers, lam, np.where(found == asked, lam, layers.strength(found)), found)
 
 
-def for_each(layers: Sequence[Layer], wanted: float, strict: bool) -> Reached:
+def for_each(layers: Layers, wanted: float, strict: bool) -> Reached:
     """Find a strength for each layer by itself; the arguments are those of :func:`for_total`."""
-    found = []
-    for layer in layers:
-        ks = np.flatnonzero(layer.allowed)
-        share = layer.mass[ks] / max(float(layer.mass[-1]), math.ulp(0.0))
-        if strict:
-            fits = np.flatnonzero(share <= wanted * (1.0 + _DIGITS))
-            found.append(int(ks[fits[-1]] if len(fits) else ks[0]))
-        else:
-            found.append(int(ks[min(int(np.searchsorted(share, wanted * (1.0 - _DIGITS))), len(ks) - 1)]))
-    strengths = [layer.strength(k) for layer, k in zip(layers, found, strict=True)]
+    whole = layers.mass[layers.end]
+    share = layers.mass / np.repeat(np.maximum(whole, math.ulp(0.0)), layers.end - layers.begin + 1)
+    first = layers._first(layers.allowed, layers.begin)
+    last = layers._last(layers.allowed, layers.begin)
+    if strict:
+        found = layers._last(layers.allowed & (share <= wanted * (1.0 + _DIGITS)), first)
+    else:
+        found = layers._first(layers.allowed & (share >= wanted * (1.0 - _DIGITS)), last)
+    strengths = layers.strength(found)
+    outcome = _outcome(layers, float(strengths.max(initial=0.0)), strengths, found)
     # Every layer has to reach it.
-    most = [float(layer.mass[layer.most[-1]] / layer.mass[-1]) for layer in layers if layer.mass[-1] > 0]
-    outcome = _outcome(layers, max(strengths, default=0.0), strengths, found)
+    counts = whole > 0
+    most = _least_of(layers.mass[layers.most[layers.end]][counts] / whole[counts])
     if not strict:
-        return outcome._replace(reachable=min(most, default=0.0))
-    shares = [float(x.mass[k] / x.mass[-1]) for x, k in zip(layers, found, strict=True) if x.mass[-1] > 0]
-    return _rounded(outcome, min(shares, default=0.0), min(most, default=0.0), wanted)
+        return outcome._replace(reachable=most)
+    return _rounded(outcome, _least_of(layers.mass[found][counts] / whole[counts]), most, wanted)
+
+
+def _least_of(shares: Floats) -> float:
+    return float(shares.min()) if len(shares) else 0.0
 
 
 def _rounded(outcome: Reached, reached: float, most: float, wanted: float) -> Reached:
@@ -180,10 +225,9 @@ def _rounded(outcome: Reached, reached: float, most: float, wanted: float) -> Re
     return outcome._replace(reachable=reached, rounded=below and most >= wanted * (1.0 - _DIGITS))
 
 
-def _outcome(layers: Sequence[Layer], lam: float, strengths: list[float], found: list[int]) -> Reached:
-    total: Any = sum(layer.mass[-1] for layer in layers)
+def _outcome(layers: Layers, lam: float, strengths: Floats, found: Integers) -> Reached:
+    total = float(layers.mass[layers.end].sum())
     if total == 0:
-        return Reached(lam, tuple(strengths), 0.0, 0.0)
-    zero = sum(layer.mass[k] for layer, k in zip(layers, found, strict=True))
-    most = sum(layer.mass[layer.most[-1]] for layer in layers)
-    return Reached(lam, tuple(strengths), float(zero / total), float(most / total))
+        return Reached(lam, strengths, 0.0, 0.0)
+    zero, most = float(layers.mass[found].sum()), float(layers.mass[layers.most[layers.end]].sum())
+    return Reached(lam, strengths, zero / total, most / total)

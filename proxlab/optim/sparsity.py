@@ -24,7 +24,7 @@ from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import AxisLayout, Groups
 from proxlab.namespaces import namespace
-from proxlab.optim.budget import Layer, Reached, for_each, for_strength, for_total
+from proxlab.optim.budget import Layers, Reached, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import VanishingRows, row_norm
@@ -551,8 +551,8 @@ class TargetSparsity:
         outcome = self._outcome(self._layers(problems, resting, new["unit"]), wanted, t, new["lam"])
         new["lam"] = outcome.lam
         strengths = outcome.strengths[: len(problems)]
-        if any(strength != outcome.lam for strength in strengths):
-            new["strengths"] = strengths
+        if bool((strengths != outcome.lam).any()):
+            new["strengths"] = tuple(strengths.tolist())
         if self.method == "quantile":
             new["sparsity"], new["gap"] = outcome.share, wanted - outcome.share
             if outcome.reachable < wanted * (1.0 - 1e-12):
@@ -574,27 +574,24 @@ class TargetSparsity:
 
     def _layers(
         self, problems: Sequence[ProxProblem | Moving], resting: Sequence[Resting], unit: float
-    ) -> list[Layer]:
+    ) -> Layers:
         """Return the groups of all layers, those of the problems first."""
-        found, sizes, uses = [], [], []
         given = iter(all_moving([p for p in problems if not isinstance(p, Moving)]))
-        for p in problems:
-            groups = p if isinstance(p, Moving) else next(given)
-            found.append(groups.strengths * unit)
-            sizes.append(groups.sizes)
-            uses.append(groups.uses)
+        groups = [p if isinstance(p, Moving) else next(given) for p in problems]
+        strengths = np.concatenate([g.strengths for g in groups]) * unit
+        sizes = np.concatenate([g.sizes for g in groups])
         # Beyond the rounding of the strengths, so that the prox agrees.
-        unsure = rounding(4.0 * max([1, *(int(n.max(initial=0)) for n in sizes)]) + 64.0)
-        for r in resting:
-            found.append(np.where(r.alive, math.inf, 0.0))
-            sizes.append(r.sizes)
-            uses.append(r.uses)
-        return [
-            Layer(strengths, self._count(n, use), self._least(len(n)), self.multiple_of, unsure)
-            for strengths, n, use in zip(found, sizes, uses, strict=True)
-        ]
+        unsure = rounding(4.0 * max(1, int(sizes.max(initial=0))) + 64.0)
+        if resting:
+            alive = np.concatenate([r.alive for r in resting])
+            strengths = np.concatenate([strengths, np.where(alive, math.inf, 0.0)])
+            sizes = np.concatenate([sizes, *[r.sizes for r in resting]])
+        # How many groups a layer has.
+        n = np.array([*map(len, [g.sizes for g in groups]), *map(len, [r.sizes for r in resting])], np.int64)
+        units = self._units([*[g.uses for g in groups], *[r.uses for r in resting]])
+        return Layers(strengths, self._counts(sizes), n, units, self._least(n), self.multiple_of, unsure)
 
-    def _outcome(self, layers: Sequence[Layer], wanted: float, t: int, lam: float) -> Reached:
+    def _outcome(self, layers: Layers, wanted: float, t: int, lam: float) -> Reached:
         if self.method != "quantile" or not self.due(t):
             return for_strength(layers, lam)
         if wanted <= 0:
@@ -604,11 +601,11 @@ class TargetSparsity:
             return for_each(layers, wanted, strict)
         return for_total(layers, wanted, strict) or for_strength(layers, lam)
 
-    def _least(self, groups: int) -> int:
-        """Return how many groups of a layer are kept."""
+    def _least(self, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many groups of each layer are kept."""
         if self.keep_at_least is not None:
-            return min(self.keep_at_least, groups)
-        return int(groups > 1 and self.method == "quantile" and self.every == 1)
+            return np.minimum(self.keep_at_least, groups)
+        return ((groups > 1) & (self.method == "quantile" and self.every == 1)).astype(np.int64)
 
     def ends(self, t: int) -> bool:
         """Return whether step ``t`` asks for the whole target."""
@@ -617,23 +614,25 @@ class TargetSparsity:
     def share(self, groups: Sequence[Resting]) -> float:
         """Return the share of groups that are zero, as the target counts them."""
         zero = total = 0.0
-        for r in groups:
-            counts = self._count(r.sizes, r.uses)
-            zero, total = zero + float(counts[~r.alive].sum()), total + float(counts.sum())
+        for r, unit in zip(groups, self._units([r.uses for r in groups]).tolist(), strict=True):
+            counts = self._counts(r.sizes)
+            zero, total = zero + unit * int(counts[~r.alive].sum()), total + unit * int(counts.sum())
         return zero / total if total else 0.0
 
-    def _count(self, sizes: npt.NDArray[np.int64], uses: float | None) -> npt.NDArray[np.float64]:
-        """Return what each group counts."""
-        if self.budget == "groups":
-            return np.ones(len(sizes))
-        if self.budget == "parameters":
-            return sizes.astype(np.float64)
-        if uses is None:
+    def _counts(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return what groups count, in the units of their layers."""
+        return np.ones(len(sizes), np.int64) if self.budget == "groups" else np.asarray(sizes, np.int64)
+
+    def _units(self, uses: Sequence[float | None]) -> npt.NDArray[np.float64]:
+        """Return what the counts of each layer are multiples of."""
+        if self.budget != "flops":
+            return np.ones(len(uses))
+        if None in uses:
             raise ValueError(
                 'budget: "flops" needs to know how often a call of the network uses each weight; make the '
                 "param groups by proxlab.torch.param_groups(model, penalty, example_inputs=…)"
             )
-        return sizes.astype(np.float64) * uses
+        return np.array(uses, np.float64)
 
 
 def check_sparsity(sparsity: object) -> TargetSparsity | None:

@@ -257,7 +257,7 @@ class Stepper(torch.optim.Optimizer):
             # A step that changes who takes part is a long one.
             holds = not any(self._fits(block) for block in blocks)
             if holds and how.late:
-                told = kept.tell(self.root_finder, self._given_penalties())
+                told = self._told(kept)
             if not holds or (told is None if how.late else not kept.follow()):
                 kept, blocks = None, _following(self._checked_blocks(), driven)
         whole = [block for block in blocks if not block.is_cut]
@@ -267,7 +267,7 @@ class Stepper(torch.optim.Optimizer):
         together = None
         if how.late and fused:
             together = self._together(fused)
-            told = together.tell(self.root_finder, self._given_penalties())
+            told = self._told(together)
             if told is None:
                 together, fused, others = None, [], whole
         # One after the other, unless all are needed at once.
@@ -334,6 +334,12 @@ class Stepper(torch.optim.Optimizer):
             takes = alone and self._may_tell(block) if how.late else not how.due and self._is_fused(block)
             (fused if takes and some and not how.due else others).append(block)
         return _Own(fused, others, [] if how.watch is None else [self._problem(block) for block in whole])
+
+    def _told(self, passes: Kept | Together) -> list[Moved] | None:
+        """Return what passes tell of the groups of a step that decides on the strength."""
+        assert self._strength is not None
+        by_use = self._strength.target.budget == "flops"
+        return passes.tell(self.root_finder, self._strength.given, by_use)
 
     def _may_tell(self, block: Block) -> bool:
         """Say whether the compiled pass of a block tells of its groups before it is taken."""
@@ -454,7 +460,7 @@ class Stepper(torch.optim.Optimizer):
             given = self._strength.given[p.block.number]
             if p.is_asked and given is not None:
                 asked.append((p, given))
-        groups = [*(all_moving(asked, ranks) if asked else []), *(moved.groups for moved in told)]
+        groups = [*(all_moving(asked, ranks) if asked else []), *[moved.groups for moved in told]]
         penalties = {p.block.key: given for p, given in asked} | {m.key: m.given for m in told}
         resting = self._resting(penalties) if penalties else []
         said, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)

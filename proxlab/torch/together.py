@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -125,6 +124,7 @@ def _tell(
     members: _Members,
     blocks: Sequence[Block],
     given: Sequence[Penalty | None],
+    by_use: bool,
 ) -> list[Moved] | None:
     """Look at the gradients of all batches, and at the groups of the points of the step.
 
@@ -149,9 +149,11 @@ def _tell(
         strengths = strengths_of_sums(penalty, *found)
         places, sizes = share.batch.places.tolist(), share.batch.group_sizes
         some = [blocks[k] for k in share.chosen[: len(share.batch)]]
+        # Of most targets nobody asks.
+        uses = [uses_of(b.group, b.index) for b in some] if by_use else [None] * len(some)
         told += [
-            Moved(block.key, penalty, Moving(strengths[a:b], sizes[a:b], uses_of(block.group, block.index)))
-            for block, (a, b) in zip(some, pairwise(places), strict=True)
+            Moved(block.key, penalty, Moving(strengths[a:b], sizes[a:b], use))
+            for block, a, b, use in zip(some, places, places[1:], uses, strict=False)
         ]
     return told
 
@@ -265,13 +267,14 @@ class Together:
             hows.append(_How(first.block.settings, first.t, first.carry, finder, where))
         return hows
 
-    def tell(self, finder: RootFinder, given: Sequence[Penalty | None]) -> list[Moved] | None:
+    def tell(self, finder: RootFinder, given: Sequence[Penalty | None], by_use: bool) -> list[Moved] | None:
         """Return the groups of the step, or None where a pass does not tell of all; nothing changes.
 
-        ``given`` is the penalty of each param group as it was given.
+        ``given`` is the penalty of each param group as it was given; ``by_use`` says whether it matters how
+        often a call of the network uses an element.
         """
         self._looked = True
-        return _tell(self.shares, self._hows(finder), self._lying, self._blocks, given)
+        return _tell(self.shares, self._hows(finder), self._lying, self._blocks, given, by_use)
 
     def decide(self, own: Mapping[tuple[int, int | None], Penalty]) -> bool:
         """Take the strengths that penalties have now, but ``own`` by keys; returns whether passes do."""
@@ -482,10 +485,10 @@ class Kept:
             return False
         return is_apart(both, reads) and is_apart(both, self._reads)
 
-    def tell(self, finder: RootFinder, given: Sequence[Penalty | None]) -> list[Moved] | None:
+    def tell(self, finder: RootFinder, given: Sequence[Penalty | None], by_use: bool) -> list[Moved] | None:
         """As :meth:`Together.tell`, of the next step, for which this has been found to hold."""
         self._looked = True
-        return _tell(self._shares, self._hows(finder), self._members, self._blocks, given)
+        return _tell(self._shares, self._hows(finder), self._members, self._blocks, given, by_use)
 
     def follow(self) -> bool:
         """Take the strengths that the penalties have now; returns whether the same passes do."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.optim import ProxAdam, TargetSparsity
-from proxlab.optim.budget import Layer, for_each, for_strength, for_total
+from proxlab.optim.budget import Layers, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Resting
 
@@ -56,9 +56,12 @@ def by_force(network, keep, multiple, lam):
 
 
 def made(network, keep, multiple):
-    return [
-        Layer(strengths, counts, min(keep, len(counts)), multiple, ROUNDING) for strengths, counts in network
-    ]
+    sizes = np.array([len(counts) for _, counts in network])
+    strengths, counts = (np.concatenate(arrays) for arrays in zip(*network, strict=True))
+    # Units of a half, so that what a group counts is not what its layer's sums are made of.
+    twice = (2.0 * counts).astype(np.int64)
+    units = np.full(len(sizes), 0.5)
+    return Layers(strengths, twice, sizes, units, np.minimum(keep, sizes), multiple, ROUNDING)
 
 
 def zeros(network, outcome):
@@ -300,6 +303,6 @@ def test_options_are_checked(options, error, message):
 
 
 def test_each_layer_has_to_reach_the_target():
-    layers = [Layer(np.arange(1.0, n + 1.0), np.ones(n), 8, 1, 1e-12) for n in (8, 100)]
-    assert for_each(layers, 0.5, False).reachable == 0.0
-    assert for_each(layers[1:], 0.5, False).reachable == 0.92
+    network = [(np.arange(1.0, n + 1.0), np.ones(n)) for n in (8, 100)]
+    assert for_each(made(network, 8, 1), 0.5, False).reachable == 0.0
+    assert for_each(made(network[1:], 8, 1), 0.5, False).reachable == 0.92

