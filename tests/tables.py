@@ -205,7 +205,7 @@ def distance_to(g: Group, zs: Point, grad: Point, w: arb, t: arb, blur: float) -
         return abs(v) - t if abs(v) > t else arb(0)
 
     if all(a == 0 for a in zs):
-        if g.table[0][1] > 0:
+        if g.table[0][1] > 0 and w > 0:
             return arb(0)
         excess = oracle.norm([at_rest(v) for v in grad]) - w * arb(float(g.table[0][2]))
         return excess if excess > 0 else arb(0)

@@ -441,6 +441,16 @@ def test_subdifferential_at_kinks_by_hand():
     assert own((0, 0.5, 1, 0)).subdiff_distance(np.array([[9.0]]), 0 * z) == 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("h", [own((0, 0.5, 0, 0), (1, 0.5, 1, 0)), pl.GroupL0(0.5)], ids=["own", "l0"])
+def test_a_jump_without_weight_is_none(h, backend):
+    h, x = replace(h, weights=np.array([0.0, 1.0])), np.array([[3.0, 4.0]] * 2)
+    found = pl.certify(h, 0 * x, x, backend=backend).stationarity
+    assert 5.0 <= found[0] <= 5.0 + 1e-12
+    assert found[1] == 0
+    assert h.subdiff_distance(-x, 0 * x).tolist() == [5.0, 0.0]
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Strengths
 

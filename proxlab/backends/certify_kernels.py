@@ -397,7 +397,9 @@ def certify_row(row: Row, at: AtZero, table: TableSlope, errors: Allowances) -> 
         proved = prove_at_zero(posed, at, proved.residual)
     residual, gap = proved.residual, proved.gap
     if size == 0.0:
-        residual = 0.0 if table.jumps else fmax(norm * (1.0 + fuzz) - eta * pieces[0, 2] * (1.0 - fuzz), 0.0)
+        residual = fmax(norm * (1.0 + fuzz) - eta * pieces[0, 2] * (1.0 - fuzz), 0.0)
+        if table.jumps and eta > 0.0:
+            residual = 0.0
     if count == 1:
         gap = fmin(gap, residual * proved.distance * errors.up)
     return True, Proved(proved.distance, proved.metric_distance, residual, gap, proved.lower, proved.upper)

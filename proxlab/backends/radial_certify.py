@@ -186,12 +186,12 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
         worse = norm_above(xp, elements)
         residual = xp.where((here & (worse >= norm))[:, None], elements, residual)
         norm = xp.where(here, xp.maximum(norm, worse), norm)
-    # At zero: what ‖b‖ exceeds the slope by, along b.
+    # At zero: what ‖b‖ exceeds the slope by, along b; a jump that has a weight absorbs all.
     strength = q.pieces[0].alpha
-    if q.table[0].value > 0:
-        return xp.where(positive[:, None], residual, xp.zeros_like(residual)), xp.where(positive, norm, zero)
+    jumps = p.weight > 0 if q.table[0].value > 0 else q.no
     excess, length = q.excess_of_b(strength * (1.0 - rounding(8))), q.b_above[1]
     sharp = xp.maximum(margin_high, zero) / xp.where(length > 0, length, q.one)
     excess = xp.minimum(excess, finite_or_inf(xp, sharp * (1.0 + rounding(3 * height + 40))))
+    excess = xp.where(jumps, zero, excess)
     norm = xp.where(positive, norm, excess)
     return xp.where(positive[:, None], residual, q.along_b(excess)), norm

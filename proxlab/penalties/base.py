@@ -507,7 +507,9 @@ class RadialPenalty(Penalty, metaclass=Checked):
         r = row_norm(xp, z)
         unit = z / xp.where(r > 0, r, xp.ones_like(r))[:, None]
         first = table_of(self)[0]
-        at_zero = xp.full_like(r, math.inf) if first.value > 0 else product(xp, weight, first.a, e=e)
+        at_zero = product(xp, weight, first.a, e=e)
+        if first.value > 0:
+            at_zero = xp.where(weight > 0, xp.full_like(r, math.inf), at_zero)
         # Elements at zero absorb what the elementwise part allows.
         threshold = times_power(xp, xp.full_like(r, self.threshold), e)[:, None]
         off = self._shrink_residual(xp, grad, threshold)

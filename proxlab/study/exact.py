@@ -474,7 +474,7 @@ class ExactGroup:
                 first = self.h.curve.slope(arb(0))
                 infinite = not first.is_finite() and self.weight > 0
             else:
-                first, infinite = self.h.pieces[0].slope, self.h.pieces[0].value > 0
+                first, infinite = self.h.pieces[0].slope, self.h.pieces[0].value > 0 and self.weight > 0
             if infinite:
                 return arb(0)
             return (norm([self._absorbed(g) for g in grad]) - self.weight * first).max(arb(0))
