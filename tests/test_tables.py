@@ -451,6 +451,21 @@ def test_a_jump_without_weight_is_none(h, backend):
     assert h.subdiff_distance(-x, 0 * x).tolist() == [5.0, 0.0]
 
 
+def test_what_is_nothing_is_certified_whatever_its_table():
+    zero = np.zeros((1, 2))
+    far = own((0, 0, 1, 0), (1e-250, 1e-250, 2, 0))
+    c = pl.certify(far, zero, zero, metric=np.array([1e-90, 1.0]), backend="array_api")
+    assert all(getattr(c, name)[0] == 0 for name in BOUNDS)
+
+
+def test_a_radius_of_zero_is_decided():
+    """Two candidates are left, and both are zero."""
+    x, d = np.array([[2.48, 0.94]]), np.array([0.65, 0.49])
+    c = pl.certify(own((0, 1, 1, 0.5), (1, 1.75, 1, 0)), 0 * x, x, 1.48, metric=d, backend="array_api")
+    assert c.bracket[1][0] == 0
+    assert c.decided[0]
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Strengths
 

@@ -46,9 +46,10 @@ def in_range(q: TableProblem) -> tuple[Array, Array]:
     """Return the rows whose metric and candidate are what they were, and those where rounding is small."""
     xp, p = q.xp, q.p
     known, firm = p.sound & xp.all(xp.isfinite(p.z), axis=1), q.yes
+    nothing = (q.reach == 0) & (q.size == 0)
     for piece, s in zip(q.table, q.pieces, strict=True):
         if piece.start > 0:  # a piece that begins where nothing is resolved
-            known = known & (s.start > LOST_PULL)
+            known = known & ((s.start > LOST_PULL) | nothing)
         if piece.a != 0.0 or piece.c != 0.0:  # a slope that may vanish
             firm = firm & (s.alpha > FLOOR) & (q.yes if piece.c <= 0.0 else q.no)
     resolved = known & (firm | (-row_max(xp, -p.d) > LEAST_METRIC))
@@ -125,7 +126,7 @@ def radial_bounds(
     width = norm_above(xp, xp.maximum(left.high - left.low, none))
     # Candidates that rounding does not tell apart are one, but for zero.
     same = ~left.alive[0] & (width <= rounding(8 * sum_height(n) + 400) * reach)
-    decided = (left.count == 1) | (~left.lost & same)
+    decided = (left.count == 1) | (~left.lost & (same | (left.upper == 0)))
 
     gap = gap_of(xp, p, left, q.own_value)
     residual, stationarity = stationarity_above(q, penalty, xp.where(usable, test.high, far))
