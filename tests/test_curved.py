@@ -658,6 +658,23 @@ def test_no_gap_is_below_the_truth_where_numbers_leave_the_range(penalty):
             assert found[k] >= (mpf(weights[k]) * value(penalty, r) + moved) * (1 - mpf(2) ** -40)
 
 
+@pytest.mark.parametrize("h", [pl.GroupLog(1.0, 0.5), pl.GroupLq(1.0, 0.9), pl.GroupLq(1.0, 0.06)], ids=repr)
+def test_no_bound_is_below_the_truth_at_candidates_of_subnormal_numbers(h):
+    """Their radius is not what it is in units in which it is a square, nor may be their direction."""
+    rng, rows = np.random.default_rng(0), 80
+    z = rng.integers(1, 9, (rows, 2)) * 5e-324 * 10.0 ** rng.integers(0, 9, (rows, 1))
+    x = rng.normal(size=z.shape) * 10.0 ** rng.uniform(-120, 0, (rows, 1))
+    radius = np.linalg.norm(x, axis=1)
+    step = 10.0 * radius / h.curve(np).slope(radius)
+    c = pl.certify(h, z, x, step, backend="array_api")
+    for k in range(rows):
+        truth = Truth(h, x[k], np.ones(2), step[k])
+        assert c.stationarity[k] >= truth.stationarity(z[k]) * (1 - mpf(10) ** -40)
+        zk = [mpf(float(v)) for v in z[k]]
+        assert c.gap[k] >= (truth.objective(zk) - truth.least) / truth.step * (1 - mpf(10) ** -40)
+    assert np.isfinite(c.gap).all()
+
+
 def test_what_is_left_at_the_width_of_rounding_is_decided():
     """Passes ran out among intervals of a few units of rounding around the one minimiser of a long group."""
     x = np.linspace(20.0, 60.0, 600)[:, None]

@@ -27,6 +27,7 @@ from proxlab.backends.scaled_rows import (
 from proxlab.bounds import rounding
 from proxlab.curves import MAX_EVALUATIONS, OWN_ROUNDINGS, SMALLEST, UNDERFLOW
 from proxlab.penalties.base import row_max
+from proxlab.powers import times_power
 from proxlab.types import Array
 
 __all__ = ["curved_bounds"]
@@ -38,10 +39,17 @@ class CurveBoxes(PathBoxes):
     def __init__(self, search: CurvedSearch) -> None:
         super().__init__(search.xp, search.p, OWN_ROUNDINGS + 60.0)
         self.search = search
+        # Below the first, radii in the penalty's own units are off by the second: there they are subnormal.
+        self.faint, self.lost = (times_power(self.xp, self.one, e - self.p.ex) for e in (-1021.0, -1073.0))
 
     def known(self, function: Any, r: Array, factors: tuple[Array, ...]) -> Array:
         """Return what a function of the penalty returns, and infinity where that is no number."""
         return self.search.scaled(function, r, self.search.price, factors, math.inf)
+
+    def rounded(self, r: Array) -> tuple[Array, Array]:
+        """Enclose what a radius becomes in the penalty's own units."""
+        off = self.xp.where((r > 0) & (r < self.faint), self.lost, self.zero)
+        return self.xp.maximum(r - off, self.zero), r + off
 
     def tame(self, r: Array) -> Array:
         """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
@@ -63,9 +71,13 @@ class CurveBoxes(PathBoxes):
 
     def value(self, r: Array) -> tuple[Array, Array]:
         """Bound ``η p`` at a radius from above, and from there on from below."""
-        value, own = self.search.value(r), self.search.own
-        low, high = value * (1.0 - own) - UNDERFLOW, value * (1.0 + own) + UNDERFLOW
-        return self.xp.where(r > 0, low, value), self.xp.where(r > 0, high, value)
+        xp, s = self.xp, self.search
+        low = high = s.value(r)
+        first, last = self.rounded(r)
+        if bool(xp.any(first < last)):
+            low, high = s.value(first), s.value(last)
+        least, most = low * (1.0 - s.own) - UNDERFLOW, high * (1.0 + s.own) + UNDERFLOW
+        return xp.where(r > 0, least, low), xp.where(r > 0, most, high)
 
     def interval_box(self, possible: Array, low: Array, high: Array, floor: Array) -> Box:
         """Enclose the minimisers between two radii, which cost no less than a floor."""
@@ -92,7 +104,8 @@ class CurveBoxes(PathBoxes):
         size, positive = xp.abs(p.z), self.size > 0
         r, low = (xp.where(positive, v, self.one) for v in (self.size, self.size_low))
         tau = self.known(s.curve.slope, r, s.price.slope)
-        doubt = xp.abs(s.slope(low) - tau) + 2.0 * s.own * tau + UNDERFLOW
+        first, last = (xp.abs(s.slope(v) - tau) for v in (self.rounded(low)[0], self.rounded(r)[1]))
+        doubt = xp.maximum(first, last) + 2.0 * s.own * tau + UNDERFLOW
         pull = p.d * (p.z - p.x)
         signed = pull + tau[:, None] * (p.z / r[:, None])
         error = rounding(12) * (xp.abs(pull) + tau[:, None] * (size / r[:, None]))
@@ -160,7 +173,8 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     decided = (~left.lost & ~(may_be & may_not_be) & narrow) | kept
 
     residual = q.residual()
-    stationarity = xp.where(q.tame(reach) & known, norm_above(xp, residual), far)
+    # Where the direction of the candidate is what it was.
+    stationarity = xp.where(q.tame(reach) & known & p.sound, norm_above(xp, residual), far)
     stationarity = xp.where(xp.isnan(stationarity), far, stationarity)
     gap = gap_of(xp, p, left, q.own_value)
     gap = xp.where(q.tame(xp.maximum(reach, q.size)), gap, far)
