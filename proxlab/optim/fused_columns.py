@@ -2,6 +2,9 @@
 
 The point is written to the weights, and the metric is formed anew from the state: nothing is kept for each
 element, and every pass streams through whole rows.
+
+A column's sums are added row by row, as written: vectors are made of neighbours, and their number decides
+nothing. Parts of a tensor in several processes have the sums of the whole.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -101,21 +104,18 @@ def block_in(values: Any, first: int, count: int, weights: Any, squares: Any) ->
 # Passes. An element's terms, and how they are added to the sums of its column.
 
 
-@any_order
 def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's ``w²``, or NaN if the square of its gradient is not finite."""
     zero = step.one - step.one
     return (t.w[k] * t.w[k] + zero * (t.g[k] * t.g[k]),)
 
 
-@any_order
 def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return the terms of an element's point (:func:`~proxlab.optim.group_sums.sum_terms`), in float64."""
     _, x, d = formed(t, k, step)
     return sum_terms(np.float64(x), np.float64(d))
 
 
-@any_order
 def update_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Update an element, whose point goes to ``w``; returns its terms at zero and at the ratio."""
     x, d = propose(t, k, step)
@@ -126,31 +126,26 @@ def update_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> An
     return s, s * d, x * x, x * b, s0, s1, s2
 
 
-@any_order
 def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's terms at the ratio."""
     return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
 
 
-@any_order
 def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Write an element's ``z = x q/(q + rest)``."""
     t.w[k] = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
     return ()
 
 
-@any_order
 def add0(part: Any, i: int, s: Any) -> None:
     """Add to no sums."""
 
 
-@any_order
 def add1(part: Any, i: int, s: Any) -> None:
     """Add to one sum."""
     part[i] += s[0]
 
 
-@any_order
 def add3(part: Any, i: int, s: Any) -> None:
     """Add to three sums."""
     part[i] += s[0]
@@ -158,7 +153,6 @@ def add3(part: Any, i: int, s: Any) -> None:
     part[i + PITCH2] += s[2]
 
 
-@any_order
 def add5(part: Any, i: int, s: Any) -> None:
     """Add to five sums."""
     part[i] += s[0]
@@ -168,7 +162,6 @@ def add5(part: Any, i: int, s: Any) -> None:
     part[i + PITCH4] += s[4]
 
 
-@any_order
 def add7(part: Any, i: int, s: Any) -> None:
     """Add to seven sums."""
     part[i] += s[0]
@@ -180,7 +173,6 @@ def add7(part: Any, i: int, s: Any) -> None:
     part[i + PITCH6] += s[6]
 
 
-@any_order
 def add_part(part: Any, total: Any, n: int, count: int) -> None:
     """Move sums over to float64."""
     for k in range(UINT(count)):
@@ -255,12 +247,10 @@ def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> An
     at = np.uint64(count * 4112)
     behind = np.uint64((count + 1) * 4112)
 
-    @any_order
     def add_row(t: Tensor, step: Step, o: int, n: int, part: Any) -> None:
         for i in range(n):
             add(part, i, elements(t, step, o + i, part[i + at], part[i + behind]))
 
-    @any_order
     def add_two(t: Tensor, step: Step, o: int, stride: int, n: int, part: Any) -> None:
         for i in range(n):
             k = o + i

@@ -158,7 +158,6 @@ def propose(t: Tensor, k: int, step: Step) -> Any:
     return x, d
 
 
-@any_order
 def terms(x: float, d: float, ratio: float, one: float) -> Any:
     """Return an element's ``z²``, ``z² h``, ``z² h²``: ``q = d ratio``, ``h = q/(q + 1)``, ``z = h x``."""
     q = d * ratio
