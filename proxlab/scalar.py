@@ -18,6 +18,7 @@ __all__ = [
     "NAN",
     "any_order",
     "exp",
+    "expm1",
     "fabs",
     "filled",
     "fmax",
@@ -95,6 +96,11 @@ def midpoint(lo: Array, hi: Array) -> Array:
 def exp(a: Array) -> Array:
     """Return the exponential."""
     return math.exp(a)
+
+
+def expm1(a: Array) -> Array:
+    """Return ``exp(a) - 1`` without the rounding of the difference."""
+    return math.expm1(a)
 
 
 def log(a: Array) -> Array:

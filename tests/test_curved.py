@@ -21,7 +21,7 @@ from proxlab.backends.records import GroupResults
 from proxlab.backends.scaled_rows import prepare
 from proxlab.choose import Limits
 from proxlab.linker import Given, functions_of, module_over_arrays, over_arrays
-from proxlab.scalar import exp, log1p, sqrt, where
+from proxlab.scalar import exp, expm1, log1p, sqrt, where
 from proxlab.study import exact
 from tests.table import BACKENDS, DTYPES, GROUPS
 
@@ -34,7 +34,7 @@ class Laplace(pl.CurvedPenalty):
     theta: float
 
     def value_at(self, r):
-        return self.lam * (1.0 - exp(-r / self.theta))
+        return -self.lam * expm1(-r / self.theta)
 
     def slope_at(self, r):
         return self.lam / self.theta * exp(-r / self.theta)
@@ -575,7 +575,7 @@ class Global(pl.CurvedPenalty):
     lam: float
 
     def value_at(self, r):
-        return self.lam * (1.0 - exp(-r / THETA))
+        return -self.lam * expm1(-r / THETA)
 
     def slope_at(self, r):
         return self.lam / THETA * exp(-r / THETA)
@@ -675,6 +675,16 @@ def test_no_bound_is_below_the_truth_at_candidates_of_subnormal_numbers(h):
     assert np.isfinite(c.gap).all()
 
 
+@pytest.mark.parametrize("h", [h for h in PENALTIES if h.slope_falls], ids=repr)
+def test_no_gap_is_below_the_truth_next_to_zero(h):
+    """What a penalty costs there is not lost beside 1."""
+    z = np.array([[-1e-5], [-1e-12], [-1e-17], [-1e-40]])
+    found = pl.certify(h, z, np.full_like(z, 0.01), 3.0, backend="array_api").gap
+    truth = Truth(h, [0.01], np.ones(1), 3.0)
+    for gap, v in zip(found, z[:, 0], strict=True):
+        assert gap >= (truth.objective([mpf(float(v))]) - truth.least) / truth.step * (1 - mpf(10) ** -40)
+
+
 def test_what_is_left_at_the_width_of_rounding_is_decided():
     """Passes ran out among intervals of a few units of rounding around the one minimiser of a long group."""
     x = np.linspace(20.0, 60.0, 600)[:, None]
@@ -697,7 +707,7 @@ class Mixed(pl.CurvedPenalty):
     nonnegative: bool = False
 
     def value_at(self, r):
-        return self.a * (1.0 - exp(-r / self.theta)) + self.b * log1p(r / self.eps)
+        return -self.a * expm1(-r / self.theta) + self.b * log1p(r / self.eps)
 
     def slope_at(self, r):
         return self.a / self.theta * exp(-r / self.theta) + self.b / (r + self.eps)
@@ -909,6 +919,7 @@ def test_what_the_functions_of_a_slope_call_runs_over_arrays(xp, kind):
     xp = np if xp == "numpy" else pytest.importorskip(xp)
     r = np.geomspace(1e-3, 10.0, 7)
     mine, plain = kind(0.7, 0.4).curve(xp), Laplace(0.7, 0.4).curve(np)
+    plain = plain._replace(value=lambda r: 0.7 * (1.0 - np.exp(-r / 0.4)))  # as these write it
     for f, g in zip(mine, plain, strict=True):
         # A namespace may have another exponential.
         np.testing.assert_allclose(np.asarray(f(xp.asarray(r))), g(r), rtol=0.0 if xp is np else 1e-15)

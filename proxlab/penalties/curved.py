@@ -48,8 +48,9 @@ class CurvedPenalty(Penalty, metaclass=Checked):
     """Penalties ``h(z) = Σ_g w_g p(‖z_g‖₂)`` whose slope ``p'`` is a curve (docs: the mathematics, §9).
 
     A penalty of one's own gives :meth:`value_at`, :meth:`slope_at` and :meth:`curvature_at`, written without
-    ``if`` in arithmetic and the operations of :mod:`proxlab.scalar`, each to within 16 units of rounding, and
-    says two things about the slope. The prox is then the *global* minimiser in every metric, and certified.
+    ``if`` in arithmetic and the operations of :mod:`proxlab.scalar`, each to within 16 units of rounding,
+    also next to zero (``expm1(r)`` and not ``exp(r) - 1``), and says two things about the slope. The prox is
+    then the *global* minimiser in every metric, and certified.
 
     Attributes
     ----------
@@ -64,14 +65,14 @@ class CurvedPenalty(Penalty, metaclass=Checked):
     --------
     >>> from dataclasses import dataclass
     >>> import numpy as np, proxlab as pl
-    >>> from proxlab.scalar import exp
+    >>> from proxlab.scalar import exp, expm1
     >>> @dataclass(frozen=True, eq=False)
     ... class Laplace(pl.CurvedPenalty):  # λ (1 - exp(-r/θ)), Trzasko & Manduca (2009)
     ...     lam: float
     ...     theta: float
     ...
     ...     def value_at(self, r):
-    ...         return self.lam * (1.0 - exp(-r / self.theta))
+    ...         return -self.lam * expm1(-r / self.theta)
     ...
     ...     def slope_at(self, r):
     ...         return self.lam / self.theta * exp(-r / self.theta)

@@ -54,7 +54,7 @@ class Balls:
         return not condition
 
     abs = staticmethod(abs)
-    sqrt, exp, log, log1p = arb.sqrt, arb.exp, arb.log, arb.log1p
+    sqrt, exp, expm1, log, log1p = arb.sqrt, arb.exp, arb.expm1, arb.log, arb.log1p
 
 
 class _Point(NamedTuple):
