@@ -82,13 +82,11 @@ def saved_and_loaded(state):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        named(name, dtype, apart=compiled and name not in FEW)
+        named(name, dtype, apart=name not in FEW)
         for name in METHODS
-        for dtype, compiled in (
-            (torch.float64, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False)
-        )
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     ],
-)  # fmt: skip
+)
 def test_resumed_equals_uninterrupted(name, dtype):
     method, model = METHODS[name], network(dtype)
     optimizer = method(grouped(model))
