@@ -66,10 +66,10 @@ def test_collectives_are_counted_on_processes():
     assert (own["elements"], own["groups"]) == (1024, 16)
     assert 2 < own["calls"] <= 6
     assert whole["calls"] == 2
-    # The agreement of two processes, six sums for each group, what has failed, and three for each evaluation.
+    # The agreement of two processes, what has failed, six sums for each group, and three for each evaluation.
     evaluations = own["calls"] - 2
-    assert own["held"] == 32 + 16 + 8 * 16 * (6 + 3 * evaluations)
-    assert gathered["held"] == 32 + 16 + 8 * 1024
+    assert own["held"] == 48 + 16 + 8 * 16 * (6 + 3 * evaluations)
+    assert gathered["held"] == 48 + 16 + 8 * 1024
     chunk = ranks.measure_chunks(400, 10, 50).values
     assert chunk["elements"] == 4000
     assert 0 < chunk["zero"] < 10
