@@ -1,4 +1,4 @@
-"""Speed on a GPU: the fused kernels and the array form against a copy on the device and a fused AdamW.
+"""Speed on a GPU: the fused kernels and the array form against a copy on the device and a fused AdamW; steps.
 
 What is printed is a record: date, device, versions and a table in Markdown.
 """
@@ -6,8 +6,10 @@ What is printed is a record: date, device, versions and a table in Markdown.
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -118,3 +120,76 @@ def run(say: Callable[[str], None]) -> None:
             f"{taken['fused'] / taken['copy']:.2f} | {taken['checked']:.3f} | {taken['explained']:.3f} | "
             f"{taken['array form']:.3f} | {yardstick} |"
         )
+    steps(say)
+
+
+def networks() -> dict[str, Callable[[], Any]]:
+    """Return what makes the networks whose steps are measured."""
+    from torch import nn
+
+    def layers() -> Any:
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True), 12)
+
+    made: dict[str, Callable[[], Any]] = {
+        "200 matrices of 64 × 64": lambda: nn.Sequential(
+            *[nn.Linear(64, 64, bias=False) for _ in range(200)]
+        ),
+        "a matrix of 8192 × 8192": lambda: nn.Linear(8192, 8192, bias=False),
+        "12 layers of an encoder of 768": layers,
+    }
+    if find_spec("torchvision") is not None:
+        made["ResNet-50"] = import_module("torchvision").models.resnet50
+    return made
+
+
+def steps(say: Callable[[str], None], device: str = "cuda") -> None:
+    """Measure steps of optimizers, after those at whose start PyTorch and proxlab look at more than later."""
+    if find_spec("torch") is None:
+        say("\nno torch")
+        return
+    import torch
+
+    from proxlab.torch import ProxAdamW, param_groups
+
+    if device == "cuda" and not torch.cuda.is_available():
+        say("\ntorch has no device")
+        return
+    say(f"\nMilliseconds of a step, PyTorch {torch.__version__}.\n")
+    say("| network | AdamW, fused | AdamW, foreach | ProxAdamW, no penalty | with `param_groups` |")
+    say("|---|---|---|---|---|")
+    made: dict[str, Callable[[Any], Any]] = {
+        "fused": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True),
+        "foreach": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True),
+        "free": lambda model: ProxAdamW(model.parameters(), lr=1e-4),
+        "groups": lambda model: ProxAdamW(param_groups(model, pl.GroupLasso(1e-3)), lr=1e-4),
+    }
+    for name, network in networks().items():
+        taken = []
+        for make in made.values():
+            model = network().to(device)
+            for p in model.parameters():
+                p.grad = 1e-3 * torch.randn_like(p)
+            taken.append(1e3 * _step_seconds(make(model).step, device))
+        say(f"| {name} | " + " | ".join(f"{t:.2f}" for t in taken) + " |")
+
+
+#: Steps before those that are measured, and those.
+FIRST, MEASURED = 104, 10
+
+
+def _step_seconds(step: Callable[[], object], device: str) -> float:
+    """Return the median time of a step, from an idle device to an idle one."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    times = []
+    for _ in range(FIRST + MEASURED):
+        wait()
+        begin = time.perf_counter()
+        step()
+        wait()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times[FIRST:]))

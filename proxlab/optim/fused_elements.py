@@ -141,12 +141,17 @@ def soft(x: float, d: float, cut: float, minus: float, zero: float) -> float:
     return size if x > zero else zero - minus * size
 
 
-def formed(t: Tensor, k: int, step: Step) -> Any:
-    """Return the new state of an element, and the prox's point and metric; nothing changes."""
-    v, u, c = t.w[k], t.g[k], step.c
-    s = state(v, u, read(t.slots, k), c)
+def formed_of(v: float, u: float, s: Any, step: Step) -> Any:
+    """Return new state, point and metric of an element, from its weight, gradient and state."""
+    c = step.c
+    s = state(v, u, s, c)
     d = metric(s, c, step.one)
     return s, point(v, u, d, s, c), d
+
+
+def formed(t: Tensor, k: int, step: Step) -> Any:
+    """Return the new state of an element, and the prox's point and metric; nothing changes."""
+    return formed_of(t.w[k], t.g[k], read(t.slots, k), step)
 
 
 def propose(t: Tensor, k: int, step: Step) -> Any:

@@ -120,6 +120,8 @@ class Slope(NamedTuple):
 @lru_cache(maxsize=256)
 def _table(pieces: Table) -> tuple[Array, bool]:
     """Return the pieces with their ends and runs, and whether all runs but the first are flat."""
+    if not pieces:
+        return np.zeros((0, 7)), True
     joins = [abs(up) <= SLOPE_ROUNDING * size for up, size in jumps(pieces)]
     begins = [
         0, *(k for k, joint in enumerate(joins, 1) if not joint or pieces[k].c < pieces[k - 1].c), len(pieces)

@@ -30,9 +30,9 @@ class ProxProblem(NamedTuple):
     previous: Array | None = None
     uses: float | None = None
 
-    def prox(self, root_finder: RootFinder) -> Array:
+    def prox(self, root_finder: RootFinder, check: bool | None = None) -> Array:
         """Return the prox; an error says where."""
-        return self._call(prox, root_finder)
+        return self._call(prox, root_finder, check=check)
 
     def solve(self, root_finder: RootFinder) -> Solution:
         """Return the prox explained; an error says where."""
@@ -44,9 +44,11 @@ class ProxProblem(NamedTuple):
         with self.named():
             return certify(self.penalty, z, self.x, self.step, metric=self.metric)
 
-    def _call(self, verb: Callable[..., Any], root_finder: RootFinder) -> Any:
+    def _call(self, verb: Callable[..., Any], root_finder: RootFinder, **options: Any) -> Any:
         with self.named():
-            return verb(self.penalty, self.x, self.step, metric=self.metric, root_finder=root_finder)
+            return verb(
+                self.penalty, self.x, self.step, metric=self.metric, root_finder=root_finder, **options
+            )
 
     @contextmanager
     def named(self) -> Iterator[None]:

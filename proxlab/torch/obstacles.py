@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor
 
 from proxlab.arguments import compiles
 from proxlab.optim.rules import Rule
+from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import order_of
 from proxlab.torch.problems import HALF, Block, on_host
 from proxlab.torch.shards import local
@@ -19,7 +21,7 @@ __all__ = ["obstacle"]
 States = Mapping[Tensor, Mapping[str, Any]]
 
 
-def obstacle(rule: Rule, state: States, block: Block) -> str:
+def obstacle(rule: Rule, state: States, block: Block, finder: RootFinder) -> str:
     """Say why there is no compiled pass for a block; "" if there is one."""
     obstacles = [_obstacle_of(rule, state, p, block) for p in block.params]
     if any(obstacles):
@@ -31,6 +33,8 @@ def obstacle(rule: Rule, state: States, block: Block) -> str:
     params = [local(p).detach() for p in block.params]
     orders = [None if p.is_contiguous() else order_of(p) for p in params]
     shapes = [tuple(p.shape) for p in params]
+    if not all(map(on_host, params)):
+        return _obstacle_on_gpu(rule, block, shapes, orders, finder)
     if block.index is not None:
         found = fused_layout.plan_of(block.penalty, shapes[0], orders[0]) is not None
         return "" if found else f"has a penalty without a compiled pass, {block.penalty!r}"
@@ -41,10 +45,27 @@ def obstacle(rule: Rule, state: States, block: Block) -> str:
     return ""
 
 
+def _obstacle_on_gpu(
+    rule: Rule, block: Block, shapes: list[tuple[int, ...]], orders: list[Any], finder: RootFinder
+) -> str:
+    """Say why no compiled pass on a GPU takes a block; "" if one does."""
+    if block.index is None:
+        return "has joint groups, of which there is no compiled pass on a GPU"
+    if block.params[0].dtype in HALF:
+        return "is in half precision, of which there is no compiled pass on a GPU"
+    if find_spec("numba_cuda") is None:
+        return "is on a GPU, whose compiled pass needs numba-cuda: install proxlab[cuda13]"
+    from proxlab.optim import fused_cuda
+
+    if fused_cuda.applies(rule, block.settings, block.penalty, shapes[0], orders[0], finder):
+        return ""
+    return f"has no compiled pass on a GPU for its penalty, groups, method or root finder, {block.penalty!r}"
+
+
 def _obstacle_of(rule: Rule, state: States, p: Tensor, block: Block) -> str:
     """Say why no compiled pass takes a parameter; "" if one may."""
-    if not on_host(p):
-        return f"is on {p.device}, not on the CPU"
+    if p.device.type not in ("cpu", "cuda"):
+        return f"is on {p.device}, not on a CPU or a GPU of CUDA"
     order, held = order_of(local(p)), state.get(p, {})
     names = [slot.name for slot in rule.select(block.settings).slots]
     grads = () if p.grad is None else (p.grad,)

@@ -33,6 +33,7 @@ __all__ = [
     "given_groups",
     "name_parameter",
     "on_host",
+    "read_all",
     "uses_of",
     "wide",
 ]
@@ -261,6 +262,20 @@ def uses_of(group: Mapping[str, Any], index: int | None) -> float | None:
 def on_host(a: Tensor) -> bool:
     """Return whether NumPy can view a tensor: compiled kernels are for these."""
     return bool(a.device.type == "cpu")
+
+
+def read_all(numbers: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors without axes, waiting once for those of a type on a GPU."""
+    found = [0.0] * len(numbers)
+    alike: dict[Any, list[int]] = {}
+    for k, a in enumerate(numbers):
+        alike.setdefault((a.device, a.dtype), []).append(k)
+    for chosen in alike.values():
+        some = [numbers[k] for k in chosen]
+        values = map(float, some) if on_host(some[0]) else torch.stack(some).tolist()
+        for k, value in zip(chosen, values, strict=True):
+            found[k] = value
+    return found
 
 
 def wide(a: Tensor) -> Tensor:

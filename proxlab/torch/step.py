@@ -39,6 +39,7 @@ from proxlab.torch.problems import (
     as_tensor,
     check_kind,
     name_parameter,
+    read_all,
     uses_of,
     wide,
 )
@@ -407,11 +408,14 @@ class Stepper(torch.optim.Optimizer):
             held.append([local(a) for a in every if a is not None and local(a).numel()])
         # A norm is one pass, and finite only where all is; it may overflow.
         norms = torch._foreach_norm([a for own in held for a in own]) if any(held) else []
-        finite = list(map(math.isfinite, map(Tensor.item, norms)))
+        finite = list(map(math.isfinite, read_all(norms)))
         ends = accumulate(map(len, held))
         for block, tensors, end in zip(penalised, held, ends, strict=True):
             if not all(finite[end - len(tensors) : end]):
-                self._solve(self._problem(block), self._finder())
+                # On a GPU values are not checked unless one asks.
+                problem = self._problem(block)
+                if problem.is_open:
+                    problem.asked().prox(self._finder(), check=True)
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.
@@ -622,13 +626,16 @@ class Stepper(torch.optim.Optimizer):
 
     def _fits(self, block: Block) -> bool:
         """Say whether a compiled pass takes the step of a block."""
-        return self.fused is not False and not block.rests and not obstacle(self.rule, self.state, block)
+        return self.fused is not False and not block.rests and not self._obstacle(block)
+
+    def _obstacle(self, block: Block) -> str:
+        return obstacle(self.rule, self.state, block, self.root_finder)
 
     def _is_fused(self, block: Block) -> bool:
         """As :meth:`_fits`; an error where one has to and cannot."""
         fits = self._fits(block)
         if self.fused and not fits and not block.rests:
-            raise RuntimeError(f"fused=True: {block.where} {obstacle(self.rule, self.state, block)}")
+            raise RuntimeError(f"fused=True: {block.where} {self._obstacle(block)}")
         return fits
 
     def _together(self, blocks: list[Block]) -> Together:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proxlab.optim import fused_cpu
+from proxlab.optim import fused_cpu, fused_cuda
 from proxlab.optim.rules import Proposal, Rule, rests
 from proxlab.optim.sparsity import Moving, is_told_by_sums, strengths_of_sums
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block, on_host, uses_of
+from proxlab.torch.problems import Block, on_host, read_all, uses_of
 from proxlab.torch.vanishing import Looked, counted, strides_of
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
@@ -35,7 +35,8 @@ _kind = attrgetter("dtype", "device", "layout")
 # Parameters of other classes may mean something by their memory.
 _PLAIN = (Tensor, nn.Parameter)
 # What compiled passes take.
-_FLOATS = (torch.float32, torch.float64)
+_NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
+_FLOATS = tuple(_NUMBERS)
 
 
 class Member(NamedTuple):
@@ -75,7 +76,7 @@ class Member(NamedTuple):
 class _Share(NamedTuple):
     """The members that one batch takes, by their numbers, and the copies that it takes for them, if any."""
 
-    batch: fused_cpu.Batch
+    batch: fused_cpu.Batch | fused_cuda.Batch
     chosen: list[int]
     widened: Widened | None
 
@@ -114,8 +115,37 @@ class Moved(NamedTuple):
 def _look(shares: Sequence[_Share], hows: Sequence[_How], members: _Members) -> None:
     """Look at the gradients of all batches; nothing changes."""
     for share, how in zip(shares, hows, strict=True):
-        members.read(share)
-        share.batch.look(*how)
+        if isinstance(share.batch, fused_cpu.Batch):
+            members.read(share)
+            share.batch.look(*how)
+    there = [(s, how) for s, how in zip(shares, hows, strict=True) if isinstance(s.batch, fused_cuda.Batch)]
+    if there:
+        _look_there(there, members)
+
+
+def _look_there(shares: Sequence[tuple[_Share, _How]], members: _Members) -> None:
+    """Look at the gradients of batches on a GPU, and at what the last step has said, with one wait."""
+    penalised = [(share, how) for share, how in shares if share.batch.penalty is not None]
+    if not penalised:
+        return
+    gradients = [members.gradients[k] for share, _ in penalised for k in share.chosen]
+    # A norm is one pass, and finite only where all is; it may overflow.
+    norms = torch._foreach_norm(gradients)
+    told = [share.batch.bad for share, _ in penalised if isinstance(share.batch, fused_cuda.Batch)]
+    values = read_all([*told, *norms])
+    for (share, how), bad in zip(penalised, values, strict=False):
+        if bad and isinstance(share.batch, fused_cuda.Batch):
+            share.batch.bad.zero_()
+            raise ValueError(
+                f"{how.where(0)}in the step before, of this parameter or one that was stepped with it, the "
+                "prox's point was not finite, or its metric not finite and > 0"
+            )
+    if all(map(math.isfinite, values)):
+        return
+    whose = [(how, j) for share, how in penalised for j in range(len(share.chosen))]
+    for (how, j), g, norm in zip(whose, gradients, values[len(told) :], strict=True):
+        if not math.isfinite(norm) and not bool(torch.isfinite(g).all()):
+            raise ValueError(f"{how.where(j)}its gradient must be finite")
 
 
 def _tell(
@@ -143,6 +173,8 @@ def _tell(
         if again:
             # The scratch is that of all.
             members.read(share)
+        if isinstance(share.batch, fused_cuda.Batch):
+            return None
         found = share.batch.tell(how.settings, how.t, how.carry)
         if found is None:
             return None
@@ -214,8 +246,8 @@ class Together:
         own = {id(member.block): member.block.penalty for member in self.members}
         penalties = [own[id(member.block)] for member in self.members]
         for k, (member, penalty) in enumerate(zip(self.members, penalties, strict=True)):
-            kernel = ""
-            if member.block.index is not None:
+            kernel = str(member.weights.device)
+            if on_host(member.weights) and member.block.index is not None:
                 how = tuple(member.weights.shape), _order(member.weights)
                 kernel = fused_cpu.checked_plan(penalty, *how).name
             key = member.block.number, id(penalty), member.weights.dtype, kernel, member.t, member.carry
@@ -234,10 +266,14 @@ class Together:
                 widened = Widened(weights, scratch)
                 weights, gradients = widened.weights, widened.gradients
             shapes = [tuple(a.shape) for a in weights]
-            dtype, settings = weights[0].numpy().dtype, some[0].block.settings
-            orders = [_order(a) for a in weights]
-            joint = some[0].block.group["joint"] if some[0].block.index is None else None
-            batch = fused_cpu.Batch(rule, settings, penalties[chosen[0]], shapes, dtype, orders, joint)
+            settings, orders = some[0].block.settings, [_order(a) for a in weights]
+            given = rule, settings, penalties[chosen[0]], shapes, _NUMBERS[weights[0].dtype], orders
+            batch: fused_cpu.Batch | fused_cuda.Batch
+            if on_host(weights[0]):
+                joint = some[0].block.group["joint"] if some[0].block.index is None else None
+                batch = fused_cpu.Batch(*given, joint)
+            else:
+                batch = fused_cuda.Batch(*given, weights[0])
             batch.addresses[...] = [
                 [a.data_ptr() for a in (w, g, *member.slots.values())]
                 for member, w, g in zip(some, weights, gradients, strict=True)
@@ -370,6 +406,7 @@ class Kept:
             if member.block.penalty is not None
         ]
         self.strides = strides_of([p for _, _, p in self.looked])
+        self._is_here = all(on_host(p) for _, _, p in self.looked)
 
     @staticmethod
     def can_be(together: Together, state: Mapping[Tensor, Any]) -> bool:
@@ -522,6 +559,8 @@ class Kept:
     def alive(self) -> Any:
         """Count what of the members in :attr:`looked` is not zero, with the stride of each."""
         params, strides = [p for _, _, p in self.looked], self.strides
+        if not self._is_here:
+            return counted(params)
         places = np.array(list(map(Tensor.data_ptr, params)), np.int64)
         sizes = np.array(list(map(Tensor.numel, params)), np.int64)
         counts = np.zeros(len(params), np.int64)
@@ -531,7 +570,7 @@ class Kept:
                 counts[some] = fused_cpu.count_alive(places[some], sizes[some], strides[some], dtype)
         for k, p in enumerate(params):
             if is_half(p):
-                counts[k] = counted(p)
+                counts[k] = counted([p])[0]
         return counts
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from proxlab.torch.problems import Block, name_parameter
+from proxlab.torch.problems import Block, name_parameter, read_all
 from proxlab.torch.shards import local
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Vanishing:
             for k, p in enumerate(block.params)
             if local(p).numel() > 0
         ]
-        strides, before = strides_of([p for _, _, p in looked]), _counts(looked)
+        params = [p for _, _, p in looked]
+        strides, before = strides_of(params), counted(params)
         if kept is not None:
             strides = np.concatenate([strides, kept.strides])
             before = np.concatenate([before, kept.alive()])
@@ -77,10 +78,10 @@ class Vanishing:
         """Count again, and warn where more than half of what was there is gone for want of gradients."""
         looked, kept = seen.looked, seen.kept
         if kept is None:
-            after = _counts(looked)
+            after = counted([p for _, _, p in looked])
         else:
             own = len(looked) - len(kept.looked)
-            after = np.concatenate([_counts(looked[:own]), kept.alive()])
+            after = np.concatenate([counted([p for _, _, p in looked[:own]]), kept.alive()])
         gone = seen.strides * np.maximum(0, seen.before - after)
         before = seen.strides * seen.before
         if 2 * gone.sum() <= before.sum():
@@ -110,18 +111,15 @@ def strides_of(params: Sequence[Tensor]) -> Any:
     return np.array([_stride(p) for p in params], np.int64)
 
 
-def _counts(looked: Sequence[Looked]) -> Any:
-    return np.array([counted(p) for _, _, p in looked], np.int64)
-
-
 def _stride(p: Tensor) -> int:
     # Odd, so that it does not keep to the same columns.
     return (local(p).numel() // SAMPLE) | 1
 
 
-def counted(p: Tensor) -> int:
-    """Count the elements of a parameter that are not zero, with its stride."""
-    return int(local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero())
+def counted(params: Sequence[Tensor]) -> Any:
+    """Count the elements of parameters that are not zero, of each with its stride."""
+    counts = [local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero() for p in params]
+    return np.array(read_all(counts), np.int64)
 
 
 def _is_still(p: Tensor, state: Mapping[Tensor, Any]) -> bool:

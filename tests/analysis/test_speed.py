@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from analysis import ensembles, roofline, speed, speed_against, speed_cases, speed_targets
+from analysis import ensembles, roofline, speed, speed_against, speed_cases, speed_cuda, speed_targets
 from analysis.cli import app
 from analysis.results import Profile, ResultsDir
 
@@ -171,3 +171,15 @@ def test_kinds_of_steps_are_compared(monkeypatch):
     values = speed_steps.measure_kinds(2).values
     assert set(values["rows"]) == {"step-many|1", "step-kinds|1"}
     assert values["cases"]["step-kinds|1"].startswith("the slowest, ")
+
+
+@pytest.mark.torch
+def test_steps_are_measured_for_each_network(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(speed_cuda, "networks", lambda: {"small": lambda: torch.nn.Linear(5, 4)})
+    lines = []
+    speed_cuda.steps(lines.append, "cpu")
+    name, *times = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert name == "small"
+    assert len(times) == 4
+    assert all(0.0 <= float(t) < 1e3 for t in times)

@@ -30,6 +30,9 @@ from tests.cuda.simulator import Fault, SimulatedDevice
 SMALL = {"LIMITS": (1, 4, 10), "LANES": (1, 2, 4), "GIANT": 24, "PER_BLOCK": 16, "TILE_BYTES": 640}
 THREADS = {"lanes": 8, "block": 8, "grid": 4}
 
+#: A barrier of the fused step's source.
+WAIT = "        cuda.syncthreads()\n"
+
 rng = np.random.default_rng(20261125)
 
 
@@ -331,6 +334,142 @@ def tensors() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "an optimizer", {"good": launched() == 2 and close(*weights)}
 
 
+def steps() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fused steps of optimizers, in small forms, on torch tensors that are taken for ones on a GPU."""
+    import torch
+
+    from proxlab import torch as pt
+    from proxlab.linker import Target
+    from proxlab.optim import fused_block, fused_cuda, fused_many
+    from proxlab.torch import obstacles, together
+
+    device = SimulatedDevice()
+
+    def elements(address: int, n: int, one: Any) -> Any:
+        return device.elements_of(fused_many.elements(address, n, one))
+
+    target = Target(lambda function, _: function, operations={fused_many.elements: elements})
+    launched: list[str] = []
+
+    def compiled(kernel: Any) -> Any:
+        launched.append(f"{kernel.name} {kernel.lies} {kernel.form.side_by_side} {kernel.form.rows}")
+        return fused_cuda.linked(kernel, target, device.operations)
+
+    Form = fused_cuda.Form
+    stack = contextlib.ExitStack()
+    for module, name, value in (
+        (fused_cuda, "Device", lambda _: device), (fused_cuda, "_compiled", compiled),
+        (fused_cuda, "ROWS", (Form(16, 1, 4), Form(8, 4, 4), Form(2, 32, 4), Form(1, 64, 4))),
+        (fused_cuda, "COLUMNS", (Form(32, 2, 4, True), Form(8, 8, 4, True), Form(2, 32, 4, True))),
+        (fused_cuda, "FINISHING", 32), (obstacles, "find_spec", lambda _: True),
+        (obstacles, "on_host", lambda _: False), (together, "on_host", lambda _: False),
+    ):  # fmt: skip
+        stack.enter_context(mock.patch.object(module, name, value))
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int, dtype: Any = torch.float32) -> Any:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
+    def compared(
+        make: Any, shapes: Any, dtype: Any = torch.float32, scale: float = 1.0, count: int = 2
+    ) -> dict[str, Any]:
+        start, params, optimizers = [scale * draw(*shape, dtype=dtype) for shape in shapes], [], []
+        launched.clear()
+        for fused in (True, False):
+            params.append([torch.nn.Parameter(a.clone()) for a in start])
+            optimizers.append(make(params[-1], fused))
+        for _ in range(count):
+            for pair in zip(*params, strict=True):
+                g = scale * draw(*pair[0].shape, dtype=dtype)
+                for p in pair:
+                    p.grad = g.clone()
+            for optimizer in optimizers:
+                optimizer.step()
+        apart = max(
+            float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1e-300))
+            for a, b in zip(*params, strict=True)
+        )
+        for group in optimizers[0].param_groups:
+            for p, q in zip(group["params"], params[1], strict=False):
+                for name, a in optimizers[0].state[p].items():
+                    b = optimizers[1].state[q][name]
+                    good = len(shapes) > 1 or torch.allclose(a.to(b.dtype), b, rtol=1e-5)
+                    apart = apart if good else np.inf
+        zeros = float(torch.cat([(a == 0).reshape(-1) for a in params[1]]).double().mean())
+        return {"apart": apart, "zeros": zeros, "kernels": sorted(set(launched))}
+
+    def over(axis: Any, penalty: Any = pl.GroupLasso, **options: Any) -> Any:
+        def make(params: Any, fused: bool) -> Any:
+            chosen = penalty(groups=pl.Groups.over(axis), **options)
+            return pt.ProxAdamW(params, lr=0.1, penalty=chosen, fused=fused)
+
+        return make
+
+    cases: dict[str, tuple[Any, Any]] = {
+        "rows": (1, [(5, 3), (3, 13), (5, 100), (2, 250)]),
+        "columns": (0, [(6, 40), (30, 5), (100, 3)]),
+        "runs": ((0, 2), [(9, 2, 9)]),
+        "short runs": ((0, 2), [(4, 5, 3)]),
+    }
+    for name, (axis, shapes) in cases.items():
+        yield name, compared(over(axis, lam=3.0), shapes)
+    yield "rows, and their state", compared(over(1, lam=3.0), [(5, 3)])
+    yield "float64", compared(over(1, lam=4.0), [(5, 13)], torch.float64)
+    for lam, penalty, options in (
+        ("scad", pl.GroupSCAD, {"lam": 4.0, "a": 3.7}), ("mcp", pl.GroupMCP, {"lam": 4.0, "gamma": 3.0}),
+        ("l0", pl.GroupL0, {"lam": 6.0}), ("sparse", pl.SparseGroupLasso, {"lam1": 0.1, "lam2": 3.0}),
+        ("weights", pl.GroupLasso, {"lam": 1.2, "weights": "sqrt_size"}),
+    ):  # fmt: skip
+        yield lam, compared(over(1, penalty, **options), [(7, 13), (4, 5)])
+    rest = (pt.ProxSGD, {"lr": 1.0}), (pt.RAMDA, {"lr": 0.1}), (pt.ProxRMSprop, {"lr": 0.1, "centered": True})
+    for method, options in rest:
+
+        def make(params: Any, fused: bool, method: Any = method, options: Any = options) -> Any:
+            groups = [{"params": params[:1], "penalty": None}, {"params": params[1:], "penalty": pl.L1(0.1)}]
+            return method(groups, fused=None if fused else False, **options)
+
+        yield f"{method.__name__} without groups", compared(make, [(70,), (40, 60)])
+    for scale in (1e-30, 1e18):
+
+        def extreme(params: Any, fused: bool, scale: float = scale) -> Any:
+            return pt.ProxSGD(params, lr=1.0, penalty=pl.GroupLasso(5.0 * scale), fused=fused)
+
+        yield (
+            f"left to the general solver, {scale:g}",
+            compared(extreme, [(9, 13), (3, 100)], scale=scale, count=1),
+        )
+
+    for name, function, old, new in (
+        ("no barrier after the sums are read", fused_block.combine, WAIT + "    return", "    return"),
+        ("an element too many", fused_block.step_groups, "if live and i < n:", "if live and i <= n:"),
+    ):
+        text = inspect.getsource(function).replace(old, new)
+        assert text != inspect.getsource(function)
+        scope: dict[str, Any] = {}
+        exec(compile("from __future__ import annotations\n" + text, fused_block.__file__, "exec"), scope)
+        planted = types.FunctionType(scope[function.__name__].__code__, vars(fused_block), function.__name__)
+        found = ""
+        with mock.patch.object(fused_block, function.__name__, planted):
+            try:
+                compared(over(1, lam=3.0), [(2, 250)])
+            except Fault as fault:
+                found = str(fault)
+            device.faults.clear()
+        yield name, {"found": found}
+
+    p = torch.nn.Parameter(draw(3, 5))
+    optimizer = pt.ProxAdamW([p], penalty=pl.GroupLasso(0.1), fused=True)
+    said = []
+    for value in (np.nan, 1e19, 1e30, 1.0):
+        p.grad = torch.full_like(p, value)
+        try:
+            optimizer.step()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    yield "what is not finite", {"said": said}
+
+
 def planted() -> Iterator[tuple[str, dict[str, Any]]]:
     """Faults that the watch has to find."""
     wait = "    cuda.syncthreads()\n"
@@ -378,7 +517,8 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 FAMILIES = {
-    f.__name__: f for f in (penalties, finders, layouts, giants, extremes, memory, invalid, tensors, planted)
+    f.__name__: f
+    for f in (penalties, finders, layouts, giants, extremes, memory, invalid, tensors, steps, planted)
 }
 
 

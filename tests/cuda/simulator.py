@@ -14,6 +14,7 @@ import math
 import sys
 import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -102,6 +103,7 @@ class Block:
     boards: dict[int, tuple[threading.Barrier, dict[int, Any]]] = field(default_factory=dict)
     sites: dict[int, Any] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    votes: dict[int, bool] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.RLock)
 
 
@@ -150,9 +152,12 @@ class SimulatedDevice:
     def __init__(self, processors: int = 2) -> None:
         self.processors, self.number, self.stream = processors, 0, 0
         self.shared, self.atomic, self.cg = _Shared(self), _Atomic(), _Grid(self)
+        self.local = SimpleNamespace(array=np.zeros)
         self.blocks: dict[int, Block] = {}
         self.grid_barrier: Any = None
         self.launched: list[build.Variant] = []
+        self.held: dict[Any, Watched] = {}
+        self.together = False
         self.faults: list[str] = []
 
     def __enter__(self) -> SimulatedDevice:
@@ -214,6 +219,14 @@ class SimulatedDevice:
     def syncthreads(self) -> None:
         self.meet(sys._getframe(1))
 
+    def syncthreads_or(self, value: Any) -> int:
+        block, number = self.here()
+        block.votes[number] = bool(value)
+        self.meet(sys._getframe(1))
+        found = any(block.votes.values())
+        self.meet(sys._getframe(1))
+        return int(found)
+
     def shfl_xor_sync(self, mask: int, value: Any, distance: int) -> Any:
         block, number = self.here()
         lane = number % 32
@@ -249,11 +262,31 @@ class SimulatedDevice:
                 key = (a.__array_interface__["data"][0], a.size)
                 return views.setdefault(key, Watched(f"array {len(views)}", a, self))
 
-            self.launch(launch.variant, launch.blocks, launch.threads, over_parts(watched, launch.arguments))
+            kernel = build.linked(launch.variant, lambda f: f, self.operations, {})
+            self.together = launch.variant.team == "grid"
+            self.launch(kernel, launch.blocks, launch.threads, over_parts(watched, launch.arguments))
 
-    def launch(self, variant: build.Variant, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
-        operations = {"cuda": self, "math": math, "libdevice": None}
-        kernel = build.linked(variant, lambda f: f, operations, {})
+    @property
+    def operations(self) -> dict[str, Any]:
+        """The modules that the source calls."""
+        return {"cuda": self, "math": math, "libdevice": None}
+
+    def view(self, a: Any) -> Any:
+        """Return an array of torch as kernels take it; marks are watched."""
+        return self.elements_of(a.numpy()) if a.dtype.itemsize == 4 else a.numpy()
+
+    def elements_of(self, a: Any) -> Watched:
+        """Return an array under watch, the same for the same memory."""
+        key = (a.__array_interface__["data"][0], a.size)
+        return self.held.setdefault(key, Watched(f"array {len(self.held)}", a, self))
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
+        """Run a kernel's function by threads of Python."""
+        # What one launch has written another may read.
+        self.held = {key: Watched(a.name, a.data, self) for key, a in self.held.items()}
+        arguments = tuple(
+            self.elements_of(a.data) if isinstance(a, Watched) and self.held else a for a in arguments
+        )
         self.blockDim, self.gridDim = Dim3(threads, 1, 1), Dim3(blocks, 1, 1)
         self.blocks = {k: Block() for k in range(blocks)}
         self.grid_barrier = threading.Barrier(blocks)
@@ -268,7 +301,7 @@ class SimulatedDevice:
                 self.grid_barrier.abort()
 
         with _push_kernel_context(FakeCUDAModule((blocks, 1, 1), (threads, 1, 1), 0)):
-            if variant.team == "grid":
+            if self.together:
                 runners = [threading.Thread(target=run_block, args=(k,)) for k in range(blocks)]
                 for runner in runners:
                     runner.start()

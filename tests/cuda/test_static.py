@@ -9,6 +9,7 @@ import pytest
 
 import proxlab as pl
 from proxlab.backends.cuda import static
+from proxlab.optim import fused_cuda, updates
 
 LACKING = static.missing()
 needs_tools = pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}: make gpu-static")
@@ -65,6 +66,57 @@ def test_kernels_are_as_designed(name, cc):
         }[variant.team]
     )
     assert taken.grid_barriers == (2 * sites if variant.team == "grid" else 0)
+
+
+RULE = updates.ADAM, updates.Moments
+
+
+@needs_tools
+@pytest.mark.parametrize(
+    ("dtype", "cc"), [("float32", (8, 0)), ("float32", (9, 0)), ("float64", (9, 0))], ids=str
+)
+@pytest.mark.parametrize("form", [*fused_cuda.ROWS, *fused_cuda.COLUMNS], ids=str)
+def test_fused_steps_are_as_designed(form, dtype, cc):
+    lies = "column" if form.side_by_side else "whole"
+    kernel = fused_cuda.Kernel("step_groups", *RULE, dtype=dtype, form=form, lies=lies)
+    taken = static.inspected(
+        fused_cuda.device_source(kernel), step_arguments(kernel), cc, kernel.registers, form.threads
+    )
+    assert taken.entry
+    assert not re.search(r"\.approx|\.ftz", taken.ptx)
+    assert taken.registers * form.threads <= 65536
+    assert taken.shared <= 49152
+    # No loop over what a thread holds of its group is left, which would keep it in memory.
+    assert ".local" not in taken.ptx or form.held > 16
+    if dtype == "float32":
+        # What is read of the penalty's pieces and of the numbers of a step, and no element.
+        assert taken.wide < 140
+    # Two for each of three sums; besides, all threads of a block ask whether to go on.
+    assert taken.barriers == (0 if form.rows <= 32 and not form.side_by_side else 6)
+
+
+@needs_tools
+@pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", ["step_elements", "finish_groups"])
+def test_the_rest_of_a_fused_step(name, cc):
+    kernel = fused_cuda.Kernel(name, *RULE, count=3)
+    function = fused_cuda.device_source(kernel)
+    taken = static.inspected(function, step_arguments(kernel), cc, None, fused_cuda.FINISHING)
+    assert taken.entry
+    assert taken.spills == taken.stack == 0
+    assert ".local" not in taken.ptx
+    assert taken.doubles == 0 or name == "finish_groups"
+
+
+def step_arguments(kernel):
+    """Arguments of a kernel's types; those of the pass are float64 and tables of int."""
+    table, numbers, marks = np.zeros((2, 13), np.int64), np.zeros(18), np.zeros(3, np.int32)
+    pieces = np.zeros((kernel.count, 7))
+    return {
+        "step_groups": (table, numbers, marks, numbers, pieces),
+        "step_elements": (table, numbers),
+        "finish_groups": (table, numbers, marks, marks, numbers, pieces),
+    }[kernel.name]
 
 
 @needs_tools

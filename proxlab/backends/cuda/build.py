@@ -18,7 +18,7 @@ from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.equations import EQUATIONS
 from proxlab.linker import Given, Target, functions_of, state
 
-__all__ = ["Variant", "compiled", "device_source", "linked"]
+__all__ = ["Variant", "compiled", "device_source", "linked", "names_of"]
 
 #: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, and four of 128
 #: threads; three of these with 168.
@@ -112,16 +112,22 @@ def linked(
     replaced : dict
         Names of functions that other ones stand for.
     """
-    names: dict[str, Any] = _FUNCTIONS | EQUATION_NAMES[variant.equation]
-    names |= {name: _FUNCTIONS[target] for name, target in (variant.aliases() | replaced).items()}
-    names |= EQUATIONS[variant.equation].names()
-    names |= {"float64": np.float64, **variant.constants()}
+    names = names_of(variant) | {name: _FUNCTIONS[target] for name, target in replaced.items()}
     names |= {name: Given(value, f"operation {name}") for name, value in operations.items()}
-    if variant.finder is not None:
-        names["propose"] = variant.finder.propose
     return Target(lambda function, _: make(function)).linked(
         _FUNCTIONS[variant.kernel], names, variant.kernel
     )
+
+
+def names_of(variant: Variant) -> dict[str, Any]:
+    """Return what the source means by the names that a variant sets."""
+    names: dict[str, Any] = _FUNCTIONS | EQUATION_NAMES[variant.equation]
+    names |= {name: _FUNCTIONS[target] for name, target in variant.aliases().items()}
+    names |= EQUATIONS[variant.equation].names()
+    names |= {"float64": np.float64, **variant.constants()}
+    if variant.finder is not None:
+        names["propose"] = variant.finder.propose
+    return names
 
 
 def device_source(variant: Variant) -> Callable[..., Any]:

@@ -35,7 +35,6 @@ def check_device() -> None:
             "proxlab[cuda12]"
         )
     from numba import cuda
-    from numba.cuda.core.errors import NumbaPerformanceWarning
 
     if not cuda.is_available():
         try:
@@ -50,8 +49,6 @@ def check_device() -> None:
             'backend: "cuda" finds a device but no compiler (NVVM); install proxlab[cuda13] or, for a driver '
             "of CUDA 12, proxlab[cuda12]"
         )
-    # A few large groups make a small grid, and there is nothing that the caller could do about it.
-    warnings.filterwarnings("ignore", "Grid size", NumbaPerformanceWarning, append=True)
 
 
 class Device:
@@ -97,18 +94,29 @@ class Device:
 
     def run(self, launches: list[Launch]) -> None:
         """Launch kernels in order; nothing is copied and nothing waits."""
-        stream = self._cuda.external_stream(self.stream) if self.stream else 0
         for launch in launches:
-            arguments = over_parts(self._view, launch.arguments)
+            arguments = over_parts(self.view, launch.arguments)
             kernel, blocks = compiled(launch.variant), launch.blocks
             if launch.variant.team == "grid":
                 built = kernel.compile(tuple(kernel.typeof_pyval(a) for a in arguments))
                 blocks = min(blocks, built.max_cooperative_grid_blocks(launch.threads))
-            kernel[blocks, launch.threads, stream](*arguments)
+            self.launch(kernel, blocks, launch.threads, arguments)
 
-    def _view(self, a: Any) -> Any:
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
+        """Launch a compiled kernel on the caller's stream."""
+        from numba.cuda.core.errors import NumbaPerformanceWarning
+
+        stream = self._cuda.external_stream(self.stream) if self.stream else 0
+        with warnings.catch_warnings():
+            # A few large groups make a small grid, and there is nothing that the caller could do about it.
+            warnings.simplefilter("ignore", NumbaPerformanceWarning)
+            configured = kernel[blocks, threads, stream]
+        configured(*arguments)
+
+    def view(self, a: Any) -> Any:
+        """Return an array as kernels take it; anything else as it is."""
         # The streams are the same: numba need not wait for what is under way.
-        return self._cuda.as_cuda_array(a, sync=False) if array_api_compat.is_array_api_obj(a) else a
+        return self._cuda.as_cuda_array(a, sync=False) if hasattr(a, "__cuda_array_interface__") else a
 
 
 def solve(p: Problem, options: Options) -> Solved:

@@ -32,7 +32,7 @@ from proxlab.groups import Groups
 from proxlab.penalties import L1, GroupLasso, GroupLinf, GroupSCAD, Penalty, SparseGroupLasso
 from proxlab.rootfinders import Brent, Newton, RootFinder
 
-__all__ = ["FAMILIES", "Family", "Figures", "figures", "missing", "operations"]
+__all__ = ["FAMILIES", "Family", "Figures", "figures", "inspected", "missing", "operations"]
 
 #: Multiprocessors for which launches are planned: an A100 has 108, an H100 132.
 PROCESSORS = 108
@@ -190,15 +190,34 @@ def figures(launch: Launch, cc: tuple[int, int]) -> Figures:
     cc : tuple of two int
         The compute capability: (8, 0), (9, 0), ….
     """
+    variant = launch.variant
+    return inspected(device_source(variant), launch.arguments, cc, variant.registers, launch.threads)
+
+
+def inspected(
+    function: Any, arguments: tuple[Any, ...], cc: tuple[int, int], registers: int | None, threads: int
+) -> Figures:
+    """Build a kernel's function for arguments like these and an architecture.
+
+    Parameters
+    ----------
+    function : callable
+    arguments : tuple
+    cc : tuple of two int
+    registers : int or None
+        The most that a thread may take.
+    threads : int
+        Of a block.
+    """
     from numba import cuda
     from numba.cuda.typing.typeof import typeof
 
-    signature = tuple(typeof(a) for a in launch.arguments)
+    signature = tuple(typeof(a) for a in arguments)
     with _pretending(cc):
         ptx, _ = cuda.compile(  # type: ignore[attr-defined]
-            device_source(launch.variant), signature, device=False, cc=cc, output="ptx", abi="numba"
+            function, signature, device=False, cc=cc, output="ptx", abi="numba"
         )
-    told = _assembled(ptx, cc, launch.variant.registers)
+    told = _assembled(ptx, cc, registers)
 
     def number(pattern: str) -> int:
         return sum(int(k) for k in re.findall(pattern, told))
@@ -218,7 +237,7 @@ def figures(launch: Launch, cc: tuple[int, int]) -> Figures:
         grid_barriers=count(r"^\s*cudaCGSynchronize,"),
         doubles=count(r"^\s*(?:@!?%p\d+ )?(?:add|sub|mul|fma|div|rcp|sqrt)\.\w*\.?f64"),
         wide=count(r"(?:ld|st)\.global\.(?:v2\.)?f64"),
-        threads=launch.threads,
+        threads=threads,
         ptx=ptx,
     )
 
