@@ -83,7 +83,7 @@ test-models: $(VENV)/.models  ## the tests on networks of transformers and timm,
 	$(BIN)/python -m pytest -m models tests/torch
 
 test-kernels: $(VENV)/.test  ## kernels of every method in every layout, which take long to compile
-	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/test_prox.py tests/optim tests/torch
+	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/test_prox.py tests/optim tests/torch tests/cuda
 
 test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
 	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py tests/analysis/test_ranks.py

@@ -366,6 +366,8 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
     ):  # fmt: skip
         stack.enter_context(mock.patch.object(module, name, value))
     generator = torch.Generator().manual_seed(3)
+    # Kernels know addresses only, and threads that met a fault may still go on.
+    alive: list[Any] = []
 
     def draw(*shape: int, dtype: Any = torch.float32) -> Any:
         return torch.randn(shape, generator=generator, dtype=dtype)
@@ -383,8 +385,10 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
                 g = scale * draw(*pair[0].shape, dtype=dtype)
                 for p in pair:
                     p.grad = g.clone()
+                    alive.append(p.grad)
             for optimizer in optimizers:
                 optimizer.step()
+        alive.append((params, optimizers))
         apart = max(
             float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1e-300))
             for a, b in zip(*params, strict=True)
@@ -406,13 +410,13 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         return make
 
     cases: dict[str, tuple[Any, Any]] = {
-        "rows": (1, [(5, 3), (3, 13), (5, 100), (2, 250)]),
-        "columns": (0, [(6, 40), (30, 5), (100, 3)]),
+        "rows": (1, [(5, 3), (3, 13), (2, 100), (1, 250)]),
+        "columns": (0, [(6, 33), (30, 5), (64, 2)]),
         "runs": ((0, 2), [(9, 2, 9)]),
         "short runs": ((0, 2), [(4, 5, 3)]),
     }
     for name, (axis, shapes) in cases.items():
-        yield name, compared(over(axis, lam=3.0), shapes)
+        yield name, compared(over(axis, lam=3.0), shapes, count=2 if name == "rows" else 1)
     yield "rows, and their state", compared(over(1, lam=3.0), [(5, 3)])
     yield "float64", compared(over(1, lam=4.0), [(5, 13)], torch.float64)
     for lam, penalty, options in (
@@ -420,7 +424,10 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         ("l0", pl.GroupL0, {"lam": 6.0}), ("sparse", pl.SparseGroupLasso, {"lam1": 0.1, "lam2": 3.0}),
         ("weights", pl.GroupLasso, {"lam": 1.2, "weights": "sqrt_size"}),
     ):  # fmt: skip
-        yield lam, compared(over(1, penalty, **options), [(7, 13), (4, 5)])
+        yield lam, compared(over(1, penalty, **options), [(5, 13), (4, 5)], count=1)
+    for axis, shape in ((1, (7, 13)), (0, (30, 5))):
+        own = np.linspace(0.2, 4.0, shape[1 - axis])
+        yield f"weights of groups {axis}", compared(over(axis, lam=1.0, weights=own), [shape], count=1)
     rest = (pt.ProxSGD, {"lr": 1.0}), (pt.RAMDA, {"lr": 0.1}), (pt.ProxRMSprop, {"lr": 0.1, "centered": True})
     for method, options in rest:
 
@@ -428,7 +435,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
             groups = [{"params": params[:1], "penalty": None}, {"params": params[1:], "penalty": pl.L1(0.1)}]
             return method(groups, fused=None if fused else False, **options)
 
-        yield f"{method.__name__} without groups", compared(make, [(70,), (40, 60)])
+        yield f"{method.__name__} without groups", compared(make, [(70,), (40, 30)])
     for scale in (1e-30, 1e18):
 
         def extreme(params: Any, fused: bool, scale: float = scale) -> Any:
@@ -451,7 +458,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         found = ""
         with mock.patch.object(fused_block, function.__name__, planted):
             try:
-                compared(over(1, lam=3.0), [(2, 250)])
+                compared(over(1, lam=3.0), [(2, 250)], count=1)
             except Fault as fault:
                 found = str(fault)
             device.faults.clear()
