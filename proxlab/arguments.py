@@ -358,7 +358,8 @@ def on_gpu(x: Array) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _has_kernels() -> bool:
+def has_kernels() -> bool:
+    """Tell whether what compiles kernels for a GPU is installed."""
     return find_spec("numba_cuda") is not None
 
 
@@ -392,7 +393,7 @@ def _choose(backend: str | None, x: Array) -> str:
         return "array_api"
     if backend is not None:
         return backend
-    return "numba" if host else ("cuda" if device and _has_kernels() else "array_api")
+    return "numba" if host else ("cuda" if device and has_kernels() else "array_api")
 
 
 def problem(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor
 
-from proxlab.arguments import compiles
+from proxlab.arguments import compiles, has_kernels
 from proxlab.optim.rules import Rule
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.memory import order_of
@@ -53,7 +52,7 @@ def _obstacle_on_gpu(
         return "has joint groups, of which there is no compiled pass on a GPU"
     if block.params[0].dtype in HALF:
         return "is in half precision, of which there is no compiled pass on a GPU"
-    if find_spec("numba_cuda") is None:
+    if not has_kernels():
         return "is on a GPU, whose compiled pass needs numba-cuda: install proxlab[cuda13]"
     from proxlab.optim import fused_cuda
 

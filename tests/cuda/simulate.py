@@ -247,7 +247,7 @@ def tensors() -> Iterator[tuple[str, dict[str, Any]]]:
     stack.enter_context(mock.patch.object(launch, "check_device"))
     stack.enter_context(mock.patch.object(launch, "_interface", lambda a: a.numpy().__array_interface__))
     stack.enter_context(mock.patch.object(arguments, "on_gpu", lambda a: isinstance(a, torch.Tensor)))
-    stack.enter_context(mock.patch.object(arguments, "_has_kernels", return_value=True))
+    stack.enter_context(mock.patch.object(arguments, "has_kernels", return_value=True))
 
     def launched() -> int:
         found = sum(len(d.launched) for d in devices)
@@ -361,7 +361,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         (fused_cuda, "Device", lambda _: device), (fused_cuda, "_compiled", compiled),
         (fused_cuda, "ROWS", (Form(16, 1, 4), Form(8, 4, 4), Form(2, 32, 4), Form(1, 64, 4))),
         (fused_cuda, "COLUMNS", (Form(32, 2, 4, True), Form(8, 8, 4, True), Form(2, 32, 4, True))),
-        (fused_cuda, "FINISHING", 32), (obstacles, "find_spec", lambda _: True),
+        (fused_cuda, "FINISHING", 32), (obstacles, "has_kernels", lambda: True),
         (obstacles, "on_host", lambda _: False), (together, "on_host", lambda _: False),
     ):  # fmt: skip
         stack.enter_context(mock.patch.object(module, name, value))
