@@ -13,7 +13,7 @@ __all__ = ["namespace"]
 
 # From 2.1 on NumPy has all that is used here; to wrap it loads every module of it, which takes longer than
 # all else of a process's first call.
-_IS_ENOUGH = hasattr(np, "astype")
+_IS_ENOUGH = hasattr(np, "cumulative_sum")
 
 
 def namespace(*arrays: Array) -> Any:
