@@ -335,16 +335,16 @@ def step_groups(table: Any, strengths: Any, marks: Any, values: Any, pieces: Any
         if i < n:
             p = place(begin, i, run, jump)
             x = xs[j]
-            if state == DONE:
-                x = blend(t.w[p], shrunk(x, ds[j], q, left), step.keep, one)
-            t.w[p] = x
+            t.w[p] = shrunk(x, ds[j], q, left) if state == DONE else x
     if state != DONE and row == 0:
         marks[at[GROUP] + g] = 1
 
 
-def step_elements(table: Any, values: Any) -> None:
-    """Step where no groups are, with all tensors of a table."""
+def step_elements(table: Any, bad: Any, values: Any) -> None:
+    """Step where no groups are, with all tensors of a table; what is not finite is told in ``bad``."""
     step = step_of(values)
+    zero = step.one - step.one
+    total = zero
     k = tensor_of(table, BLOCK, cuda.blockIdx.x)
     at, t = table[k], tensor_at(table, k, step.one)
     begin = (cuda.blockIdx.x - at[BLOCK]) * (THREADS * STRIDE) + cuda.threadIdx.x
@@ -359,7 +359,11 @@ def step_elements(table: Any, values: Any) -> None:
             p = begin + (f + q) * THREADS
             if p < n:
                 x, _ = formed_ahead(ahead, q, t, p, step)
-                t.w[p] = blend(ahead[q, 0], x, step.keep, step.one)
+                z = blend(ahead[q, 0], x, step.keep, step.one)
+                t.w[p] = z
+                total += zero * z
+    if total != zero:
+        cuda.atomic.max(bad, 0, 1)
 
 
 def given_anew(e: Elements, i: int) -> Any:

@@ -33,6 +33,7 @@ from proxlab.linker import Target, over_arrays
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
+from proxlab.optim.addresses import array_at
 from proxlab.optim.fused_elements import Step, Tensor
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.fused_rows import RowRoom
@@ -62,25 +63,7 @@ SCRATCH = 1 << 16
 _local = threading.local()
 
 
-@intrinsic
-def _elements(typing: Any, address: Any, n: Any, one: Any) -> Any:
-    """Make an array of an address, as :func:`proxlab.optim.fused_many.elements` does in Python."""
-    kind = numba.types.Array(one, 1, "C")
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        item = context.get_data_type(one)
-        width = context.get_constant(numba.intp, context.get_abi_sizeof(item))
-        array = context.make_array(kind)(context, builder)
-        arrayobj.populate_array(
-            array, data=builder.inttoptr(arguments[0], item.as_pointer()), shape=[arguments[1]],
-            strides=[width], itemsize=width, meminfo=None,
-        )  # fmt: skip
-        return array._getvalue()
-
-    return kind(numba.intp, numba.intp, one), codegen
-
-
-TARGET = Target(made, COMPILATION, operations={many.elements: _elements})
+TARGET = Target(made, COMPILATION, operations={many.elements: intrinsic(array_at(numba.types, arrayobj))})
 
 
 @lru_cache(maxsize=256)

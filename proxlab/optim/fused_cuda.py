@@ -1,8 +1,7 @@
-"""The fused step of the optimizers on a GPU: a few launches take the tensors of a batch where they lie.
+"""The fused step of the optimizers on a GPU: which kernel takes groups, and how it is made.
 
-What a launch takes are the tensors whose groups are solved in the same form (:func:`form_of`). Where they lie
-is told in a table on the device, which is copied again only where an address has changed; nothing else is
-copied and nothing waits. Groups that the pass leaves are solved by a launch that looks for them.
+Groups are solved in a *form* (:func:`form_of`): so many by a block, by so many threads each. The source is
+:mod:`proxlab.optim.fused_block`; :mod:`proxlab.torch.launched` launches it.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -10,35 +9,31 @@ copied and nothing waits. Groups that the pass leaves are solved by a launch tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from proxlab.arguments import float_bits
 from proxlab.backends.cuda import build
-from proxlab.backends.cuda.launch import Device
-from proxlab.backends.disk_cache import without_cache
 from proxlab.linker import Given, Target
 from proxlab.optim import fused_block as block
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_layout import Plan, plan_of, slope_of
+from proxlab.optim.addresses import array_at
+from proxlab.optim.fused_layout import Plan, plan_of
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.updates import Update
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder
 
-__all__ = ["Batch", "Form", "applies", "form_of"]
-
-Array = np.ndarray[Any, Any]
+__all__ = ["Form", "Kernel", "compiled", "device_source", "form_of", "lies", "linked", "obstacle"]
 
 #: Groups whose runs are no longer than this are taken side by side: less than an access to memory brings.
 SHORT = 7
-#: Threads of a block where no groups are; of one that looks for groups that were left, and such blocks.
-FLOWING, FINISHING, LOOKING = 256, 128, 1056
+#: Threads of a block where no groups are, and of one that looks for groups that were left.
+FLOWING, FINISHING = 256, 128
 #: The greatest of registers that a thread may take, by the threads of a block.
 REGISTERS = {128: 128, 256: 80, 512: 128, 1024: 64}
 
@@ -102,45 +97,35 @@ def form_of(plan: Plan) -> Form | None:
     return next((form for form in forms if form.size >= plan.size), None)
 
 
-def applies(
+def obstacle(
     rule: Rule, settings: Settings, penalty: Penalty | None, shape: tuple[int, ...],
     order: tuple[int, ...] | None, finder: RootFinder,
-) -> bool:  # fmt: skip
-    """Return whether there is a fused step on a GPU for an array of a shape whose axes lie in an order."""
+) -> str:  # fmt: skip
+    """Say why no fused step on a GPU takes an array, whose axes lie in an order; "" if one does."""
     plan = plan_of(penalty, shape, order)
-    if plan is None or plan.name == "flow":
-        return plan is not None
-    averages = rule.averages and settings["momentum"] > 0.0
-    return not averages and finder == Newton() and form_of(plan) is not None
+    if plan is None:
+        return f"has a penalty without a compiled pass, {penalty!r}"
+    if plan.name == "flow":
+        return ""
+    if rule.averages and settings["momentum"] > 0.0:
+        return "has a method that averages weights, of which there is no compiled pass over groups on a GPU"
+    if finder != Newton():
+        return f"has a root finder of which there is no compiled pass on a GPU, {finder!r}"
+    if form_of(plan) is None:
+        return f"has groups of {plan.size} elements, which no compiled pass on a GPU takes"
+    return ""
 
 
 @lru_cache(maxsize=1)
 def _target() -> Target:
     from numba import cuda
-    from numba.cuda import types as kinds
+    from numba.cuda import types
     from numba.cuda.extending import intrinsic
     from numba.cuda.np import arrayobj
 
-    types: Any = kinds
-
-    @intrinsic
-    def elements_at(typing: Any, address: Any, n: Any, one: Any) -> Any:
-        kind = types.Array(one, 1, "C")
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            item = context.get_data_type(one)
-            width = context.get_constant(types.intp, context.get_abi_sizeof(item))
-            array = context.make_array(kind)(context, builder)
-            arrayobj.populate_array(
-                array, data=builder.inttoptr(arguments[0], item.as_pointer()), shape=[arguments[1]],
-                strides=[width], itemsize=width, meminfo=None,
-            )  # fmt: skip
-            return array._getvalue()
-
-        return kind(types.int64, types.int64, one), codegen
-
     return Target(
-        lambda function, _: cuda.jit(device=True)(function), operations={many.elements: elements_at}
+        lambda function, _: cuda.jit(device=True)(function),
+        operations={many.elements: intrinsic(array_at(types, arrayobj))},
     )
 
 
@@ -225,199 +210,6 @@ def device_source(kernel: Kernel) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=256)
-def _compiled(kernel: Kernel) -> Any:
-    from numba import cuda
-
-    function, most = device_source(kernel), kernel.registers
-    options: dict[str, Any] = {} if most is None else {"max_registers": most}
-    try:
-        return cuda.jit(cache=True, **options)(function)
-    except RuntimeError as error:  # no folder for it
-        without_cache(str(error))
-        return cuda.jit(**options)(function)
-
-
-class _Launch(NamedTuple):
-    """Tensors of a batch whose groups are solved in one form: a part of its table, and how many blocks."""
-
-    form: Form | None
-    lies: str
-    first: int
-    last: int
-    blocks: int
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch
-
-
-class Batch:
-    """Tensors on a GPU whose steps a few launches take; the face is that of the one on the CPU.
-
-    Parameters
-    ----------
-    rule, settings, penalty, shapes, dtype, orders
-        As of :class:`proxlab.optim.fused_cpu.Batch`.
-    like : Tensor
-        One on the device.
-
-    Attributes
-    ----------
-    addresses : array of int
-        As there.
-    bad : Tensor of one int
-        Becomes 1 where a point or a metric was not finite, though gradients were.
-    """
-
-    def __init__(
-        self,
-        rule: Rule,
-        settings: Settings,
-        penalty: Penalty | None,
-        shapes: Sequence[tuple[int, ...]],
-        dtype: Any,
-        orders: Sequence[tuple[int, ...] | None],
-        like: Any,
-    ) -> None:
-        self.rule, self.penalty, self.dtype = rule, penalty, np.dtype(dtype)
-        self.update, self._like = rule.select(settings), like
-        self._shapes, self._orders = list(shapes), list(orders)
-        found = [plan_of(penalty, *how) for how in zip(shapes, orders, strict=True)]
-        plans = [plan for plan in found if plan is not None]
-        assert len(plans) == len(shapes)
-        slope = slope_of(penalty)
-        assert slope is not None
-        self.slope = slope
-        self.addresses = np.zeros((len(plans), 2 + len(self.update.slots)), np.int64)
-        alike: dict[tuple[Form | None, str], list[int]] = {}
-        for k, plan in enumerate(plans):
-            flows = plan.name == "flow"
-            alike.setdefault((None, "whole") if flows else (form_of(plan), lies(plan)), []).append(k)
-        self._launches: list[_Launch] = []
-        self._order: list[int] = []
-        weights: list[Array] = []
-        rows: list[list[int]] = []
-        groups = 0
-        for (form, lie), chosen in alike.items():
-            first, blocks = len(rows), 0
-            for k in chosen:
-                shape = (1, 1, 1, math.prod(shapes[k])) if form is None else plans[k].spans[0][:4]
-                own = np.asarray(plans[k].weights, float)
-                rows.append([0] * 5 + [*shape, blocks, groups, sum(map(len, weights)), int(len(own) > 1)])
-                weights.append(own)
-                if form is None:
-                    blocks += -(-shape[3] // (block.STRIDE * FLOWING))
-                else:
-                    groups += shape[0] * shape[2]
-                    blocks += -(-shape[0] * shape[2] // form.groups)
-            self._launches.append(_Launch(form, lie, first, len(rows), blocks))
-            self._order += chosen
-        rows.append([0] * block.COLUMNS)
-        rows[-1][block.GROUP] = self._groups = groups
-        self._table = np.array(rows, np.int64)
-        self._free: Batch | None = None
-        torch = _torch()
-        # What is written anew before a step, here and on the device; the rest stays.
-        self._values = np.zeros(block.OF_RULE + len(rule.coefficients(settings, 1, 0.0).formulas))
-        put = {
-            "table": torch.from_numpy(self._table), "values": torch.from_numpy(self._values),
-            "strengths": torch.from_numpy(np.concatenate(weights)),
-            "marks": torch.zeros(max(groups, 1), dtype=torch.int32),
-            "bad": torch.zeros((), dtype=torch.int32).reshape(1),
-        }  # fmt: skip
-        self._there = {name: a.to(like.device, copy=True) for name, a in put.items()}
-        self.bad = self._there["bad"][0]
-        with Device(like) as here:
-            self._views = {name: here.view(a) for name, a in self._there.items()}
-            parts = [self._there["table"][part.first : part.last + 1] for part in self._launches]
-            self._parts = list(map(here.view, parts))
-        self._pieces: tuple[Any, Any, Any] = None, None, None
-
-    def __len__(self) -> int:
-        """Return the number of proxes."""
-        return len(self._shapes)
-
-    def follow(self, penalty: Penalty | None, own: Mapping[int, Penalty] | None = None) -> bool:
-        """Take a penalty that differs in its strength alone; returns whether the same kernels take it."""
-        if own:
-            return False
-        if penalty is not self.penalty:
-            slope = slope_of(penalty)
-            # Without a radial part, which is a strength of zero, groups are none.
-            if slope is None or bool(slope.pieces) != bool(self.slope.pieces):
-                return False
-            self.penalty, self.slope = penalty, slope
-        return True
-
-    def tell(self, settings: Settings, t: int, carry: float) -> None:
-        """Say that nothing is told of groups before a step."""
-
-    def step(
-        self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
-    ) -> float:
-        """Take a step of all tensors in place; returns the new carry.
-
-        Gradients are finite (:func:`proxlab.torch.together._look`). The parameters are those of the CPU's.
-        """
-        found = self.rule.coefficients(settings, t, carry)
-        if self.penalty is not None and not found.step > 0.0:
-            if self._free is None:
-                rule, orders = self.rule, self._orders
-                self._free = Batch(rule, settings, None, self._shapes, self.dtype, orders, self._like)
-            self._free.addresses[...] = self.addresses
-            return self._free.step(settings, t, carry, finder, where)
-        keep = settings["momentum"] if self.rule.averages else 0.0
-        slope = self.slope
-        numbers = slope.numbers(
-            found.step, finder.relative_tolerance(float_bits(self.dtype.type(1))), self.dtype
-        )
-        values = [
-            found.step * slope.cut, slope.minus, keep, numbers.alone, numbers.finest, numbers.rtol,
-            numbers.unit, numbers.low, found.step, *found.formulas,
-        ]  # fmt: skip
-        with Device(self._like) as here:
-            self._tell("values", self._values, np.array(values, float))
-            self._tell("table", self._table[:-1, : self.addresses.shape[1]], self.addresses[self._order])
-            pieces = self._pieces_of(here, numbers.table) if slope.pieces else None
-            there, update, formulas = self._views, self.update, type(found.formulas)
-            for part, table in zip(self._launches, self._parts, strict=True):
-                if part.form is None:
-                    kernel = Kernel(
-                        "step_elements", update, formulas, slope.shrinks, keep > 0.0, self.dtype.name
-                    )
-                    arguments: tuple[Any, ...] = table, there["values"]
-                    here.launch(_compiled(kernel), part.blocks, FLOWING, arguments)
-                else:
-                    kernel = Kernel(
-                        "step_groups", update, formulas, slope.shrinks, False, self.dtype.name, part.form,
-                        part.lies,
-                    )  # fmt: skip
-                    arguments = table, there["strengths"], there["marks"], there["values"], pieces
-                    here.launch(_compiled(kernel), part.blocks, part.form.threads, arguments)
-            if self._groups:
-                kernel = Kernel(
-                    "finish_groups", update, formulas, dtype=self.dtype.name, count=len(slope.pieces)
-                )
-                names = "table", "strengths", "marks", "bad", "values"
-                blocks = min(-(-self._groups // FINISHING), LOOKING)
-                arguments = *(there[name] for name in names), pieces
-                here.launch(_compiled(kernel), blocks, FINISHING, arguments)
-        return found.carry
-
-    def _tell(self, name: str, here: Array, now: Array) -> None:
-        """Copy an array to the device where it has changed."""
-        if not np.array_equal(here, now):
-            here[...] = now
-            whole = self._table if name == "table" else self._values
-            held = _torch().from_numpy(whole.copy())
-            self._there[name].copy_(held.pin_memory() if self._like.is_cuda else held, non_blocking=True)
-
-    def _pieces_of(self, here: Device, table: Array) -> Any:
-        """Return the table of the penalty's pieces on the device."""
-        pieces = self.slope.pieces
-        if self._pieces[0] != pieces:
-            held = _torch().from_numpy(table.copy()).to(self._like.device)
-            self._pieces = pieces, held, here.view(held)
-        return self._pieces[2]
+def compiled(kernel: Kernel) -> Any:
+    """Return a kernel, compiled at its first launch and cached on disk."""
+    return build.jitted(device_source(kernel), kernel.registers)

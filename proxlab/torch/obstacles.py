@@ -56,9 +56,7 @@ def _obstacle_on_gpu(
         return "is on a GPU, whose compiled pass needs numba-cuda: install proxlab[cuda13]"
     from proxlab.optim import fused_cuda
 
-    if fused_cuda.applies(rule, block.settings, block.penalty, shapes[0], orders[0], finder):
-        return ""
-    return f"has no compiled pass on a GPU for its penalty, groups, method or root finder, {block.penalty!r}"
+    return fused_cuda.obstacle(rule, block.settings, block.penalty, shapes[0], orders[0], finder)
 
 
 def _obstacle_of(rule: Rule, state: States, p: Tensor, block: Block) -> str:

@@ -39,6 +39,7 @@ from proxlab.torch.problems import (
     as_tensor,
     check_kind,
     name_parameter,
+    on_host,
     read_all,
     uses_of,
     wide,
@@ -173,6 +174,8 @@ class Stepper(torch.optim.Optimizer):
         blocks = None if kept is None or watch is not None else self._others(kept, steps)
         ranks, agreement = None, Agreement(blocks or [], {}, watch is not None)
         if blocks is None:
+            if kept is not None:
+                kept.conclude()
             kept = None
             ranks = Ranks.of(p for group in self.param_groups for p in group["params"])
             agreement = self._agreement(ranks, watch)
@@ -260,6 +263,7 @@ class Stepper(torch.optim.Optimizer):
             if holds and how.late:
                 told = self._told(kept)
             if not holds or (told is None if how.late else not kept.follow()):
+                kept.conclude()
                 kept, blocks = None, _following(self._checked_blocks(), driven)
         whole = [block for block in blocks if not block.is_cut]
         # What fails here is told with the first of the sums, or by itself where there are none.
@@ -346,7 +350,8 @@ class Stepper(torch.optim.Optimizer):
         """Say whether the compiled pass of a block tells of its groups before it is taken."""
         given = self._given_penalties()[block.number]
         told = given is None or is_told_by_sums(given)
-        return told and not rests(block.settings) and self._fits(block)
+        here = all(on_host(p) for p in block.params)
+        return told and here and not rests(block.settings) and self._fits(block)
 
     def _show(self, watched: list[BlockProblem], cut: list[CutProblem], how: _Step) -> None:
         """Show the proxes of a step to who watches, before anything is written.
@@ -658,6 +663,8 @@ class Stepper(torch.optim.Optimizer):
         if Kept.can_be(together, self.state):
             given, conditions = self._given_penalties(), self._conditions()
             self._kept = Kept(together, self.param_groups, given, self.state, conditions)
+        else:
+            together.conclude()
 
     def _member(self, block: Block, place: int, p: Tensor) -> Member:
         """Return a parameter as compiled passes take it."""

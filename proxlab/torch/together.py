@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proxlab.optim import fused_cpu, fused_cuda
+from proxlab.optim import fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
 from proxlab.optim.sparsity import Moving, is_told_by_sums, strengths_of_sums
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
+from proxlab.torch.launched import Launched
 from proxlab.torch.memory import Spans, is_apart, order_of
 from proxlab.torch.problems import Block, on_host, read_all, uses_of
 from proxlab.torch.vanishing import Looked, counted, strides_of
@@ -76,7 +77,7 @@ class Member(NamedTuple):
 class _Share(NamedTuple):
     """The members that one batch takes, by their numbers, and the copies that it takes for them, if any."""
 
-    batch: fused_cpu.Batch | fused_cuda.Batch
+    batch: fused_cpu.Batch | Launched
     chosen: list[int]
     widened: Widened | None
 
@@ -114,38 +115,48 @@ class Moved(NamedTuple):
 
 def _look(shares: Sequence[_Share], hows: Sequence[_How], members: _Members) -> None:
     """Look at the gradients of all batches; nothing changes."""
+    there: list[tuple[Launched, _Share, _How]] = []
     for share, how in zip(shares, hows, strict=True):
-        if isinstance(share.batch, fused_cpu.Batch):
+        if isinstance(share.batch, Launched):
+            if share.batch.penalty is not None:
+                there.append((share.batch, share, how))
+        else:
             members.read(share)
             share.batch.look(*how)
-    there = [(s, how) for s, how in zip(shares, hows, strict=True) if isinstance(s.batch, fused_cuda.Batch)]
     if there:
-        _look_there(there, members)
+        _look_there(there, members.gradients)
 
 
-def _look_there(shares: Sequence[tuple[_Share, _How]], members: _Members) -> None:
-    """Look at the gradients of batches on a GPU, and at what the last step has said, with one wait."""
-    penalised = [(share, how) for share, how in shares if share.batch.penalty is not None]
-    if not penalised:
-        return
-    gradients = [members.gradients[k] for share, _ in penalised for k in share.chosen]
+def _look_there(there: Sequence[tuple[Launched, _Share, _How]], gradients: Sequence[Tensor]) -> None:
+    """Look at the gradients of batches on a GPU, and at what their last step has said, with one wait."""
+    some = [gradients[k] for _, share, _ in there for k in share.chosen]
     # A norm is one pass, and finite only where all is; it may overflow.
-    norms = torch._foreach_norm(gradients)
-    told = [share.batch.bad for share, _ in penalised if isinstance(share.batch, fused_cuda.Batch)]
-    values = read_all([*told, *norms])
-    for (share, how), bad in zip(penalised, values, strict=False):
-        if bad and isinstance(share.batch, fused_cuda.Batch):
-            share.batch.bad.zero_()
-            raise ValueError(
-                f"{how.where(0)}in the step before, of this parameter or one that was stepped with it, the "
-                "prox's point was not finite, or its metric not finite and > 0"
-            )
+    values = read_all([*(batch.bad for batch, _, _ in there), *torch._foreach_norm(some)])
+    for (batch, _, how), bad in zip(there, values, strict=False):
+        _check_last(batch, how.where(0) if bad else "", bad)
     if all(map(math.isfinite, values)):
         return
-    whose = [(how, j) for share, how in penalised for j in range(len(share.chosen))]
-    for (how, j), g, norm in zip(whose, gradients, values[len(told) :], strict=True):
+    whose = [(how, j) for _, share, how in there for j in range(len(share.chosen))]
+    for (how, j), g, norm in zip(whose, some, values[len(there) :], strict=True):
         if not math.isfinite(norm) and not bool(torch.isfinite(g).all()):
             raise ValueError(f"{how.where(j)}its gradient must be finite")
+
+
+def _check_last(batch: Launched, where: str, bad: float) -> None:
+    """Raise an error if the last step of a batch on a GPU met what no prox has."""
+    if bad:
+        batch.bad.zero_()
+        raise ValueError(
+            f"{where}in the step before, of this parameter or one that was stepped with it, the prox's point "
+            "was not finite, or its metric not finite and > 0"
+        )
+
+
+def _conclude(shares: Sequence[_Share], blocks: Sequence[Block]) -> None:
+    """Raise the error of the last step of batches on a GPU, waiting for it."""
+    for share in shares:
+        if isinstance(share.batch, Launched) and share.batch.penalty is not None:
+            _check_last(share.batch, f"{blocks[share.chosen[0]].where}: ", float(share.batch.bad))
 
 
 def _tell(
@@ -161,26 +172,28 @@ def _tell(
     Nothing changes. None where sums over the groups do not tell of all of them.
     """
     told: list[Moved] = []
+    here = [share.batch for share in shares if not isinstance(share.batch, Launched)]
+    if len(here) < len(shares):
+        # On a GPU no pass looks at groups before a step.
+        return None
     firsts = [blocks[share.chosen[0]] for share in shares]
     penalties = [None if block.penalty is None else given[block.number] for block in firsts]
     if not all(penalty is None or is_told_by_sums(penalty) for penalty in penalties):
         return None
     _look(shares, hows, members)
     again = sum(share.widened is not None for share in shares) > 1
-    for share, how, penalty in zip(shares, hows, penalties, strict=True):
+    for share, batch, how, penalty in zip(shares, here, hows, penalties, strict=True):
         if penalty is None:
             continue
         if again:
             # The scratch is that of all.
             members.read(share)
-        if isinstance(share.batch, fused_cuda.Batch):
-            return None
-        found = share.batch.tell(how.settings, how.t, how.carry)
+        found = batch.tell(how.settings, how.t, how.carry)
         if found is None:
             return None
         strengths = strengths_of_sums(penalty, *found)
-        places, sizes = share.batch.places.tolist(), share.batch.group_sizes
-        some = [blocks[k] for k in share.chosen[: len(share.batch)]]
+        places, sizes = batch.places.tolist(), batch.group_sizes
+        some = [blocks[k] for k in share.chosen[: len(batch)]]
         # Of most targets nobody asks.
         uses = [uses_of(b.group, b.index) for b in some] if by_use else [None] * len(some)
         told += [
@@ -214,7 +227,10 @@ def _passes(shares: Sequence[_Share], hows: Sequence[_How], members: _Members, l
         if again:
             # The scratch is that of all.
             members.read(share)
-        carries.append(share.batch.step(*how))
+        if isinstance(share.batch, Launched):
+            carries.append(share.batch.step(*how[:4]))
+        else:
+            carries.append(share.batch.step(*how))
         if share.widened is not None:
             share.widened.write([members.weights[k] for k in share.chosen])
     return carries
@@ -268,12 +284,12 @@ class Together:
             shapes = [tuple(a.shape) for a in weights]
             settings, orders = some[0].block.settings, [_order(a) for a in weights]
             given = rule, settings, penalties[chosen[0]], shapes, _NUMBERS[weights[0].dtype], orders
-            batch: fused_cpu.Batch | fused_cuda.Batch
+            batch: fused_cpu.Batch | Launched
             if on_host(weights[0]):
                 joint = some[0].block.group["joint"] if some[0].block.index is None else None
                 batch = fused_cpu.Batch(*given, joint)
             else:
-                batch = fused_cuda.Batch(*given, weights[0])
+                batch = Launched(*given, weights[0])
             batch.addresses[...] = [
                 [a.data_ptr() for a in (w, g, *member.slots.values())]
                 for member, w, g in zip(some, weights, gradients, strict=True)
@@ -322,6 +338,10 @@ class Together:
         for share, carry in zip(self.shares, carries, strict=True):
             for k in share.chosen:
                 save(self.members[k], carry)
+
+    def conclude(self) -> None:
+        """Raise the error of the step where it was taken on a GPU, which the next one would look for."""
+        _conclude(self.shares, self._blocks)
 
 
 class Kept:
@@ -526,6 +546,10 @@ class Kept:
         """As :meth:`Together.tell`, of the next step, for which this has been found to hold."""
         self._looked = True
         return _tell(self._shares, self._hows(finder), self._members, self._blocks, given, by_use)
+
+    def conclude(self) -> None:
+        """As :meth:`Together.conclude`, before what is kept is forgotten."""
+        _conclude(self._shares, self._blocks)
 
     def follow(self) -> bool:
         """Take the strengths that the penalties have now; returns whether the same passes do."""

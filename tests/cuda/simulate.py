@@ -13,6 +13,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -341,7 +342,9 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
     from proxlab import torch as pt
     from proxlab.linker import Target
     from proxlab.optim import fused_block, fused_cuda, fused_many
-    from proxlab.torch import obstacles, together
+    from proxlab.torch import launched as launching
+    from proxlab.torch import obstacles, step, together
+    from tests.torch.methods import METHODS
 
     device = SimulatedDevice()
 
@@ -358,11 +361,12 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
     Form = fused_cuda.Form
     stack = contextlib.ExitStack()
     for module, name, value in (
-        (fused_cuda, "Device", lambda _: device), (fused_cuda, "_compiled", compiled),
+        (launching, "Device", lambda _: device), (launching, "compiled", compiled),
         (fused_cuda, "ROWS", (Form(16, 1, 4), Form(8, 4, 4), Form(2, 32, 4), Form(1, 64, 4))),
         (fused_cuda, "COLUMNS", (Form(32, 2, 4, True), Form(8, 8, 4, True), Form(2, 32, 4, True))),
-        (fused_cuda, "FINISHING", 32), (obstacles, "has_kernels", lambda: True),
+        (fused_cuda, "FINISHING", 32), (launching, "FINISHING", 32), (obstacles, "has_kernels", lambda: True),
         (obstacles, "on_host", lambda _: False), (together, "on_host", lambda _: False),
+        (step, "on_host", lambda _: False),
     ):  # fmt: skip
         stack.enter_context(mock.patch.object(module, name, value))
     generator = torch.Generator().manual_seed(3)
@@ -373,16 +377,23 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         return torch.randn(shape, generator=generator, dtype=dtype)
 
     def compared(
-        make: Any, shapes: Any, dtype: Any = torch.float32, scale: float = 1.0, count: int = 2
+        make: Any,
+        shapes: Any,
+        dtype: Any = torch.float32,
+        scale: float = 1.0,
+        count: int = 2,
+        turned: bool = False,
     ) -> dict[str, Any]:
         start, params, optimizers = [scale * draw(*shape, dtype=dtype) for shape in shapes], [], []
+        if turned:
+            start = [a.mT.contiguous().mT for a in start]
         launched.clear()
         for fused in (True, False):
             params.append([torch.nn.Parameter(a.clone()) for a in start])
             optimizers.append(make(params[-1], fused))
         for _ in range(count):
             for pair in zip(*params, strict=True):
-                g = scale * draw(*pair[0].shape, dtype=dtype)
+                g = torch.empty_like(pair[0]).copy_(scale * draw(*pair[0].shape, dtype=dtype)).detach()
                 for p in pair:
                     p.grad = g.clone()
                     alive.append(p.grad)
@@ -419,12 +430,31 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, compared(over(axis, lam=3.0), shapes, count=2 if name == "rows" else 1)
     yield "rows, and their state", compared(over(1, lam=3.0), [(5, 3)])
     yield "float64", compared(over(1, lam=4.0), [(5, 13)], torch.float64)
-    for lam, penalty, options in (
-        ("scad", pl.GroupSCAD, {"lam": 4.0, "a": 3.7}), ("mcp", pl.GroupMCP, {"lam": 4.0, "gamma": 3.0}),
-        ("l0", pl.GroupL0, {"lam": 6.0}), ("sparse", pl.SparseGroupLasso, {"lam1": 0.1, "lam2": 3.0}),
-        ("weights", pl.GroupLasso, {"lam": 1.2, "weights": "sqrt_size"}),
-    ):  # fmt: skip
-        yield lam, compared(over(1, penalty, **options), [(5, 13), (4, 5)], count=1)
+    made: list[Any] = [
+        lambda s: pl.GroupLasso(s), lambda s: pl.GroupLasso(s, weights="sqrt_size"),
+        lambda s: pl.GroupLasso(s, nonnegative=True), lambda s: pl.GroupElasticNet(s, s),
+        lambda s: pl.SparseGroupLasso(0.02 * s, s), lambda s: pl.L1(0.1 * s), lambda s: None,
+        lambda s: pl.GroupMCP(s, 3.0), lambda s: pl.GroupSCAD(s, 3.7), lambda s: pl.GroupCapped(s, 1.0),
+        lambda s: pl.GroupL0(s),
+    ]  # fmt: skip
+    names = sorted(METHODS)
+    for k in range(24):
+        name = names[int(rng.integers(len(names)))]
+        # The state of Bregman iterations is a subgradient, of convex penalties.
+        build = made[k % (7 if "breg" in name else len(made))]
+        shape = tuple(int(n) for n in np.exp(rng.uniform(0.0, 3.3, size=int(rng.integers(1, 4)))))
+        axes = tuple(i for i in range(len(shape)) if rng.random() < 0.5)
+        strength, turned = 10.0 ** rng.uniform(-2.0, 0.5), len(shape) > 1 and rng.random() < 0.3
+        dtype = torch.float64 if rng.random() < 0.3 else torch.float32
+
+        def drawn(params: Any, fused: bool) -> Any:
+            penalty = build(strength)  # noqa: B023 (called at once)
+            if penalty is not None and not isinstance(penalty, pl.L1):
+                penalty = replace(penalty, groups=pl.Groups.over(axes))  # noqa: B023
+            return METHODS[name](params, penalty=penalty, fused=None if fused else False)  # noqa: B023
+
+        found = compared(drawn, [shape], dtype, count=2, turned=turned)
+        yield f"drawn {name} {k}, {shape} over {axes} {dtype}", found
     for axis, shape in ((1, (7, 13)), (0, (30, 5))):
         own = np.linspace(0.2, 4.0, shape[1 - axis])
         yield f"weights of groups {axis}", compared(over(axis, lam=1.0, weights=own), [shape], count=1)
@@ -475,6 +505,21 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             said.append(str(error))
     yield "what is not finite", {"said": said}
+    for penalty in (pl.L1(0.1), pl.GroupLasso(0.1)):
+        # A state that is loaded ends what a step has kept.
+        p = torch.nn.Parameter(draw(3, 5))
+        optimizer = pt.ProxSGD([p], lr=1e10, penalty=penalty, fused=True)
+        said = []
+        for k in range(3):
+            p.grad = torch.full_like(p, 1e30 if k == 1 else 1.0)
+            if k == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+            try:
+                optimizer.step()
+                said.append("")
+            except ValueError as error:
+                said.append(str(error))
+        yield f"what a step left, {type(penalty).__name__}", {"left": said}
 
 
 def planted() -> Iterator[tuple[str, dict[str, Any]]]:

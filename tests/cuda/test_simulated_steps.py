@@ -24,11 +24,15 @@ def test_fused_steps_agree_with_plain_ones():
     assert "its gradient must be finite" in first
     assert rest[:2] == ["", ""]
     assert "in the step before" in rest[2]
+    for name in [name for name in cases if "left" in cases[name]]:
+        said = cases.pop(name)["left"]
+        assert said[:2] == ["", ""]
+        assert "in the step before" in said[2], name
     planted = [cases.pop(name) for name in list(cases) if "found" in cases[name]]
     assert len(planted) == 2
     assert all(case["found"] for case in planted), planted
     for name, case in cases.items():
-        assert case["apart"] <= (1e-14 if name == "float64" else 1e-6), case
+        assert case["apart"] <= (1e-13 if "float64" in name else 2e-6), case
         assert 0.0 <= case["zeros"] < 1.0, case
     assert sum(case["zeros"] > 0.0 for case in cases.values()) >= 8
-    assert set().union(*(case["kernels"] for case in cases.values())) == FUSED
+    assert set().union(*(case["kernels"] for case in cases.values())) >= FUSED

@@ -114,7 +114,7 @@ def step_arguments(kernel):
     pieces = np.zeros((kernel.count, 7))
     return {
         "step_groups": (table, numbers, marks, numbers, pieces),
-        "step_elements": (table, numbers),
+        "step_elements": (table, marks, numbers),
         "finish_groups": (table, numbers, marks, marks, numbers, pieces),
     }[kernel.name]
 

@@ -18,7 +18,7 @@ from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.equations import EQUATIONS
 from proxlab.linker import Given, Target, functions_of, state
 
-__all__ = ["Variant", "compiled", "device_source", "linked", "names_of"]
+__all__ = ["Variant", "compiled", "device_source", "jitted", "linked", "names_of"]
 
 #: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, and four of 128
 #: threads; three of these with 168.
@@ -149,10 +149,14 @@ def compiled(variant: Variant) -> Any:
 
 @lru_cache(maxsize=256)
 def _compiled(variant: Variant, _: str) -> Any:
+    return jitted(device_source(variant), variant.registers)
+
+
+def jitted(function: Callable[..., Any], registers: int | None) -> Any:
+    """Return a kernel of a linked function, whose threads take so many registers at most."""
     from numba import cuda
 
-    function, most = device_source(variant), variant.registers
-    options: dict[str, Any] = {} if most is None else {"max_registers": most}
+    options: dict[str, Any] = {} if registers is None else {"max_registers": registers}
     try:
         return cuda.jit(cache=True, **options)(function)
     except RuntimeError as error:  # no folder for it
