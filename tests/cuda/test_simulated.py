@@ -52,7 +52,13 @@ REACHES = {
 }
 
 
-@pytest.mark.parametrize("family", REACHES)
+#: Families that take longer, and whose kernels others reach too.
+LONGER = {"penalties", "finders", "extremes"}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[pytest.mark.kernels] if f in LONGER else []) for f in REACHES]
+)
 def test_kernels_agree_with_the_array_form(family):
     cases = run(family)
     for case in cases:
