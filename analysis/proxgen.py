@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -50,12 +51,13 @@ COLUMNS = (
 )
 
 
-def _growing(t: int) -> int:
-    return 16 + t
+def _growing(samples: int, t: int) -> int:
+    return min(16 + t, samples)
 
 
-#: Samples of a gradient.
-BATCHES: dict[str, int | Callable[[int], int] | None] = {"all": None, "constant": 128, "growing": _growing}
+def batch_size(batch: str, samples: int) -> int | Callable[[int], int] | None:
+    """Return how many of the samples a gradient takes, or what says so for an iteration."""
+    return {"all": None, "constant": 128, "growing": partial(_growing, samples)}[batch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ def proxgen(
         a step gains, and a constant tolerance would be as good as none.
     schedules : list of str
     batch : {"all", "constant", "growing"}
-        Samples of each gradient: all, 128, or 16 + t.
+        Samples of each gradient: all, 128, or 16 + t as long as there are so many.
     iterations : int
     draws : int
         Runs of each schedule, which draw batches of their own.
@@ -135,7 +137,7 @@ def proxgen(
         solver={solver: SOLVERS[solver]},
         seeds=range(seed, seed + draws),
         iterations=iterations,
-        batch_size=BATCHES[batch],
+        batch_size=batch_size(batch, given.loss.n_samples),
         decrease=solver != "adversary",
         workers=1,
         progress=False,

@@ -143,7 +143,9 @@ def converge(
         )
     iterations = check_count("iterations", iterations)
     if batch_size is not None:
-        _check_batch(batch_size(1) if callable(batch_size) else batch_size, loss)
+        # All of them now: a size that is wrong in the end would be found after all the work.
+        for size in map(batch_size, range(1, iterations + 1)) if callable(batch_size) else [batch_size]:
+            _check_batch(size, loss)
     chosen, solvers, drawn = _check_schedules(schedules), check_inner(solver), check_seeds(seeds)
     common = {"loss": loss, "penalty": penalty, "w0": w0, "method": method}
     common |= {"iterations": iterations, "batch_size": batch_size, "decrease": bool(decrease)}

@@ -5,7 +5,7 @@ import pytest
 
 import proxlab as pl
 from analysis import convergence, models, proxgen
-from analysis.results import ResultsDir
+from analysis.results import Profile, ResultsDir
 from proxlab.study import Folder
 
 
@@ -72,6 +72,16 @@ def test_batches_differ_from_run_to_run(runs):
     assert len(squares) == 2
     assert not np.array_equal(*squares)
     assert runs.mean("growing", "exact") == pytest.approx((squares[0] + squares[1]) / 2)
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_batches_are_of_samples_that_there_are(profile):
+    for given in convergence._units(Profile(profile)).values():
+        samples = proxgen.setting(given["problem"], 0).loss.n_samples
+        size = proxgen.batch_size(given["batch"], samples)
+        sizes = [size(t) if callable(size) else size for t in range(1, given["iterations"] + 1)]
+        assert all(k is None or 1 <= k <= samples for k in sizes)
+        assert given["batch"] != "growing" or sizes[0] < sizes[-1]
 
 
 def test_every_schedule_and_solver_of_the_study_has_a_name_that_the_page_draws():
