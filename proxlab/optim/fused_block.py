@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.backends.cuda.source import Spot, Wanted, exchange, solve_here
+from proxlab.backends.cuda.source import Spot, Wanted, exchange, runs_before, solve_here
 from proxlab.backends.kernel_records import Elements
 from proxlab.backends.kernels import locate
 from proxlab.backends.ranges import METRIC_CAP, METRIC_FLOOR
@@ -236,8 +236,7 @@ def place_column(begin: int, i: int, run: int, jump: int) -> int:
 
 def place_runs(begin: int, i: int, run: int, jump: int) -> int:
     """Return where element ``i`` of a group in runs lies."""
-    # In 32 bits, which the device divides by itself.
-    over: Any = np.int64(np.uint32(i) // np.uint32(run))
+    over = runs_before(i, run)
     return begin + over * jump + (i - over * run)
 
 

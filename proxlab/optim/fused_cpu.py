@@ -27,13 +27,13 @@ from numba.np import arrayobj
 
 from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
+from proxlab.backends.addresses import array_at
 from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
 from proxlab.groups import Groups
 from proxlab.linker import Target, over_arrays
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim.addresses import array_at
 from proxlab.optim.fused_elements import Step, Tensor
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.fused_rows import RowRoom

@@ -21,7 +21,6 @@ from proxlab.linker import Given, Target
 from proxlab.optim import fused_block as block
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim.addresses import array_at
 from proxlab.optim.fused_layout import Plan, plan_of
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.updates import Update
@@ -119,13 +118,9 @@ def obstacle(
 @lru_cache(maxsize=1)
 def _target() -> Target:
     from numba import cuda
-    from numba.cuda import types
-    from numba.cuda.extending import intrinsic
-    from numba.cuda.np import arrayobj
 
     return Target(
-        lambda function, _: cuda.jit(device=True)(function),
-        operations={many.elements: intrinsic(array_at(types, arrayobj))},
+        lambda function, _: cuda.jit(device=True)(function), operations={many.elements: build.elements_at()}
     )
 
 

@@ -1,9 +1,12 @@
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import proxlab as pl
 from analysis import ensembles, roofline, speed, speed_against, speed_cases, speed_cuda, speed_targets
 from analysis.cli import app
 from analysis.results import Profile, ResultsDir
@@ -183,3 +186,52 @@ def test_steps_are_measured_for_each_network(monkeypatch):
     assert name == "small"
     assert len(times) == 4
     assert all(0.0 <= float(t) < 1e3 for t in times)
+
+
+class Event:
+    """An event of a device that does all at once."""
+
+    at = 0.0
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+
+def test_proxes_are_measured_for_each_case(monkeypatch):
+    """The record of a device, of one that is NumPy."""
+    runtime = SimpleNamespace(
+        getDeviceProperties=lambda _: {"name": b"none"},
+        runtimeGetVersion=lambda: 0,
+        driverGetVersion=lambda: 0,
+    )
+    cuda = SimpleNamespace(
+        Event=Event, Device=lambda: SimpleNamespace(id=0), runtime=runtime,
+        get_elapsed_time=lambda a, b: 1e3 * (b.at - a.at),
+    )  # fmt: skip
+    names = ("asarray", "exp", "median", "sqrt", "sum", "empty_like", "empty", "copyto")
+    cupy = SimpleNamespace(cuda=cuda, __version__="none", **{name: getattr(np, name) for name in names})
+    monkeypatch.setattr(speed_cuda, "_cupy", lambda: cupy)
+    monkeypatch.setattr(speed_cuda, "version", lambda name: "none")
+    monkeypatch.setattr(speed_cuda, "find_spec", lambda name: None)
+    monkeypatch.setattr(speed_cuda, "CASES", {"small": ((6, 4), "float32", (1,))})
+    plain = {name: partial(on_the_cpu, getattr(pl, name)) for name in ("prox", "solve")}
+    monkeypatch.setattr(speed_cuda, "pl", SimpleNamespace(**(vars(pl) | plain)))
+    lines = []
+    speed_cuda.run(lines.append)
+    rows = [
+        line.strip().strip("|").split("|") for line in lines if line.strip().startswith(("| case", "| small"))
+    ]
+    cells = {name.strip(): cell.strip() for name, cell in zip(*rows, strict=True)}
+    assert cells.pop("case") == "small"
+    assert cells.pop("shape") == "6×4"
+    assert cells.pop("AdamW") == "no torch"
+    assert set(cells) == {"copy", "fused", "on the device", "in copies", "checked", "explained", "array form"}
+    assert all(0.0 <= float(t) < np.inf for t in cells.values())
+    assert float(cells["array form"]) > float(cells["copy"])
+
+
+def on_the_cpu(call, *args, backend, **options):
+    return call(*args, **options)

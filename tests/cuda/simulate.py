@@ -117,10 +117,17 @@ def layouts() -> Iterator[tuple[str, dict[str, Any]]]:
     shapes = {
         "tall columns": (40, 3),
         "short columns": (6, 9),
+        "middling columns": (11, 3),
         "runs": (3, 5, 2, 8),
         "many axes": (2, 2, 2, 2, 2, 2),
     }
-    axes: dict[str, Any] = {"tall columns": 0, "short columns": 0, "runs": (1, 3), "many axes": (0, 2, 4)}
+    axes: dict[str, Any] = {
+        "tall columns": 0,
+        "short columns": 0,
+        "middling columns": 0,
+        "runs": (1, 3),
+        "many axes": (0, 2, 4),
+    }
     for name, shape in shapes.items():
         x, d = data(shape)
         yield name, solved(pl.GroupMCP(0.8, gamma=1.3, groups=pl.Groups.over(axes[name])), x, d)
@@ -530,12 +537,12 @@ def planted() -> Iterator[tuple[str, dict[str, Any]]]:
     leader = "if lane() == 0:\n            explained"
     faults: dict[str, Any] = {
         "index beyond the group": ("index_contiguous", "o.begin + i", "o.begin + i + 1"),
-        "negative index": ("index_contiguous", "o.begin + i", "o.begin + i - 1"),
+        "negative index": ("index_contiguous", "UINT(o.begin + i)", "o.begin + i - 1"),
         "no barrier before the sums are read": ("combine_block", wait, "", 1),
         "no barrier after the sums are read": ("combine_block", wait + "    return", "    return"),
         "no barrier of the grid": ("combine_grid", grid, "", 1),
         "no barrier before the tile is read": ("solve_tile", wait + "    for k", "    for k"),
-        "no barrier before the tile is written": ("solve_tile", wait + "    for t", "    for t"),
+        "no barrier before the tile is written": ("solve_tile", wait + "    p = mine", "    p = mine"),
         "a barrier for some": ("combine_block", wait, some, 1),
         "lanes of another team": ("exchange", "~(WIDTH - 1)", "~(WIDTH + 1)"),
         "every lane writes": ("solve_here", leader, leader.replace("== 0", "< 2")),

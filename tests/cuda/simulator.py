@@ -22,7 +22,6 @@ from numba.cuda.simulator.kernel import BlockManager, _push_kernel_context
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule
 
 from proxlab.backends.cuda import build
-from proxlab.backends.records import over_parts
 
 PATIENCE = 30.0
 
@@ -252,19 +251,18 @@ class SimulatedDevice:
         """Run launches one after the other; as many threads as they ask for."""
         for launch in launches:
             self.launched.append(launch.variant)
-            views: dict[int, Watched] = {}
+            # Of torch's tensors, the same memory.
+            arrays = [a.numpy() if hasattr(a, "numpy") else a for a in launch.arrays]
+            views = {a.__array_interface__["data"][0]: a for a in arrays}
+            watched = {at: Watched(f"array {k}", a, self) for k, (at, a) in enumerate(views.items())}
 
-            def watched(a: Any, views: dict[int, Watched] = views) -> Any:
-                if hasattr(a, "numpy"):
-                    a = a.numpy()  # torch's, of the same memory
-                if not isinstance(a, np.ndarray):
-                    return a
-                key = (a.__array_interface__["data"][0], a.size)
-                return views.setdefault(key, Watched(f"array {len(views)}", a, self))
+            def elements(at: int, n: int, one: Any, watched: dict[int, Watched] = watched) -> Any:
+                return watched.get(at)
 
-            kernel = build.linked(launch.variant, lambda f: f, self.operations, {})
+            operations = self.operations | {"elements": elements}
+            kernel = build.linked(launch.variant, lambda f: f, operations, {})
             self.together = launch.variant.team == "grid"
-            self.launch(kernel, launch.blocks, launch.threads, over_parts(watched, launch.arguments))
+            self.launch(kernel, launch.blocks, launch.threads, launch.arguments)
 
     @property
     def operations(self) -> dict[str, Any]:

@@ -36,15 +36,19 @@ def agree(cp, penalty, x, d, step=0.7, **options):
     t = pl.solve(penalty, x, step, metric=d, backend="array_api", **options)
     z = cp.asnumpy(s.z)
     assert z.dtype == x.dtype
-    eps = np.finfo(x.dtype).eps
-    assert np.all(np.abs(z - t.z) <= 16 * eps * np.abs(x))
     assert np.array_equal(cp.asnumpy(s.status), t.status)
     lower, upper, radius = (cp.asnumpy(a) for a in (*s.bracket, s.radius))
+    # Close to a jump of the slope the radius moves by more than it is wrong in its equation.
+    apart = np.max(np.abs(radius - t.radius) / np.where(radius == 0.0, 1.0, radius), initial=0.0)
+    assert apart <= 2.0**-26
+    error = (16 * np.finfo(x.dtype).eps + 8 * apart) * np.abs(x)
+    assert np.all(np.abs(z - t.z) <= error)
     assert np.all(lower <= radius)
     assert np.all(radius <= upper)
     assert np.all(np.maximum(lower, t.bracket[0]) <= np.minimum(upper, t.bracket[1]))
+    # Another kernel, in which other products and sums may be fused.
     plain = pl.prox(penalty, cp.asarray(x), step, metric=cp.asarray(d), **options)
-    assert np.array_equal(cp.asnumpy(plain), z)
+    assert np.all(np.abs(cp.asnumpy(plain) - z) <= error)
 
 
 @pytest.mark.parametrize("dtype", table.DTYPES)

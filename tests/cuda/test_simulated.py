@@ -48,7 +48,7 @@ REACHES = {
     },
     "giants": {"solve_groups grid contiguous 4"},
     "extremes": {"solve_groups block contiguous 4", "solve_groups grid contiguous 4"},
-    "memory": {"solve_groups lanes gathered 2", "solve_tile lanes contiguous 4"},
+    "memory": {"solve_groups lanes gathered 2", "solve_tile lanes contiguous 2"},
 }
 
 

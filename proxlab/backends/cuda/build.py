@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from proxlab.backends.addresses import array_at
 from proxlab.backends.cuda import source
 from proxlab.backends.disk_cache import without_cache
 from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.equations import EQUATIONS
 from proxlab.linker import Given, Target, functions_of, state
 
-__all__ = ["Variant", "compiled", "device_source", "jitted", "linked", "names_of"]
+__all__ = ["Variant", "compiled", "device_source", "elements_at", "jitted", "linked", "names_of"]
 
 #: Registers that a thread may take: two blocks of 256 threads fit beside each other with 128, and four of 128
 #: threads; three of these with 168.
@@ -46,8 +47,10 @@ class Variant:
         Pieces of the penalty's slope.
     equation : {"radial", "clipped"}
     finder : type of RootFinder or None
-    tile : tuple of (int, str, str)
-        Elements of a tile and its dtypes.
+    tile : int
+        Elements of a tile.
+    dtypes : tuple of (str, str, str)
+        Of point, metric and indices.
     """
 
     kernel: str = "solve_groups"
@@ -63,14 +66,16 @@ class Variant:
     count: int = 1
     equation: str = "radial"
     finder: Any = None
-    tile: tuple[int, str, str] = (1, "float32", "float32")
+    tile: int = 1
+    dtypes: tuple[str, str, str] = ("float32", "float32", "int32")
 
     def constants(self) -> dict[str, Any]:
         """Return the constants that the source calls by name."""
         names = ("dense", "shrinks", "rescales", "narrow", "explain", "count", "width", "warps")
         values: dict[str, Any] = {name.upper(): getattr(self, name) for name in names}
-        values |= {"RAGGED": self.index == "gathered", "TILE": self.tile[0]}
-        values |= {"X_DTYPE": np.dtype(self.tile[1]), "D_DTYPE": np.dtype(self.tile[2])}
+        values |= {"RAGGED": self.index == "gathered", "TILE": self.tile, "AHEAD": source.AHEAD}
+        x, d, i = map(np.dtype, self.dtypes)
+        values |= {"X_DTYPE": x, "D_DTYPE": d, "number_x": x.type, "number_d": d.type, "number_i": i.type}
         values["ATTEMPTS"] = source.ATTEMPTS
         values["NEEDS_BRACKET"] = self.finder is not None and self.finder.needs_bracket
         return values
@@ -80,8 +85,8 @@ class Variant:
         """The most registers that a thread may take, or None for what the compiler wants."""
         if self.team == "block" or (self.width == 1 and self.narrow and self.count == 1 and not self.explain):
             return FEW_REGISTERS
-        # Several pieces and an explained result take more, and two blocks fit.
-        few = self.count == 1 and not self.explain
+        # Several pieces, an explained result and runs take more, and two blocks fit.
+        few = self.count == 1 and not self.explain and self.index != "strided"
         return MORE_REGISTERS if self.team == "lanes" and few else None
 
     def aliases(self) -> dict[str, str]:
@@ -138,8 +143,18 @@ def device_source(variant: Variant) -> Callable[..., Any]:
     def make(function: Callable[..., Any]) -> Any:
         return cuda.jit(device=True)(function)
 
-    operations = {"cuda": cuda, "math": math, "libdevice": libdevice}
+    operations = {"cuda": cuda, "math": math, "libdevice": libdevice, "elements": elements_at()}
     return linked(variant, make, operations, {"two_product": "two_product_fused"})
+
+
+@lru_cache(maxsize=1)
+def elements_at() -> Any:
+    """Return what is the array at an address in code for a GPU."""
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
+    from numba.cuda.np import arrayobj
+
+    return intrinsic(array_at(types, arrayobj))
 
 
 def compiled(variant: Variant) -> Any:

@@ -18,7 +18,7 @@ import array_api_compat
 from proxlab.arguments import Problem, check_values, dtype_name
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
-from proxlab.backends.records import GroupResults, Options, Solved, over_parts
+from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.groups import IndexLayout
 from proxlab.rootfinders import Status
 from proxlab.types import Array
@@ -95,8 +95,7 @@ class Device:
     def run(self, launches: list[Launch]) -> None:
         """Launch kernels in order; nothing is copied and nothing waits."""
         for launch in launches:
-            arguments = over_parts(self.view, launch.arguments)
-            kernel, blocks = compiled(launch.variant), launch.blocks
+            arguments, kernel, blocks = launch.arguments, compiled(launch.variant), launch.blocks
             if launch.variant.team == "grid":
                 built = kernel.compile(tuple(kernel.typeof_pyval(a) for a in arguments))
                 blocks = min(blocks, built.max_cooperative_grid_blocks(launch.threads))
@@ -160,7 +159,9 @@ def _solve(p: Problem, options: Options, here: Any) -> Solved:
     d = xp.broadcast_to(p.metric, tuple(x.shape)) if _dense(p) else x
     if how == "transposed":
         x, d = (layout.split(a, 0.0)[0] for a in (x, d))
-    x, d = xp.reshape(x, (-1,)), xp.reshape(d, (-1,))
+    x, d = _row(xp, x), _row(xp, d)
+    if not isinstance(p.step, float):
+        p = replace(p, step=_row(xp, xp.astype(p.step, xp.float64, copy=False)))
     direct = out is not None and how != "transposed" and _flat(out)
     if direct and (_same(out, p.x) or not (overlap or (_dense(p) and _overlap(out, p.metric)))):
         z = xp.reshape(out, (-1,))
@@ -197,6 +198,12 @@ def _dense(p: Problem) -> bool:
 
 def _interface(a: Array) -> Any:
     return a.__array_interface__ if array_api_compat.is_numpy_array(a) else a.__cuda_array_interface__
+
+
+def _row(xp: Any, a: Array) -> Array:
+    """Return an array's elements one after the other, copied where they do not lie so."""
+    a = xp.reshape(a, (-1,))
+    return a if _flat(a) else xp.concat([a])
 
 
 def _flat(a: Array) -> bool:

@@ -12,19 +12,37 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.arguments import Problem, dtype_name
+from proxlab.backends.addresses import address
 from proxlab.backends.cuda.build import Variant
-from proxlab.backends.cuda.source import Values
-from proxlab.backends.kernel_records import Data, Lying, Request, Shrink, Steps
+from proxlab.backends.cuda.source import (
+    CHOSEN,
+    GROUPS,
+    INDICES,
+    INDPTR,
+    INVALID,
+    MOST,
+    NONNEGATIVE,
+    OUT,
+    PARTIAL,
+    SHAPE,
+    SIZE,
+    STEPS,
+    WEIGHTS,
+    WHOLE,
+    D,
+    X,
+    Z,
+)
 from proxlab.backends.records import GroupResults, Options
-from proxlab.choose import Limits
 from proxlab.groups import IndexLayout, Layout
 from proxlab.rootfinders import Newton
 from proxlab.types import Array
 
 __all__ = ["MAX_BLOCKS", "Launch", "Memory", "Place", "arrange", "launches"]
 
-#: Largest groups of the three teams within a warp, and their lanes; a block adds up by warps of the last.
-LIMITS, LANES = (4, 32, 2048), (1, 4, 32)
+#: Largest groups of the teams within a warp, and their lanes; a block adds up by warps of the last. Each lane
+#: solves the equation, which takes as long as some 50 elements: so many that a lane has 16 to 64.
+LIMITS, LANES = (16, 64, 256, 1024, 2048), (1, 2, 8, 16, 32)
 #: Least size of groups for which all blocks work together, where there are fewer than multiprocessors.
 GIANT = 65536
 THREADS = {"lanes": 128, "block": 256, "grid": 256}
@@ -36,16 +54,29 @@ TILE_BYTES, SECTOR = 40960, 32
 ELEMENT_BLOCKS = 16384
 
 Shape = tuple[int, int, int, int]
+#: Arrays by the place of their address.
+Arrays = dict[int, Array | None]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with its grid and its arguments; where all blocks work together, fewer may be launched."""
+    """A kernel with its grid and its arguments; where all blocks work together, fewer may be launched.
+
+    Attributes
+    ----------
+    variant : Variant
+    blocks, threads : int
+    arguments : tuple
+        Whole numbers and real ones, at the places that :mod:`proxlab.backends.cuda.source` names.
+    arrays : list of array
+        Those whose addresses are among the whole numbers.
+    """
 
     variant: Variant
     blocks: int
     threads: int
-    arguments: tuple[Any, ...]
+    arguments: tuple[tuple[int, ...], tuple[float, ...]]
+    arrays: list[Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +131,8 @@ def arrange(layout: Layout, size_x: int, size_d: int) -> tuple[str, Shape]:
     shape = layout.canonical_shape()
     if shape is not None and shape[1] == 1:
         return "contiguous", shape
-    if shape is not None and shape[3] * size_x >= SECTOR:
+    # Kernels divide by the length of a run in 32 bits.
+    if shape is not None and shape[3] * size_x >= SECTOR and n < 2**32:
         return "strided", shape
     if shape is not None and _tile_groups(n, size_x, size_d) >= min(4, shape[2]):
         return "tile", shape
@@ -158,64 +190,64 @@ def launches(
     finder, pieces, radial = options.finder, equation.rows, equation.kernel == "radial"
     dense = p.metric is not None and not isinstance(p.metric, float)
     metric = 1.0 if p.metric is None or dense else p.metric
-    data = Data(x, d if dense else metric, z, dense)
-    shrink = Shrink(float(penalty.threshold), penalty.nonnegative)
-    steps = Values(p.step, z, False) if isinstance(p.step, float) else Values(1.0, p.step, True)
-    count, size = layout.n_groups, x.shape[0]
-    if equation.flat and how == "contiguous" and count == size and results is None:
-        variant = Variant("shrink_elements", dense=dense, width=1, count=0)
-        blocks = min(-(-size // 256), ELEMENT_BLOCKS)
-        return [Launch(variant, blocks, 256, (data, steps, shrink, bad))]
-
+    count, size, one = layout.n_groups, x.shape[0], isinstance(p.step, float)
     weights = np.asarray(p.weights)
-    many_weights = bool(weights.min(initial=np.inf) < weights.max(initial=-np.inf))
-    if many_weights:
-        each = Values(1.0, _upload(weights.tobytes(), place), True)
-    else:
-        each = Values(float(weights[0]) if len(weights) else 1.0, z, False)
-    limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, results is not None)
-    request = Request(Steps(steps, each), shrink, tuple(pieces.ravel().tolist()), limits)
-    out = GroupResults(*(0,) * 6) if results is None else results
-    dtypes = (dtype_name(x.dtype), dtype_name(d.dtype))
+    weight, own = float(weights[0]) if len(weights) else 1.0, None
+    if weights.min(initial=np.inf) < weights.max(initial=-np.inf):
+        own = _upload(weights.tobytes(), place)
+    arrays: Arrays = {X: x, Z: z, INVALID: bad, WEIGHTS: own}
+    arrays |= {D: d if dense else None, STEPS: None if one else p.step} | dict(enumerate(results or (), OUT))
+    real = (
+        metric, p.step if one else 1.0, weight, float(penalty.threshold), options.rtol, float(finder.atol),
+        *pieces.ravel().tolist(),
+    )  # fmt: skip
+    numbers = {SIZE: size, MOST: finder.max_iterations, NONNEGATIVE: int(penalty.nonnegative)}
+
+    def made(variant: Variant, blocks: int, threads: int, groups: int, more: Arrays | None = None) -> Launch:
+        there = arrays | (more or {})
+        whole = numbers | {GROUPS: groups} | dict(enumerate(shape, SHAPE))
+        whole |= {k: 0 if a is None else address(a) for k, a in there.items()}
+        arguments = tuple(whole.get(k, 0) for k in range(WHOLE)), real
+        return Launch(variant, blocks, threads, arguments, [a for a in there.values() if a is not None])
+
+    dtypes = (dtype_name(x.dtype), dtype_name(d.dtype), "int32")
+    if equation.flat and how == "contiguous" and count == size and results is None:
+        variant = Variant("shrink_elements", dense=dense, width=1, count=0, dtypes=dtypes)
+        return [made(variant, min(-(-size // 256), ELEMENT_BLOCKS), 256, count)]
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     rescales = shrinks or "float64" in dtypes
     base = Variant(
         dense=dense, shrinks=shrinks, rescales=rescales,
         narrow=radial and not rescales and type(finder) is Newton, explain=results is not None,
-        count=len(pieces), equation=equation.kernel, finder=type(finder),
+        count=len(pieces), equation=equation.kernel, finder=type(finder), dtypes=dtypes,
     )  # fmt: skip
 
     n = shape[1] * shape[3]
     if how == "tile":
-        width = team(n, count, 0)[1]
         size_d = d.dtype.itemsize if dense else 0
-        groups = min(_tile_groups(n, x.dtype.itemsize, size_d), 2 * THREADS["lanes"] // width)
         elements = TILE_BYTES // (x.dtype.itemsize + size_d)
-        variant = replace(base, kernel="solve_tile", width=width, tile=(elements, *dtypes))
-        blocks = shape[0] * -(-shape[2] // groups)
-        arguments = (data, Lying(shape, 0, 0, 0), groups, request, 0, bad, out)
-        return [Launch(variant, blocks, THREADS["lanes"], arguments)]
+        # All threads have a group, as far as there is room, and each but one.
+        width = min(1 << (n * THREADS["lanes"] // elements).bit_length(), LANES[-1])
+        groups = min(_tile_groups(n, x.dtype.itemsize, size_d), THREADS["lanes"] // width)
+        variant = replace(base, kernel="solve_tile", width=width, tile=elements)
+        return [made(variant, shape[0] * -(-shape[2] // groups), THREADS["lanes"], groups)]
 
-    def launch(index: str, n: int, some: int, lying: Lying) -> Launch:
+    def launch(base: Variant, n: int, some: int, more: Arrays) -> Launch:
         kind, width = team(n, some, place.processors)
         threads = THREADS[kind]
-        variant = replace(base, team=kind, width=width, warps=threads // width, index=index)
+        variant = replace(base, team=kind, width=width, warps=threads // width)
         blocks = {"lanes": -(-some * width // threads), "block": some}.get(kind)
-        partial = 0
         if blocks is None:
             blocks = min(MAX_BLOCKS, -(-n // PER_BLOCK))
-            partial = p.xp.empty((3, MAX_BLOCKS), dtype=p.xp.float64, device=place.device)
-        arguments = (data, lying, some, request, partial, bad, out)
-        return Launch(variant, min(blocks, 2**31 - 1), threads, arguments)
+            more[PARTIAL] = p.xp.empty((3 * MAX_BLOCKS,), dtype=p.xp.float64, device=place.device)
+        return made(variant, min(blocks, 2**31 - 1), threads, some, more)
 
     if how == "gathered":
         ragged = _ragged(layout, place)
-        return [
-            launch("gathered", n, len(chosen), Lying(shape, ragged.indptr, ragged.indices, chosen))
-            for n, chosen in ragged.classes
-        ]
-    index = "strided" if how == "strided" else "contiguous"
-    return [launch(index, n, count, Lying(shape, 0, 0, 0))]
+        base = replace(base, index="gathered", dtypes=(*dtypes[:2], dtype_name(ragged.indptr.dtype)))
+        where = {INDPTR: ragged.indptr, INDICES: ragged.indices}
+        return [launch(base, n, len(chosen), where | {CHOSEN: chosen}) for n, chosen in ragged.classes]
+    return [launch(replace(base, index="strided" if how == "strided" else "contiguous"), n, count, {})]
 
 
 # ----------------------------------------------------------------------------------------------------

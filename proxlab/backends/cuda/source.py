@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Shrink
+from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Shrink, Steps
 from proxlab.backends.kernels import locate
 from proxlab.backends.one_group import APART, BAD, explained, solve_one, write
 from proxlab.backends.ranges import METRIC_CAP, METRIC_FLOOR
 from proxlab.backends.records import GroupResults
+from proxlab.backends.sums import UINT
 from proxlab.choose import CONVERGED, MAX_ITERATIONS, UNSHRUNK, Limits
 from proxlab.double_double import add_doubles
 from proxlab.scalar import INF, NAN, fabs, fmax, fmin
@@ -34,12 +35,19 @@ math: Any = None
 libdevice: Any = None
 # Lanes of a team (of a warp, for a block), of a warp; warps of a block; elements of a tile.
 WIDTH, WARP, WARPS, TILE = 32, 32, 8, 1
+# Elements of a tile that a thread reads before it writes one.
+AHEAD = 4
 # Whether there is a metric per element, a soft threshold or sign constraint, data whose squares may leave the
 # range, groups by index, an explained result; the number of pieces of the slope.
 DENSE, SHRINKS, RESCALES, RAGGED, EXPLAIN, COUNT = True, False, False, False, False, 1
 float64: Any = None
 X_DTYPE: Any = None
 D_DTYPE: Any = None
+# The types of point, metric and indices, as numbers know them; the array of a type that lies at an address.
+number_x: Any = np.float32
+number_d: Any = np.float32
+number_i: Any = np.int32
+elements: Any = None
 # A group is solved once: twice would take more registers. What other targets copy a group to.
 ATTEMPTS = 1
 NO_ROOM: Any = 0
@@ -75,6 +83,14 @@ class Spot(NamedTuple):
     per_d: float
     per_d2: float
     most: float
+
+
+# What a launch hands over, as numba takes it fastest: a tuple of whole numbers, with arrays as addresses (0
+# for what there is none of), and one of real numbers, which ends with the table of pieces.
+GROUPS, SIZE, X, D, Z, INVALID, SHAPE = range(7)
+STEPS, WEIGHTS, INDPTR, INDICES, CHOSEN, PARTIAL, OUT = range(SHAPE + 4, SHAPE + 11)
+MOST, NONNEGATIVE, WHOLE = range(OUT + 6, OUT + 9)
+METRIC, STEP, WEIGHT, THRESHOLD, RTOL, ATOL, PIECES = range(7)
 
 
 class Values(NamedTuple):
@@ -234,17 +250,17 @@ def stride_grid() -> int:
 def combine_grid(e: Elements, a: float, b: float, c: float) -> Any:
     """Add up over all blocks of a cooperative launch: every block adds the blocks' sums in one order."""
     a, b, c = combine_block(e, a, b, c)
-    part = e.o.grid
+    part, blocks = e.o.grid, cuda.gridDim.x
     if cuda.threadIdx.x == 0:
-        part[0, cuda.blockIdx.x] = a
-        part[1, cuda.blockIdx.x] = b
-        part[2, cuda.blockIdx.x] = c
+        part[cuda.blockIdx.x] = a
+        part[blocks + cuda.blockIdx.x] = b
+        part[2 * blocks + cuda.blockIdx.x] = c
     cuda.cg.this_grid().sync()
     a, b, c = 0.0, 0.0, 0.0
-    for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
-        a += part[0, k]
-        b += part[1, k]
-        c += part[2, k]
+    for k in range(cuda.threadIdx.x, blocks, cuda.blockDim.x):
+        a += part[k]
+        b += part[blocks + k]
+        c += part[2 * blocks + k]
     a, b, c = combine_block(e, a, b, c)
     cuda.cg.this_grid().sync()
     return a, b, c
@@ -255,10 +271,10 @@ def greatest_grid(e: Elements, v: float) -> float:
     v = greatest_block(e, v)
     part = e.o.grid
     if cuda.threadIdx.x == 0:
-        part[0, cuda.blockIdx.x] = v
+        part[cuda.blockIdx.x] = v
     cuda.cg.this_grid().sync()
     for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
-        v = fmax(v, part[0, k])
+        v = fmax(v, part[k])
     v = greatest_block(e, v)
     cuda.cg.this_grid().sync()
     return v
@@ -267,14 +283,14 @@ def greatest_grid(e: Elements, v: float) -> float:
 def precise_grid(e: Elements, high: float, low: float) -> Any:
     """Add up double-doubles over a team."""
     high, low = precise_block(e, high, low)
-    part = e.o.grid
+    part, blocks = e.o.grid, cuda.gridDim.x
     if cuda.threadIdx.x == 0:
-        part[0, cuda.blockIdx.x] = high
-        part[1, cuda.blockIdx.x] = low
+        part[cuda.blockIdx.x] = high
+        part[blocks + cuda.blockIdx.x] = low
     cuda.cg.this_grid().sync()
     high, low = 0.0, 0.0
-    for k in range(cuda.threadIdx.x, cuda.gridDim.x, cuda.blockDim.x):
-        high, low = add_doubles((high, low), (part[0, k], part[1, k]))
+    for k in range(cuda.threadIdx.x, blocks, cuda.blockDim.x):
+        high, low = add_doubles((high, low), (part[k], part[blocks + k]))
     high, low = precise_block(e, high, low)
     cuda.cg.this_grid().sync()
     return high, low
@@ -307,17 +323,24 @@ def span(e: Elements, begin: int, end: int) -> Any:
 
 def index_contiguous(o: Spot, i: int) -> int:
     """Return where element ``i`` of a group lies."""
-    return o.begin + i
+    return UINT(o.begin + i)
+
+
+def runs_before(i: int, run: int) -> int:
+    """Return how many runs lie before element ``i``; divided in 32 bits, which the device does by itself."""
+    over: Any = np.int64(np.uint32(i) // np.uint32(run))
+    return over
 
 
 def index_strided(o: Spot, i: int) -> int:
     """Return where element ``i`` of a group lies."""
-    return o.begin + i // o.run * o.stride + i % o.run
+    over = runs_before(i, o.run)
+    return UINT(o.begin + over * o.stride + i - over * o.run)
 
 
 def index_gathered(o: Spot, i: int) -> int:
     """Return where element ``i`` of a group lies."""
-    return o.indices[o.begin + i]
+    return UINT(o.indices[UINT(o.begin + i)])
 
 
 # Where element i of a group lies; chosen by the build.
@@ -420,25 +443,64 @@ def solve_here(e: Elements, z: Any, g: int, asked: Wanted, bad: Any, out: GroupR
             explained(out, g, found, status, solved.ex)
 
 
-def share_table(table: Any, pieces: Any) -> None:
-    """Copy the table of pieces, a tuple, to shared memory."""
+def data_of(whole: Any, real: Any) -> Data:
+    """Return point, metric and result."""
+    n = whole[SIZE]
+    x, z = elements(whole[X], n, number_x(0.0)), elements(whole[Z], n, number_x(0.0))
+    d = real[METRIC]
+    if DENSE:
+        d = elements(whole[D], n, number_d(0.0))
+    return Data(x, d, z, DENSE)
+
+
+def lying_of(whole: Any) -> Lying:
+    """Return where groups lie."""
+    shape = whole[SHAPE], whole[SHAPE + 1], whole[SHAPE + 2], whole[SHAPE + 3]
+    indptr, indices, chosen, n = 0, 0, 0, whole[SIZE]
+    if RAGGED:
+        indptr, indices = elements(whole[INDPTR], n, number_i(0)), elements(whole[INDICES], n, number_i(0))
+        chosen = elements(whole[CHOSEN], n, number_i(0))
+    return Lying(shape, indptr, indices, chosen)
+
+
+def values_at(address: int, n: int, one: float) -> Values:
+    """Return the numbers of groups at an address, or one where there is none."""
+    return Values(one, elements(address, n, 0.0), address != 0)
+
+
+def request_of(whole: Any, real: Any) -> Request:
+    """Return what is asked for; the table of pieces is what ends the real numbers."""
+    n = whole[SIZE]
+    steps = Steps(values_at(whole[STEPS], n, real[STEP]), values_at(whole[WEIGHTS], n, real[WEIGHT]))
+    limits = Limits(real[RTOL], real[ATOL], whole[MOST], EXPLAIN)
+    return Request(steps, Shrink(real[THRESHOLD], whole[NONNEGATIVE] != 0), real, limits)
+
+
+def results_of(whole: Any) -> GroupResults:
+    """Return where to put what is known of groups."""
+    n, one = whole[SIZE], np.int64(0)
+    return GroupResults(
+        elements(whole[OUT], n, 0.0), elements(whole[OUT + 1], n, 0.0), elements(whole[OUT + 2], n, 0.0),
+        elements(whole[OUT + 3], n, one), elements(whole[OUT + 4], n, one), elements(whole[OUT + 5], n, one),
+    )  # fmt: skip
+
+
+def share_table(real: Any, pieces: Any) -> None:
+    """Copy the table of pieces to shared memory."""
     if cuda.threadIdx.x == 0:
         for k in range(4 * COUNT):
-            pieces[k // 4, k % 4] = table[k]
+            pieces[k // 4, k % 4] = real[PIECES + k]
     cuda.syncthreads()
 
 
-def solve_groups(
-    data: Data, layout: Lying, count: int, request: Request, partial: Any, bad: Any, out: GroupResults
-) -> None:
-    """Solve groups, a team each: contiguous or strided ones of one shape, or ``chosen`` ragged ones.
-
-    What a variant does not use may be anything.
-    """
+def solve_groups(whole: Any, real: Any) -> None:
+    """Solve groups, a team each: contiguous or strided ones of one shape, or ``chosen`` ragged ones."""
+    data, layout, request = data_of(whole, real), lying_of(whole), request_of(whole, real)
+    bad, out = elements(whole[INVALID], 1, np.int32(0)), results_of(whole)
+    partial, count = elements(whole[PARTIAL], whole[SIZE], 0.0), whole[GROUPS]
     pieces = cuda.shared.array((COUNT, 4), float64)
     share_table(request.pieces, pieces)
-    limits, shape = request.limits, layout.shape
-    own = Limits(limits.rtol, limits.atol, limits.most, EXPLAIN)
+    own, shape = request.limits, layout.shape
     scratch = cuda.shared.array((3, WARPS), float64)
     n = shape[1] * shape[3]
     for k in range(first(), count, stride()):
@@ -457,17 +519,41 @@ def solve_groups(
         solve_here(Elements(data.x, data.d, spot, n), data.z, g, Wanted(step, weight, pieces, own), bad, out)
 
 
-def solve_tile(
-    data: Data, layout: Lying, groups: int, request: Request, partial: Any, bad: Any, out: GroupResults
-) -> None:
+class Place(NamedTuple):
+    """An element of a tile: ``within`` a run of the group ``over`` of a row; or a distance of two."""
+
+    row: int
+    over: int
+    within: int
+
+
+def place_of(t: int, here: int, run: int) -> Place:
+    """Return element ``t`` of a tile of ``here`` groups, in the order of memory."""
+    over = t // run
+    return Place(UINT(over // here), UINT(over % here), UINT(t % run))
+
+
+def beyond(p: Place, by: Place, here: int, run: int) -> Place:
+    """Return the element that lies so far behind another one: divisions take longer than carries."""
+    row, over, within = p.row + by.row, p.over + by.over, p.within + by.within
+    if within >= UINT(run):
+        within, over = within - UINT(run), over + UINT(1)
+    if over >= UINT(here):
+        over, row = over - UINT(here), row + UINT(1)
+    return Place(row, over, within)
+
+
+def solve_tile(whole: Any, real: Any) -> None:
     """Solve neighbouring strided groups, ``groups`` to a block: whole segments of rows are read and written.
 
     A tile in shared memory holds them one after the other, an odd number of elements apart.
     """
+    data, layout, request = data_of(whole, real), lying_of(whole), request_of(whole, real)
+    bad, out = elements(whole[INVALID], 1, np.int32(0)), results_of(whole)
+    partial, groups = elements(whole[PARTIAL], whole[SIZE], 0.0), whole[GROUPS]
     pieces = cuda.shared.array((COUNT, 4), float64)
     share_table(request.pieces, pieces)
-    limits, shape = request.limits, layout.shape
-    own = Limits(limits.rtol, limits.atol, limits.most, EXPLAIN)
+    own, shape = request.limits, layout.shape
     scratch = cuda.shared.array((3, WARPS), float64)
     xs = cuda.shared.array(TILE, X_DTYPE)
     ds = data.d
@@ -478,32 +564,52 @@ def solve_tile(
     outer, start = cuda.blockIdx.x // blocks, cuda.blockIdx.x % blocks * groups
     here = min(groups, shape[2] - start)
     n, length, jump = rows * run, here * run, shape[2] * run
-    pitch = n | 1
     base = outer * rows * jump + start * run
-    for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
-        row, column = t // length, t % length
-        k = column // run * pitch + row * run + column % run
-        xs[k] = data.x[base + row * jump + column]
-        if DENSE:
-            ds[k] = data.d[base + row * jump + column]
+    pitch = n | 1
+    total, mine = rows * length, place_of(cuda.threadIdx.x, here, run)
+    by, p, q = place_of(cuda.blockDim.x, here, run), mine, mine
+    ahead_x, ahead_d = cuda.local.array(AHEAD, X_DTYPE), cuda.local.array(AHEAD, D_DTYPE)
+    for first in range(cuda.threadIdx.x, total, AHEAD * cuda.blockDim.x):
+        for k in range(AHEAD):
+            if first + k * cuda.blockDim.x < total:
+                there = UINT(base) + p.row * UINT(jump) + p.over * UINT(run) + p.within
+                ahead_x[k] = data.x[there]
+                if DENSE:
+                    ahead_d[k] = data.d[there]
+                p = beyond(p, by, here, run)
+        for k in range(AHEAD):
+            if first + k * cuda.blockDim.x < total:
+                inside = q.over * UINT(pitch) + q.row * UINT(run) + q.within
+                xs[inside] = ahead_x[k]
+                if DENSE:
+                    ds[inside] = ahead_d[k]
+                q = beyond(q, by, here, run)
     cuda.syncthreads()
     for k in range(cuda.threadIdx.x // WIDTH, here, cuda.blockDim.x // WIDTH):
         g = outer * shape[2] + start + k
         step, weight = one_of(request.steps.steps, g), one_of(request.steps.weights, g)
         spot = Spot(
-            k * pitch, n, n, layout.indices, step * request.shrink.threshold, request.shrink.nonnegative,
-            scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
+            k * pitch, n, n, layout.indices, step * request.shrink.threshold,
+            request.shrink.nonnegative, scratch, partial, 1.0, 1.0, 1.0, 1.0, INF,
         )  # fmt: skip
         solve_here(Elements(xs, ds, spot, n), xs, g, Wanted(step, weight, pieces, own), bad, out)
     cuda.syncthreads()
-    for t in range(cuda.threadIdx.x, rows * length, cuda.blockDim.x):
-        row, column = t // length, t % length
-        data.z[base + row * jump + column] = xs[column // run * pitch + row * run + column % run]
+    p = mine
+    for _ in range(cuda.threadIdx.x, total, cuda.blockDim.x):
+        inside = p.over * UINT(pitch) + p.row * UINT(run) + p.within
+        data.z[UINT(base) + p.row * UINT(jump) + p.over * UINT(run) + p.within] = xs[inside]
+        p = beyond(p, by, here, run)
 
 
-def shrink_elements(data: Data, steps: Values, shrink: Shrink, bad: Any) -> None:
+def shrink_elements(whole: Any, real: Any) -> None:
     """Apply the elementwise part alone, a thread an element."""
-    for i in range(cuda.grid(1), len(data.x), cuda.gridsize(1)):
+    data, request, bad = (
+        data_of(whole, real),
+        request_of(whole, real),
+        elements(whole[INVALID], 1, np.int32(0)),
+    )
+    steps, shrink = request.steps.steps, request.shrink
+    for i in range(cuda.grid(1), whole[SIZE], cuda.gridsize(1)):
         v = np.float64(data.x[i])
         d = np.float64(data.d[i]) if DENSE else data.d
         step = one_of(steps, i)

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from proxlab.arguments import Problem, problem
+from proxlab.backends.addresses import address
 from proxlab.backends.cuda.build import device_source, linked
 from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
 from proxlab.backends.records import GroupResults, Options
@@ -90,21 +91,21 @@ _RAGGED = GroupLasso(1.0, groups=Groups.csr(np.arange(0, 65537, 1024)))
 #: By name: every kernel, and on the kernel for middling rows every option.
 FAMILIES = {
     "elements": Family("elements", L1(1.0), (2**20,)),
-    "lane": Family("rows of at most 4", GroupLasso(1.0), (2**16, 4)),
-    "lanes": Family("rows of 5 to 32", GroupLasso(1.0), (2**14, 32)),
-    "warp": Family("rows of 33 to 2048", GroupLasso(1.0), (2**12, 512)),
+    "lane": Family("rows of at most 16", GroupLasso(1.0), (2**16, 16)),
+    "lanes": Family("rows of 17 to 64", GroupLasso(1.0), (2**14, 64)),
+    "warp": Family("rows of 1025 to 2048", GroupLasso(1.0), (2**10, 2048)),
     "block": Family("longer rows", GroupLasso(1.0), (256, 8192)),
     "grid": Family("few rows of at least 65536", GroupLasso(1.0), (4, 2**20)),
     "strided": Family("runs of at least 32 bytes", _columns(0, 2), (64, 64, 9)),
     "tile": Family("columns", _columns(0), (512, 4096)),
     "gathered": Family("ragged", _RAGGED, (2**16,)),
-    "float64": Family("rows of 33 to 2048", GroupLasso(1.0), (2**12, 512), "float64"),
-    "no metric": Family("rows of 33 to 2048", GroupLasso(1.0), (2**12, 512), dense=False),
-    "explained": Family("rows of 33 to 2048", GroupLasso(1.0), (2**12, 512), explain=True),
-    "soft threshold": Family("rows of 33 to 2048", SparseGroupLasso(0.01, 1.0), (2**12, 512)),
-    "three pieces": Family("rows of 33 to 2048", GroupSCAD(1.0, a=3.7), (2**12, 512)),
-    "bracketing": Family("rows of 33 to 2048", GroupLasso(1.0), (2**12, 512), finder=Brent()),
-    "maximum norm": Family("rows of 33 to 2048", GroupLinf(1.0), (2**12, 512)),
+    "float64": Family("rows of 1025 to 2048", GroupLasso(1.0), (2**10, 2048), "float64"),
+    "no metric": Family("rows of 1025 to 2048", GroupLasso(1.0), (2**10, 2048), dense=False),
+    "explained": Family("rows of 1025 to 2048", GroupLasso(1.0), (2**10, 2048), explain=True),
+    "soft threshold": Family("rows of 1025 to 2048", SparseGroupLasso(0.01, 1.0), (2**10, 2048)),
+    "three pieces": Family("rows of 1025 to 2048", GroupSCAD(1.0, a=3.7), (2**10, 2048)),
+    "bracketing": Family("rows of 1025 to 2048", GroupLasso(1.0), (2**10, 2048), finder=Brent()),
+    "maximum norm": Family("rows of 1025 to 2048", GroupLinf(1.0), (2**10, 2048)),
 }
 
 
@@ -329,22 +330,25 @@ def operations(family: Family, n: int = 512) -> dict[str, float]:
     step = 0.5 * float(np.linalg.norm((d * x)[0], {"radial": 2, "clipped": 1}[alone.equation.kernel]))
     # Groups that are rows, whatever they are in the family: the arithmetic is the same.
     p = problem(alone, x, step, d if family.dense else None, "numba")
-    how, shape = arrange(p.layout, x.itemsize, d.itemsize if family.dense else 0)
+    memory = Memory(x[0], d[0], np.empty(n), np.zeros(1, np.int32), None)
+    options = Options(family.finder, 2.0**-30)
+    ready = launches(p, options, "contiguous", (1, 1, 1, n), memory, _place(p))[-1]
     flat = _Numbers(x[0])
-    memory = Memory(x[0], d[0], x[0], np.zeros(1, np.int32), None)
-    ready = launches(p, Options(family.finder, 2.0**-30), how, shape, memory, _place(p))[-1]
+    there = {address(a): a for a in ready.arrays} | {address(x[0]): flat}
     one, zero = types.SimpleNamespace(x=1), types.SimpleNamespace(x=0)
     cuda = types.SimpleNamespace(
         threadIdx=zero, blockIdx=zero, blockDim=one, gridDim=one, grid=lambda _: 0, gridsize=lambda _: 1,
         syncthreads=lambda: None, shared=types.SimpleNamespace(array=lambda shape, _: np.zeros(shape)),
     )  # fmt: skip
+    numbers = types.SimpleNamespace(
+        float64=_Counted, float32=np.float32, int32=np.int32, int64=np.int64, uint32=np.uint32
+    )
     kernel = linked(
         replace(ready.variant, width=1, team="lanes"),
         lambda function: function,
-        {"cuda": cuda, "math": math, "np": types.SimpleNamespace(float64=_Counted, float32=np.float32)},
+        {"cuda": cuda, "math": math, "elements": lambda at, n, one: there.get(at), "np": numbers},
         {},
     )
     _Counted.counts.update(sums=0, products=0, quotients=0)
-    data, *others = ready.arguments
-    kernel(data._replace(x=flat, z=np.empty(n)), *others)
+    kernel(*ready.arguments)
     return {kind: k / n for kind, k in _Counted.counts.items()} | {"passes": flat.reads / n}

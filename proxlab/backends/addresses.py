@@ -1,15 +1,28 @@
-"""Arrays at addresses, in compiled code: what :func:`proxlab.optim.fused_many.elements` is in Python."""
+"""Arrays as addresses: where one lies, and in compiled code the array that lies there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["array_at"]
+import array_api_compat
+
+from proxlab.types import Array
+
+__all__ = ["address", "array_at"]
+
+
+def address(a: Array) -> int:
+    """Return where an array of NumPy, CuPy or PyTorch begins."""
+    if array_api_compat.is_torch_array(a):
+        return int(a.data_ptr())
+    return int(a.ctypes.data if array_api_compat.is_numpy_array(a) else a.data.ptr)
 
 
 def array_at(types: Any, arrayobj: Any) -> Callable[..., Any]:
-    """Return what Numba makes an intrinsic of, for its CPU or for its GPU target.
+    """Return what Numba makes an intrinsic of, for its CPU or for its GPU target: ``f(address, n, one)``.
+
+    The array is flat, has ``n`` elements and the type of ``one``.
 
     Parameters
     ----------
