@@ -221,6 +221,9 @@ def ask(search: Search, task: Task) -> Search:
         edge = fmin(0.5 * tolerance(task, r), 0.25 * (hi - lo))
         new = where((new >= lo) & (new <= hi), fmin(fmax(new, lo + edge), hi - edge), middle)
     else:
+        # Where there may be no root, a point beyond the zero of the tangent would tell nothing: what is below
+        # zero there may lie on either side of a root.
+        new = where((f < 0) & (hi == task.far) & task.doubtful, fmin(new, r - f / safe), new)
         # The far end may be nearer than where the search would go.
         beyond = where((f < 0) & (hi == task.far), hi, middle)
         new = where(new > hi, beyond, where(new >= lo, new, middle))

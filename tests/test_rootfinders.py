@@ -48,6 +48,50 @@ def test_a_point_where_a_steep_piece_ends(finder, backend):
         check_truth(proxlab(MCP, case, backend, root_finder=finder), case)
 
 
+class Hasty(pl.RootFinder):
+    """Three steps of Newton's method at once."""
+
+    needs_bracket = False
+
+    def propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4):
+        return r - 3.0 * f / slope, m0, m1, m2, m3, m4
+
+
+#: λ, γ, point and metric where Halley's first step leads beyond the root and the maximum of ``f``.
+OVERSHOOTING = [
+    (3.1704941983092847, 0.6054768749570353, [1.4196120789937932, 0.2178807220874205, 1.3316411201594678],
+     [0.021259664883634084, 42.296845221747, 3.5590549140971457]),
+    (17.479119601131682, 0.03377151241628733,
+     [-0.15593768692522733, -0.5278509199335027, -0.5893826754413874],
+     [3201.6633398728386, 49.62955807019002, 0.11376127058280855]),
+    (7.615251881094072, 0.40935494268993977, [2.8392672713868388, 2.0780345407805094, -0.6793194279613413],
+     [4.452280316744111, 0.0010539915493404932, 4284.260480665011]),
+]  # fmt: skip
+
+
+@finders
+@backends
+@pytest.mark.parametrize(("lam", "gamma", "x", "d"), OVERSHOOTING)
+def test_a_step_beyond_the_root_does_not_lose_it(finder, backend, lam, gamma, x, d):
+    case = Case("GroupMCP", {"lam": lam, "gamma": gamma}, np.array(x), np.array(d), 1.0)
+    check_truth(proxlab(MCP, case, backend, root_finder=finder), case)
+
+
+@pytest.mark.parametrize("finder", [Hasty, pl.Halley])
+def test_steep_concave_penalties_have_no_false_bracket(finder):
+    """Where ``f`` rises and falls again steeply, bisection's brackets and these have the root in common."""
+    rng = np.random.default_rng(20261127)
+    for _ in range(30):
+        x, d = rng.normal(size=(200, 3)), np.exp(rng.choice([2.0, 4.0]) * rng.normal(size=(200, 3)))
+        lam = float(np.exp(rng.normal()) * np.median(np.linalg.norm(x * d, axis=1)))
+        penalty = pl.GroupMCP(lam, gamma=float(np.exp(rng.normal())) / lam)
+        (lower, upper), (low, high) = (
+            pl.solve(penalty, x, metric=d, root_finder=one(), backend="array_api").bracket
+            for one in (finder, pl.Bisection)
+        )
+        assert np.all(np.maximum(lower, low) <= np.minimum(upper, high))
+
+
 @finders
 @backends
 @given(data=st.data(), digits=st.integers(0, 16), cap=st.sampled_from([1, 2, 3, 5, 100]))
