@@ -32,6 +32,11 @@ def named(name, *more, apart=False):
 
 every = pytest.mark.parametrize("name", [named(name) for name in METHODS])
 each = pytest.mark.parametrize("name", NAMES)
+#: As the two before, in a type of which few methods have kernels compiled here.
+every_seldom = pytest.mark.parametrize("name", [named(name, apart=name not in FEW) for name in METHODS])
+each_seldom = pytest.mark.parametrize(
+    "name", [named(name, apart=ONE_EACH[name] not in [METHODS[few] for few in FEW]) for name in NAMES]
+)
 
 
 def network(dtype=torch.float64, seed=0):
@@ -328,7 +333,7 @@ def test_sparse_gradients_are_refused():
         optimizer.step()
 
 
-@each
+@each_seldom
 def test_a_gradient_scaler_skips_what_overflowed(name):
     model = network(torch.float32)
     optimizer = ONE_EACH[name](grouped(model))
@@ -429,7 +434,7 @@ def test_parameters_of_any_layout(name, layout, same):
     torch.testing.assert_close(p, plain, rtol=1e-12, atol=1e-13)
 
 
-@every
+@every_seldom
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_has_state_in_float32_and_is_rounded_on_write(name, dtype):
     rng = np.random.default_rng(0)
