@@ -95,6 +95,15 @@ GROUPS: dict[str, tuple[Callable[[], pl.Groups], tuple[int, ...]]] = {
 }
 
 
+class Hasty(pl.RootFinder):
+    """A root finder as a user writes it, that takes three steps of Newton's method at once."""
+
+    needs_bracket = False
+
+    def propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4):
+        return r - 3.0 * f / slope, m0, m1, m2, m3, m4
+
+
 def ids(rows: list[Any]) -> list[str]:
     """Names for pytest's parameters."""
     return [row.id if isinstance(row, Row) else type(row).__name__ for row in rows]

@@ -11,7 +11,7 @@ from proxlab.scalar import midpoint, where
 from tests import oracle
 from tests.cases import Case, cases
 from tests.checks import check_truth, proxlab
-from tests.table import BACKENDS, GROUPED, PENALTIES, ROOT_FINDERS, ids
+from tests.table import BACKENDS, GROUPED, PENALTIES, ROOT_FINDERS, Hasty, ids
 
 finders = pytest.mark.parametrize("finder", ROOT_FINDERS, ids=ids(ROOT_FINDERS))
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -46,15 +46,6 @@ def test_a_point_where_a_steep_piece_ends(finder, backend):
         parameters = {"lam": 99.98594712341624, "gamma": 0.010001405485169472}
         case = Case("GroupMCP", parameters, np.array([x]), np.array([100.0]), 1.0)
         check_truth(proxlab(MCP, case, backend, root_finder=finder), case)
-
-
-class Hasty(pl.RootFinder):
-    """Three steps of Newton's method at once."""
-
-    needs_bracket = False
-
-    def propose(r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4):
-        return r - 3.0 * f / slope, m0, m1, m2, m3, m4
 
 
 #: λ, γ, point and metric where Halley's first step leads beyond the root and the maximum of ``f``.

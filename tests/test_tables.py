@@ -19,7 +19,7 @@ from proxlab.penalties.base import Piece, RadialPenalty, table_of
 from proxlab.penalties.tables import Form, form
 from tests import oracle, tables
 from tests.cases import numbers, positives, vectors
-from tests.table import BACKENDS, DTYPES, ROOT_FINDERS, TABLED, ids
+from tests.table import BACKENDS, DTYPES, ROOT_FINDERS, TABLED, Hasty, ids
 
 BOUNDS = ("distance", "metric_distance", "stationarity", "gap")
 SLACK = arb(10) ** -80  # of balls
@@ -394,11 +394,12 @@ def test_namespaces(xp, rows):
 @given(
     batch=batches(),
     most=st.integers(1, 4),
-    finder=st.sampled_from(ROOT_FINDERS),
+    finder=st.sampled_from([*ROOT_FINDERS, Hasty()]),
     rtol=st.sampled_from([1e-2, None]),
 )
 def test_brackets_hold_whatever_is_left_undone(batch, most, finder, rtol):
-    solution = batch.solve(root_finder=type(finder)(rtol=rtol, max_iterations=most))
+    backend = "array_api" if isinstance(finder, Hasty) else None
+    solution = batch.solve(root_finder=type(finder)(rtol=rtol, max_iterations=most), backend=backend)
     for k, g in enumerate(batch.groups):
         truth = tables.solve(g)
         if truth.lead > 1e-5 * g.size:
