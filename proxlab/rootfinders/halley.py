@@ -21,7 +21,10 @@ def propose(
 
 @dataclass(frozen=True)
 class Halley(RootFinder):
-    """Halley's method on ``g(r) - 1``: cubic convergence for one more sum per evaluation."""
+    """Halley's method on ``g(r) - 1``: cubic convergence for one more sum per evaluation.
+
+    Where there may be no root, as under concave penalties, steps from its left are no longer than Newton's.
+    """
 
     needs_bracket: ClassVar[bool] = False
     propose = staticmethod(propose)

@@ -87,8 +87,8 @@ def converge(
     iterations : int, optional
         Steps of each run.
     batch_size : int or callable, optional
-        Samples of each gradient, or a function of the iteration 1, 2, … that returns their number; all by
-        default.
+        Samples of each gradient, or a function of the iteration 1, 2, … that returns their number, from 1 to
+        ``loss.n_samples``; it is asked for every iteration before anything is run. All by default.
     decrease : bool, optional
         Solve each prox until the decrease of eq. (8) is proved as well. Near a fixed point the two values
         differ by rounding alone, and it may only be proved where ``z = w_t``. An adversary that is held to it

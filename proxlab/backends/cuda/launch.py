@@ -16,6 +16,7 @@ from typing import Any
 import array_api_compat
 
 from proxlab.arguments import Problem, check_values, dtype_name
+from proxlab.backends.addresses import address
 from proxlab.backends.cuda.build import compiled
 from proxlab.backends.cuda.plan import Launch, Memory, Place, arrange, launches
 from proxlab.backends.records import GroupResults, Options, Solved
@@ -213,8 +214,7 @@ def _flat(a: Array) -> bool:
 
 def _same(a: Array, b: Array) -> bool:
     """Tell whether two arrays are the same elements of memory in the same order."""
-    here, there = _interface(a), _interface(b)
-    return bool(here["data"][0] == there["data"][0] and _flat(a) and _flat(b) and a.dtype == b.dtype)
+    return address(a) == address(b) and _flat(a) and _flat(b) and a.dtype == b.dtype
 
 
 def _overlap(a: Array, b: Array) -> bool:
