@@ -1,4 +1,7 @@
-"""Kernels whose compiled code is the same in the process that compiles them and in those that load them."""
+"""Kernels whose compiled code is the same in the process that compiles them and in those that load them.
+
+What only other compiled functions call has no code of its own: each kernel optimises its own copy of it.
+"""
 
 # mypy: disable-error-code="misc,no-untyped-call"
 
@@ -11,7 +14,7 @@ from llvmlite import binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
-__all__ = ["ClosedCompiler"]
+__all__ = ["ClosedCompiler", "PartCompiler"]
 
 
 class _ClosedLibrary(JITCodeLibrary):
@@ -44,4 +47,50 @@ class ClosedCompiler(Compiler):
             library = _ClosedLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
             library.enable_object_caching()
             self.state.library = library
+        return super().define_pipelines()
+
+
+class _Uses:
+    """Numba's code generator for a library that has no code of its own."""
+
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """Do nothing: there is no address."""
+
+
+class _PartLibrary(JITCodeLibrary):
+    """A library that is only linked into others, which optimise it and make code of it."""
+
+    @property
+    def codegen(self) -> Any:
+        """As others see it."""
+        return _Uses(self._codegen)
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return that there is none."""
+        self._ensure_finalized()
+        return 0
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class PartCompiler(Compiler):
+    """Numba's compiler of functions that only other compiled functions call."""
+
+    def define_pipelines(self) -> Any:
+        """Return Numba's passes."""
+        if self.state.library is None:
+            self.state.library = _PartLibrary(
+                self.state.targetctx.codegen(), self.state.func_id.func_qualname
+            )
         return super().define_pipelines()

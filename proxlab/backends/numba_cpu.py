@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, column_sums, kernels, threads
-from proxlab.backends.closed import ClosedCompiler
+from proxlab.backends.closed import ClosedCompiler, PartCompiler
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
 #: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
 FAST_MATH = {"reassoc", "contract", "nsz"}
 #: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined, own names, as marked"
+COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined, own names, parts as written, as marked"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
@@ -79,8 +79,7 @@ def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, nati
         # Records are free only where the compiler sees both sides of a call.
         straight = _BACKWARD not in function.__code__.co_code[::2]
         options["forceinline"] = straight or hasattr(function, "inlined")
-    if cache:
-        options["pipeline_class"] = ClosedCompiler
+    options["pipeline_class"] = ClosedCompiler if cache else PartCompiler
     compiled = numba.njit(**options)(function)
     place = folder() if cache else None
     if place is not None:
