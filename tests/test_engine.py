@@ -1,6 +1,8 @@
 """The engine's source in plain Python: what is compiled can be stepped through, and does the same there."""
 
 import dataclasses
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ from scipy.optimize import brentq
 import proxlab as pl
 from proxlab import search
 from proxlab.backends import column_kernels, column_sums, kernels, one_group
-from proxlab.backends.kernel_records import Data, Elements, Request, Scratch, Shrink, Steps
+from proxlab.backends import sums as sums_module
+from proxlab.backends.kernel_records import Data, Elements, Kept, Request, Scratch, Shrink, Steps
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
-from proxlab.equations import EQUATIONS, Sums, Task
+from proxlab.equations import EQUATIONS, Sums, Task, radial
 from proxlab.optim import fused_columns, fused_elements, fused_many, fused_rows
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
@@ -65,7 +68,7 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
             request,
             found,
             apart,
-            Scratch(*copies, *copies),
+            Scratch(*copies, *copies, np.empty(1)),
         )
     assert bad == -1
     assert not apart.any()
@@ -169,9 +172,9 @@ def test_a_step_of_third_order_is_at_most_twice_newton_s():
     for r, f, slope in ((1.0, -0.5, 0.5), (3.0, 0.5, 0.25)):
         step = -f / slope
         for share in (0.1, 0.9, 1.5, 1.9):
-            assert one_group.third_order(r, f, slope, r + share * step) == r + share * step
+            assert one_group.third_order(r, f / slope, r + share * step) == r + share * step
         for share in (-0.1, 2.1, np.nan):
-            assert one_group.third_order(r, f, slope, r + share * step) == r + step
+            assert one_group.third_order(r, f / slope, r + share * step) == r + step
 
 
 def test_single_precision_comes_near_the_root():
@@ -189,6 +192,101 @@ def test_single_precision_comes_near_the_root():
         assert 1 <= passes <= 3
         assert abs(r - root) <= 2 * one_group.NARROW_ERROR * root
         assert abs(r - root) < 0.5 * abs(at - root)
+
+
+def test_sums_in_the_ratio_tell_what_others_do():
+    rng = np.random.default_rng(8)
+    for _ in range(100):
+        r, a = np.exp(rng.uniform(-3, 3, 2))
+        c = rng.uniform(-2, 0.9) * a / r
+        tau = a - c * r
+        e = 1 / (1 + np.exp(rng.uniform(-4, 4, 20)))
+        z = e * rng.normal(size=20) * np.exp(rng.uniform(-3, 3))
+        v, ve, vee = (np.sum(z * z * e**k) for k in range(3))
+        f, slope, bend = radial.residual(*one_group.from_ratio(v, ve, vee, r, tau, c))
+        pace = 1 / r + abs(c) / tau
+        final, error = search.final_step(r, f, slope, bend, pace)
+        near = one_group.near_root(v, ve, vee, r, tau, c)
+        np.testing.assert_allclose(near.f, f, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(near[1:], (slope, f / slope, final, error), rtol=1e-9, atol=1e-12)
+
+
+def test_single_precision_says_of_no_group_what_is_not_so():
+    """Zero or not, next to the threshold, against rational numbers; and bounds that hold."""
+    rng = np.random.default_rng(9)
+    known = 0
+    for k in range(400):
+        n = int(rng.integers(1, 60))
+        x, d = (v.astype(np.float32) for v in (rng.normal(size=n), np.exp(rng.normal(size=n))))
+        b = [Fraction(float(u)) * Fraction(float(v)) for u, v in zip(x, d, strict=True)]
+        square = sum(v * v for v in b)
+        strength = math.sqrt(square) * (1 + rng.choice([-1, 1]) * 10 ** rng.uniform(-9, -2))
+        sign, bounds = one_group.look_narrow(Elements(x, d, 0, n), strength)
+        assert sign in (0, np.sign(Fraction(strength) ** 2 - square)), k
+        known += sign != 0
+        assert Fraction(float(bounds.bb)) <= square
+        assert sum(v * v * Fraction(float(w)) for v, w in zip(b, d, strict=True)) <= float(bounds.bbd)
+        assert sum(Fraction(float(v)) ** 2 for v in x) <= float(bounds.xx)
+    assert 100 < known < 400
+    for bad in (np.nan, np.inf, 0.0, -1.0):
+        for x, d in ((1.0, bad), (bad, 1.0)):
+            values = np.array([[1.0, x, 2.0], [1.0, d, 2.0]], np.float32)
+            if d > 0 and abs(x) < np.inf:
+                continue
+            assert one_group.look_narrow(Elements(*values, 0, 3), 1.0)[0] == 0
+
+
+def test_a_write_near_the_last_pass_is_exact():
+    rng = np.random.default_rng(10)
+    n, r, tau = 200, 0.7, 1.3
+    x, d = rng.normal(size=n), np.exp(rng.uniform(-12, 12, n))
+    e = Kept(x, d, 0, n, np.empty(n), np.empty(1))
+    sums = sums_module.sum_kept(e, r, tau, 0.2)
+    np.testing.assert_allclose(sums, sums_module.sum_secular(Elements(x, d, 0, n), r, tau, 0.2), rtol=1e-13)
+    z = np.full(n, np.nan)
+    for off in (0.0, 1e-8, -1e-5, sums_module.NEARBY, -sums_module.NEARBY):
+        ratio = r / tau * (1 + 0.999 * off)
+        assert sums_module.write_near(e, z, ratio)
+        np.testing.assert_allclose(z, x * (d * ratio / (d * ratio + 1)), rtol=2.0**-35)
+    z[:] = 0
+    for ratio in (1.001 * r / tau, 0.0, np.inf, np.nan):
+        assert not sums_module.write_near(e, z, ratio)
+    assert not z.any()
+
+
+@pytest.mark.parametrize("name", ["lasso", "mcp", "scad", "capped", "l0"])
+def test_rows_in_single_precision_are_solved_in_python_as_over_arrays(name, monkeypatch):
+    rng = np.random.default_rng(11)
+    count, n = 60, 12
+    x = (rng.normal(size=(count, n)) * np.exp(rng.uniform(-3, 3, (count, 1)))).astype(np.float32)
+    d = np.exp(rng.uniform(-3, 3, x.shape)).astype(np.float32)
+    x[::9] = 0.0
+    x[4::9] *= np.float32(1e-30)
+    penalty = PENALTIES[name]
+    for module, names in (
+        (sums_module, ("NARROW", "KEEPS")), (one_group, ("NARROW", "KEEPS")), (kernels, ("KEEPS",)),
+    ):  # fmt: skip
+        for key in names:
+            monkeypatch.setattr(module, key, True)
+    for module in (one_group, search):
+        for key, value in EQUATIONS["radial"].names().items():
+            monkeypatch.setattr(module, key, value, raising=module is search)
+    monkeypatch.setattr(one_group, "RESCALES", False)
+    finder = pl.Newton()
+    limits = Limits(finder.relative_tolerance(24), 0.0, finder.max_iterations, False)
+    request = Request(Steps(np.ones(1), np.ones(1)), Shrink(0.0, False), penalty.equation.rows, limits)
+    found = GroupResults(*np.zeros((3, 0)), *np.zeros((3, 0), int))
+    z, apart, room = np.full(x.size, np.nan, np.float32), np.zeros(count, bool), (np.empty(n), np.empty(n))
+    with np.errstate(all="ignore"):
+        bad = kernels.solve_rows(
+            Data(x.ravel(), d.ravel(), z, True), n, 0, count, request, found, apart,
+            Scratch(*room, *room, np.empty(1)),
+        )  # fmt: skip
+    assert bad == -1
+    assert not apart.any()
+    expected = pl.prox(penalty, x, 1.0, metric=d, backend="array_api")
+    assert 0 < np.count_nonzero(expected.any(axis=1)) < count
+    np.testing.assert_allclose(z.reshape(x.shape), expected, rtol=2.0**-22, atol=0)
 
 
 @pytest.mark.parametrize("step", ["begin", "advance"])

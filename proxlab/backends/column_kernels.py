@@ -19,13 +19,21 @@ from proxlab.backends.column_sums import (
     fold,
     pass_exact,
     pass_ratio,
+    pass_rivals,
     pass_start,
     spread,
     write_row,
 )
 from proxlab.backends.kernel_records import Data, Request
 from proxlab.backends.kernels import one_of
-from proxlab.backends.one_group import NARROW_PASSES, from_ratio, narrow_step, third_order
+from proxlab.backends.one_group import (
+    NARROW_PASSES,
+    NARROW_ROUNDINGS,
+    NARROW_UNIT,
+    from_ratio,
+    narrow_step,
+    third_order,
+)
 from proxlab.backends.ranges import NARROW_HIGH, NARROW_LOW, SAFE_HIGH, SAFE_LOW
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import NARROW
@@ -45,9 +53,6 @@ MANY = 32
 PLAIN_LOW, PLAIN_HIGH = 1e-100, 1e100
 #: Roundings of two objectives, beside those of the sums.
 CLOSE = 120.0
-#: The unit of single precision, twice: of a sum and of its terms; and roundings of these, beside those of the
-#: rows, which are added in fours.
-NARROW_UNIT, NARROW_ROUNDINGS = 2.0**-23, 32.0
 
 
 class Blocks(NamedTuple):
@@ -142,7 +147,7 @@ def propose_third(
 ) -> Any:  # fmt: skip
     """Take a step of third order, at most twice Newton's: a pass is dear."""
     final, _ = final_step(r, f, slope, bend, 0.0)
-    return third_order(r, f, slope, final), m0, m1, m2, m3, m4
+    return third_order(r, f / slope, final), m0, m1, m2, m3, m4
 
 
 def pace_ratio(r: float, task: Task) -> float:
@@ -269,7 +274,8 @@ def step_early(acc: Any, k: int, columns: Columns, task: Task) -> int:
     """Go on from sums in single precision; returns the group's code, which tells whether it is near."""
     r, enough = task.at, True
     if NARROW_LOW < acc[k] < NARROW_HIGH:
-        r, enough = narrow_step(columns.r[k], sums_of(acc, k, columns), task)
+        v, ve, vee = np.float64(acc[k]), np.float64(acc[k + PITCH]), np.float64(acc[k + 2 * PITCH])
+        r, enough = narrow_step(v, ve, vee, columns.r[k], task)
     columns.r[k] = r
     return NEAR if enough else ACTIVE
 
@@ -366,6 +372,7 @@ def open_block(data: Data, block: ColumnBlock, request: Request, first: First, r
     while True:
         doubt, low, high = 4.0 * rounding(size + AT_ZERO), SAFE_LOW, SAFE_HIGH
         if narrow:
+            # Rows are added in fours.
             doubt = 4.0 * (0.25 * block.rows + block.run + NARROW_ROUNDINGS) * NARROW_UNIT
             low, high = NARROW_LOW, NARROW_HIGH
             bad = pass_start(data, block, early)
@@ -422,7 +429,10 @@ def search_block(
         # The last few are cheaper one by one.
         if aim(block, columns, acc) <= (few if passes > 0 else 0):
             break
-        pass_exact(data, block, acc)
+        if end < INF:
+            pass_rivals(data, block, acc)
+        else:
+            pass_exact(data, block, acc)
         for k in range(block.groups):
             if code[k] == ACTIVE:
                 columns.spent[k] += limits.explain

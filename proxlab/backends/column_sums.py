@@ -14,7 +14,6 @@ import numpy as np
 
 from proxlab.backends.kernel_records import Data
 from proxlab.backends.ranges import NARROW_HIGH
-from proxlab.backends.sums import NARROW, narrow_fraction
 from proxlab.scalar import any_order, fabs, fmin
 
 #: Columns of a block, and the distance of their accumulators: constant, and no power of two.
@@ -73,9 +72,7 @@ def exact_terms(x: float, d: float, ratio: float, one: float, zero: float) -> An
 
 
 def fraction(y: float) -> float:
-    """Return ``y/(y + 1)``, to 45 bits where that is narrow; 1 for infinity."""
-    if NARROW:
-        return narrow_fraction(y)
+    """Return ``y/(y + 1)``; 1 for infinity."""
     y = fmin(y, NARROW_HIGH)
     return y / (y + 1.0)
 
@@ -130,8 +127,8 @@ def end_strip(acc: Any, rows: int, last: bool) -> None:
             acc[j] = total if last else total - total
 
 
-def pass_of(terms: Any, checked: bool) -> Any:
-    """Return a pass that sums such terms, in the precision of ``acc``.
+def pass_of(terms: Any, checked: bool, *, four: bool) -> Any:
+    """Return a pass that sums such terms, in the precision of ``acc``: all four, or the first three.
 
     The columns' ratios stand behind their four sums. If ``checked``, it tells whether a metric is invalid.
     """
@@ -154,7 +151,8 @@ def pass_of(terms: Any, checked: bool) -> Any:
             acc[j] += (p0 + p1) + (p2 + p3)
             acc[j + PITCH] += (q0 + q1) + (q2 + q3)
             acc[j + 2 * PITCH] += (s0 + s1) + (s2 + s3)
-            acc[j + 3 * PITCH] += (t0 + t1) + (t2 + t3)
+            if four:
+                acc[j + 3 * PITCH] += (t0 + t1) + (t2 + t3)
             if checked:
                 bad |= not ((d0[j] > 0.0) & (d1[j] > 0.0) & (d2[j] > 0.0) & (d3[j] > 0.0))
         return bad
@@ -171,7 +169,8 @@ def pass_of(terms: Any, checked: bool) -> Any:
             acc[j] += p
             acc[j + PITCH] += q
             acc[j + 2 * PITCH] += s
-            acc[j + 3 * PITCH] += t
+            if four:
+                acc[j + 3 * PITCH] += t
             if checked:
                 bad |= not (d[j] > 0.0)
         return bad
@@ -195,10 +194,9 @@ def pass_of(terms: Any, checked: bool) -> Any:
     return pass_over
 
 
-#: At zero; at the groups' ratios, in single precision; at them.
-pass_start, pass_ratio, pass_exact = (
-    pass_of(start_terms, True), pass_of(ratio_terms, False), pass_of(exact_terms, False),
-)  # fmt: skip
+#: At zero; at the groups' ratios, in single precision; at them, and for the comparison with other minimisers.
+pass_start, pass_ratio = pass_of(start_terms, True, four=True), pass_of(ratio_terms, False, four=False)
+pass_exact, pass_rivals = (pass_of(exact_terms, False, four=four) for four in (False, True))
 
 
 def spread(ratio: Any, block: ColumnBlock, acc: Any) -> None:

@@ -73,12 +73,13 @@ class Request(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for a copy of a group's point and metric, and the same memory read-only."""
+    """Room for a copy of a group's point and metric, the same memory read-only, and room for a number."""
 
     x: Any
     d: Any
     read_x: Any
     read_d: Any
+    ratio: Any
 
 
 class Elements(NamedTuple):
@@ -88,6 +89,25 @@ class Elements(NamedTuple):
     d: Any
     o: Any
     n: int
+
+
+class Kept(NamedTuple):
+    """As :class:`Elements`, with room for what an exact pass keeps.
+
+    Attributes
+    ----------
+    fractions : array
+        ``z/x`` of each element.
+    ratio : array
+        One number: ``r/tau``, at which it is so.
+    """
+
+    x: Any
+    d: Any
+    o: Any
+    n: int
+    fractions: Any
+    ratio: Any
 
 
 class Start(NamedTuple):

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from proxlab.backends.kernel_records import Data, Elements, Found, Lying, Request, Scratch, Shrink
+from proxlab.backends.kernel_records import Data, Elements, Found, Kept, Lying, Request, Scratch, Shrink
 from proxlab.backends.one_group import APART, BAD, explained, solve_one, write
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import FIRST, is_valid, scaled_metric
+from proxlab.backends.sums import FIRST, KEEPS, is_valid, scaled_metric
 from proxlab.choose import CONVERGED, UNSHRUNK, ZERO
 from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW
 from proxlab.scalar import INF, fabs
@@ -41,7 +41,10 @@ def solve_rows(
     (steps, weights), _, pieces, limits = request
     for g in range(begin, finish):
         o = g * n
-        e = Elements(data.x, data.d, o, n)
+        e: Any = Elements(data.x, data.d, o, n)
+        if KEEPS:
+            room.ratio[0] = INF  # nothing is kept yet
+            e = Kept(data.x, data.d, o, n, room.x, room.ratio)
         solved = solve_one(e, one_of(steps, g), one_of(weights, g), pieces, limits, room)
         found = solved.found
         if found.status == BAD:

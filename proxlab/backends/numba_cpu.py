@@ -170,6 +170,7 @@ def group_solver(
     """
     names = EQUATION_NAMES[equation] | EQUATIONS[equation].names() | {
         "propose": propose, "NEEDS_BRACKET": needs_bracket, "RESCALES": wide or not direct, "NARROW": narrow,
+        "KEEPS": narrow and direct,
     }  # fmt: skip
     return outermost(TARGET, kernels.solve_rows if direct else kernels.solve_gathered, names)
 
@@ -331,7 +332,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
-        scratch = Scratch(xw, dw, _readonly(xw), _readonly(dw))
+        scratch = Scratch(xw, dw, _readonly(xw), _readonly(dw), np.empty(1))
         found: int
         if direct:
             found = kernel(*data, longest, begin, finish, *request, *results, apart, *scratch)

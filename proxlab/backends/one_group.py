@@ -10,7 +10,7 @@ Plain Python, rebuilt for a target (:mod:`proxlab.linker`): with the loops of
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from proxlab.backends.ranges import (
 from proxlab.backends.records import GroupResults
 from proxlab.backends.sums import (
     FIRST,
+    KEEPS,
+    STRIP,
     clip_group,
     exponent,
     is_valid,
@@ -39,6 +41,7 @@ from proxlab.backends.sums import (
     scaled_metric,
     sum_clipped,
     sum_moved,
+    sum_narrow,
     sum_ratio,
     sum_start,
     units,
@@ -71,7 +74,7 @@ from proxlab.choose import (
 )
 from proxlab.equations import Sums, Task
 from proxlab.equations.clipped import NEGLIGIBLE
-from proxlab.equations.radial import ANY_PACE, pace, residual, rise
+from proxlab.equations.radial import ANY_PACE, residual, rise
 from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW, TINIEST
 from proxlab.rootfinders import Newton, Status
 from proxlab.scalar import INF, NAN, fabs, fmax, fmin, inlined, sqrt
@@ -83,7 +86,6 @@ from proxlab.search import (
     ask,
     begin,
     bracketed,
-    final_step,
     finish,
     noise,
     seek,
@@ -102,6 +104,21 @@ ATTEMPTS = 2
 NARROW = False
 NARROW_PASSES = 4
 NARROW_ERROR = 2.0**-6
+#: The unit of single precision, twice: of a sum and of its terms; and roundings of these, beside those of a
+#: sum's own.
+NARROW_UNIT, NARROW_ROUNDINGS = 2.0**-23, 32.0
+
+
+class Near(NamedTuple):
+    """What sums next to a root tell: the residual and its slope, Newton's step, where the root is, and the
+    error of that.
+    """
+
+    f: float
+    slope: float
+    step: float
+    final: float
+    error: float
 
 
 def in_units(e: Elements, ex: int, ed: int, room: Scratch) -> Elements:
@@ -122,24 +139,63 @@ def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) 
     return Sums(v / rr, (p * ve - q * v) / rr, (p * (p * vee - 2.0 * q * ve) + q * q * v) / rr)
 
 
-def third_order(r: float, f: float, slope: float, final: float) -> float:
+def near_root(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Near:
+    """Return what :func:`~proxlab.search.final_step` does, from the sums at ``r/tau``: in five divisions.
+
+    A group of few elements costs little but these, one after the other.
+    """
+    root, u = sqrt(v), 1.0 / (r * tau)
+    k = 1.0 / (v * root)
+    p, q = (tau + c * r) * u, c * r * u
+    s1 = p * ve - q * v
+    s2 = p * (p * vee - 2.0 * q * ve) + q * q * v
+    f, slope = r * v * k - 1.0, s1 * r * k
+    bend = 3.0 * fmax(v * s2 - s1 * s1, 0.0) * r * k * k * root
+    inverse = 1.0 / slope
+    step = f * inverse
+    turn, h = bend * inverse, fabs(step)
+    bent, paced = turn * h, (tau + fabs(c) * r) * u * h
+    usable = bend < 1e300 and paced <= 0.25
+    error = 2.0 * bent * h * fmin(bent + 4.0 * paced, 1.0) if usable else h
+    final = r - (step / (1.0 + 0.5 * step * turn) if bend < 1e300 else step)
+    return Near(f, slope, step, final, error)
+
+
+def third_order(r: float, step: float, final: float) -> float:
     """Return where to evaluate next: the third-order step, unless it is more than twice Newton's."""
-    step = f / slope
     low, high = fmin(r - 2.0 * step, r), fmax(r - 2.0 * step, r)
     return final if low < final < high else r - step
 
 
-def narrow_step(r: float, sums: Sums, task: Task) -> Any:
+def narrow_step(v: float, ve: float, vee: float, r: float, task: Task) -> Any:
     """Return where to go from sums in single precision, and whether to leave it to the exact ones.
 
     From where the root cannot be seen that is ``task.at``.
     """
-    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
-    final, error = final_step(r, f, slope, bend, pace(r, task))
-    new = third_order(r, f, slope, final)
-    if not (sums.s > 0.0 and sums.s1 > 0.0 and sums.s2 < INF and task.at <= new <= task.far):
+    near = near_root(v, ve, vee, r, task.a - task.c * r, task.c)
+    new = third_order(r, near.step, near.final)
+    if not (v > 0.0 and near.slope > 0.0 and vee < INF and task.at <= new <= task.far):
         return task.at, True
-    return new, error <= NARROW_ERROR * new
+    return new, near.error <= NARROW_ERROR * new
+
+
+def look_narrow(e: Elements, strength: float) -> Any:
+    """Return the sign of the residual at zero, 0 for unknown, and bounds of the sums there.
+
+    From sums in single precision; the bounds put the zero of the tangent before where it is, and the far end
+    behind.
+    """
+    start = sum_narrow(e)
+    off = 2.0 * (float(min(e.n, STRIP)) + NARROW_ROUNDINGS) * NARROW_UNIT
+    low, high = 1.0 - off, 1.0 + off
+    known = NARROW_LOW < start.bb < NARROW_HIGH and NARROW_LOW < start.bbd < NARROW_HIGH
+    known = known and NARROW_LOW < start.xx < NARROW_HIGH and strength > NARROW_LOW
+    square, sign = strength * strength, 0.0
+    if known and square > start.bb * high:
+        sign = 1.0
+    if known and square < start.bb * low:
+        sign = -1.0
+    return sign, Start(start.bb * low, start.bbd * high, start.xx * high)
 
 
 def approach_narrow(e: Elements, reach: float, task: Task) -> Any:
@@ -157,8 +213,7 @@ def approach_narrow(e: Elements, reach: float, task: Task) -> Any:
             return task.at, passes
         v, ve, vee = sum_ratio(e, ratio, unit)
         scale = reach * reach
-        sums = from_ratio(v * scale, ve * scale, vee * scale, r, tau, task.c)
-        r, enough = narrow_step(r, sums, task)
+        r, enough = narrow_step(v * scale, ve * scale, vee * scale, r, task)
         if enough:
             return r, passes + 1
     return r, most
@@ -264,10 +319,15 @@ def solve_linf(e: Elements, _: Start, scale: Scale, pieces: Any, limits: Limits)
     return Found(root.r, 1.0, root.lower, root.upper, status, root.iterations, root.evaluations)
 
 
+def in_unit(v: float, e: int) -> float:
+    """Return a length in units of ``2^e``; the call costs as much as a division."""
+    return v if e == 0 else math.ldexp(v, -e)
+
+
 def next_part(before: Segment, pieces: Any, k: int, scale: Scale) -> Segment:
     """Return piece ``k`` of the slope in the group's units, after the one before."""
-    start = math.ldexp(pieces[k, 0], -scale.ex)
-    end = math.ldexp(pieces[k + 1, 0], -scale.ex) if k + 1 < pieces.shape[0] else INF
+    start = in_unit(pieces[k, 0], scale.ex)
+    end = in_unit(pieces[k + 1, 0], scale.ex) if k + 1 < pieces.shape[0] else INF
     # p where the piece begins; where that is no number, what the pieces before add up to.
     height = before.height + rise(start, before.start, start, before.a, before.c)
     if (k == 0 and pieces[k, 1] > 0.0) or (k > 0 and PRODUCT_LOW < pieces[k, 1] < PRODUCT_HIGH):
@@ -331,6 +391,11 @@ def is_tame(start: Start, step: float, weight: float, pieces: Any) -> bool:
     return safe and steep and not underflows(step, weight, pieces, sqrt(start.xx))
 
 
+def is_single(pieces: Any) -> bool:
+    """Return whether the slope has one piece, before which the penalty does not jump: one minimiser."""
+    return pieces.shape[0] == 1 and pieces[0, 1] == 0.0
+
+
 def is_safe(v: float) -> bool:
     """Return whether a sum of squares has lost nothing to overflow or underflow."""
     return SAFE_LOW < v < SAFE_HIGH
@@ -342,6 +407,13 @@ def solve_one(
 ) -> SolvedGroup:
     """Solve one group: as it is, where nothing leaves the range, else in units of its own."""
     found = Found(0.0, 0.0, 0.0, 0.0, BAD, 0, 0)
+    if KEEPS and is_single(pieces) and not limits.explain and 0.0 < step < INF:
+        scale = Scale(step, weight, 0, 0)
+        sign, bounds = look_narrow(e, coefficient(scale, pieces[0, 2], 1))
+        if sign > 0.0:
+            return SolvedGroup(Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0), e, False, 0, 0)
+        if sign < 0.0:
+            return SolvedGroup(solve_group(e, bounds, scale, pieces, limits), e, False, 0, 0)
     start = sum_start(e)
     finite = start.bb < INF and start.bbd < INF and start.xx < INF
     if not (0.0 < step < INF and (finite or (RESCALES and is_valid(e)))):

@@ -22,7 +22,7 @@ from proxlab.backends.kernel_records import Elements, Scale, Start
 from proxlab.backends.ranges import APART_HIGH, APART_LOW, METRIC_CAP, METRIC_FLOOR, NARROW_HIGH
 from proxlab.double_double import add_doubles, difference, square, two_product
 from proxlab.equations import Sums
-from proxlab.equations.radial import HUGE, shrunk_fraction, terms
+from proxlab.equations.radial import HUGE, shrunk_fraction, terms, terms_by
 from proxlab.scalar import INF, NAN, any_order, fabs, fmax, fmin
 
 #: Makes an index, which is never negative; a plain name, since the compiler and the type checker see it
@@ -34,9 +34,13 @@ FIRST: Any = np.int64(0)
 STRIP = 4096
 #: An exponent that no number has.
 NO_EXPONENT = -5000.0
+#: A share of the ratio ``r/tau`` whose cube is nothing against the rounding of single precision.
+NEARBY = 2.0**-11
 
-# Set by the target: whether single precision finds where to start.
+# Set by the target: whether single precision finds where to start, and whether exact passes keep for the
+# write what they know of each element of a group of at most so many.
 NARROW = False
+KEEPS, MOST_KEPT = False, 8192
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -111,6 +115,27 @@ def sum_start(e: Elements) -> Start:
 
 
 @any_order
+def sum_narrow(e: Elements) -> Start:
+    """Sum as :func:`sum_start` does, in single precision."""
+    bb, bbd, xx = 0.0, 0.0, 0.0
+    nan, strip = np.float32(NAN), STRIP * width()
+    for first in range(0, e.n, strip):
+        s, t, w = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for i in span(e, first, min(first + strip, e.n)):
+            x, d = load_narrow(e, i)
+            b = d * x if d > np.float32(0.0) else nan
+            a = b * b
+            s += a
+            t += a * d
+            w += x * x
+        bb += np.float64(s)
+        bbd += np.float64(t)
+        xx += np.float64(w)
+    bb, bbd, xx = combine(e, bb, bbd, xx)
+    return Start(bb, bbd, xx)
+
+
+@any_order
 def sum_secular(e: Elements, r: float, tau: float, shift: float) -> Sums:
     """Sum the secular terms at one radius."""
     s, s1, s2 = 0.0, 0.0, 0.0
@@ -124,9 +149,29 @@ def sum_secular(e: Elements, r: float, tau: float, shift: float) -> Sums:
     return Sums(s, s1, s2)
 
 
+@any_order
+def sum_kept(e: Any, r: float, tau: float, shift: float) -> Sums:
+    """Sum as :func:`sum_secular` does, and keep what :func:`write_near` needs."""
+    x, d, kept = e.x[e.o : e.o + e.n], e.d[e.o : e.o + e.n], e.fractions
+    s, s1, s2 = 0.0, 0.0, 0.0
+    for i in range(e.n):
+        xi, di = np.float64(x[i]), np.float64(d[i])
+        w = 1.0 / (di * r + tau)
+        t, t1, t2 = terms_by(xi * di, di, w, shift)
+        kept[i] = di * w * r
+        s += t
+        s1 += t1
+        s2 += t2
+    e.ratio[0] = r / tau
+    return Sums(s, s1, s2)
+
+
 def radial_sums(e: Elements, r: float, a: float, c: float) -> Sums:
     """Return the secular sums at one radius, on the piece with slope ``a - c r``."""
-    return sum_secular(e, r, fmax(a - c * r, 0.0), c)
+    tau = fmax(a - c * r, 0.0)
+    if KEEPS and e.n <= MOST_KEPT:
+        return sum_kept(e, r, tau, c)
+    return sum_secular(e, r, tau, c)
 
 
 @any_order
@@ -331,9 +376,28 @@ def narrow_fraction(y: float) -> float:
     return y * (w * (2.0 - (y + 1.0) * w))
 
 
+@any_order
+def write_near(e: Any, z: Any, ratio: float) -> bool:
+    """Write the result from what the last pass kept, unless that was elsewhere; returns whether it was near.
+
+    With the ratio ``ρ (1 + ε)``, ``h = d ρ/(d ρ + 1)`` becomes ``h + ε h (1 - h) (1 - ε h)`` up to ``ε³``:
+    no division.
+    """
+    off = ratio / e.ratio[0] - 1.0
+    if not fabs(off) <= NEARBY:
+        return False
+    x, out, kept, square = e.x[e.o : e.o + e.n], z[e.o : e.o + e.n], e.fractions, off * off
+    for i in range(e.n):
+        h = kept[i]
+        out[i] = np.float64(x[i]) * (h + (h - h * h) * (off - square * h))
+    return True
+
+
 def write_group(e: Elements, z: Any, r: float, tau: float, unit: float) -> None:
     """Write ``z = x d r / (d r + tau)``: of ``x`` as given, whatever the unit of ``r``, ``d`` and ``tau``."""
     ratio = r / tau if tau != 0.0 else 0.0
+    if KEEPS and ratio > 0.0 and e.n <= MOST_KEPT and write_near(e, z, ratio):
+        return
     for i in span(e, 0, e.n):
         x, d = given(e, i)
         if r == 0.0:

@@ -16,7 +16,17 @@ from proxlab.equations.base import Equation, Sums, Task
 from proxlab.scalar import any_order, fabs, filled, fmax, fmin, no, sqrt, where
 from proxlab.types import Array
 
-__all__ = ["RADIAL", "enclose", "pace", "residual", "rise", "roundings", "shrunk_fraction", "terms"]
+__all__ = [
+    "RADIAL",
+    "enclose",
+    "pace",
+    "residual",
+    "rise",
+    "roundings",
+    "shrunk_fraction",
+    "terms",
+    "terms_by",
+]
 
 #: Roundings of a term of ``S`` and of ``S₁``, by the sign of the shift.
 FLAT, CURVED = (tuple(float(k) for k in ROUNDING[sign]) for sign in (False, True))
@@ -29,7 +39,12 @@ HUGE = 1e300
 @any_order
 def terms(b: Array, d: Array, r: Array, tau: Array, shift: Array) -> tuple[Array, Array, Array]:
     """Return an element's terms of ``S``, ``S₁`` and ``S₂``, which give ``g`` and its derivatives."""
-    w = 1.0 / (d * r + tau)
+    return terms_by(b, d, 1.0 / (d * r + tau), shift)
+
+
+@any_order
+def terms_by(b: Array, d: Array, w: Array, shift: Array) -> tuple[Array, Array, Array]:
+    """Return what :func:`terms` does; ``w`` is ``1/(d r + tau)``."""
     u = b * w
     e = (d - shift) * w
     s = u * u

@@ -27,10 +27,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.backends.one_group import from_ratio, third_order
-from proxlab.equations.radial import residual
+from proxlab.backends.one_group import near_root, third_order
 from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
-from proxlab.search import final_step
 
 #: States of a group: solved; to be solved; left to the general solver.
 DONE, OPEN, HARD = 0, 1, 2
@@ -207,10 +205,11 @@ def leave(k: int, zero: Zero, eta: float, numbers: Numbers) -> Group:
 
 def least_root(zero: Zero, eta: float, numbers: Numbers) -> float:
     """Return the zero of the tangent at zero, before which the first run has no crossing."""
-    table, doubt, norm = numbers.table, numbers.doubt, sqrt(zero.bb)
-    f = (eta * table[0, SLOPE] - norm) / norm
-    slope = (zero.bbd - eta * table[0, FALL] * zero.bb) / (zero.bb * norm)
-    return -f / slope * (1.0 - fmin(4.0 * doubt / fabs(f), 1.0)) if slope > 0.0 else INF
+    table, norm = numbers.table, sqrt(zero.bb)
+    below, fall = norm - eta * table[0, SLOPE], zero.bbd - eta * table[0, FALL] * zero.bb
+    if fall <= 0.0:
+        return INF
+    return below * zero.bb / fall * (1.0 - fmin(4.0 * numbers.doubt * norm / fabs(below), 1.0))
 
 
 def open_group(zero: Zero, guess: float, eta: float, numbers: Numbers) -> Group:
@@ -226,11 +225,11 @@ def open_group(zero: Zero, guess: float, eta: float, numbers: Numbers) -> Group:
         # Squares may have vanished, but not those of anything that could pass a greater threshold.
         small = a * a > 1e3 * low and reach < finest if jump == 0.0 else zero.xb <= low < jump
         return Group(DONE, 0.0, 0, 0.0, 0.0) if small else Group(HARD, 0.0, 0, 0.0, 0.0)
-    rise = (a - norm) / norm
+    rise = a - norm
     near = piece_at(table, reach * (1.0 - 4.0 * doubt), 0, len(table))
     x = piece_at(table, reach * (1.0 + 4.0 * doubt), near, len(table))
     beyond = is_flat(table, x)
-    if fabs(rise) <= 4.0 * doubt or beyond != is_flat(table, near):
+    if fabs(rise) <= 4.0 * doubt * norm or beyond != is_flat(table, near):
         return Group(HARD, 0.0, 0, 0.0, 0.0)
     if rise >= 0.0 or jump > 0.0:
         known = rise >= 0.0 or is_flat(table, 0)
@@ -276,15 +275,14 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
     table, noise = numbers.table, 16.0 * numbers.unit
     _, r, k, lo, hi = group
     c, tau = eta * table[k, FALL], tau_at(table, k, r, eta)
-    sums = from_ratio(v, ve, vee, r, tau, c)
-    f, slope, bend = residual(sums.s, sums.s1, sums.s2)
+    f, slope, step, final, error = near_root(v, ve, vee, r, tau, c)
     if not (f > -INF and f < INF):
         return Group(HARD, 0.0, 0, 0.0, 0.0)
     i, j = int(table[k, FIRST]), int(table[k, AFTER])
     if slope <= 0.0 and r > lo:
         # Not from here: from the lower bound.
         return Group(OPEN, lo, piece_at(table, lo, i, j), lo, hi)
-    if slope <= 0.0 or (f < -noise and r - f / slope > hi):
+    if slope <= 0.0 or (f < -noise and r - step > hi):
         # Below zero, and the tangent ends beyond the run: no root on it.
         return leave(k, zero, eta, numbers) if f < -noise else Group(HARD, 0.0, 0, 0.0, 0.0)
     if f > noise and i > 0 and r <= lo:
@@ -293,7 +291,6 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
         least = table[before, START] if before > 0 else least_root(zero, eta, numbers)
         known = least < r and not is_flat(table, i - 1)
         return Group(OPEN, r, i - 1, least, r) if known else Group(HARD, 0.0, 0, 0.0, 0.0)
-    final, error = final_step(r, f, slope, bend, 1.0 / r + fabs(c) / tau)
     # To leading order the estimate is eight times too large at least, and a pass is dear.
     if 0.125 * error <= numbers.rtol * r or fabs(f) <= noise:
         end = fmin(fmax(final, lo), hi)
@@ -301,7 +298,7 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
         # A step that ends elsewhere is none to a crossing of this piece.
         if fabs(f) <= noise or fabs(final - kept) <= numbers.rtol * r:
             return settle(kept, k, zero, eta, numbers)
-    r = fmax(fmin(third_order(r, f, slope, final), hi), lo)
+    r = fmax(fmin(third_order(r, step, final), hi), lo)
     return Group(OPEN, r, piece_at(table, r, i, j), lo, hi)
 
 
