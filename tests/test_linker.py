@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab import scalar
-from proxlab.backends import sums
-from proxlab.linker import Target, over_arrays, state
+from proxlab.backends import certify_sums, column_sums, sums
+from proxlab.linker import Target, functions_of, over_arrays, state
 
 ARGUMENTS = "r, f, slope, bend, lo, f_lo, hi, f_hi, m0, m1, m2, m3, m4"
 X, D = np.array([[3.0, 4.0], [1.0, 2.0]]), np.array([1.0, 16.0])
@@ -125,6 +125,25 @@ def test_only_what_the_package_marks_may_be_reordered():
     user = scalar.any_order(defined("def mine(a): return f(a)", "mine", f=sums.narrow_fraction))
     Target(make).link(user)
     assert made == {"mine": False, "narrow_fraction": True, "fmin": False}
+
+
+@pytest.mark.parametrize("module", [sums, certify_sums, column_sums], ids=lambda m: m.__name__[8:])
+def test_terms_of_sums_that_may_be_reordered_may_be_contracted(module):
+    """Else products are rounded before they are added: twice the operations."""
+    found = {}
+    for function in functions_of(module).values():
+        if getattr(function, "any_order", False):
+            made = {}
+
+            def make(function, loose, made=made):
+                made[function.__name__[:-17]] = loose
+                return function
+
+            Target(make).link(function)
+            found |= {name: loose for name, loose in made.items() if "terms" in name}
+    assert found or module is column_sums
+    assert all(found.values()), found
+    assert all(f.any_order for name, f in functions_of(module).items() if name.endswith("terms"))
 
 
 @settings(max_examples=200)

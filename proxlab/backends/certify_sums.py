@@ -222,6 +222,7 @@ def add(t: AtRadius, s: AtRadius) -> AtRadius:
     )  # fmt: skip
 
 
+@any_order
 def terms_at(
     x: float, z: float, d: float, r: float, tau: float, shift: float, pull: float, unit: float
 ) -> AtRadius:
