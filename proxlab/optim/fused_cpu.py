@@ -9,37 +9,28 @@ One compiled call takes all tensors of a :class:`Batch`, which is made once and 
 penalty and method do; what changes from step to step are addresses and numbers.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
-from proxlab.backends.addresses import array_at
-from proxlab.backends.numba_cpu import COMPILATION, group_rows, made, outermost
+from proxlab.backends.numba_cpu import group_rows
 from proxlab.groups import Groups
-from proxlab.linker import Target, over_arrays
-from proxlab.optim import fused_columns as columns
-from proxlab.optim import fused_elements as elements
+from proxlab.linker import over_arrays
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_elements import Step, Tensor
+from proxlab.optim.fused_elements import Step
+from proxlab.optim.fused_kernels import column_room, kernel_of, plain_kernel, row_room
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.group_sums import GroupSums, suffice
-from proxlab.optim.rules import Coefficients, Proposal, Rule, Settings
-from proxlab.optim.updates import SGD, Update
+from proxlab.optim.rules import Coefficients, Rule, Settings
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
@@ -50,44 +41,9 @@ __all__ = [
     "applies_jointly",
     "checked_joint_plan",
     "checked_plan",
-    "count_alive",
-    "propose",
-    "step",
 ]
 
 Array = np.ndarray[Any, Any]
-
-#: Elements of a thread's scratch.
-SCRATCH = 1 << 16
-
-_local = threading.local()
-
-
-TARGET = Target(made, COMPILATION, operations={many.elements: intrinsic(array_at(numba.types, arrayobj))})
-
-
-@lru_cache(maxsize=256)
-def _kernel(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
-    """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk."""
-    count = len(update.slots)
-    chosen = {
-        "read": f"read{count}",
-        "write": f"write{count}",
-        "metric": "metric_unit" if update.metric is None else "metric_own",
-        "blend": "blend_average" if averages else "blend_new",
-    }
-    names = {key: getattr(elements, target) for key, target in chosen.items()}
-    names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
-    if update.metric is not None:
-        names["form"] = update.metric
-    names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
-    names["held"] = getattr(many, f"held{count}")
-    return outermost(TARGET, getattr(many, name), names)
-
-
-def _plain_kernel(name: str) -> Any:
-    """Compile a function that uses nothing of a rule."""
-    return _kernel(name, SGD, False, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,11 +229,11 @@ class Batch:
         found = self.rule.coefficients(settings, t, carry)
         if self._left is None or self._left.any() or self.name == "flow" or not found.step > 0.0:
             return None
-        kernel = _kernel("tell_of", self.update, False, False)
+        kernel = kernel_of("tell_of", self.update, False, False)
         step, sums = self._given(found, 0.0), np.zeros((5, int(self.places[-1])))
 
         def task(span: many.Span) -> None:
-            kernel(*self._tensors, *span, *step, *_column_room(sums.dtype), self.places, sums)
+            kernel(*self._tensors, *span, *step, *column_room(sums.dtype), self.places, sums)
 
         self._run(task)
         if not suffice(sums[:3], sums[3], sums[4]):
@@ -414,13 +370,13 @@ class Batch:
         """
         spoilt, one = np.zeros(len(self), np.bool_), self.dtype.type(1.0)
         if self.name == "columns":
-            scan, step = _plain_kernel("scan_of"), Step((), one, one, one, one)
+            scan, step = plain_kernel("scan_of"), Step((), one, one, one, one)
 
             def look(span: many.Span) -> None:
-                scan(*self._tensors, *span, *step, *_column_room(self.dtype), spoilt)
+                scan(*self._tensors, *span, *step, *column_room(self.dtype), spoilt)
 
         else:
-            invalid = _plain_kernel("invalid_of")
+            invalid = plain_kernel("invalid_of")
 
             def look(span: many.Span) -> None:
                 invalid(*self._tensors, *span, one, spoilt)
@@ -429,7 +385,7 @@ class Batch:
         return spoilt
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
-        kernel = _kernel("flow_of", self.update, keep > 0.0, self.slope.shrinks)
+        kernel = kernel_of("flow_of", self.update, keep > 0.0, self.slope.shrinks)
         step = self._given(found, keep)
         ends: list[int] = []
 
@@ -446,12 +402,12 @@ class Batch:
     ) -> None:
         """Step with groups; those that the kernel leaves are solved in between."""
         slope, rows = self.slope, self.name == "rows"
-        kernel = _kernel(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
+        kernel = kernel_of(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
         step = self._given(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
         def task(span: many.Span) -> None:
-            room = _row_room(self._largest, self.dtype) if rows else _column_room(self.dtype)
+            room = row_room(self._largest, self.dtype) if rows else column_room(self.dtype)
             while True:
                 k, unit, count = kernel(*self._tensors, *span, *step, *numbers, *room)
                 if not count:
@@ -592,151 +548,6 @@ def checked_joint_plan(
     return plan
 
 
-def step(
-    rule: Rule,
-    settings: Settings,
-    penalty: Penalty | None,
-    w: Array,
-    grad: Array,
-    slots: tuple[Array, ...],
-    t: int,
-    carry: float,
-    finder: RootFinder,
-) -> float:
-    """Take a step of a method in place, of one array (:meth:`Batch.step`).
-
-    Parameters
-    ----------
-    rule, settings, t, carry
-        As in :meth:`proxlab.optim.rules.Rule.propose`.
-    penalty : Penalty or None
-    w, grad : array
-        The parameter, which becomes the new one, and its gradient: in C order, of one shape and dtype.
-    slots : tuple of array
-        The state, which becomes the new one.
-    finder : RootFinder
-
-    Returns
-    -------
-    float
-        The new carry.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array is not as above, or the parameter and the state share memory, or there is no fused pass
-        for the penalty; nothing has changed then. And as :meth:`Batch.step` does.
-    """
-    _check_arrays(rule.select(settings), w, grad, slots)
-    if any(np.may_share_memory(grad, a) for a in (w, *slots)):
-        grad = grad.copy()
-    if w.size == 0:
-        return rule.coefficients(settings, t, carry).carry
-    batch = Batch(rule, settings, penalty, [w.shape], w.dtype, [None])
-    batch.addresses[0] = [a.__array_interface__["data"][0] for a in (w, grad, *slots)]
-    return batch.step(settings, t, carry, finder, lambda _: "")
-
-
-def propose(
-    rule: Rule,
-    settings: Settings,
-    w: Array,
-    grad: Array,
-    slots: tuple[Array, ...],
-    t: int,
-    carry: float,
-    empty: Callable[[], Array],
-) -> Proposal:
-    """Form what a rule asks of the prox in one pass (:meth:`proxlab.optim.rules.Rule.propose`).
-
-    Parameters
-    ----------
-    rule, settings, t, carry
-        As there.
-    w, grad : array
-        In C order, of one shape and dtype.
-    slots : tuple of array
-        The state, which stays as it is.
-    empty : callable
-        Returns a new array of the same shape and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array is not as above.
-    """
-    update, found = rule.select(settings), rule.coefficients(settings, t, carry)
-    _check_arrays(update, w, grad, slots)
-    x, *new = (empty() for _ in range(1 + len(slots)))
-    d = x if update.metric is None else empty()
-    number = w.dtype.type
-    one = number(1.0)
-    step = Step(type(found.formulas)(*[number(a) for a in found.formulas]), one, one, one, one)
-    w_flat, g_flat, x_flat, d_flat = (a.reshape(-1) for a in (w, grad, x, d))
-    old, after = tuple(a.reshape(-1) for a in slots), tuple(a.reshape(-1) for a in new)
-    given = Tensor(w_flat, g_flat, old, ())
-    kernel = _kernel("points", update, False, False)
-
-    def points(begin: int, finish: int) -> int:
-        kernel(*given, *many.Asked(x_flat, d_flat, after), *step, begin, finish)
-        return -1
-
-    threads.run(points, w.size, w.size)
-    return Proposal(x, None if update.metric is None else d, found.step, tuple(new), found.carry)
-
-
 def _naming(where: Callable[[int], str], chosen: Sequence[int]) -> Callable[[int], str]:
     """Return what an error says of the proxes of a part."""
     return lambda k: where(chosen[k])
-
-
-def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...]) -> None:
-    """Raise an error if compiled code would read or write beside an array, or read what it has written."""
-    names = [slot.name for slot in update.slots]
-    if len(slots) != len(names):
-        raise ValueError(f"slots: must be {', '.join(names) or 'none'}, got {len(slots)} arrays")
-    arrays: list[tuple[str, Any]] = [("w", w), ("grad", grad), *zip(names, slots, strict=True)]
-    for name, a in arrays:
-        if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64) or a.dtype != w.dtype:
-            kind = f"an array of {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
-            raise TypeError(f"{name}: must be an array of float32 or float64 as the others, got {kind}")
-        if a.shape != w.shape:
-            raise ValueError(f"{name}: must have the shape of w, {w.shape}, got {a.shape}")
-        flags = a.flags
-        if not (flags.c_contiguous and flags.aligned and (flags.writeable or a is grad)):
-            raise ValueError(f"{name}: must be in C order, aligned and writeable")
-    for k, (name, a) in enumerate(zip(names, slots, strict=True)):
-        if any(np.may_share_memory(a, b) for b in (w, *slots[:k])):
-            raise ValueError(f"{name}: must not share memory with w or another array of the state")
-
-
-def count_alive(addresses: Array, sizes: Array, strides: Array, dtype: Any) -> Array:
-    """Count the elements of tensors that are not zero, of each with a stride."""
-    counts = np.zeros(len(sizes), np.int64)
-    _plain_kernel("count_alive")(addresses, sizes, strides, np.dtype(dtype).type(1.0), counts)
-    return counts
-
-
-def _row_room(size: int, dtype: Any) -> RowRoom:
-    """Return the thread's scratch for groups of so many elements; it is kept unless it is large."""
-    held: dict[Any, Any] = _local.__dict__
-    room: RowRoom | None = held.get(f"rows {dtype.char}")
-    if room is None or len(room.x) < size:
-        n = max(size, SCRATCH)
-        room = RowRoom(np.empty(n, dtype), np.empty(n, dtype), np.empty(n, np.int64), np.empty(1, dtype))
-        if n == SCRATCH:
-            held[f"rows {dtype.char}"] = room
-    return room
-
-
-def _column_room(dtype: Any) -> columns.ColumnRoom:
-    """Return the thread's scratch for blocks of columns, which is kept."""
-    held: dict[Any, Any] = _local.__dict__
-    room: columns.ColumnRoom | None = held.get(f"columns {dtype.char}")
-    if room is None:
-        block, pitch = columns.BLOCK, int(columns.PITCH)
-        # Seven sums at most, the ratio, and what is read as the rest and is none.
-        part, total = np.zeros(9 * pitch, dtype), np.empty(7 * pitch)
-        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, np.zeros((14, block)))
-        held[f"columns {dtype.char}"] = room
-    return room

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proxlab.optim import fused_cpu
+from proxlab.optim import fused_arrays, fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
 from proxlab.optim.sparsity import Moving, is_told_by_sums, strengths_of_sums
 from proxlab.penalties import Penalty
@@ -591,7 +591,7 @@ class Kept:
         for kind, dtype in ((torch.float64, np.float64), (torch.float32, np.float32)):
             some = np.array([p.dtype is kind for p in params], np.bool_)
             if some.any():
-                counts[some] = fused_cpu.count_alive(places[some], sizes[some], strides[some], dtype)
+                counts[some] = fused_arrays.count_alive(places[some], sizes[some], strides[some], dtype)
         for k, p in enumerate(params):
             if is_half(p):
                 counts[k] = counted([p])[0]
@@ -640,7 +640,7 @@ def proposed(
     def empty() -> Any:
         return torch.empty_like(lying[0]).numpy()
 
-    found = fused_cpu.propose(rule, settings, arrays[0], arrays[1], tuple(arrays[2:]), t, carry, empty)
+    found = fused_arrays.propose(rule, settings, arrays[0], arrays[1], tuple(arrays[2:]), t, carry, empty)
     back = tuple(np.argsort(order).tolist())
 
     def tensor(a: Any) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim import fused_cpu, fused_groups
+from proxlab.optim import fused_arrays, fused_cpu, fused_groups
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.tables import check_pieces
@@ -134,7 +134,7 @@ def test_few_groups_are_left_while_training(kind, axis, monkeypatch):
     numbers = check_settings(ADAMW, {"lr": 3e-3})
     for t in range(1, 101):
         g = (w - goal + 0.05 * lengths * rng.normal(size=shape)).astype(np.float32)
-        fused_cpu.step(ADAMW, numbers, penalty, w, g, slots, t, 0.0, pl.Newton())
+        fused_arrays.step(ADAMW, numbers, penalty, w, g, slots, t, 0.0, pl.Newton())
     assert 0 < np.mean((w == 0).all(axis=axis)) < 1
     # Of a block's, the last one of 32 is left though it could be solved.
     assert sum(left) <= (0.02 if axis == 0 else 0.01) * 100 * 64

@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
-from proxlab.optim import fused_cpu  # noqa: E402
+from proxlab.optim import fused_arrays  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
@@ -208,7 +208,7 @@ def test_the_compiled_pass_has_a_door_of_its_own(bad, error, message):
     given_ = {"w": np.ones((4, 4)), "grad": np.ones((4, 4)), "slots": (np.zeros((4, 4)), np.zeros((4, 4)))}
     given_ |= {"penalty": LASSO} | bad
     with pytest.raises(error, match=message):
-        fused_cpu.step(
+        fused_arrays.step(
             rule, check_settings(rule, {}), given_["penalty"], given_["w"], given_["grad"], given_["slots"],
             1, 0.0, pl.Newton(),
         )  # fmt: skip

@@ -1,0 +1,78 @@
+"""The compiled functions of the fused pass on the CPU, and what a thread keeps for them."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+from proxlab.backends.addresses import array_at
+from proxlab.backends.numba_cpu import COMPILATION, made, outermost
+from proxlab.linker import Target
+from proxlab.optim import fused_columns as columns
+from proxlab.optim import fused_elements as elements
+from proxlab.optim import fused_many as many
+from proxlab.optim.fused_rows import RowRoom
+from proxlab.optim.updates import SGD, Update
+
+__all__ = ["column_room", "kernel_of", "plain_kernel", "row_room"]
+
+#: Elements of a thread's scratch.
+SCRATCH = 1 << 16
+TARGET = Target(made, COMPILATION, operations={many.elements: intrinsic(array_at(numba.types, arrayobj))})
+
+_local = threading.local()
+
+
+@lru_cache(maxsize=256)
+def kernel_of(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
+    """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk."""
+    count = len(update.slots)
+    chosen = {
+        "read": f"read{count}",
+        "write": f"write{count}",
+        "metric": "metric_unit" if update.metric is None else "metric_own",
+        "blend": "blend_average" if averages else "blend_new",
+    }
+    names = {key: getattr(elements, target) for key, target in chosen.items()}
+    names |= {"state": update.state, "point": update.point, "SHRINKS": shrinks}
+    if update.metric is not None:
+        names["form"] = update.metric
+    names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
+    names["held"] = getattr(many, f"held{count}")
+    return outermost(TARGET, getattr(many, name), names)
+
+
+def plain_kernel(name: str) -> Any:
+    """Compile a function that uses nothing of a rule."""
+    return kernel_of(name, SGD, False, False)
+
+
+def row_room(size: int, dtype: Any) -> RowRoom:
+    """Return the thread's scratch for groups of so many elements; it is kept unless it is large."""
+    held: dict[Any, Any] = _local.__dict__
+    room: RowRoom | None = held.get(f"rows {dtype.char}")
+    if room is None or len(room.x) < size:
+        n = max(size, SCRATCH)
+        room = RowRoom(np.empty(n, dtype), np.empty(n, dtype), np.empty(n, np.int64), np.empty(1, dtype))
+        if n == SCRATCH:
+            held[f"rows {dtype.char}"] = room
+    return room
+
+
+def column_room(dtype: Any) -> columns.ColumnRoom:
+    """Return the thread's scratch for blocks of columns, which is kept."""
+    held: dict[Any, Any] = _local.__dict__
+    room: columns.ColumnRoom | None = held.get(f"columns {dtype.char}")
+    if room is None:
+        block, pitch = columns.BLOCK, int(columns.PITCH)
+        # Seven sums at most, the ratio, and what is read as the rest and is none.
+        part, total = np.zeros(9 * pitch, dtype), np.empty(7 * pitch)
+        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, np.zeros((14, block)))
+        held[f"columns {dtype.char}"] = room
+    return room
