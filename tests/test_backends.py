@@ -1,6 +1,9 @@
 """The compiled backend against the array form, under threads, forks and a cold disk cache."""
 
+import gc
+import itertools
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,8 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core.registry import CPUDispatcher
 
 import proxlab as pl
+from proxlab.backends.disk_cache import KernelCache
 from tests.cases import cases
 from tests.table import ROOT_FINDERS, TABLED, ids
 
@@ -146,6 +151,38 @@ EVERY_KERNEL = """
 """
 
 
+def test_kernels_are_compiled_once_whatever_may_be_written():
+    """Read-only arrays are of another type to Numba, and another kernel takes seconds."""
+    rng = np.random.default_rng(0)
+    x, d = rng.normal(size=(8, 5)), np.exp(rng.normal(size=(8, 5)))
+    arrays = [x, d, np.ones(8), np.linspace(0.5, 2.0, 8), np.array([0, 3, 8, 40]), np.arange(40)]
+    for locked in itertools.product([False, True], repeat=3):
+        one, two, three = locked
+        made = [a.copy() for a in arrays]
+        for a, lock in zip(made, (one, two, three, one, two, three), strict=True):
+            a.flags.writeable = not lock
+        point, metric, step, weights, indptr, indices = made
+        for penalty in (
+            pl.GroupLasso(0.5, weights=weights),
+            pl.GroupLasso(0.5, groups=pl.Groups.over(0)),
+            pl.GroupLasso(0.5, groups=pl.Groups.csr(indptr, indices)),
+            pl.GroupLog(0.5, eps=1.0, weights=weights),
+            pl.L1(0.5),
+        ):
+            steps = step if penalty.groups == pl.Groups.over(-1) else 1.0
+            z = pl.prox(penalty, point, steps, metric=metric)
+            z.flags.writeable = not three
+            pl.certify(penalty, z, point, steps, metric=metric)
+            pl.optim.vanishing_strength(penalty, point, metric=metric)
+    kernels = [k for k in gc.get_objects() if isinstance(k, CPUDispatcher)]
+    kernels = [k for k in kernels if isinstance(k._cache, KernelCache)]
+    assert len(kernels) >= 5
+    for kernel in kernels:
+        kinds = [re.sub(r"readonly |(True|False), (?=aligned)", "", str(kind)) for kind in kernel.signatures]
+        assert len(kinds) == len(set(kinds)), (kernel.py_func.__name__, kernel.signatures)
+
+
+@pytest.mark.kernels
 def test_every_penalty_and_root_finder_from_the_disk_cache():
     """In a process that finds the kernels that this suite has built."""
     names = [type(f).__name__ for f in ROOT_FINDERS]
@@ -156,6 +193,7 @@ def test_every_penalty_and_root_finder_from_the_disk_cache():
     assert len(run(EVERY_KERNEL.format(names=names)).splitlines()) == len(ROOT_FINDERS)
 
 
+@pytest.mark.kernels
 def test_cold_and_warm_disk_cache(tmp_path):
     """Numba keys its cache on file, name and line: kernels built from one source must not share an entry."""
     code = EVERY_KERNEL.format(names=["Newton", "Bisection"])

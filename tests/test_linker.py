@@ -354,6 +354,7 @@ if len(sys.argv) > 2:
 )
 
 
+@pytest.mark.kernels
 def test_edits_and_neighbours_from_a_cold_and_a_warm_cache(tmp_path):
     """Two in a file, a callee in another one that is edited; then a process that finds all in the cache."""
     (tmp_path / "helpers.py").write_text(HELPERS.format(share=0.5))

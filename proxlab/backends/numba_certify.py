@@ -18,7 +18,7 @@ from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_v
 from proxlab.backends import arrays, threads
 from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
-from proxlab.backends.numba_cpu import TARGET, group_rows, outermost
+from proxlab.backends.numba_cpu import TARGET, group_rows, outermost, read_only
 from proxlab.backends.records import Bounds
 from proxlab.backends.tiles import TILE, collect
 from proxlab.groups import AxisLayout, Layout
@@ -103,7 +103,8 @@ def _strided_bounds(
     out = _room(count)
     certify, copy, pieces = kernel(certify_rows), kernel(collect), _pieces(penalty)
     geometry = np.array(shape, dtype=np.int64)
-    sources = [a.reshape(-1) for a in (x, z, d)]
+    sources = [read_only(a.reshape(-1)) for a in (x, z, d)]
+    steps, weights = read_only(steps), read_only(weights)
     together = max(1, CACHED // (TILE * n))
 
     def group(tile: int) -> int:
@@ -117,7 +118,7 @@ def _strided_bounds(
             for source, target in zip(sources, copies, strict=True):
                 copy(source, target.reshape(-1), geometry, tile, last)
             k = high - low
-            xs, zs, ds = (target[:k] for target in copies)
+            xs, zs, ds = (read_only(target[:k]) for target in copies)
             found = _room(k)
             bad: int = certify(
                 xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, k, *found
@@ -137,6 +138,7 @@ def _row_bounds(
     """Certify contiguous rows of one dtype; returns the bounds and the rows left open, or None if invalid."""
     rows, n = x.shape
     out = _room(rows)
+    z, x, d, steps, weights = map(read_only, (z, x, d, steps, weights))
     if penalty.equation.flat:
         lam, nonnegative = penalty.threshold, penalty.nonnegative
         elements = kernel(certify_elements)

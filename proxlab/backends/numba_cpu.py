@@ -55,6 +55,8 @@ MAX_PASSES = 8
 # Every other byte of code says what it does.
 _BACKWARD = dis.opmap["JUMP_BACKWARD"]
 NO_INDEX = np.zeros(0, np.int64)
+NO_INDICES = np.zeros(0, np.int64)
+NO_INDICES.flags.writeable = False
 #: What a proposal is made of, in words.
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
 
@@ -275,10 +277,10 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
     """Run the kernels; returns a group with an invalid value, or -1."""
     penalty, layout, equation = p.penalty, p.layout, p.equation
     finder, explain, dense = options.finder, options.explain, flat.dense
-    steps = np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step)
-    weights = p.weights
+    steps = read_only(np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step))
+    weights = read_only(p.weights)
     xf, df, zf = flat.x, flat.d, flat.z
-    data = flat._replace(x=_readonly(xf), d=_readonly(df))
+    data = flat._replace(x=read_only(xf), d=read_only(df))
     shrink, each = Shrink(float(penalty.threshold), penalty.nonnegative), Steps(steps, weights)
     count, pieces = layout.n_groups, equation.rows
     # Without a group penalty, and with what is left of it the same for all elements of a group.
@@ -294,9 +296,9 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
 
     shape = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     if shape is not None:
-        indptr, indices, longest = NO_INDEX, NO_INDEX, shape[1] * shape[3]
+        indptr, indices, longest = NO_INDICES, NO_INDICES, shape[1] * shape[3]
     else:
-        indptr, indices = layout.csr()
+        indptr, indices = map(read_only, layout.csr())
         longest = int(np.diff(indptr).max(initial=0))
         if len(indices) != xf.size:
             check_values(p)
@@ -332,7 +334,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
 
     def task(begin: int, finish: int) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
-        scratch = Scratch(xw, dw, _readonly(xw), _readonly(dw), np.empty(1))
+        scratch = Scratch(xw, dw, read_only(xw), read_only(dw), np.empty(1))
         found: int
         if direct:
             found = kernel(*data, longest, begin, finish, *request, *results, apart, *scratch)
@@ -404,7 +406,8 @@ def _columns(
     return hard, threads.run(task, blocks, data.x.size)
 
 
-def _readonly(a: Any) -> Any:
+def read_only(a: Any) -> Any:
+    """Return a view that may not be written: kernels are compiled for what may and what may not."""
     view = a.view()
     view.flags.writeable = False
     return view

@@ -32,7 +32,7 @@ from proxlab.backends.curved_group import (
     KnownCurve,
     Precision,
 )
-from proxlab.backends.numba_cpu import TARGET, made, outermost
+from proxlab.backends.numba_cpu import TARGET, made, outermost, read_only
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.backends.scaled_rows import sum_height
 from proxlab.bounds import rounding
@@ -62,7 +62,7 @@ def curved_rows(
     compiled = compiled_functions(unit) if x.size else None
     if compiled is None:
         return array_curved.curved_rows(xp, x, d, step, weight, penalty, finder, rtol)
-    x, d, step, weight = (np.ascontiguousarray(a) for a in (x, d, step, weight))
+    x, d, step, weight = (read_only(np.ascontiguousarray(a)) for a in (x, d, step, weight))
     rows, n = x.shape
     z, left = np.empty((rows, n)), np.zeros(rows, np.bool_)
     out = GroupResults(*np.zeros((3, rows)), *np.zeros((3, rows), np.int64))
@@ -79,7 +79,7 @@ def curved_rows(
     def task(begin: int, finish: int) -> int:
         xs, ds, table = np.empty(n), np.empty(n), np.empty((most + 1, COLUMNS))
         data = CurvedRows(x.reshape(-1), d.reshape(-1), z.reshape(-1), n)
-        room = CurvedRoom(xs, ds, xs, ds, table)
+        room = CurvedRoom(xs, ds, read_only(xs), read_only(ds), table)
         found: int = solver(*parts((data, begin, finish, request, out, left, room)))
         return found
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.backends import threads
-from proxlab.backends.numba_cpu import TARGET, outermost
+from proxlab.backends.numba_cpu import TARGET, outermost, read_only
 from proxlab.scalar import any_order
 from proxlab.types import Array
 
@@ -140,8 +140,8 @@ def sums(x: Array, metric: Array | None, shape: tuple[int, int, int, int]) -> Gr
     outer, length, kept, run = shape
     n = outer * kept
     values, counts = np.zeros((3, n)), np.zeros((2, n), np.int64)
-    flat = x.reshape(-1)
-    d = flat if metric is None else metric.reshape(-1)
+    flat = read_only(x.reshape(-1))
+    d = flat if metric is None else read_only(metric.reshape(-1))
     geometry = np.array(shape, np.int64)
     if length == 1 and kept == 1:
         kernel = _kernel("rows", metric is None)

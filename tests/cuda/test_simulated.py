@@ -53,7 +53,7 @@ REACHES = {
 
 
 #: Families that take longer, and whose kernels others reach too.
-LONGER = {"penalties", "finders", "extremes"}
+LONGER = {"penalties", "finders", "extremes", "giants", "memory"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,7 @@ def test_invalid_values_are_named_and_contained():
         assert case["contained"], case
 
 
+@pytest.mark.kernels
 @pytest.mark.torch
 def test_torch_tensors_take_the_same_kernels():
     pytest.importorskip("torch")

@@ -129,6 +129,7 @@ assert torch.equal(a, b), (a - b).abs().max()
 """
 
 
+@pytest.mark.kernels
 def test_a_compiled_step_may_be_the_first_of_a_process():
     run = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]

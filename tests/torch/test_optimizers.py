@@ -30,13 +30,16 @@ def named(name, *more, apart=False):
     return pytest.param(name, *more, marks=[pytest.mark.kernels] if apart or name in VARIANTS else [])
 
 
+def is_among_few(name):
+    """Whether the variant of an optimizer that is tested has its kernels compiled here in every type."""
+    return ONE_EACH[name] in [METHODS[few] for few in FEW]
+
+
 every = pytest.mark.parametrize("name", [named(name) for name in METHODS])
 each = pytest.mark.parametrize("name", NAMES)
 #: As the two before, in a type of which few methods have kernels compiled here.
 every_seldom = pytest.mark.parametrize("name", [named(name, apart=name not in FEW) for name in METHODS])
-each_seldom = pytest.mark.parametrize(
-    "name", [named(name, apart=ONE_EACH[name] not in [METHODS[few] for few in FEW]) for name in NAMES]
-)
+each_seldom = pytest.mark.parametrize("name", [named(name, apart=not is_among_few(name)) for name in NAMES])
 
 
 def network(dtype=torch.float64, seed=0):
@@ -467,8 +470,14 @@ def test_state_is_that_of_pytorch_and_a_few_numbers(name):
         assert all(v.shape == p.shape for v in large)
 
 
-@each
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        named(name, dtype, apart=dtype is not torch.float64 and not is_among_few(name))
+        for name in NAMES
+        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    ],
+)
 def test_other_devices_take_the_array_form(name, dtype, monkeypatch):
     """There may be no other device here; what runs on one is compared on the CPU."""
     from proxlab.torch import obstacles, problems, together
