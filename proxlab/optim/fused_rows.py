@@ -26,6 +26,9 @@ from proxlab.scalar import any_order
 
 #: Terms that are summed in the data's precision before the sum goes over to float64.
 STRIP = np.uint64(1024)
+#: Elements of neighbouring groups that are updated together, if there are several groups of so few: for each
+#: alone, the compiler would look anew at where arrays lie.
+TOGETHER = 512
 FIRST: Any = np.uint64(0)
 
 
@@ -49,23 +52,50 @@ class RowRoom(NamedTuple):
 
 
 @any_order
+def zero_terms(v: float, x: float, d: float) -> Any:
+    """Return an element's ``b²``, ``b² d``, ``x²``, ``d x²``, ``w²``."""
+    b = x * d
+    s = b * b
+    return s, s * d, x * x, x * b, v * v
+
+
+@any_order
 def sum_update(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> Any:
-    """Update state, form point and metric at ``p``, and sum ``b²``, ``b² d``, ``x²``, ``d x²``, ``w²``."""
+    """Update state, form point and metric at ``p``, and sum the terms at zero."""
     zero = step.one - step.one
     bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
     for i in range(n):
-        k = o + i
-        v = t.w[k]
-        xi, di = propose(t, k, step)
+        v = t.w[o + i]
+        xi, di = propose(t, o + i, step)
         x[p + i] = xi
         d[p + i] = di
-        b = xi * di
-        s = b * b
-        bb += s
-        bbd += s * di
-        xx += xi * xi
-        xb += xi * b
-        ww += v * v
+        s0, s1, s2, s3, s4 = zero_terms(v, xi, di)
+        bb += s0
+        bbd += s1
+        xx += s2
+        xb += s3
+        ww += s4
+    return bb, bbd, xx, xb, ww
+
+
+def update_some(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> None:
+    """Update state, and form point and metric at ``p``."""
+    for i in range(n):
+        x[p + i], d[p + i] = propose(t, o + i, step)
+
+
+@any_order
+def sum_updated(w: Any, o: int, n: int, x: Any, d: Any, p: int, one: float) -> Any:
+    """Sum the terms at zero of elements that are updated."""
+    zero = one - one
+    bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
+    for i in range(n):
+        s0, s1, s2, s3, s4 = zero_terms(w[o + i], x[p + i], d[p + i])
+        bb += s0
+        bbd += s1
+        xx += s2
+        xb += s3
+        ww += s4
     return bb, bbd, xx, xb, ww
 
 
@@ -102,41 +132,74 @@ def rows(
 ) -> Any:
     """Step with the groups ``begin … finish - 1``.
 
-    The weights of groups that are left to the general solver stay. Returns the next group, which is
-    ``finish`` unless there is no room for more of them, and how many were left.
+    The weights of groups that are left to the general solver stay, and their point and metric lie one after
+    the other. Returns the next group, which is ``finish`` unless there is no room for more of them, and how
+    many were left.
     """
-    x, d, hard, part = room
-    n, one = UINT(t.shape[3]), step.one
-    count = 0
-    for number in range(begin, finish):
-        o, p = UINT(number) * n, UINT(count) * n
-        bb, bbd, xx, xb, ww = 0.0, 0.0, 0.0, 0.0, 0.0
-        for at in range(FIRST, n, STRIP):
-            t0, t1, t2, t3, t4 = sum_update(t, step, o + at, min(STRIP, n - at), x, d, p + at)
-            bb, bbd, xx, xb, ww = bb + t0, bbd + t1, xx + t2, xb + t3, ww + t4
-        eta = numbers.step * weights[number if len(weights) > 1 else 0]
-        zero = Zero(bb, bbd, xx, xb)
-        group = open_group(zero, first_radius(ww, numbers.table), eta, numbers)
-        for _ in range(PASSES):
-            if group.state != OPEN:
-                break
-            ratio = ratio_of(group, eta, numbers)
-            if ratio == 0.0:
-                break
-            v, ve, vee = 0.0, 0.0, 0.0
-            for at in range(FIRST, n, STRIP):
-                t0, t1, t2 = sum_at(x, d, p + at, min(STRIP, n - at), cast(ratio, part), one)
-                v, ve, vee = v + t0, ve + t1, vee + t2
-            group = advance(group, v, ve, vee, zero, eta, numbers)
-        ratio, rest, state = quotient(group, eta, numbers)
-        if state == DONE:
-            write_group(t, step, o, n, x, d, p, cast(ratio, part), cast(rest, part))
-        else:
-            hard[count] = number
-            count += 1
-            if count == len(hard):
-                return number + 1, count
+    n, count = t.shape[3], 0
+    most = max(1, min(TOGETHER // n, len(room.hard)))
+    for first in range(begin, finish, most):
+        last = min(first + most, finish)
+        if count + last - first > len(room.hard):
+            return first, count
+        here = UINT(count) * UINT(n)
+        if most > 1:
+            update_some(t, step, UINT(first) * UINT(n), UINT((last - first) * n), room.x, room.d, here)
+        for number in range(first, last):
+            eta = numbers.step * weights[number if len(weights) > 1 else 0]
+            if not solve_row(
+                t, step, numbers, eta, number, here + UINT((number - first) * n), most > 1, room
+            ):
+                keep_row(room, here + UINT((number - first) * n), count, n)
+                room.hard[count] = number
+                count += 1
     return finish, count
+
+
+def keep_row(room: RowRoom, p: int, count: int, n: int) -> None:
+    """Move point and metric of a group at ``p`` behind those of ``count`` others."""
+    q = UINT(count) * UINT(n)
+    if q != p:
+        for i in range(UINT(n)):
+            room.x[q + i] = room.x[p + i]
+            room.d[q + i] = room.d[p + i]
+
+
+def solve_row(
+    t: Tensor, step: Step, numbers: Numbers, eta: float, number: int, p: int, updated: bool, room: RowRoom
+) -> bool:
+    """Step with one group; returns whether it is done.
+
+    Its point and metric lie at ``p``, where it is updated, or come to lie there.
+    """
+    x, d, _, part = room
+    n, one = UINT(t.shape[3]), step.one
+    o = UINT(number) * n
+    bb, bbd, xx, xb, ww = 0.0, 0.0, 0.0, 0.0, 0.0
+    for at in range(FIRST, n, STRIP):
+        m = min(STRIP, n - at)
+        if updated:
+            t0, t1, t2, t3, t4 = sum_updated(t.w, o + at, m, x, d, p + at, one)
+        else:
+            t0, t1, t2, t3, t4 = sum_update(t, step, o + at, m, x, d, p + at)
+        bb, bbd, xx, xb, ww = bb + t0, bbd + t1, xx + t2, xb + t3, ww + t4
+    zero = Zero(bb, bbd, xx, xb)
+    group = open_group(zero, first_radius(ww, numbers.table), eta, numbers)
+    for _ in range(PASSES):
+        if group.state != OPEN:
+            break
+        ratio = ratio_of(group, eta, numbers)
+        if ratio == 0.0:
+            break
+        v, ve, vee = 0.0, 0.0, 0.0
+        for at in range(FIRST, n, STRIP):
+            t0, t1, t2 = sum_at(x, d, p + at, min(STRIP, n - at), cast(ratio, part), one)
+            v, ve, vee = v + t0, ve + t1, vee + t2
+        group = advance(group, v, ve, vee, zero, eta, numbers)
+    ratio, rest, state = quotient(group, eta, numbers)
+    if state == DONE:
+        write_group(t, step, o, n, x, d, p, cast(ratio, part), cast(rest, part))
+    return state == DONE
 
 
 @any_order

@@ -1,5 +1,7 @@
 """What the fused pass makes of a group: the global minimiser for any table that it takes, or no answer."""
 
+import threading
+
 import flint
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim import fused_arrays, fused_cpu, fused_groups
+from proxlab.optim import fused_arrays, fused_cpu, fused_groups, fused_kernels
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.tables import check_pieces
@@ -138,3 +140,30 @@ def test_few_groups_are_left_while_training(kind, axis, monkeypatch):
     assert 0 < np.mean((w == 0).all(axis=axis)) < 1
     # Of a block's, the last one of 32 is left though it could be solved.
     assert sum(left) <= (0.02 if axis == 0 else 0.01) * 100 * 64
+
+
+@pytest.mark.parametrize("scratch", [512, 1 << 16])
+def test_short_groups_are_updated_together_and_solved_apart(scratch, monkeypatch):
+    """Groups at their threshold, which are left to the general solver, among others, and few in a scratch."""
+    monkeypatch.setattr(fused_kernels, "SCRATCH", scratch)
+    monkeypatch.setattr(fused_kernels, "_local", threading.local())
+    rng = np.random.default_rng(5)
+    sgd, adamw = RULES["ProxSGD"], RULES["ProxAdamW"]
+    for rule, lr, lam in ((sgd, 1.0, 5.0), (adamw, 1e-2, 0.5)):
+        numbers = check_settings(rule, {"lr": lr})
+        for n in (1, 2, 9, 50, 200, 300):
+            w = rng.normal(size=(int(rng.integers(1, 150)), n)) * np.exp(rng.uniform(-2, 2, n))
+            there = rng.random(len(w)) < 0.4
+            # Of length 5, whose threshold is 5.
+            w[there] = 0.0
+            w[there, : min(n, 2)] = (5.0,) if n == 1 else (3.0, 4.0)
+            g = np.zeros_like(w) if rule is sgd else rng.normal(size=w.shape)
+            slots = tuple(np.zeros_like(w) for _ in rule.select(numbers).slots)
+            penalty = pl.GroupLasso(lam)
+            asked = rule.propose(numbers, w, g, slots, 1, 0.0)
+            expected = pl.prox(penalty, asked.x, asked.step, metric=asked.metric)
+            fused_arrays.step(rule, numbers, penalty, w, g, slots, 1, 0.0, pl.Newton())
+            np.testing.assert_allclose(w, expected, rtol=1e-9, atol=1e-12)
+            np.testing.assert_array_equal(w == 0, expected == 0)
+            for a, b in zip(slots, asked.slots, strict=True):
+                np.testing.assert_array_equal(a, b)
