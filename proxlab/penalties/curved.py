@@ -173,7 +173,8 @@ class CurvedPenalty(Penalty, metaclass=Checked):
     def _looked_at(self, name: str, function: Callable[[Array], Array], r: Array) -> Array:
         told = (
             f"{name}: {type(self).__name__} must give a float64 for each radius; write it without if, in "
-            "arithmetic and the operations of proxlab.scalar, with other methods as self.name(r)"
+            "arithmetic and the operations of proxlab.scalar, which are imported outside of it, with other "
+            "methods as self.name(r)"
         )
         try:
             found = np.asarray(function(r)) + 0.0 * r
