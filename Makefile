@@ -8,7 +8,8 @@ MINUTES ?= 60
 ROUNDS  ?= 9
 
 BIN     := $(VENV)/bin
-PIP     := $(BIN)/python -m pip install --quiet
+# What is imported is compiled then: a third of the files never are.
+PIP     := $(BIN)/python -m pip install --quiet --no-compile
 PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 
 # The tests over torch tensors want a CPU build. PyPI's wheel is one, except on Linux x86-64, where it is a CUDA build of

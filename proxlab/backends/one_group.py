@@ -140,7 +140,7 @@ def from_ratio(v: float, ve: float, vee: float, r: float, tau: float, c: float) 
 
 
 def near_root(v: float, ve: float, vee: float, r: float, tau: float, c: float) -> Near:
-    """Return what :func:`~proxlab.search.final_step` does, from the sums at ``r/tau``: in five divisions.
+    """Return what :func:`~proxlab.search.final_step` does, from the sums at ``r/tau``: in four divisions.
 
     A group of few elements costs little but these, one after the other.
     """

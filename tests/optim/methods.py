@@ -9,7 +9,7 @@ from proxlab import optim
 
 #: Those whose kernels are compiled for every layout and type in ``make test``; the others stand in
 #: ``make test-kernels``.
-FEW = ("sgd", "rmsprop centered", "adam", "ramda momentum", "linbreg momentum", "adabreg")
+FEW = ("sgd", "rmsprop centered", "adam", "ramda momentum")
 
 
 @dataclass(frozen=True)
