@@ -47,8 +47,12 @@ study-deep: $(VENV)/.deep  ## sparse networks on real images and texts, into the
 	$(BIN)/python -m analysis language --profile $(PROFILE)
 	$(BIN)/python -m analysis ranks --profile $(PROFILE)
 
-test: lint typecheck $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Types are checked beside the tests, which wait for other processes now and then.
+test: lint $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 processes)
+	@types=$$(mktemp); $(BIN)/mypy > $$types 2>&1 & checked=$$!; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile; tested=$$?; \
+	wait $$checked; typed=$$?; echo "mypy:"; cat $$types; rm -f $$types; \
+	[ $$tested -eq 0 ] && [ $$typed -eq 0 ]
 
 test-oldest:  ## the tests on the oldest versions that pyproject.toml admits (.ci/oldest.txt), in .venv-oldest
 	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
-from numba.cuda.simulator.kernel import BlockManager, _push_kernel_context
+from numba.cuda.simulator.kernel import BlockManager, BlockThread, _push_kernel_context
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule
 
 from proxlab.backends.cuda import build
@@ -308,6 +308,11 @@ class SimulatedDevice:
             else:
                 for k in range(blocks):
                     run_block(k)
+        if failures:
+            # Where one thread has failed, the others may still run, and find more.
+            for thread in threading.enumerate():
+                if isinstance(thread, BlockThread):
+                    thread.join(60.0)
         if self.faults:
             raise Fault(self.faults[0])
         if failures:
