@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from proxlab.choose import Limits
+from proxlab.types import Array
 
 __all__ = [
     "Data",
     "Elements",
     "Found",
+    "Kept",
     "Lying",
     "Request",
     "Scale",
@@ -24,9 +26,9 @@ __all__ = [
 class Data(NamedTuple):
     """Point, metric and result; without ``dense`` the metric is the one number ``d[0]``."""
 
-    x: Any
-    d: Any
-    z: Any
+    x: Array
+    d: Array
+    z: Array
     dense: bool
 
 
@@ -43,17 +45,17 @@ class Lying(NamedTuple):
         The groups to solve, where not empty; else all.
     """
 
-    shape: Any
-    indptr: Any
-    indices: Any
-    chosen: Any
+    shape: Array
+    indptr: Array
+    indices: Array
+    chosen: Array
 
 
 class Steps(NamedTuple):
     """Steps and weights: one for each group, or one for all."""
 
-    steps: Any
-    weights: Any
+    steps: Array
+    weights: Array
 
 
 class Shrink(NamedTuple):
@@ -68,25 +70,25 @@ class Request(NamedTuple):
 
     steps: Steps
     shrink: Shrink
-    pieces: Any
+    pieces: Array
     limits: Limits
 
 
 class Scratch(NamedTuple):
     """Room for a copy of a group's point and metric, the same memory read-only, and room for a number."""
 
-    x: Any
-    d: Any
-    read_x: Any
-    read_d: Any
-    ratio: Any
+    x: Array
+    d: Array
+    read_x: Array
+    read_d: Array
+    ratio: Array
 
 
 class Elements(NamedTuple):
     """The ``n`` elements of a group: ``x[o:o + n]``, and ``d`` likewise; ``o`` is whatever a target reads."""
 
-    x: Any
-    d: Any
+    x: Array
+    d: Array
     o: Any
     n: int
 
@@ -102,12 +104,12 @@ class Kept(NamedTuple):
         One number: ``r/tau``, at which it is so.
     """
 
-    x: Any
-    d: Any
+    x: Array
+    d: Array
     o: Any
     n: int
-    fractions: Any
-    ratio: Any
+    fractions: Array
+    ratio: Array
 
 
 class Start(NamedTuple):
