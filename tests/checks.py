@@ -75,9 +75,11 @@ def check_minimises(
         return value(v) + quadratic(v, case.x, case.d, case.step)
 
     here = q(z)
+    # What q is added up of: a value may be small since larger ones cancel.
+    parts = quadratic(0 * z, case.x, case.d, case.step) + quadratic(z, case.x, case.d, case.step)
     on_the_way = [z + t * (end - z) for end in (0 * z, case.x) for t in (1e-4, 1e-2, 0.3, 1.0)]
     for v in [*on_the_way, *rivals]:
-        scale = abs(value(z)) + abs(value(v)) + quadratic(0 * z, case.x, case.d, case.step)
+        scale = abs(value(z)) + abs(value(v)) + parts
         if np.isfinite(scale):
             assert here <= q(v) + 1e-12 * scale, f"{v} is better than {z} for {case}"
 
