@@ -51,52 +51,47 @@ class RowRoom(NamedTuple):
     part: Any
 
 
-@any_order
-def zero_terms(v: float, x: float, d: float) -> Any:
-    """Return an element's ``b²``, ``b² d``, ``x²``, ``d x²``, ``w²``."""
-    b = x * d
-    s = b * b
-    return s, s * d, x * x, x * b, v * v
+def updating(t: Tensor, step: Step, k: int, x: Any, d: Any, q: int) -> Any:
+    """Update an element, whose point and metric go to ``q``; returns its weight before, and these."""
+    v = t.w[k]
+    x[q], d[q] = propose(t, k, step)
+    return v, x[q], d[q]
 
 
-@any_order
-def sum_update(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> Any:
-    """Update state, form point and metric at ``p``, and sum the terms at zero."""
-    zero = step.one - step.one
-    bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
+def updated(t: Tensor, step: Step, k: int, x: Any, d: Any, q: int) -> Any:
+    """Return what :func:`updating` did of an element that is updated."""
+    return t.w[k], x[q], d[q]
+
+
+def sum_of(element: Any) -> Any:
+    """Return a sum of the terms at zero of ``n`` elements from ``o`` on, whose points lie from ``p`` on."""
+
+    @any_order
+    def sum_zero(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> Any:
+        zero = step.one - step.one
+        bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
+        for i in range(n):
+            v, xi, di = element(t, step, o + i, x, d, p + i)
+            b = xi * di
+            s = b * b
+            bb += s
+            bbd += s * di
+            xx += xi * xi
+            xb += xi * b
+            ww += v * v
+        return bb, bbd, xx, xb, ww
+
+    return sum_zero
+
+
+#: Sums of ``b²``, ``b² d``, ``x²``, ``d x²``, ``w²``: with the update, and after it.
+sum_updating, sum_updated = sum_of(updating), sum_of(updated)
+
+
+def update(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> None:
+    """Update ``n`` elements from ``o`` on, whose points go to ``p`` and on."""
     for i in range(n):
-        v = t.w[o + i]
-        xi, di = propose(t, o + i, step)
-        x[p + i] = xi
-        d[p + i] = di
-        s0, s1, s2, s3, s4 = zero_terms(v, xi, di)
-        bb += s0
-        bbd += s1
-        xx += s2
-        xb += s3
-        ww += s4
-    return bb, bbd, xx, xb, ww
-
-
-def update_some(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> None:
-    """Update state, and form point and metric at ``p``."""
-    for i in range(n):
-        x[p + i], d[p + i] = propose(t, o + i, step)
-
-
-@any_order
-def sum_updated(w: Any, o: int, n: int, x: Any, d: Any, p: int, one: float) -> Any:
-    """Sum the terms at zero of elements that are updated."""
-    zero = one - one
-    bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
-    for i in range(n):
-        s0, s1, s2, s3, s4 = zero_terms(w[o + i], x[p + i], d[p + i])
-        bb += s0
-        bbd += s1
-        xx += s2
-        xb += s3
-        ww += s4
-    return bb, bbd, xx, xb, ww
+        updating(t, step, o + i, x, d, p + i)
 
 
 @any_order
@@ -144,7 +139,7 @@ def rows(
             return first, count
         here = UINT(count) * UINT(n)
         if most > 1:
-            update_some(t, step, UINT(first) * UINT(n), UINT((last - first) * n), room.x, room.d, here)
+            update(t, step, UINT(first) * UINT(n), UINT((last - first) * n), room.x, room.d, here)
         for number in range(first, last):
             eta = numbers.step * weights[number if len(weights) > 1 else 0]
             if not solve_row(
@@ -166,7 +161,7 @@ def keep_row(room: RowRoom, p: int, count: int, n: int) -> None:
 
 
 def solve_row(
-    t: Tensor, step: Step, numbers: Numbers, eta: float, number: int, p: int, updated: bool, room: RowRoom
+    t: Tensor, step: Step, numbers: Numbers, eta: float, number: int, p: int, is_updated: bool, room: RowRoom
 ) -> bool:
     """Step with one group; returns whether it is done.
 
@@ -178,10 +173,10 @@ def solve_row(
     bb, bbd, xx, xb, ww = 0.0, 0.0, 0.0, 0.0, 0.0
     for at in range(FIRST, n, STRIP):
         m = min(STRIP, n - at)
-        if updated:
-            t0, t1, t2, t3, t4 = sum_updated(t.w, o + at, m, x, d, p + at, one)
+        if is_updated:
+            t0, t1, t2, t3, t4 = sum_updated(t, step, o + at, m, x, d, p + at)
         else:
-            t0, t1, t2, t3, t4 = sum_update(t, step, o + at, m, x, d, p + at)
+            t0, t1, t2, t3, t4 = sum_updating(t, step, o + at, m, x, d, p + at)
         bb, bbd, xx, xb, ww = bb + t0, bbd + t1, xx + t2, xb + t3, ww + t4
     zero = Zero(bb, bbd, xx, xb)
     group = open_group(zero, first_radius(ww, numbers.table), eta, numbers)
