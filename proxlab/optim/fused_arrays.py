@@ -1,7 +1,4 @@
-"""The fused pass for one array at a time: a step, and what is asked without taking one.
-
-Compiled code looks at neither types nor shapes; what it is given is checked here.
-"""
+"""Compiled passes over arrays that take no step: what a rule asks of the prox, and what is not zero."""
 
 from __future__ import annotations
 
@@ -12,62 +9,14 @@ import numpy as np
 
 from proxlab.backends import threads
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_elements import Step, Tensor
 from proxlab.optim.fused_kernels import kernel_of, plain_kernel
 from proxlab.optim.rules import Proposal, Rule, Settings
 from proxlab.optim.updates import Update
-from proxlab.penalties import Penalty
-from proxlab.rootfinders import RootFinder
 
-__all__ = ["count_alive", "propose", "step"]
+__all__ = ["count_alive", "propose"]
 
 Array = np.ndarray[Any, Any]
-
-
-def step(
-    rule: Rule,
-    settings: Settings,
-    penalty: Penalty | None,
-    w: Array,
-    grad: Array,
-    slots: tuple[Array, ...],
-    t: int,
-    carry: float,
-    finder: RootFinder,
-) -> float:
-    """Take a step of a method in place, of one array (:meth:`~proxlab.optim.fused_cpu.Batch.step`).
-
-    Parameters
-    ----------
-    rule, settings, t, carry
-        As in :meth:`proxlab.optim.rules.Rule.propose`.
-    penalty : Penalty or None
-    w, grad : array
-        The parameter, which becomes the new one, and its gradient: in C order, of one shape and dtype.
-    slots : tuple of array
-        The state, which becomes the new one.
-    finder : RootFinder
-
-    Returns
-    -------
-    float
-        The new carry.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array is not as above, or the parameter and the state share memory, or there is no fused pass
-        for the penalty; nothing has changed then. And as :meth:`~proxlab.optim.fused_cpu.Batch.step` does.
-    """
-    _check_arrays(rule.select(settings), w, grad, slots)
-    if any(np.may_share_memory(grad, a) for a in (w, *slots)):
-        grad = grad.copy()
-    if w.size == 0:
-        return rule.coefficients(settings, t, carry).carry
-    batch = Batch(rule, settings, penalty, [w.shape], w.dtype, [None])
-    batch.addresses[0] = [a.__array_interface__["data"][0] for a in (w, grad, *slots)]
-    return batch.step(settings, t, carry, finder, lambda _: "")
 
 
 def propose(

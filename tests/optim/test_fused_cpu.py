@@ -11,6 +11,7 @@ from proxlab.optim.fused_layout import plan_of
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.base import Piece, RadialPenalty
 from tests import tables
+from tests.optim.fused import fused_step
 from tests.optim.methods import FEW, METHODS, prox_rows
 
 NEWTON = pl.Newton()
@@ -64,7 +65,7 @@ def test_methods_take_their_steps(name, across):
         z = prox_rows(x, d, eta, lam)
         keep = method.settings.get("momentum", 0.0) if rule.averages else 0.0
         expected = keep * expected + (1 - keep) * z
-        carry = fused_arrays.step(rule, settings, penalty, w, flip(g), slots, t, carry, NEWTON)
+        carry = fused_step(rule, settings, penalty, w, flip(g), slots, t, carry, NEWTON)
         np.testing.assert_allclose(flip(w), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
         if not keep:
             np.testing.assert_array_equal(flip(w) == 0, expected == 0)
@@ -97,7 +98,7 @@ def adamw(dtype, shape, penalty, steps=20, seed=0, lr=1e-2, scale=0.1):
     for t in range(1, steps + 1):
         g = np.asarray(0.05 * w + 0.02 * rng.normal(size=shape), dtype)
         expected, state = unfused(ADAMW, settings, penalty, w, g, slots, t)
-        fused_arrays.step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
+        fused_step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
         for a, b in zip((w, *slots), (expected, *state), strict=True):
             worst = max(worst, float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)))
         np.testing.assert_array_equal(w == 0, expected == 0)
@@ -198,7 +199,7 @@ def test_groups_at_their_threshold(axis, dtype):
     w[:, :2] = np.array([3.0, 4.0]) * 2.0 ** np.arange(6)[:, None]
     w = w if axis else np.ascontiguousarray(w.T)
     settings = check_settings(SGD, {"lr": 1.0})
-    fused_arrays.step(
+    fused_step(
         SGD, settings, pl.GroupLasso(10.0, groups=pl.Groups.over(axis)), w, np.zeros_like(w), (), 1, 0, NEWTON
     )
     lengths = np.linalg.norm(w, axis=axis)
@@ -216,7 +217,7 @@ def test_scales_at_the_ends_of_single_precision(scale, axis):
     penalty = pl.GroupLasso(lam, groups=pl.Groups.over(axis))
     expected = pl.prox(penalty, w, 1.0)
     settings = check_settings(SGD, {"lr": 1.0})
-    fused_arrays.step(SGD, settings, penalty, w, np.zeros_like(w), (), 1, 0.0, NEWTON)
+    fused_step(SGD, settings, penalty, w, np.zeros_like(w), (), 1, 0.0, NEWTON)
     np.testing.assert_array_equal(w == 0, expected == 0)
     # Close to the threshold the result moves much more than the data: as the prox of data within rounding.
     np.testing.assert_allclose(w, expected, rtol=1e-6, atol=1e-6 * scale)
@@ -228,10 +229,10 @@ def test_dead_groups_stay_dead_and_a_gradient_revives_one():
     slots = np.zeros_like(w), np.zeros_like(w)
     penalty = pl.GroupLasso(1.0)
     for t in range(1, 4):
-        fused_arrays.step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
+        fused_step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
         assert not w.any()
     g[1] = 1.0
-    fused_arrays.step(ADAMW, settings, penalty, w, g, slots, 4, 0.0, NEWTON)
+    fused_step(ADAMW, settings, penalty, w, g, slots, 4, 0.0, NEWTON)
     assert not w[[0, 2]].any()
     assert w[1].all()
 
@@ -248,7 +249,7 @@ def test_a_bad_gradient_changes_nothing(bad, penalty):
     g = np.ones_like(w)
     g[69, 89] = bad
     with pytest.raises(ValueError, match=r"(x|metric): must be finite.*\(69, 89\)"):
-        fused_arrays.step(ADAMW, settings, penalty, w, g, (m, v), 1, 0.0, NEWTON)
+        fused_step(ADAMW, settings, penalty, w, g, (m, v), 1, 0.0, NEWTON)
     for a, b in zip((w, m, v), before, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -256,7 +257,7 @@ def test_a_bad_gradient_changes_nothing(bad, penalty):
 def test_a_large_gradient_is_no_error_where_nothing_squares_it():
     w, g = np.zeros((4, 70), np.float32), np.full((4, 70), 1e25, np.float32)
     settings = check_settings(SGD, {"lr": 1e-25})
-    fused_arrays.step(SGD, settings, pl.GroupLasso(1.0), w, g, (), 1, 0.0, NEWTON)
+    fused_step(SGD, settings, pl.GroupLasso(1.0), w, g, (), 1, 0.0, NEWTON)
     np.testing.assert_allclose(w, -1.0, rtol=1e-6)
 
 
@@ -267,19 +268,19 @@ def test_a_weight_that_is_not_finite_is_an_error_that_names_the_group(axis):
     w[3, 3] = np.nan
     slots = np.zeros_like(w), np.zeros_like(w)
     with pytest.raises(ValueError, match=r"group 3: .* must be finite|\(3, 3\) is nan"):
-        fused_arrays.step(
+        fused_step(
             ADAMW, settings, pl.GroupLasso(0.1, groups=pl.Groups.over(axis)), w, np.ones_like(w), slots, 1,
             0.0, NEWTON,
         )  # fmt: skip
     w[...] = np.nan
     with pytest.raises(ValueError, match="must be finite"):
-        fused_arrays.step(ADAMW, settings, pl.L1(0.1), w, np.ones_like(w), slots, 1, 0.0, NEWTON)
+        fused_step(ADAMW, settings, pl.L1(0.1), w, np.ones_like(w), slots, 1, 0.0, NEWTON)
 
 
 def test_no_prox_where_the_learning_rate_is_zero():
     settings = check_settings(ADAMW, {"lr": 0.0})
     w = np.ones((4, 70))
-    fused_arrays.step(
+    fused_step(
         ADAMW, settings, pl.GroupLasso(5.0), w, w.copy(), (np.zeros_like(w), np.zeros_like(w)), 1, 0.0, NEWTON
     )
     np.testing.assert_array_equal(w, 1.0)
@@ -315,7 +316,8 @@ def test_empty_arrays():
         w = np.zeros(shape)
         settings = check_settings(ADAMW, {})
         slots = np.zeros(shape), np.zeros(shape)
-        assert fused_arrays.step(ADAMW, settings, pl.L1(0.1), w, w.copy(), slots, 1, 0.0, NEWTON) == 0.0
+        found = fused_arrays.propose(ADAMW, settings, w, w.copy(), slots, 1, 0.0, lambda: np.empty_like(w))  # noqa: B023
+        assert all(a.shape == shape for a in (found.x, found.metric, *found.slots))
 
 
 def test_another_root_finder_is_heeded():
@@ -329,7 +331,7 @@ def test_another_root_finder_is_heeded():
         pl.prox(pl.GroupLasso(2.0), p.x, 1.0, metric=p.metric, root_finder=f) for f in (rough, NEWTON)
     )
     assert not np.allclose(rough_z, z, rtol=1e-6)
-    fused_arrays.step(ADAMW, settings, pl.GroupLasso(2.0), w, g, slots, 1, 0.0, rough)
+    fused_step(ADAMW, settings, pl.GroupLasso(2.0), w, g, slots, 1, 0.0, rough)
     np.testing.assert_array_equal(w, rough_z)
 
 

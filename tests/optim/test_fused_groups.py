@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim import fused_arrays, fused_cpu, fused_groups, fused_kernels
+from proxlab.optim import fused_cpu, fused_groups, fused_kernels
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.tables import check_pieces
 from tests import tables
+from tests.optim.fused import fused_step
 from tests.optim.test_fused_cpu import Own
 
 ADAMW = RULES["ProxAdamW"]
@@ -136,7 +137,7 @@ def test_few_groups_are_left_while_training(kind, axis, monkeypatch):
     numbers = check_settings(ADAMW, {"lr": 3e-3})
     for t in range(1, 101):
         g = (w - goal + 0.05 * lengths * rng.normal(size=shape)).astype(np.float32)
-        fused_arrays.step(ADAMW, numbers, penalty, w, g, slots, t, 0.0, pl.Newton())
+        fused_step(ADAMW, numbers, penalty, w, g, slots, t, 0.0, pl.Newton())
     assert 0 < np.mean((w == 0).all(axis=axis)) < 1
     # Of a block's, the last one of 32 is left though it could be solved.
     assert sum(left) <= (0.02 if axis == 0 else 0.01) * 100 * 64
@@ -162,7 +163,7 @@ def test_short_groups_are_updated_together_and_solved_apart(scratch, monkeypatch
             penalty = pl.GroupLasso(lam)
             asked = rule.propose(numbers, w, g, slots, 1, 0.0)
             expected = pl.prox(penalty, asked.x, asked.step, metric=asked.metric)
-            fused_arrays.step(rule, numbers, penalty, w, g, slots, 1, 0.0, pl.Newton())
+            fused_step(rule, numbers, penalty, w, g, slots, 1, 0.0, pl.Newton())
             np.testing.assert_allclose(w, expected, rtol=1e-9, atol=1e-12)
             np.testing.assert_array_equal(w == 0, expected == 0)
             for a, b in zip(slots, asked.slots, strict=True):

@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
-from proxlab.optim import fused_arrays  # noqa: E402
+from proxlab.optim import fused_arrays, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
@@ -198,7 +198,6 @@ ARRAYS = [
     ({"slots": (np.zeros((4, 4)), np.zeros(2))}, ValueError, "exp_avg_sq: must have the shape of w"),
     ({"slots": (np.zeros((4, 4)), [0.0])}, TypeError, "exp_avg_sq: .* got list"),
     ({"slots": (np.zeros((4, 4)),) * 2}, ValueError, "exp_avg_sq: must not share memory"),
-    ({"penalty": pl.GroupLinf(0.1)}, ValueError, "penalty: has no fused pass"),
 ]
 
 
@@ -206,13 +205,15 @@ ARRAYS = [
 def test_the_compiled_pass_has_a_door_of_its_own(bad, error, message):
     rule = RULES["ProxAdamW"]
     given_ = {"w": np.ones((4, 4)), "grad": np.ones((4, 4)), "slots": (np.zeros((4, 4)), np.zeros((4, 4)))}
-    given_ |= {"penalty": LASSO} | bad
+    w, grad, slots = (given_ | bad).values()
     with pytest.raises(error, match=message):
-        fused_arrays.step(
-            rule, check_settings(rule, {}), given_["penalty"], given_["w"], given_["grad"], given_["slots"],
-            1, 0.0, pl.Newton(),
-        )  # fmt: skip
-    assert (given_["grad"] == bad.get("grad", 1.0)).all()
+        fused_arrays.propose(rule, check_settings(rule, {}), w, grad, slots, 1, 0.0, lambda: np.empty((4, 4)))
+
+
+def test_a_penalty_without_a_fused_pass_is_refused():
+    rule = RULES["ProxAdamW"]
+    with pytest.raises(ValueError, match="penalty: has no fused pass over an array of shape"):
+        fused_cpu.Batch(rule, check_settings(rule, {}), pl.GroupLinf(0.1), [(4, 4)], np.float64, [None])
 
 
 @pytest.mark.parametrize("door", ["check_tensors", "check_apart"])

@@ -18,10 +18,11 @@ from torch import nn  # noqa: E402
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.inexactness import SquareSummable, Stationarity  # noqa: E402
-from proxlab.optim import TargetSparsity, fused_arrays, fused_cpu  # noqa: E402
+from proxlab.optim import TargetSparsity, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from proxlab.torch import base  # noqa: E402
 from proxlab.torch.together import Kept  # noqa: E402
+from tests.optim.fused import fused_step  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -99,7 +100,7 @@ def test_many_tensors_take_the_bits_of_one_by_one(axis):
     both = [w.copy() for w in single]
     zeros = [np.zeros_like(w) for w in single]
     for w, g in zip(single, zeros, strict=True):
-        fused_arrays.step(rule, settings, threshold, w, g, (), 1, 0.0, pl.Newton())
+        fused_step(rule, settings, threshold, w, g, (), 1, 0.0, pl.Newton())
     batch = fused_cpu.Batch(rule, settings, threshold, shapes, np.float32, [None] * 4)
     batch.addresses[...] = [[a.ctypes.data for a in pair] for pair in zip(both, zeros, strict=True)]
     batch.step(settings, 1, 0.0, pl.Newton(), str)
