@@ -8,8 +8,7 @@ MINUTES ?= 60
 ROUNDS  ?= 9
 
 BIN     := $(VENV)/bin
-# What is imported is compiled then: a third of the files never are.
-PIP     := $(BIN)/python -m pip install --quiet --no-compile
+PIP     := $(BIN)/python -m pip install --quiet
 PROFILE := $(if $(filter-out 0,$(FULL)),full,quick)
 
 # The tests over torch tensors want a CPU build. PyPI's wheel is one, except on Linux x86-64, where it is a CUDA build of

@@ -11,8 +11,10 @@ import numba
 import numpy as np
 import pytest
 
-from proxlab.backends import disk_cache
+from proxlab.backends import disk_cache, sums
+from proxlab.backends.closed import ClosedCompiler, PartCompiler
 from proxlab.backends.disk_cache import KernelCache
+from proxlab.backends.numba_cpu import TARGET
 
 
 def thrice(v):
@@ -108,6 +110,26 @@ closed = numba.njit(pipeline_class=ClosedCompiler)(first)
 assert (closed(a, 2.0), numba.njit(second)(a, 2.0)) == expected
 print("beside others")
 """
+
+
+def test_what_only_kernels_call_is_compiled_with_them_alone():
+    """No code of its own, which would take a third of the time that a kernel takes to compile."""
+
+    def part(a):
+        return 2.0 * a
+
+    part = numba.njit(pipeline_class=PartCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)(part)
+    kernel = numba.njit(pipeline_class=ClosedCompiler)(lambda a: part(a) + 1.0)
+    assert kernel(3.0) == 7.0
+    (made,) = part.overloads.values()
+    assert made.library.get_pointer_to_function(made.fndesc.llvm_func_name) == 0
+    (made,) = kernel.overloads.values()
+    assert made.library.get_pointer_to_function(made.fndesc.llvm_func_name) != 0
+    # As the CPU's kernels are made.
+    linked = TARGET.link(sums.narrow_fraction)
+    linked.compile((numba.float64,))
+    (made,) = linked.overloads.values()
+    assert made.library.get_pointer_to_function(made.fndesc.llvm_func_name) == 0
 
 
 def test_what_a_kernel_has_of_its_own_is_not_taken_for_what_others_have():

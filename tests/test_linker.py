@@ -127,23 +127,27 @@ def test_only_what_the_package_marks_may_be_reordered():
     assert made == {"mine": False, "narrow_fraction": True, "fmin": False}
 
 
-@pytest.mark.parametrize("module", [sums, certify_sums, column_sums], ids=lambda m: m.__name__[8:])
-def test_terms_of_sums_that_may_be_reordered_may_be_contracted(module):
+PASSES = [column_sums.pass_start, column_sums.pass_ratio, column_sums.pass_exact, column_sums.pass_rivals]
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [functions_of(sums).values(), functions_of(certify_sums).values(), PASSES],
+    ids=["groups", "certificates", "columns"],
+)
+def test_terms_of_sums_that_may_be_reordered_may_be_contracted(functions):
     """Else products are rounded before they are added: twice the operations."""
-    found = {}
-    for function in functions_of(module).values():
-        if getattr(function, "any_order", False):
-            made = {}
+    made = {}
 
-            def make(function, loose, made=made):
-                made[function.__name__[:-17]] = loose
-                return function
+    def make(function, loose):
+        made[function.__name__[:-17]] = loose
+        return function
 
-            Target(make).link(function)
-            found |= {name: loose for name, loose in made.items() if "terms" in name}
-    assert found or module is column_sums
+    for function in functions:
+        Target(make).link(function)
+    found = {name: loose for name, loose in made.items() if "terms" in name}
+    assert found
     assert all(found.values()), found
-    assert all(f.any_order for name, f in functions_of(module).items() if name.endswith("terms"))
 
 
 @settings(max_examples=200)

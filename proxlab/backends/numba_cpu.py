@@ -55,8 +55,7 @@ MAX_PASSES = 8
 # Every other byte of code says what it does.
 _BACKWARD = dis.opmap["JUMP_BACKWARD"]
 NO_INDEX = np.zeros(0, np.int64)
-NO_INDICES = np.zeros(0, np.int64)
-NO_INDICES.flags.writeable = False
+NO_INDEX.flags.writeable = False
 #: What a proposal is made of, in words.
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
 
@@ -296,7 +295,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
 
     shape = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     if shape is not None:
-        indptr, indices, longest = NO_INDICES, NO_INDICES, shape[1] * shape[3]
+        indptr, indices, longest = NO_INDEX, NO_INDEX, shape[1] * shape[3]
     else:
         indptr, indices = map(read_only, layout.csr())
         longest = int(np.diff(indptr).max(initial=0))
@@ -316,7 +315,7 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
         hard, bad = _columns(data, shape, (*each, *shrink, pieces, *most), results)
         if bad >= 0:
             return bad
-        chosen = np.flatnonzero(hard)
+        chosen = read_only(np.flatnonzero(hard))
         total = len(chosen)
         if total == 0:
             return -1

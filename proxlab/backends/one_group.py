@@ -180,7 +180,7 @@ def narrow_step(v: float, ve: float, vee: float, r: float, task: Task) -> Any:
 
 
 def look_narrow(e: Elements, strength: float) -> Any:
-    """Return the sign of the residual at zero, 0 for unknown, and bounds of the sums there.
+    """Return the sign of the residual at zero, 0 for unknown, and, if known, bounds of the sums there.
 
     From sums in single precision; the bounds put the zero of the tangent before where it is, and the far end
     behind.
