@@ -33,12 +33,13 @@ from proxlab.optim.fused_groups import (
 from proxlab.optim.group_sums import sum_terms
 from proxlab.scalar import any_order
 
-#: Rows, or pairs of rows, that are summed in the data's precision before the sum goes over to float64.
+#: Rows, or sums of four rows, that are added up in the data's precision before the sum goes over to float64.
 ROWS = 16
-#: Columns of a block at most, and the distance of their accumulators: constant, and no power of two.
-BLOCK = 4096
-PITCH = np.uint64(4112)
-PITCH2, PITCH3, PITCH4, PITCH5, PITCH6 = (np.uint64(k * 4112) for k in range(2, 7))
+#: Columns of a block at most: where a row of a tensor is no longer, the tensor is streamed without gaps.
+BLOCK = 8192
+#: The distance of a column's accumulators: constant, and no power of two.
+PITCH = np.uint64(8208)
+PITCH2, PITCH3, PITCH4, PITCH5, PITCH6 = (np.uint64(k * 8208) for k in range(2, 7))
 #: While more than one group of so many is open, another pass over a block is worth it.
 MANY = 32
 
@@ -83,12 +84,15 @@ class ColumnRoom(NamedTuple):
         The numbers of groups that are left to the general solver.
     part, total : array
         Sums of some rows in the data's precision, behind which stand ratio and rest; sums of all in float64.
+    tile : array
+        The metric of some rows, of four at least.
     values : array of shape (14, BLOCK)
     """
 
     hard: Any
     part: Any
     total: Any
+    tile: Any
     values: Any
 
 
@@ -105,9 +109,8 @@ def block_in(values: Any, first: int, count: int, weights: Any, squares: Any) ->
 
 
 def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's ``w²``, or NaN if the square of its gradient is not finite."""
-    zero = step.one - step.one
-    return (t.w[k] * t.w[k] + zero * (t.g[k] * t.g[k]),)
+    """Return an element's ``w²``."""
+    return (t.w[k] * t.w[k],)
 
 
 def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -116,29 +119,43 @@ def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     return sum_terms(np.float64(x), np.float64(d))
 
 
-def update_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Update an element, whose point goes to ``w``; returns its terms at zero and at the ratio."""
+def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Write an element's ``z = x q/(q + rest)``; returns its ``z²``."""
+    z = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
+    t.w[k] = z
+    return (z * z,)
+
+
+def update_metric(t: Tensor, step: Step, k: int) -> float:
+    """Update an element, whose point goes to ``w``; returns its metric."""
     x, d = propose(t, k, step)
     t.w[k] = x
+    return d
+
+
+def form_metric(t: Tensor, step: Step, k: int) -> float:
+    """Return the metric of an element."""
+    return metric(read(t.slots, k), step.c, step.one)
+
+
+def all_terms(x: float, d: float, ratio: float, one: float) -> Any:
+    """Return an element's terms at zero and at the ratio."""
     b = x * d
     s = b * b
-    s0, s1, s2 = terms(x, d, ratio, step.one)
+    s0, s1, s2 = terms(x, d, ratio, one)
     return s, s * d, x * x, x * b, s0, s1, s2
 
 
-def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's terms at the ratio."""
-    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
+def plus3(a: Any, b: Any) -> Any:
+    """Return the sums of three terms."""
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Write an element's ``z = x q/(q + rest)``."""
-    t.w[k] = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
-    return ()
-
-
-def add0(part: Any, i: int, s: Any) -> None:
-    """Add to no sums."""
+def plus7(a: Any, b: Any) -> Any:
+    """Return the sums of seven terms."""
+    return (
+        a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5], a[6] + b[6],
+    )  # fmt: skip
 
 
 def add1(part: Any, i: int, s: Any) -> None:
@@ -200,12 +217,20 @@ def clear(sums: Any, n: int, count: int) -> None:
 def fold(total: Any, s: int, beside: int, width: int, sums: Any, k: int) -> None:
     """Add the columns of each of the groups that lie side by side to its sum, that of the first at ``k``."""
     base = s * np.int64(PITCH)
+    if width == 1:
+        for i in range(UINT(beside)):
+            sums[UINT(k) + i] += total[UINT(base) + i]
+        return
     for j in range(beside):
         sums[k + j] += sum_of(total, UINT(base + j * width), UINT(width))
 
 
 def spread(numbers: Any, k: int, beside: int, width: int, part: Any, o: Any) -> None:
     """Give each column the number of its group."""
+    if width == 1:
+        for i in range(UINT(beside)):
+            part[i + o] = numbers[UINT(k) + i]
+        return
     for j in range(beside):
         for i in range(UINT(j * width), UINT(j * width + width)):
             part[i + o] = numbers[k + j]
@@ -226,52 +251,94 @@ def place(shape: Any, group: int) -> Any:
 
 def row(shape: Any, i: int) -> Any:
     """Return how far behind the beginning of a group its row ``i`` begins."""
+    if shape[4] == 1:
+        return UINT(i * shape[2] * shape[3])
     return UINT((i // shape[4]) * shape[2] * shape[3] + (i % shape[4]) * (shape[3] // shape[4]))
 
 
-def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> Any:
-    """Return a pass over what a tensor has of the groups of a block.
-
-    Parameters
-    ----------
-    elements : callable
-        Returns an element's terms.
-    add : callable
-        Adds them to ``count`` sums.
-    count, first : int
-        The first of these is row ``first`` of the block's sums; where there are none, elements read the rest.
-    paired : bool
-        Whether two rows are taken at once: sums are read and written half as often, which pays where they
-        are several, but twice as many rows are streamed.
-    """
-    at = np.uint64(count * 4112)
-    behind = np.uint64((count + 1) * 4112)
+def stream_of(elements: Any, add: Any, count: int) -> Any:
+    """Return what adds the terms of elements to ``count`` sums, row by row."""
+    at = np.uint64(count) * PITCH
+    behind = np.uint64(count + 1) * PITCH
 
     def add_row(t: Tensor, step: Step, o: int, n: int, part: Any) -> None:
         for i in range(n):
             add(part, i, elements(t, step, o + i, part[i + at], part[i + behind]))
 
-    def add_two(t: Tensor, step: Step, o: int, stride: int, n: int, part: Any) -> None:
-        for i in range(n):
-            k = o + i
-            ratio, rest = part[i + at], part[i + behind]
-            one, two = elements(t, step, k, ratio, rest), elements(t, step, k + stride, ratio, rest)
-            add(part, i, one)
-            add(part, i, two)
-
-    def add_pairs(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> int:
-        pairs = rows - rows % 2
-        for i in range(0, pairs, 2):
-            o = row(t.shape, i)
-            add_two(t, step, base + o, row(t.shape, i + 1) - o, n, room.part)
-            if i % (2 * ROWS) == 2 * ROWS - 2:
+    def stream(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
+        for i in range(rows):
+            add_row(t, step, base + row(t.shape, i), n, room.part)
+            if i % ROWS == ROWS - 1:
                 add_part(room.part, room.total, n, count)
-        return pairs
 
-    def add_none(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> int:
-        return 0
+    return stream
 
-    add_first = add_pairs if paired else add_none
+
+def tiles_of(metric_of: Any, terms_of: Any, plus: Any, add: Any, count: int) -> Any:
+    """Return what forms the metric of some rows, and then adds their terms to ``count`` sums.
+
+    One loop that does both is slower: it reads and writes the sums for each row, and memory waits meanwhile.
+    """
+    at = np.uint64(count) * PITCH
+
+    def form_row(t: Tensor, step: Step, o: int, n: int, tile: Any, place: Any) -> None:
+        for i in range(n):
+            tile[place + i] = metric_of(t, step, o + i)
+
+    def add_row(w: Any, o: int, n: int, room: ColumnRoom, one: float) -> None:
+        part, tile = room.part, room.tile
+        for i in range(n):
+            add(part, i, terms_of(w[o + i], tile[i], part[i + at], one))
+
+    def add_four(w: Any, rows: Any, place: Any, pitch: Any, n: int, room: ColumnRoom, one: float) -> None:
+        part, tile = room.part, room.tile
+        o, p, q, r = rows
+        second, third, last = place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
+        for i in range(n):
+            ratio = part[i + at]
+            # What is read might be a sum, to the compiler: nothing is, between the sums' reading and writing.
+            a = terms_of(w[o + i], tile[place + i], ratio, one)
+            b = terms_of(w[p + i], tile[second + i], ratio, one)
+            c = terms_of(w[q + i], tile[third + i], ratio, one)
+            d = terms_of(w[r + i], tile[last + i], ratio, one)
+            add(part, i, plus(plus(a, b), plus(c, d)))
+
+    def tiles(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
+        shape, tile, pitch, whole = t.shape, room.tile, UINT(n) + UINT(16), rows - rows % 4
+        most, done = len(tile) // (int(pitch) * 4) * 4, 0
+        while done < whole:
+            here = min(most, whole - done)
+            for i in range(here):
+                form_row(t, step, base + row(shape, done + i), n, tile, UINT(i) * pitch)
+            for i in range(done, done + here, 4):
+                o, p = base + row(shape, i), base + row(shape, i + 1)
+                q, r = base + row(shape, i + 2), base + row(shape, i + 3)
+                add_four(t.w, (o, p, q, r), UINT(i - done) * pitch, pitch, n, room, step.one)
+                if i % (4 * ROWS) == 4 * ROWS - 4:
+                    add_part(room.part, room.total, n, count)
+            done += here
+        for i in range(whole, rows):
+            o = base + row(shape, i)
+            form_row(t, step, o, n, tile, UINT(0))
+            add_row(t.w, o, n, room, step.one)
+
+    return tiles
+
+
+def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
+    """Return a pass over what a tensor has of the groups of a block.
+
+    Parameters
+    ----------
+    take_rows : callable
+        Goes through the rows of neighbouring groups and adds their terms to ``count`` sums.
+    count, first : int
+        The first of these is row ``first`` of the block's sums.
+    writes : bool
+        Whether elements read the rest.
+    """
+    at = np.uint64(count) * PITCH
+    behind = np.uint64(count + 1) * PITCH
 
     def pass_over(t: Tensor, step: Step, block: Block, room: ColumnRoom) -> None:
         shape, part, total = t.shape, room.part, room.total
@@ -282,12 +349,9 @@ def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> An
             clear(part, n, count)
             clear(total, n, count)
             spread(block.ratio, k, m, width, part, at)
-            if count == 0:
+            if writes:
                 spread(block.rest, k, m, width, part, behind)
-            for i in range(add_first(t, step, base, rows, n, room), rows):
-                add_row(t, step, base + row(shape, i), n, part)
-                if i % ROWS == ROWS - 1:
-                    add_part(part, total, n, count)
+            take_rows(t, step, base, rows, n, room)
             add_part(part, total, n, count)
             for s in range(count):
                 fold(total, s, m, width, block.sums[first + s], k)
@@ -296,12 +360,14 @@ def pass_of(elements: Any, add: Any, count: int, first: int, paired: bool) -> An
     return pass_over
 
 
-#: Before the step, of the weights and of its point; with the update; at the groups' ratios; of the result.
+#: Of the weights; before the step, of its point; with the update; at the groups' ratios; of the result.
 pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
-    pass_of(square_term, add1, 1, 0, False), pass_of(tell_terms, add5, 5, 0, False),
-    pass_of(update_terms, add7, 7, 0, True),
-    pass_of(ratio_terms, add3, 3, 4, True), pass_of(write_term, add0, 0, 0, False),
-)  # fmt: skip
+    pass_of(stream_of(square_term, add1, 1), 1, 0, False),
+    pass_of(stream_of(tell_terms, add5, 5), 5, 0, False),
+    pass_of(tiles_of(update_metric, all_terms, plus7, add7, 7), 7, 0, False),
+    pass_of(tiles_of(form_metric, terms, plus3, add3, 3), 3, 4, False),
+    pass_of(stream_of(write_term, add1, 1), 1, 0, True),
+)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -388,4 +454,11 @@ def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
             hard[count] = block.first + j
             count += 1
         block.ratio[j], block.rest[j] = ratio, rest
+        block.sums[0, j] = 0.0
     return count
+
+
+def note_squares(block: Block) -> None:
+    """Keep the sums of ``w²`` that a pass has left."""
+    for j in range(block.n):
+        block.squares[block.first + j] = block.sums[0, j]

@@ -71,8 +71,8 @@ def column_room(dtype: Any) -> columns.ColumnRoom:
     room: columns.ColumnRoom | None = held.get(f"columns {dtype.char}")
     if room is None:
         block, pitch = columns.BLOCK, int(columns.PITCH)
-        # Seven sums at most, the ratio, and what is read as the rest and is none.
-        part, total = np.zeros(9 * pitch, dtype), np.empty(7 * pitch)
-        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, np.zeros((14, block)))
+        # Seven sums at most, and the ratio.
+        part, total, tile = np.zeros(8 * pitch, dtype), np.empty(7 * pitch), np.empty(4 * pitch, dtype)
+        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, tile, np.zeros((14, block)))
         held[f"columns {dtype.char}"] = room
     return room

@@ -15,12 +15,14 @@ import numpy as np
 
 from proxlab.optim.fused_columns import (
     MANY,
+    Block,
     ColumnRoom,
     advance_groups,
     aim_groups,
     begin_groups,
     block_in,
     close_groups,
+    note_squares,
     open_groups,
     pass_ratio,
     pass_squares,
@@ -53,8 +55,9 @@ class Tensors(NamedTuple):
     per_block : array of int
         Groups of a block of columns.
     strengths, squares : array of float
-        The groups' weights, and the squares of the tensors' weights, those of one prox after those of
-        another.
+        The groups' weights, and the squares of the tensors' weights in columns, whose root is where the
+        radius is first looked for: those of one prox after those of another. A step leaves them as the next
+        one needs them.
     starts : array of int
         Where the part of a prox of each begins, and where that of the last ends.
     doubts : array of float
@@ -153,13 +156,20 @@ def flow_of(tensors: Tensors, span: Span, step: Step) -> int:
 
 
 def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
-    """Mark the tensors whose gradient has an element of which the square is not finite."""
+    """Mark the proxes with a gradient of which a square is not finite, or with such a column of weights."""
     for k in range(span.first, span.last + 1):
-        n = length_of(tensors.shapes[k])
-        size = n // tensors.units[k]
+        units = tensors.units[k]
         begin, finish = part_of(tensors, span, k)
-        if invalid(elements(tensors.addresses[k, 1], n, one), begin * size, finish * size, one) != 0.0:
-            spoilt[k] = True
+        for s in range(tensors.spans[k], tensors.spans[k + 1]):
+            n = length_of(tensors.shapes[s])
+            grad = elements(tensors.addresses[s, 1], n, one)
+            if invalid(grad, n * begin // units, n * finish // units, one) != 0.0:
+                spoilt[k] = True
+        starts, ends, count = tensors.starts[k], tensors.starts[k + 1], tensors.per_block[k]
+        squares = tensors.squares[starts[1] : ends[1]]
+        for j in range(count * begin, min(count * finish, len(squares))):
+            if not squares[j] < INF:
+                spoilt[k] = True
 
 
 def count_of(tensors: Tensors, k: int, block: int) -> int:
@@ -168,23 +178,23 @@ def count_of(tensors: Tensors, k: int, block: int) -> int:
     return min(tensors.per_block[k], shape[0] * shape[2] - block * tensors.per_block[k])
 
 
-def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
-    """As :func:`invalid_of`, and sum the squares of the weights of each group."""
-    for k in range(span.first, span.last + 1):
-        begin, finish = part_of(tensors, span, k)
-        starts, ends = tensors.starts[k], tensors.starts[k + 1]
-        weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
-        for unit in range(begin, finish):
-            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
-            block = block_in(room.values, first, count, weights, squares)
-            block.ratio[:count] = 0.0
-            block.sums[0, :count] = 0.0
-            for s in range(tensors.spans[k], tensors.spans[k + 1]):
-                pass_squares(tensor_at(tensors, s, step.one), step, block, room)
-            for j in range(count):
-                squares[first + j] = block.sums[0, j]
-                if not block.sums[0, j] < INF:
-                    spoilt[k] = True
+def block_of(tensors: Tensors, k: int, first: int, count: int, room: ColumnRoom) -> Block:
+    """Return a block of groups of a prox."""
+    starts, ends = tensors.starts[k], tensors.starts[k + 1]
+    weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
+    return block_in(room.values, first, count, weights, squares)
+
+
+def scan_of(tensors: Tensors, stretches: Any, step: Step, room: ColumnRoom) -> None:
+    """Sum the squares of the weights of groups: a row of ``stretches`` is prox, first group, and number."""
+    for i in range(len(stretches)):
+        k, count = stretches[i, 0], stretches[i, 2]
+        block = block_of(tensors, k, stretches[i, 1], count, room)
+        block.ratio[:count] = 0.0
+        block.sums[0, :count] = 0.0
+        for s in range(tensors.spans[k], tensors.spans[k + 1]):
+            pass_squares(tensor_at(tensors, s, step.one), step, block, room)
+        note_squares(block)
 
 
 def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any) -> None:
@@ -198,11 +208,9 @@ def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: 
         if tensors.per_block[k] == 0:
             tell_rows(tensor_at(tensors, k, step.one), step, begin, finish, places[k], found)
             continue
-        starts, ends = tensors.starts[k], tensors.starts[k + 1]
-        weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
         for unit in range(begin, finish):
             first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
-            block = block_in(room.values, first, count, weights, squares)
+            block = block_of(tensors, k, first, count, room)
             block.ratio[:count] = 0.0
             block.sums[:, :count] = 0.0
             for s in range(tensors.spans[k], tensors.spans[k + 1]):
@@ -245,10 +253,7 @@ def columns_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room:
 def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Numbers, room: ColumnRoom) -> int:
     """Step with a block of groups; returns how many are left to the general solver, with their point."""
     begin, finish = tensors.spans[k], tensors.spans[k + 1]
-    starts, ends = tensors.starts[k], tensors.starts[k + 1]
-    weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
-    first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
-    block = block_in(room.values, first, count, weights, squares)
+    block = block_of(tensors, k, unit * tensors.per_block[k], count_of(tensors, k, unit), room)
     begin_groups(block, numbers)
     for s in range(begin, finish):
         pass_update(tensor_at(tensors, s, step.one), step, block, room)
@@ -264,6 +269,7 @@ def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Number
     left = close_groups(block, numbers, room.hard)
     for s in range(begin, finish):
         pass_write(tensor_at(tensors, s, step.one), step, block, room)
+    note_squares(block)
     return left
 
 

@@ -20,7 +20,7 @@ __all__ = ["Looked", "Vanishing", "counted", "strides_of"]
 #: Steps that are looked at: it is at the start that gradients have always been zero.
 STEPS = 100
 #: Elements of a parameter that are looked at, about.
-SAMPLE = 8192
+SAMPLE = 256
 # What the metrics of the methods are made of.
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "square_sum"}
 #: Parameters that the warning names.

@@ -7,6 +7,7 @@ import pytest
 
 import proxlab as pl
 from proxlab.optim import fused_arrays
+from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_layout import plan_of
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.base import Piece, RadialPenalty
@@ -186,6 +187,42 @@ def test_threads_share_large_arrays(threads):
 def test_more_columns_than_a_block():
     worst, _ = adamw(np.float32, (3, 9001), pl.GroupLasso(0.01, groups=pl.Groups.over(0)), steps=4)
     assert worst < 16 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_that_goes_on_takes_the_bits_of_a_new_one(kind, monkeypatch):
+    """What a step keeps of the radii of columns is what a new batch sums up."""
+    rng, left, solve_left = np.random.default_rng(7), [], Batch._solve_left
+    monkeypatch.setattr(Batch, "_solve_left", lambda *given: left.append(1) or solve_left(*given))
+    settings = check_settings(ADAMW, {"lr": 1e-2})
+    for groups, shapes in [
+        (pl.Groups.over(0), [(2, 8500)]),
+        *((pl.Groups.over(0), [tuple(rng.integers(1, 70, 2))]) for _ in range(4)),
+        *((pl.Groups.conv(name), [(*rng.integers(1, 40, 2), 3, 3)] * 2) for name in ("channel", "kernel")),
+    ]:
+        lying = groups.layout(shapes[0])
+        penalty = KINDS[kind](np.sqrt(lying.group_size), lying.n_groups, groups=groups)
+        fresh = [
+            Batch(ADAMW, settings, penalty, shapes, np.dtype(np.float32), [None] * len(shapes))
+            for _ in range(13)
+        ]
+        kept = [[np.zeros(shape, np.float32) for shape in shapes] for _ in range(4)]
+        for w in kept[0]:
+            w[...] = 0.1 * rng.normal(size=w.shape)
+        new = [[a.copy() for a in arrays] for arrays in kept]
+        new[1] = kept[1]
+        for t in range(1, 13):
+            if t == 6:
+                # Other weights, in another place.
+                kept[0], new[0] = ([np.roll(a, 1) for a in arrays[0]] for arrays in (kept, new))
+            for w, g in zip(*kept[:2], strict=True):
+                g[...] = 0.05 * w + 0.02 * rng.normal(size=w.shape)
+            for arrays, batch in ((kept, fresh[0]), (new, fresh[t])):
+                batch.addresses[...] = np.transpose([[a.ctypes.data for a in some] for some in arrays])
+                batch.step(settings, t, 0.0, NEWTON, str)
+            for a, b in zip(kept[0], new[0], strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert left
 
 
 SGD = RULES["ProxSGD"]
