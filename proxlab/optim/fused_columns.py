@@ -39,7 +39,7 @@ ROWS = 16
 BLOCK = 8192
 #: The distance of a column's accumulators: constant, and no power of two.
 PITCH = np.uint64(8208)
-PITCH2, PITCH3, PITCH4, PITCH5, PITCH6 = (np.uint64(k * 8208) for k in range(2, 7))
+PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in range(2, 8))
 #: While more than one group of so many is open, another pass over a block is worth it.
 MANY = 32
 
@@ -126,16 +126,9 @@ def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     return (z * z,)
 
 
-def update_metric(t: Tensor, step: Step, k: int) -> float:
-    """Update an element, whose point goes to ``w``; returns its metric."""
-    x, d = propose(t, k, step)
-    t.w[k] = x
-    return d
-
-
-def form_metric(t: Tensor, step: Step, k: int) -> float:
-    """Return the metric of an element."""
-    return metric(read(t.slots, k), step.c, step.one)
+def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Return an element's terms at the ratio."""
+    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
 
 
 def all_terms(x: float, d: float, ratio: float, one: float) -> Any:
@@ -144,11 +137,6 @@ def all_terms(x: float, d: float, ratio: float, one: float) -> Any:
     s = b * b
     s0, s1, s2 = terms(x, d, ratio, one)
     return s, s * d, x * x, x * b, s0, s1, s2
-
-
-def plus3(a: Any, b: Any) -> Any:
-    """Return the sums of three terms."""
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def plus7(a: Any, b: Any) -> Any:
@@ -274,55 +262,56 @@ def stream_of(elements: Any, add: Any, count: int) -> Any:
     return stream
 
 
-def tiles_of(metric_of: Any, terms_of: Any, plus: Any, add: Any, count: int) -> Any:
-    """Return what forms the metric of some rows, and then adds their terms to ``count`` sums.
+def update_row(t: Tensor, step: Step, o: int, n: int, tile: Any, place: Any) -> None:
+    """Update a row, whose point goes to ``w`` and whose metric to the tile."""
+    for i in range(n):
+        x, d = propose(t, o + i, step)
+        t.w[o + i] = x
+        tile[place + i] = d
+
+
+def add_updated(w: Any, o: int, place: Any, n: int, room: ColumnRoom, one: float) -> None:
+    """Add the terms of a row whose metric is in the tile."""
+    part, tile = room.part, room.tile
+    for i in range(n):
+        add7(part, i, all_terms(w[o + i], tile[place + i], part[i + PITCH7], one))
+
+
+def add_four(w: Any, rows: Any, place: Any, pitch: Any, n: int, room: ColumnRoom, one: float) -> None:
+    """Add the terms of four rows."""
+    part, tile = room.part, room.tile
+    o, p, q, r = rows
+    second, third, last = place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
+    for i in range(n):
+        ratio = part[i + PITCH7]
+        # What is read might be a sum, to the compiler: nothing is, between the sums' reading and writing.
+        a = all_terms(w[o + i], tile[place + i], ratio, one)
+        b = all_terms(w[p + i], tile[second + i], ratio, one)
+        c = all_terms(w[q + i], tile[third + i], ratio, one)
+        d = all_terms(w[r + i], tile[last + i], ratio, one)
+        add7(part, i, plus7(plus7(a, b), plus7(c, d)))
+
+
+def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
+    """Update as many rows as the tile holds, and then add their terms.
 
     One loop that does both is slower: it reads and writes the sums for each row, and memory waits meanwhile.
     """
-    at = np.uint64(count) * PITCH
-
-    def form_row(t: Tensor, step: Step, o: int, n: int, tile: Any, place: Any) -> None:
-        for i in range(n):
-            tile[place + i] = metric_of(t, step, o + i)
-
-    def add_row(w: Any, o: int, n: int, room: ColumnRoom, one: float) -> None:
-        part, tile = room.part, room.tile
-        for i in range(n):
-            add(part, i, terms_of(w[o + i], tile[i], part[i + at], one))
-
-    def add_four(w: Any, rows: Any, place: Any, pitch: Any, n: int, room: ColumnRoom, one: float) -> None:
-        part, tile = room.part, room.tile
-        o, p, q, r = rows
-        second, third, last = place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
-        for i in range(n):
-            ratio = part[i + at]
-            # What is read might be a sum, to the compiler: nothing is, between the sums' reading and writing.
-            a = terms_of(w[o + i], tile[place + i], ratio, one)
-            b = terms_of(w[p + i], tile[second + i], ratio, one)
-            c = terms_of(w[q + i], tile[third + i], ratio, one)
-            d = terms_of(w[r + i], tile[last + i], ratio, one)
-            add(part, i, plus(plus(a, b), plus(c, d)))
-
-    def tiles(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
-        shape, tile, pitch, whole = t.shape, room.tile, UINT(n) + UINT(16), rows - rows % 4
-        most, done = len(tile) // (int(pitch) * 4) * 4, 0
-        while done < whole:
-            here = min(most, whole - done)
-            for i in range(here):
-                form_row(t, step, base + row(shape, done + i), n, tile, UINT(i) * pitch)
-            for i in range(done, done + here, 4):
-                o, p = base + row(shape, i), base + row(shape, i + 1)
-                q, r = base + row(shape, i + 2), base + row(shape, i + 3)
-                add_four(t.w, (o, p, q, r), UINT(i - done) * pitch, pitch, n, room, step.one)
-                if i % (4 * ROWS) == 4 * ROWS - 4:
-                    add_part(room.part, room.total, n, count)
-            done += here
-        for i in range(whole, rows):
-            o = base + row(shape, i)
-            form_row(t, step, o, n, tile, UINT(0))
-            add_row(t.w, o, n, room, step.one)
-
-    return tiles
+    shape, tile, pitch = t.shape, room.tile, UINT(n) + UINT(16)
+    most = len(tile) // (int(pitch) * 4) * 4
+    for first in range(0, rows, most):
+        last = min(first + most, rows)
+        for i in range(first, last):
+            update_row(t, step, base + row(shape, i), n, tile, UINT(i - first) * pitch)
+        whole = last - (last - first) % 4
+        for i in range(first, whole, 4):
+            o, p = base + row(shape, i), base + row(shape, i + 1)
+            q, r = base + row(shape, i + 2), base + row(shape, i + 3)
+            add_four(t.w, (o, p, q, r), UINT(i - first) * pitch, pitch, n, room, step.one)
+            if i % (4 * ROWS) == 4 * ROWS - 4:
+                add_part(room.part, room.total, n, 7)
+        for i in range(whole, last):
+            add_updated(t.w, base + row(shape, i), UINT(i - first) * pitch, n, room, step.one)
 
 
 def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
@@ -364,8 +353,8 @@ def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
 pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
     pass_of(stream_of(square_term, add1, 1), 1, 0, False),
     pass_of(stream_of(tell_terms, add5, 5), 5, 0, False),
-    pass_of(tiles_of(update_metric, all_terms, plus7, add7, 7), 7, 0, False),
-    pass_of(tiles_of(form_metric, terms, plus3, add3, 3), 3, 4, False),
+    pass_of(update_rows, 7, 0, False),
+    pass_of(stream_of(ratio_terms, add3, 3), 3, 4, False),
     pass_of(stream_of(write_term, add1, 1), 1, 0, True),
 )
 
