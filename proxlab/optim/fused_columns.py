@@ -384,6 +384,13 @@ def keep(block: Block, j: int, group: Group) -> None:
     block.state[j], block.r[j], block.k[j], block.lo[j], block.hi[j] = group
 
 
+def forget_sums(block: Block, first: int) -> None:
+    """Clear the sums from the row ``first`` on."""
+    for s in range(first, 7):
+        for j in range(block.n):
+            block.sums[s, j] = 0.0
+
+
 def begin_groups(block: Block, numbers: Numbers) -> None:
     """Set where groups are first looked at, and clear their sums."""
     for j in range(block.n):
@@ -391,7 +398,7 @@ def begin_groups(block: Block, numbers: Numbers) -> None:
         group = Group(OPEN, r, piece_at(numbers.table, r, 0, len(numbers.table)), 0.0, r)
         keep(block, j, group)
         block.ratio[j] = ratio_of(group, eta_of(block, j, numbers), numbers)
-        block.sums[:, j] = 0.0
+    forget_sums(block, 0)
 
 
 def open_groups(block: Block, numbers: Numbers) -> int:
@@ -415,8 +422,8 @@ def aim_groups(block: Block, numbers: Numbers) -> int:
             if ratio == 0.0:
                 block.state[j] = HARD
         block.ratio[j] = ratio
-        block.sums[4:, j] = 0.0
         count += ratio > 0.0
+    forget_sums(block, 4)
     return count
 
 
