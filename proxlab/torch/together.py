@@ -425,8 +425,17 @@ class Kept:
             for member in together.members
             if member.block.penalty is not None
         ]
-        self.strides = strides_of([p for _, _, p in self.looked])
-        self._is_here = all(on_host(p) for _, _, p in self.looked)
+        looked = [p for _, _, p in self.looked]
+        self.strides = strides_of(looked)
+        # Where they lie, as long as the facts hold; others are counted as tensors.
+        self._lying = []
+        for kind, dtype in _NUMBERS.items():
+            here = [k for k, p in enumerate(looked) if on_host(p) and p.dtype is kind]
+            if here:
+                places, sizes = np.transpose([(looked[k].data_ptr(), looked[k].numel()) for k in here])
+                self._lying.append((here, places.copy(), sizes.copy(), self.strides[here], dtype))
+        lying = {k for here, *_ in self._lying for k in here}
+        self._others = [k for k in range(len(looked)) if k not in lying]
 
     @staticmethod
     def can_be(together: Together, state: Mapping[Tensor, Any]) -> bool:
@@ -582,19 +591,11 @@ class Kept:
 
     def alive(self) -> Any:
         """Count what of the members in :attr:`looked` is not zero, with the stride of each."""
-        params, strides = [p for _, _, p in self.looked], self.strides
-        if not self._is_here:
-            return counted(params)
-        places = np.array(list(map(Tensor.data_ptr, params)), np.int64)
-        sizes = np.array(list(map(Tensor.numel, params)), np.int64)
-        counts = np.zeros(len(params), np.int64)
-        for kind, dtype in ((torch.float64, np.float64), (torch.float32, np.float32)):
-            some = np.array([p.dtype is kind for p in params], np.bool_)
-            if some.any():
-                counts[some] = fused_arrays.count_alive(places[some], sizes[some], strides[some], dtype)
-        for k, p in enumerate(params):
-            if is_half(p):
-                counts[k] = counted([p])[0]
+        counts = np.zeros(len(self.looked), np.int64)
+        for here, *lying in self._lying:
+            counts[here] = fused_arrays.count_alive(*lying)
+        if self._others:
+            counts[self._others] = counted([self.looked[k].parameter for k in self._others])
         return counts
 
 
