@@ -116,6 +116,14 @@ def write_group(
         t.w[o + i] = blend(t.w[o + i], shrunk(x[p + i], d[p + i], ratio, rest), step.keep, step.one)
 
 
+def is_zero(w: Any, o: int, n: int, one: float) -> bool:
+    """Return whether ``n`` elements are zero."""
+    some = False
+    for i in range(n):
+        some |= w[o + i] != one - one
+    return not some
+
+
 def cast(value: float, buffer: Any) -> float:
     """Return a number in the data's precision."""
     buffer[0] = value
@@ -192,7 +200,8 @@ def solve_row(
             v, ve, vee = v + t0, ve + t1, vee + t2
         group = advance(group, v, ve, vee, zero, eta, numbers)
     ratio, rest, state = quotient(group, eta, numbers)
-    if state == DONE:
+    # A group that was zero and stays so is not written.
+    if state == DONE and not (ratio == 0.0 and ww == 0.0 and is_zero(t.w, o, n, one)):
         write_group(t, step, o, n, x, d, p, cast(ratio, part), cast(rest, part))
     return state == DONE
 
