@@ -3,8 +3,8 @@
 The point is written to the weights, and the metric is formed anew from the state: nothing is kept for each
 element, and every pass streams through whole rows.
 
-A column's sums are added row by row, as written: vectors are made of neighbours, and their number decides
-nothing. Parts of a tensor in several processes have the sums of the whole.
+A column's sums are added in an order that its rows alone decide: vectors are made of neighbours, and their
+number decides nothing. Parts of a tensor in several processes have the sums of the whole.
 """
 
 # mypy: disable-error-code="no-any-return"

@@ -3,7 +3,7 @@
 Contiguous groups are solved one after the other while they are in the cache. Groups along other axes are
 solved in blocks of neighbouring columns, whose point is written to the weights and whose metric is formed
 anew from the state: nothing is kept for each element, and every pass streams through whole rows. A thread
-keeps a scratch of about a megabyte; a contiguous group that does not fit gets its own for the step.
+keeps a scratch of about two megabytes; a contiguous group that does not fit gets its own for the step.
 
 One compiled call takes all tensors of a :class:`Batch`, which is made once and holds as long as shapes,
 penalty and method do; what changes from step to step are addresses and numbers.
