@@ -87,8 +87,8 @@ def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...
             raise ValueError(f"{name}: must not share memory with w or another array of the state")
 
 
-def count_alive(addresses: Array, sizes: Array, strides: Array, dtype: Any) -> Array:
-    """Count the elements of tensors that are not zero, of each with a stride."""
+def count_alive(addresses: Array, sizes: Array, dtype: Any) -> Array:
+    """Count which of a sample of each tensor's elements are not zero (:func:`~.fused_many.sampled`)."""
     counts = np.zeros(len(sizes), np.int64)
-    plain_kernel("count_alive")(addresses, sizes, strides, np.dtype(dtype).type(1.0), counts)
+    plain_kernel("count_alive")(addresses, sizes, np.dtype(dtype).type(1.0), counts)
     return counts

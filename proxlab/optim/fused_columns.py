@@ -120,10 +120,9 @@ def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
 
 
 def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Write an element's ``z = x q/(q + rest)``; returns its ``z²``."""
-    z = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
-    t.w[k] = z
-    return (z * z,)
+    """Write an element's ``z = x q/(q + rest)``."""
+    t.w[k] = shrunk(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest)
+    return ()
 
 
 def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -144,6 +143,10 @@ def plus7(a: Any, b: Any) -> Any:
     return (
         a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5], a[6] + b[6],
     )  # fmt: skip
+
+
+def add0(part: Any, i: int, s: Any) -> None:
+    """Add to no sums."""
 
 
 def add1(part: Any, i: int, s: Any) -> None:
@@ -355,7 +358,7 @@ pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
     pass_of(stream_of(tell_terms, add5, 5), 5, 0, False),
     pass_of(update_rows, 7, 0, False),
     pass_of(stream_of(ratio_terms, add3, 3), 3, 4, False),
-    pass_of(stream_of(write_term, add1, 1), 1, 0, True),
+    pass_of(stream_of(write_term, add0, 0), 0, 0, True),
 )
 
 
@@ -450,11 +453,4 @@ def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
             hard[count] = block.first + j
             count += 1
         block.ratio[j], block.rest[j] = ratio, rest
-        block.sums[0, j] = 0.0
     return count
-
-
-def note_squares(block: Block) -> None:
-    """Keep the sums of ``w²`` that a pass has left."""
-    for j in range(block.n):
-        block.squares[block.first + j] = block.sums[0, j]

@@ -25,7 +25,6 @@ from proxlab.backends.numba_cpu import group_rows
 from proxlab.groups import Groups
 from proxlab.linker import over_arrays
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_columns import ColumnRoom
 from proxlab.optim.fused_elements import Step
 from proxlab.optim.fused_kernels import column_room, kernel_of, plain_kernel, row_room
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
@@ -104,7 +103,6 @@ class Batch:
     addresses : array of int
         Of weights, gradient and each array of state, a row per tensor, to be set before a step. What lies
         there is in that order without gaps, aligned, and apart from everything else that is written.
-        Weights that others have changed since the last step cost a few more evaluations.
     penalty : Penalty or None
         As given, or as :meth:`follow` has taken it since.
     """
@@ -155,8 +153,6 @@ class Batch:
         self.places = np.cumsum([0, *map(len, self.plans)], dtype=np.int64)
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
-        # Of which proxes of columns the squares are those of the weights, and where these lay.
-        self._scanned, self._places = np.full(n, not columns), self.addresses[:, 0].copy()
         # What look has found: which proxes take several passes.
         self._left: Array | None = None
         self._own: dict[int, Penalty] = {}
@@ -290,7 +286,6 @@ class Batch:
         if not own and not left.any():
             self._solve(found, keep, finder, where)
             return found.carry
-        self._scanned[:] = self.name != "columns"
         parts: dict[float, tuple[Penalty, list[int]]] = {}
         for k in np.flatnonzero(~left).tolist():
             penalty = own.get(k, self.penalty)
@@ -359,17 +354,14 @@ class Batch:
 
     def _run(self, task: Callable[[many.Span], None]) -> None:
         """Do what is to be done with the share of each thread."""
-        self._each(self._spans(), task)
-
-    def _each(self, shares: Sequence[Any], task: Callable[[Any], None]) -> None:
-        """Do what is to be done with each share, in as many threads."""
+        spans = self._spans()
 
         def some(begin: int, finish: int) -> int:
-            for share in shares[begin:finish]:
-                task(share)
+            for span in spans[begin:finish]:
+                task(span)
             return -1
 
-        threads.run(some, len(shares), self.size)
+        threads.run(some, len(spans), self.size)
 
     def _spoilt(self) -> Array:
         """Return which proxes have a gradient, or weights in columns, whose squares are not finite."""
@@ -379,29 +371,11 @@ class Batch:
         def look(span: many.Span) -> None:
             invalid(*self._tensors, *span, one, spoilt)
 
-        spans = self._spans()
-        self._scan()
-        self._each(spans, look)
+        self._run(look)
+        if self.name == "columns":
+            scan, step = plain_kernel("scan_of"), Step((), one, one, one, one)
+            self._run(lambda span: scan(*self._tensors, *span, *step, *column_room(self.dtype), spoilt))
         return spoilt
-
-    def _scan(self) -> None:
-        """Sum the squares of the weights of columns, unless they are those that the last step wrote."""
-        if self.name == "columns" and (self._places != self.addresses[:, 0]).any():
-            self._scanned[:], self._places[:] = False, self.addresses[:, 0]
-        blocks = [
-            (k, first, min(int(self._tensors.per_block[k]), len(self.plans[k]) - first))
-            for k in np.flatnonzero(~self._scanned).tolist()
-            for first in range(0, len(self.plans[k]), int(self._tensors.per_block[k]))
-        ]
-        if blocks:
-            each = np.array_split(np.array(blocks, np.int64), min(threads.get_num_threads(), len(blocks)))
-            self._each(each, lambda some: self._sum_squares(some, column_room(self.dtype)))
-            self._scanned[:] = True
-
-    def _sum_squares(self, stretches: Array, room: ColumnRoom) -> None:
-        """Sum the squares of groups; of each stretch the prox is given, the first group, and their number."""
-        one = self.dtype.type(1.0)
-        plain_kernel("scan_of")(*self._tensors, stretches, *Step((), one, one, one, one), *room)
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
         kernel = kernel_of("flow_of", self.update, keep > 0.0, self.slope.shrinks)
@@ -421,7 +395,6 @@ class Batch:
     ) -> None:
         """Step with groups; those that the kernel leaves are solved in between."""
         slope, rows = self.slope, self.name == "rows"
-        self._scanned[:] = rows
         kernel = kernel_of(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
         step = self._given(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
@@ -437,11 +410,9 @@ class Batch:
                     self._finish_rows(k, room, left, found.step, keep, finder, where(k))
                 else:
                     self._finish_columns(k, step.c, left, found.step, finder, where(k))
-                    self._sum_squares(np.array([(k, group, 1) for group in left.tolist()]), room)
                 span = span._replace(first=k, unit=unit)
 
         self._run(task)
-        self._scanned[:] = True
 
     def _arrays(self, k: int) -> list[list[Array]]:
         """Return weights, gradient and state of each tensor of a prox, flat."""

@@ -22,7 +22,6 @@ from proxlab.optim.fused_columns import (
     begin_groups,
     block_in,
     close_groups,
-    note_squares,
     open_groups,
     pass_ratio,
     pass_squares,
@@ -34,6 +33,9 @@ from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, formed, inval
 from proxlab.optim.fused_groups import PASSES, Numbers
 from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
 from proxlab.scalar import INF, any_order
+
+#: Elements of a tensor that are counted at most.
+SAMPLE = 256
 
 
 class Tensors(NamedTuple):
@@ -56,8 +58,7 @@ class Tensors(NamedTuple):
         Groups of a block of columns.
     strengths, squares : array of float
         The groups' weights, and the squares of the tensors' weights in columns, whose root is where the
-        radius is first looked for: those of one prox after those of another. A step leaves them as the next
-        one needs them.
+        radius is first looked for: those of one prox after those of another.
     starts : array of int
         Where the part of a prox of each begins, and where that of the last ends.
     doubts : array of float
@@ -156,7 +157,7 @@ def flow_of(tensors: Tensors, span: Span, step: Step) -> int:
 
 
 def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
-    """Mark the proxes with a gradient of which a square is not finite, or with such a column of weights."""
+    """Mark the proxes with a gradient of which a square is not finite."""
     for k in range(span.first, span.last + 1):
         units = tensors.units[k]
         begin, finish = part_of(tensors, span, k)
@@ -164,11 +165,6 @@ def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
             n = length_of(tensors.shapes[s])
             grad = elements(tensors.addresses[s, 1], n, one)
             if invalid(grad, n * begin // units, n * finish // units, one) != 0.0:
-                spoilt[k] = True
-        starts, ends, count = tensors.starts[k], tensors.starts[k + 1], tensors.per_block[k]
-        squares = tensors.squares[starts[1] : ends[1]]
-        for j in range(count * begin, min(count * finish, len(squares))):
-            if not squares[j] < INF:
                 spoilt[k] = True
 
 
@@ -185,16 +181,21 @@ def block_of(tensors: Tensors, k: int, first: int, count: int, room: ColumnRoom)
     return block_in(room.values, first, count, weights, squares)
 
 
-def scan_of(tensors: Tensors, stretches: Any, step: Step, room: ColumnRoom) -> None:
-    """Sum the squares of the weights of groups: a row of ``stretches`` is prox, first group, and number."""
-    for i in range(len(stretches)):
-        k, count = stretches[i, 0], stretches[i, 2]
-        block = block_of(tensors, k, stretches[i, 1], count, room)
-        block.ratio[:count] = 0.0
-        block.sums[0, :count] = 0.0
-        for s in range(tensors.spans[k], tensors.spans[k + 1]):
-            pass_squares(tensor_at(tensors, s, step.one), step, block, room)
-        note_squares(block)
+def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
+    """Sum the squares of the weights of groups, and mark proxes with a sum that is not finite."""
+    for k in range(span.first, span.last + 1):
+        begin, finish = part_of(tensors, span, k)
+        for unit in range(begin, finish):
+            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
+            block = block_of(tensors, k, first, count, room)
+            block.ratio[:count] = 0.0
+            block.sums[0, :count] = 0.0
+            for s in range(tensors.spans[k], tensors.spans[k + 1]):
+                pass_squares(tensor_at(tensors, s, step.one), step, block, room)
+            for j in range(count):
+                block.squares[first + j] = block.sums[0, j]
+                if not block.sums[0, j] < INF:
+                    spoilt[k] = True
 
 
 def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any) -> None:
@@ -269,7 +270,6 @@ def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Number
     left = close_groups(block, numbers, room.hard)
     for s in range(begin, finish):
         pass_write(tensor_at(tensors, s, step.one), step, block, room)
-    note_squares(block)
     return left
 
 
@@ -282,17 +282,23 @@ def count_all(w: Any, n: Any, one: float) -> int:
     return total
 
 
-def count_alive(addresses: Any, sizes: Any, strides: Any, one: float, counts: Any) -> None:
-    """Count the elements of tensors that are not zero, with a stride for each."""
+def sampled(i: Any, n: Any) -> Any:
+    """Return where sample ``i`` of 256 lies among ``n`` elements: one in each 256th, at no regular place."""
+    return (256 * i + (101 * i) % 256) * n // 65536
+
+
+def count_alive(addresses: Any, sizes: Any, one: float, counts: Any) -> None:
+    """Count which of at most 256 elements of each tensor are not zero."""
     zero = one - one
     for k in range(len(sizes)):
-        w = elements(addresses[k], sizes[k], one)
-        if strides[k] == 1:
-            counts[k] = count_all(w, UINT(sizes[k]), one)
+        n = sizes[k]
+        w = elements(addresses[k], n, one)
+        if n <= SAMPLE:
+            counts[k] = count_all(w, UINT(n), one)
         else:
             total = 0
-            for i in range(0, sizes[k], strides[k]):
-                total += w[i] != zero
+            for i in range(SAMPLE):
+                total += w[sampled(i, n)] != zero
             counts[k] = total
 
 

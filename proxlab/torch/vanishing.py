@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from proxlab.optim.fused_many import SAMPLE, sampled
 from proxlab.torch.problems import Block, name_parameter, read_all
 from proxlab.torch.shards import local
 
 if TYPE_CHECKING:
     from proxlab.torch.together import Kept
 
-__all__ = ["Looked", "Vanishing", "counted", "strides_of"]
+__all__ = ["Looked", "Vanishing", "counted", "shares_of"]
 
 #: Steps that are looked at: it is at the start that gradients have always been zero.
 STEPS = 100
-#: Elements of a parameter that are looked at, about.
-SAMPLE = 256
 # What the metrics of the methods are made of.
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "square_sum"}
 #: Parameters that the warning names.
@@ -39,7 +39,7 @@ class _Seen(NamedTuple):
     """Parameters, how many elements a counted one stands for, and how many were not zero before a step."""
 
     looked: list[Looked]
-    strides: Any
+    shares: Any
     before: Any
     kept: Kept | None
 
@@ -67,12 +67,12 @@ class Vanishing:
             if local(p).numel() > 0
         ]
         params = [p for _, _, p in looked]
-        strides, before = strides_of(params), counted(params)
+        shares, before = shares_of(params), counted(params)
         if kept is not None:
-            strides = np.concatenate([strides, kept.strides])
+            shares = np.concatenate([shares, kept.shares])
             before = np.concatenate([before, kept.alive()])
             looked += kept.looked
-        return _Seen(looked, strides, before, kept)
+        return _Seen(looked, shares, before, kept)
 
     def compare(self, seen: _Seen, step: int, state: Mapping[Tensor, Any]) -> None:
         """Count again, and warn where more than half of what was there is gone for want of gradients."""
@@ -82,8 +82,8 @@ class Vanishing:
         else:
             own = len(looked) - len(kept.looked)
             after = np.concatenate([counted([p for _, _, p in looked[:own]]), kept.alive()])
-        gone = seen.strides * np.maximum(0, seen.before - after)
-        before = seen.strides * seen.before
+        gone = seen.shares * np.maximum(0, seen.before - after)
+        before = seen.shares * seen.before
         if 2 * gone.sum() <= before.sum():
             return
         # A large strength does so too; whoever chose it knows.
@@ -106,26 +106,28 @@ class Vanishing:
         )
 
 
-def strides_of(params: Sequence[Tensor]) -> Any:
-    """Return of every how many elements one is counted."""
-    return np.array([_stride(p) for p in params], np.int64)
+def shares_of(params: Sequence[Tensor]) -> Any:
+    """Return of how many elements one is counted."""
+    return np.array([max(local(p).numel() / SAMPLE, 1.0) for p in params])
 
 
-def _stride(p: Tensor) -> int:
-    # Odd, so that it does not keep to the same columns.
-    return (local(p).numel() // SAMPLE) | 1
+def _sample(a: Tensor) -> Tensor:
+    """Return the elements of a tensor that are counted."""
+    flat = local(a).detach().reshape(-1)
+    if flat.numel() <= SAMPLE:
+        return flat
+    return flat[sampled(torch.arange(SAMPLE, device=flat.device), flat.numel())]
 
 
 def counted(params: Sequence[Tensor]) -> Any:
-    """Count the elements of parameters that are not zero, of each with its stride."""
-    counts = [local(p).detach().reshape(-1)[:: _stride(p)].count_nonzero() for p in params]
-    return np.array(read_all(counts), np.int64)
+    """Count which of the elements of parameters that are looked at are not zero."""
+    return np.array(read_all([_sample(p).count_nonzero() for p in params]), np.int64)
 
 
 def _is_still(p: Tensor, state: Mapping[Tensor, Any]) -> bool:
     """Return whether of more than half of a parameter the metric is still eps, no gradient having come."""
     for name in _SQUARES & set(state.get(p, {})):
-        sample = local(state[p][name]).reshape(-1)[:: _stride(p)]
+        sample = _sample(state[p][name])
         if 2 * int(sample.count_nonzero()) < sample.numel():
             return True
     return False

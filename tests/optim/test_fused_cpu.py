@@ -191,7 +191,7 @@ def test_more_columns_than_a_block():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_goes_on_takes_the_bits_of_a_new_one(kind, monkeypatch):
-    """What a step keeps of the radii of columns is what a new batch sums up."""
+    """Nothing of a step before decides, whatever has happened to the weights since."""
     rng, left, solve_left = np.random.default_rng(7), [], Batch._solve_left
     monkeypatch.setattr(Batch, "_solve_left", lambda *given: left.append(1) or solve_left(*given))
     settings = check_settings(ADAMW, {"lr": 1e-2})
@@ -215,6 +215,9 @@ def test_a_batch_that_goes_on_takes_the_bits_of_a_new_one(kind, monkeypatch):
             if t == 6:
                 # Other weights, in another place.
                 kept[0], new[0] = ([np.roll(a, 1) for a in arrays[0]] for arrays in (kept, new))
+            if t == 9:
+                for a in (*kept[0], *new[0]):
+                    a *= 0.5
             for w, g in zip(*kept[:2], strict=True):
                 g[...] = 0.05 * w + 0.02 * rng.normal(size=w.shape)
             for arrays, batch in ((kept, fresh[0]), (new, fresh[t])):

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 
@@ -425,6 +426,25 @@ def test_weights_that_vanish_at_once_are_warned_of_once(fused):
     for _ in range(8):
         step()
     assert model[0].weight.all()
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("shape", [(256, 255), (768, 767), (256, 3), (8192, 5), (300, 40), (1024, 1)])
+def test_columns_that_vanish_are_seen_whatever_the_shape(shape, fused):
+    """Samples of the weights keep to no columns: those of 256 rows, at a distance of an odd row, would."""
+    for still in (slice(0, 1), slice(1, None)):
+        torch.manual_seed(0)
+        w = nn.Parameter(torch.randn(shape))
+        w.grad = torch.randn(shape)
+        w.grad[:, still] = 0.0
+        groups = [{"params": [w], "penalty": pl.GroupLasso(1e-3, groups=pl.Groups.over(0))}]
+        optimizer = pt.ProxAdam(groups, lr=1e-2, fused=fused)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            optimizer.step()
+        gone = float((w == 0).float().mean())
+        assert abs(gone - 0.5) > 0.1
+        assert bool(seen) == (gone > 0.5), (still, gone)
 
 
 class Residual(nn.Module):

@@ -582,7 +582,7 @@ def test_gradients_do_not_live_on():
 
 
 def test_zeros_are_counted_for_the_warning_beside_what_is_kept():
-    params = parameters([(4, 70), (70, 4), (5,)])
+    params = parameters([(4, 60), (60, 4), (5,)])
     wide = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
     with torch.no_grad():
         params[0][1] = 0.0
@@ -591,7 +591,7 @@ def test_zeros_are_counted_for_the_warning_beside_what_is_kept():
     counts = optimizer._kept.alive()
     expected = [int(p.count_nonzero()) for _, _, p in optimizer._kept.looked]
     assert isinstance(optimizer._kept, Kept)
-    assert counts.tolist() == expected == [280 - 70 + int(params[0][1].count_nonzero()), 280, 9]
+    assert counts.tolist() == expected == [240 - 60 + int(params[0][1].count_nonzero()), 240, 9]
 
 
 ORDERS = {
