@@ -40,7 +40,7 @@ BLOCK = 8192
 #: The distance of a column's accumulators: constant, and no power of two.
 PITCH = np.uint64(8208)
 PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in range(2, 8))
-#: While more than one group of so many is open, another pass over a block is worth it.
+#: While more than one group of so many is open, a pass over a block costs less than one over each of them.
 MANY = 32
 
 
@@ -49,8 +49,10 @@ class Block(NamedTuple):
 
     Attributes
     ----------
-    first, n : int
-        The first of them, and how many they are.
+    first : int
+        The number of the first of them.
+    begin, end : int
+        Those that are looked at, counted from the first.
     weights, squares : array of float
         The weights of all groups or the one that they share, and the squares of the tensors' weights.
     state, r, k, lo, hi : array of float
@@ -62,7 +64,8 @@ class Block(NamedTuple):
     """
 
     first: int
-    n: int
+    begin: int
+    end: int
     weights: Any
     squares: Any
     state: Any
@@ -99,8 +102,16 @@ class ColumnRoom(NamedTuple):
 def block_in(values: Any, first: int, count: int, weights: Any, squares: Any) -> Block:
     """Return a block whose numbers are kept in ``values``."""
     return Block(
-        first, count, weights, squares, values[0], values[1], values[2], values[3], values[4], values[5],
+        first, 0, count, weights, squares, values[0], values[1], values[2], values[3], values[4], values[5],
         values[6], values[7:],
+    )  # fmt: skip
+
+
+def only(block: Block, j: int) -> Block:
+    """Return the block with one of its groups to be looked at."""
+    return Block(
+        block.first, j, j + 1, block.weights, block.squares, block.state, block.r, block.k, block.lo,
+        block.hi, block.ratio, block.rest, block.sums,
     )  # fmt: skip
 
 
@@ -334,9 +345,9 @@ def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
 
     def pass_over(t: Tensor, step: Step, block: Block, room: ColumnRoom) -> None:
         shape, part, total = t.shape, room.part, room.total
-        rows, width, k = shape[1] * shape[4], shape[3] // shape[4], 0
-        while k < block.n:
-            m = side_by_side(shape, block.first + k, block.n - k)
+        rows, width, k = shape[1] * shape[4], shape[3] // shape[4], block.begin
+        while k < block.end:
+            m = side_by_side(shape, block.first + k, block.end - k)
             n, base = UINT(m * width), place(shape, block.first + k)
             clear(part, n, count)
             clear(total, n, count)
@@ -390,13 +401,13 @@ def keep(block: Block, j: int, group: Group) -> None:
 def forget_sums(block: Block, first: int) -> None:
     """Clear the sums from the row ``first`` on."""
     for s in range(first, 7):
-        for j in range(block.n):
+        for j in range(block.begin, block.end):
             block.sums[s, j] = 0.0
 
 
 def begin_groups(block: Block, numbers: Numbers) -> None:
     """Set where groups are first looked at, and clear their sums."""
-    for j in range(block.n):
+    for j in range(block.begin, block.end):
         r = first_radius(block.squares[block.first + j], numbers.table)
         group = Group(OPEN, r, piece_at(numbers.table, r, 0, len(numbers.table)), 0.0, r)
         keep(block, j, group)
@@ -406,7 +417,7 @@ def begin_groups(block: Block, numbers: Numbers) -> None:
 
 def open_groups(block: Block, numbers: Numbers) -> int:
     """Decide from the sums at zero, and go on from those at the radius; returns how many are open."""
-    for j in range(block.n):
+    for j in range(block.begin, block.end):
         guess = group_of(block, j)
         group = open_group(zero_of(block, j), guess.r, eta_of(block, j, numbers), numbers)
         if group.r != guess.r or group.k != guess.k:
@@ -418,7 +429,7 @@ def open_groups(block: Block, numbers: Numbers) -> int:
 def aim_groups(block: Block, numbers: Numbers) -> int:
     """Set the ratios of the groups that are open; returns how many of them have one."""
     count = 0
-    for j in range(block.n):
+    for j in range(block.begin, block.end):
         group, ratio = group_of(block, j), 0.0
         if group.state == OPEN:
             ratio = ratio_of(group, eta_of(block, j, numbers), numbers)
@@ -433,7 +444,7 @@ def aim_groups(block: Block, numbers: Numbers) -> int:
 def advance_groups(block: Block, numbers: Numbers) -> int:
     """Go on from the sums, where there are any; returns how many groups are still open."""
     active, sums = 0, block.sums
-    for j in range(block.n):
+    for j in range(block.begin, block.end):
         group = group_of(block, j)
         if group.state == OPEN and block.ratio[j] > 0.0:
             zero, eta = zero_of(block, j), eta_of(block, j, numbers)
@@ -446,7 +457,7 @@ def advance_groups(block: Block, numbers: Numbers) -> int:
 def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
     """Set the last ratios; returns how many groups keep their point, with their numbers in ``hard``."""
     count = 0
-    for j in range(block.n):
+    for j in range(block.begin, block.end):
         ratio, rest, state = quotient(group_of(block, j), eta_of(block, j, numbers), numbers)
         if state != DONE:
             ratio, rest = 1.0, 0.0

@@ -22,6 +22,7 @@ from proxlab.optim.fused_columns import (
     begin_groups,
     block_in,
     close_groups,
+    only,
     open_groups,
     pass_ratio,
     pass_squares,
@@ -30,7 +31,7 @@ from proxlab.optim.fused_columns import (
     pass_write,
 )
 from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, formed, invalid, write
-from proxlab.optim.fused_groups import PASSES, Numbers
+from proxlab.optim.fused_groups import OPEN, PASSES, Numbers
 from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
 from proxlab.scalar import INF, any_order
 
@@ -251,6 +252,14 @@ def columns_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room:
     return span.last, span.stop, 0
 
 
+def search_on(tensors: Tensors, k: int, step: Step, numbers: Numbers, block: Block, room: ColumnRoom) -> int:
+    """Go on with the open groups of a block by a pass; returns how many are open still."""
+    if aim_groups(block, numbers) > 0:
+        for s in range(tensors.spans[k], tensors.spans[k + 1]):
+            pass_ratio(tensor_at(tensors, s, step.one), step, block, room)
+    return advance_groups(block, numbers)
+
+
 def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Numbers, room: ColumnRoom) -> int:
     """Step with a block of groups; returns how many are left to the general solver, with their point."""
     begin, finish = tensors.spans[k], tensors.spans[k + 1]
@@ -258,15 +267,16 @@ def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Number
     begin_groups(block, numbers)
     for s in range(begin, finish):
         pass_update(tensor_at(tensors, s, step.one), step, block, room)
-    active = open_groups(block, numbers)
-    for _ in range(PASSES):
-        # A pass costs as much for a few groups as for all; the last few are cheaper one by one.
-        if active <= block.n // MANY:
-            break
-        if aim_groups(block, numbers) > 0:
-            for s in range(begin, finish):
-                pass_ratio(tensor_at(tensors, s, step.one), step, block, room)
-        active = advance_groups(block, numbers)
+    active, passes = open_groups(block, numbers), 0
+    while passes < PASSES and active > block.end // MANY:
+        active = search_on(tensors, k, step, numbers, block, room)
+        passes += 1
+    if active > 0:
+        # Each has as many passes as with all others: its result does not depend on them.
+        for j in range(block.end):
+            for _ in range(passes, PASSES):
+                if block.state[j] == OPEN:
+                    search_on(tensors, k, step, numbers, only(block, j), room)
     left = close_groups(block, numbers, room.hard)
     for s in range(begin, finish):
         pass_write(tensor_at(tensors, s, step.one), step, block, room)
