@@ -120,8 +120,9 @@ def only(block: Block, j: int) -> Block:
 
 
 def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's ``w²``."""
-    return (t.w[k] * t.w[k],)
+    """Return an element's ``w²``, or NaN if the square of its gradient is not finite."""
+    zero = step.one - step.one
+    return (t.w[k] * t.w[k] + zero * (t.g[k] * t.g[k]),)
 
 
 def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -311,6 +312,7 @@ def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: Colum
 
     One loop that does both is slower: it reads and writes the sums for each row, and memory waits meanwhile.
     """
+    # Rows of the tile are apart as sums are: by no power of two.
     shape, tile, pitch = t.shape, room.tile, UINT(n) + UINT(16)
     most = len(tile) // (int(pitch) * 4) * 4
     for first in range(0, rows, most):
@@ -328,7 +330,7 @@ def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: Colum
             add_updated(t.w, base + row(shape, i), UINT(i - first) * pitch, n, room, step.one)
 
 
-def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
+def pass_of(take_rows: Any, count: int, first: int) -> Any:
     """Return a pass over what a tensor has of the groups of a block.
 
     Parameters
@@ -336,9 +338,7 @@ def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
     take_rows : callable
         Goes through the rows of neighbouring groups and adds their terms to ``count`` sums.
     count, first : int
-        The first of these is row ``first`` of the block's sums.
-    writes : bool
-        Whether elements read the rest.
+        The first of these is row ``first`` of the block's sums; where there are none, elements read the rest.
     """
     at = np.uint64(count) * PITCH
     behind = np.uint64(count + 1) * PITCH
@@ -352,7 +352,7 @@ def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
             clear(part, n, count)
             clear(total, n, count)
             spread(block.ratio, k, m, width, part, at)
-            if writes:
+            if count == 0:
                 spread(block.rest, k, m, width, part, behind)
             take_rows(t, step, base, rows, n, room)
             add_part(part, total, n, count)
@@ -363,14 +363,12 @@ def pass_of(take_rows: Any, count: int, first: int, writes: bool) -> Any:
     return pass_over
 
 
-#: Of the weights; before the step, of its point; with the update; at the groups' ratios; of the result.
+#: Before the step, of the weights and of its point; with the update; at the groups' ratios; of the result.
 pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
-    pass_of(stream_of(square_term, add1, 1), 1, 0, False),
-    pass_of(stream_of(tell_terms, add5, 5), 5, 0, False),
-    pass_of(update_rows, 7, 0, False),
-    pass_of(stream_of(ratio_terms, add3, 3), 3, 4, False),
-    pass_of(stream_of(write_term, add0, 0), 0, 0, True),
-)
+    pass_of(stream_of(square_term, add1, 1), 1, 0), pass_of(stream_of(tell_terms, add5, 5), 5, 0),
+    pass_of(update_rows, 7, 0),
+    pass_of(stream_of(ratio_terms, add3, 3), 3, 4), pass_of(stream_of(write_term, add0, 0), 0, 0),
+)  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------

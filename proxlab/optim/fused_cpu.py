@@ -364,17 +364,24 @@ class Batch:
         threads.run(some, len(spans), self.size)
 
     def _spoilt(self) -> Array:
-        """Return which proxes have a gradient, or weights in columns, whose squares are not finite."""
+        """Return which proxes have a gradient whose squares are not finite.
+
+        Those of the weights come along for groups of columns.
+        """
         spoilt, one = np.zeros(len(self), np.bool_), self.dtype.type(1.0)
-        invalid = plain_kernel("invalid_of")
-
-        def look(span: many.Span) -> None:
-            invalid(*self._tensors, *span, one, spoilt)
-
-        self._run(look)
         if self.name == "columns":
             scan, step = plain_kernel("scan_of"), Step((), one, one, one, one)
-            self._run(lambda span: scan(*self._tensors, *span, *step, *column_room(self.dtype), spoilt))
+
+            def look(span: many.Span) -> None:
+                scan(*self._tensors, *span, *step, *column_room(self.dtype), spoilt)
+
+        else:
+            invalid = plain_kernel("invalid_of")
+
+            def look(span: many.Span) -> None:
+                invalid(*self._tensors, *span, one, spoilt)
+
+        self._run(look)
         return spoilt
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:

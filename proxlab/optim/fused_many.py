@@ -35,8 +35,8 @@ from proxlab.optim.fused_groups import OPEN, PASSES, Numbers
 from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
 from proxlab.scalar import INF, any_order
 
-#: Elements of a tensor that are counted at most.
-SAMPLE = 256
+#: Elements of a tensor that are counted at most; a prime, and a polynomial whose remainders look random.
+SAMPLE, PRIME, CUBIC = 256, 65521, (17389, 40503, 30011, 12345)
 
 
 class Tensors(NamedTuple):
@@ -158,15 +158,13 @@ def flow_of(tensors: Tensors, span: Span, step: Step) -> int:
 
 
 def invalid_of(tensors: Tensors, span: Span, one: float, spoilt: Any) -> None:
-    """Mark the proxes with a gradient of which a square is not finite."""
+    """Mark the tensors whose gradient has an element of which the square is not finite."""
     for k in range(span.first, span.last + 1):
-        units = tensors.units[k]
+        n = length_of(tensors.shapes[k])
+        size = n // tensors.units[k]
         begin, finish = part_of(tensors, span, k)
-        for s in range(tensors.spans[k], tensors.spans[k + 1]):
-            n = length_of(tensors.shapes[s])
-            grad = elements(tensors.addresses[s, 1], n, one)
-            if invalid(grad, n * begin // units, n * finish // units, one) != 0.0:
-                spoilt[k] = True
+        if invalid(elements(tensors.addresses[k, 1], n, one), begin * size, finish * size, one) != 0.0:
+            spoilt[k] = True
 
 
 def count_of(tensors: Tensors, k: int, block: int) -> int:
@@ -183,7 +181,7 @@ def block_of(tensors: Tensors, k: int, first: int, count: int, room: ColumnRoom)
 
 
 def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
-    """Sum the squares of the weights of groups, and mark proxes with a sum that is not finite."""
+    """As :func:`invalid_of`, and sum the squares of the weights of each group."""
     for k in range(span.first, span.last + 1):
         begin, finish = part_of(tensors, span, k)
         for unit in range(begin, finish):
@@ -293,12 +291,16 @@ def count_all(w: Any, n: Any, one: float) -> int:
 
 
 def sampled(i: Any, n: Any) -> Any:
-    """Return where sample ``i`` of 256 lies among ``n`` elements: one in each 256th, at no regular place."""
-    return (256 * i + (101 * i) % 256) * n // 65536
+    """Return where sample ``i`` lies among ``n`` elements: in an equal share of them, as if at random there.
+
+    Any regular distance keeps to some of the columns of some shape.
+    """
+    a, b, c, d = CUBIC
+    return (PRIME * i + (((a * i + b) * i + c) * i + d) % PRIME) * n // (SAMPLE * PRIME)
 
 
 def count_alive(addresses: Any, sizes: Any, one: float, counts: Any) -> None:
-    """Count which of at most 256 elements of each tensor are not zero."""
+    """Count which of a sample of each tensor's elements are not zero."""
     zero = one - one
     for k in range(len(sizes)):
         n = sizes[k]

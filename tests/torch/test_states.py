@@ -2,9 +2,11 @@
 
 import copy
 import io
+import itertools
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -16,6 +18,7 @@ from torch import nn  # noqa: E402
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import TargetSparsity, bregman  # noqa: E402
+from proxlab.optim.fused_many import SAMPLE, sampled  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -426,6 +429,26 @@ def test_weights_that_vanish_at_once_are_warned_of_once(fused):
     for _ in range(8):
         step()
     assert model[0].weight.all()
+
+
+def test_samples_of_weights_keep_to_no_columns():
+    """Of any shape, the columns of one half, and every other one, have their share of the sample."""
+    rng, i = np.random.default_rng(0), np.arange(SAMPLE)
+    usual = [1, 2, 3, 5, 9, 27, 64, 255, 256, 257, 512, 768, 1000, 1024, 2048, 3072, 4096, 4608]
+    drawn = zip(*np.exp(rng.uniform(0.7, 10.0, (2, 2000))).astype(int), strict=True)
+    for rows, columns in [*itertools.product(usual, usual[1:]), *drawn]:
+        n = int(rows) * int(columns)
+        places = sampled(i, n)
+        assert 0 <= places.min() <= places.max() < n
+        assert (np.diff(places) >= 0).all()
+        if n >= 4 * SAMPLE and columns > 1:
+            lies = places % columns
+            for chosen, share in (
+                (lies < columns // 2, (columns // 2) / columns),
+                (lies % 2 == 0, -(-columns // 2) / columns),
+            ):
+                # Beyond five standard deviations of a random sample.
+                assert abs(chosen.mean() - share) < 2.5 / np.sqrt(SAMPLE), (rows, columns)
 
 
 @pytest.mark.parametrize("fused", [None, False])
