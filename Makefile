@@ -89,7 +89,7 @@ test-models: $(VENV)/.models  ## the tests on networks of transformers and timm,
 test-kernels: $(VENV)/.test  ## kernels of every method in every layout, and from a cold cache, which take long to compile
 	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/test_prox.py tests/test_backends.py tests/test_linker.py tests/optim tests/torch tests/cuda
 
-test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on four processes (two are in make test)
+test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on two and four processes (some are in make test)
 	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py tests/analysis/test_ranks.py
 
 gpu-static: $(VENV)/.cuda  ## build every GPU kernel for two architectures and test what it takes; needs no GPU
