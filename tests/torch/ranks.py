@@ -5,6 +5,7 @@ import faulthandler
 import os
 import pkgutil
 import random
+import tempfile
 import time
 import traceback
 import unittest.mock
@@ -38,11 +39,13 @@ TIMEOUT = 300
 def run(world, scenarios, folder):
     """Run scenarios in ``world`` processes; returns for each the tracebacks of those in which it failed.
 
-    A process that waits in vain ends itself, and says where it was.
+    A process that waits in vain ends itself, and says where it was. What they leave in ``folder`` is for
+    later runs; where they meet, and what becomes of them, lies in a folder of this run alone.
     """
     context = torch.multiprocessing.get_context("spawn")
+    ours = tempfile.mkdtemp(dir=folder)
     workers = [
-        context.Process(target=work, args=(rank, world, tuple(scenarios), str(folder), TIMEOUT))
+        context.Process(target=work, args=(rank, world, tuple(scenarios), str(folder), ours, TIMEOUT))
         for rank in range(world)
     ]
     for worker in workers:
@@ -56,8 +59,8 @@ def run(world, scenarios, folder):
     failures = {name: [] for name in scenarios}
     for name in scenarios:
         for rank in range(world):
-            file, stack = (Path(folder, f"{name}-{world}-{rank}.{kind}") for kind in ("txt", "stack"))
-            text = file.read_text() if file.exists() else "did not end"
+            file, stack = (Path(ours, f"{name}-{rank}.{kind}") for kind in ("txt", "stack"))
+            text = file.read_text() if file.exists() else f"did not end; status {workers[rank].exitcode}"
             if not file.exists() and stack.exists():
                 text += f"\n{stack.read_text()}"
             if text:
@@ -65,18 +68,16 @@ def run(world, scenarios, folder):
     return failures
 
 
-def work(rank, world, scenarios, folder, limit):
+def work(rank, world, scenarios, folder, ours, limit):
     """Be one of the processes."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     pl.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world))
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store-{world}", rank=rank, world_size=world
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{ours}/store", rank=rank, world_size=world)
     for name in scenarios:
         try:
-            with Path(folder, f"{name}-{world}-{rank}.stack").open("w") as stack:
+            with Path(ours, f"{name}-{rank}.stack").open("w") as stack:
                 faulthandler.dump_traceback_later(limit, exit=True, file=stack)
                 globals()[name](rank, world, Path(folder))
                 faulthandler.cancel_dump_traceback_later()
@@ -84,7 +85,7 @@ def work(rank, world, scenarios, folder, limit):
         except BaseException:
             text = traceback.format_exc()
             faulthandler.cancel_dump_traceback_later()
-        Path(folder, f"{name}-{world}-{rank}.txt").write_text(text)
+        Path(ours, f"{name}-{rank}.txt").write_text(text)
         if text:
             # The others may wait for this one.
             os._exit(1)
