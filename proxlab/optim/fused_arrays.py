@@ -1,4 +1,4 @@
-"""Compiled passes over arrays that take no step: what a rule asks of the prox, and what is not zero."""
+"""A compiled pass over arrays that takes no step: what a rule asks of the prox."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from proxlab.backends import threads
 from proxlab.optim import fused_many as many
 from proxlab.optim.fused_elements import Step, Tensor
-from proxlab.optim.fused_kernels import kernel_of, plain_kernel
+from proxlab.optim.fused_kernels import kernel_of
 from proxlab.optim.rules import Proposal, Rule, Settings
 from proxlab.optim.updates import Update
 
-__all__ = ["count_alive", "propose"]
+__all__ = ["propose"]
 
 Array = np.ndarray[Any, Any]
 
@@ -85,10 +85,3 @@ def _check_arrays(update: Update, w: Array, grad: Array, slots: tuple[Array, ...
     for k, (name, a) in enumerate(zip(names, slots, strict=True)):
         if any(np.may_share_memory(a, b) for b in (w, *slots[:k])):
             raise ValueError(f"{name}: must not share memory with w or another array of the state")
-
-
-def count_alive(addresses: Array, sizes: Array, dtype: Any) -> Array:
-    """Count which of a sample of each tensor's elements are not zero (:func:`~.fused_many.sampled`)."""
-    counts = np.zeros(len(sizes), np.int64)
-    plain_kernel("count_alive")(addresses, sizes, np.dtype(dtype).type(1.0), counts)
-    return counts

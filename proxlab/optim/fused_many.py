@@ -33,10 +33,7 @@ from proxlab.optim.fused_columns import (
 from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, formed, invalid, write
 from proxlab.optim.fused_groups import OPEN, PASSES, Numbers
 from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
-from proxlab.scalar import INF, any_order
-
-#: Elements of a tensor that are counted at most; a prime, and a polynomial whose remainders look random.
-SAMPLE, PRIME, CUBIC = 256, 65521, (17389, 40503, 30011, 12345)
+from proxlab.scalar import INF
 
 
 class Tensors(NamedTuple):
@@ -279,39 +276,6 @@ def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Number
     for s in range(begin, finish):
         pass_write(tensor_at(tensors, s, step.one), step, block, room)
     return left
-
-
-@any_order
-def count_all(w: Any, n: Any, one: float) -> int:
-    """Count the elements that are not zero."""
-    zero, total = one - one, 0
-    for i in range(n):
-        total += w[i] != zero
-    return total
-
-
-def sampled(i: Any, n: Any) -> Any:
-    """Return where sample ``i`` lies among ``n`` elements: in an equal share of them, as if at random there.
-
-    Any regular distance keeps to some of the columns of some shape.
-    """
-    a, b, c, d = CUBIC
-    return (PRIME * i + (((a * i + b) * i + c) * i + d) % PRIME) * n // (SAMPLE * PRIME)
-
-
-def count_alive(addresses: Any, sizes: Any, one: float, counts: Any) -> None:
-    """Count which of a sample of each tensor's elements are not zero."""
-    zero = one - one
-    for k in range(len(sizes)):
-        n = sizes[k]
-        w = elements(addresses[k], n, one)
-        if n <= SAMPLE:
-            counts[k] = count_all(w, UINT(n), one)
-        else:
-            total = 0
-            for i in range(SAMPLE):
-                total += w[sampled(i, n)] != zero
-            counts[k] = total
 
 
 class Asked(NamedTuple):

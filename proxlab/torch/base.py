@@ -294,6 +294,7 @@ class ProxOptimizer(Stepper):
         super().__setstate__(state)
         self.__dict__.setdefault("_lent", set())
         self.__dict__.setdefault("_validated", {})
+        self._vanishing.forget()
 
 
 @contextmanager

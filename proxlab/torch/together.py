@@ -25,7 +25,7 @@ from proxlab.rootfinders import RootFinder
 from proxlab.torch.launched import Launched
 from proxlab.torch.memory import Spans, is_apart, order_of
 from proxlab.torch.problems import Block, on_host, read_all, uses_of
-from proxlab.torch.vanishing import Looked, counted, shares_of
+from proxlab.torch.vanishing import Looked
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
 __all__ = ["Kept", "Member", "Moved", "Together", "proposed"]
@@ -365,9 +365,7 @@ class Kept:
     rest : list of tuple
         The numbers of the param groups and of their parameters that are not among the members.
     looked : list of Looked
-        The members whose zeros are counted.
-    shares : array of float
-        Of how many elements of each one is counted.
+        The members whose zeros may be counted.
     """
 
     def __init__(
@@ -425,17 +423,6 @@ class Kept:
             for member in together.members
             if member.block.penalty is not None
         ]
-        looked = [p for _, _, p in self.looked]
-        self.shares = shares_of(looked)
-        # Where they lie, as long as the facts hold; others are counted as tensors.
-        self._lying = []
-        for kind, dtype in _NUMBERS.items():
-            here = [k for k, p in enumerate(looked) if on_host(p) and p.dtype is kind]
-            if here:
-                places, sizes = np.transpose([(looked[k].data_ptr(), looked[k].numel()) for k in here])
-                self._lying.append((here, places.copy(), sizes.copy(), dtype))
-        lying = {k for here, *_ in self._lying for k in here}
-        self._others = [k for k in range(len(looked)) if k not in lying]
 
     @staticmethod
     def can_be(together: Together, state: Mapping[Tensor, Any]) -> bool:
@@ -588,15 +575,6 @@ class Kept:
             torch._foreach_copy_(counts, [torch.tensor(float(how.t))] * len(counts))
             for k in share.chosen if self._carries else ():
                 self._carries[k].fill_(carry)
-
-    def alive(self) -> Any:
-        """Count which of the elements of the members in :attr:`looked` that are looked at are not zero."""
-        counts = np.zeros(len(self.looked), np.int64)
-        for here, *lying in self._lying:
-            counts[here] = fused_arrays.count_alive(*lying)
-        if self._others:
-            counts[self._others] = counted([self.looked[k].parameter for k in self._others])
-        return counts
 
 
 def _order(a: Tensor) -> tuple[int, ...] | None:

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxlab.optim.fused_many import SAMPLE, sampled
 from proxlab.torch.problems import Block, name_parameter, read_all
 from proxlab.torch.shards import local
 
 if TYPE_CHECKING:
     from proxlab.torch.together import Kept
 
-__all__ = ["Looked", "Vanishing", "counted", "shares_of"]
+__all__ = ["Looked", "Vanishing"]
 
 #: Steps that are looked at: it is at the start that gradients have always been zero.
 STEPS = 100
@@ -25,6 +24,8 @@ STEPS = 100
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "square_sum"}
 #: Parameters that the warning names.
 NAMED = 5
+#: Elements of a tensor that are counted at most; a prime, and a polynomial whose remainders look random.
+SAMPLE, PRIME, CUBIC = 256, 65521, (17389, 40503, 30011, 12345)
 
 
 class Looked(NamedTuple):
@@ -36,24 +37,33 @@ class Looked(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """Parameters, how many elements a counted one stands for, and how many were not zero before a step."""
+    """Parameters without gradients so far, and how many weights each had before a step, and all had."""
 
     looked: list[Looked]
-    shares: Any
     before: Any
-    kept: Kept | None
+    total: float
 
 
 class Vanishing:
-    """Counts the penalised weights that a step makes zero, and warns once."""
+    """Counts the penalised weights that a step makes zero, and warns once.
+
+    Only parameters whose gradients have all been zero so far are counted: as a rule, those of the first step.
+    """
 
     def __init__(self) -> None:
         self._until = STEPS
         self._warned = False
+        # Elements that were not zero when a parameter was last counted, of those that have had gradients.
+        self._moved: dict[Tensor, float] = {}
 
     def open(self, steps: int) -> None:
         """Look at the next steps: something about penalties or parameters is new."""
         self._until = steps + STEPS
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget which parameters have had gradients: the state is another one."""
+        self._moved.clear()
 
     def look(self, blocks: Sequence[Block], step: int, kept: Kept | None) -> _Seen | None:
         """Count before a step, of blocks and what is kept of others; None where it is not looked at."""
@@ -66,32 +76,29 @@ class Vanishing:
             for k, p in enumerate(block.params)
             if local(p).numel() > 0
         ]
-        params = [p for _, _, p in looked]
-        shares, before = shares_of(params), counted(params)
         if kept is not None:
-            shares = np.concatenate([shares, kept.shares])
-            before = np.concatenate([before, kept.alive()])
             looked += kept.looked
-        return _Seen(looked, shares, before, kept)
+        still = [one for one in looked if one.parameter not in self._moved]
+        if not still:
+            return None
+        before = _alive(still)
+        moved = (self._moved.get(one.parameter, 0.0) for one in looked)
+        return _Seen(still, before, before.sum() + sum(moved))
 
     def compare(self, seen: _Seen, step: int, state: Mapping[Tensor, Any]) -> None:
         """Count again, and warn where more than half of what was there is gone for want of gradients."""
-        looked, kept = seen.looked, seen.kept
-        if kept is None:
-            after = counted([p for _, _, p in looked])
-        else:
-            own = len(looked) - len(kept.looked)
-            after = np.concatenate([counted([p for _, _, p in looked[:own]]), kept.alive()])
-        gone = seen.shares * np.maximum(0, seen.before - after)
-        before = seen.shares * seen.before
-        if 2 * gone.sum() <= before.sum():
-            return
+        looked, before, total = seen
+        after, still = _alive(looked), _are_still([one.parameter for one in looked], state)
+        for one, count, rests in zip(looked, after.tolist(), still, strict=True):
+            if not rests:
+                self._moved[one.parameter] = count
+        gone = before - after
         # A large strength does so too; whoever chose it knows.
-        lost = [k for k, s in enumerate(looked) if 2 * gone[k] > before[k] and _is_still(s.parameter, state)]
-        share = gone[lost].sum() / before.sum()
-        if share <= 0.5:
+        lost = np.flatnonzero(still & (2 * gone > before))
+        if 2 * gone[lost].sum() <= total:
             return
         self._warned = True
+        share = gone[lost].sum() / total
         named = [
             f"param group {block.number}, {name_parameter(block.group, place)}"
             for block, place, _ in (looked[k] for k in lost)
@@ -106,9 +113,13 @@ class Vanishing:
         )
 
 
-def shares_of(params: Sequence[Tensor]) -> Any:
-    """Return of how many elements one is counted."""
-    return np.array([max(local(p).numel() / SAMPLE, 1.0) for p in params])
+def sampled(i: Any, n: int) -> Any:
+    """Return where sample ``i`` lies among ``n`` elements: in an equal share of them, as if at random there.
+
+    Any regular distance keeps to some of the columns of some shape.
+    """
+    a, b, c, d = CUBIC
+    return (PRIME * i + (((a * i + b) * i + c) * i + d) % PRIME) * n // (SAMPLE * PRIME)
 
 
 def _sample(a: Tensor) -> Tensor:
@@ -119,15 +130,20 @@ def _sample(a: Tensor) -> Tensor:
     return flat[sampled(torch.arange(SAMPLE, device=flat.device), flat.numel())]
 
 
-def counted(params: Sequence[Tensor]) -> Any:
-    """Count which of the elements of parameters that are looked at are not zero."""
-    return np.array(read_all([_sample(p).count_nonzero() for p in params]), np.int64)
+def _alive(looked: Sequence[Looked]) -> Any:
+    """Return how many elements of parameters are not zero, as a sample says."""
+    params = [one.parameter for one in looked]
+    shares = np.array([max(local(p).numel() / SAMPLE, 1.0) for p in params])
+    return shares * np.array(read_all([_sample(p).count_nonzero() for p in params]))
 
 
-def _is_still(p: Tensor, state: Mapping[Tensor, Any]) -> bool:
-    """Return whether of more than half of a parameter the metric is still eps, no gradient having come."""
-    for name in _SQUARES & set(state.get(p, {})):
-        sample = _sample(state[p][name])
-        if 2 * int(sample.count_nonzero()) < sample.numel():
-            return True
-    return False
+def _are_still(params: Sequence[Tensor], state: Mapping[Tensor, Any]) -> Any:
+    """Return of which parameters the metric is still eps for more than half, no gradient having come."""
+    names = [sorted(_SQUARES & set(state.get(p, {}))) for p in params]
+    owners = [k for k, some in enumerate(names) for _ in some]
+    samples = [_sample(state[p][name]) for p, some in zip(params, names, strict=True) for name in some]
+    counts = read_all([a.count_nonzero() for a in samples])
+    still = np.zeros(len(params), np.bool_)
+    for k, sample, count in zip(owners, samples, counts, strict=True):
+        still[k] |= 2 * count < sample.numel()
+    return still

@@ -18,7 +18,8 @@ from torch import nn  # noqa: E402
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import TargetSparsity, bregman  # noqa: E402
-from proxlab.optim.fused_many import SAMPLE, sampled  # noqa: E402
+from proxlab.torch import vanishing  # noqa: E402
+from proxlab.torch.vanishing import SAMPLE, sampled  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -468,6 +469,53 @@ def test_columns_that_vanish_are_seen_whatever_the_shape(shape, fused):
         gone = float((w == 0).float().mean())
         assert abs(gone - 0.5) > 0.1
         assert bool(seen) == (gone > 0.5), (still, gone)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_only_parameters_without_gradients_are_counted(fused, monkeypatch):
+    """Until some come: then the others are, and what is known of the first counts in the share."""
+    torch.manual_seed(0)
+    first, second = nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(60, 50))
+    groups = [{"params": [first, second], "penalty": pl.GroupLasso(1e-30)}]
+    optimizer = pt.ProxAdam(groups, lr=1e-2, fused=fused)
+    counts = []
+
+    def alive(looked, count=vanishing._alive):
+        counts.append([one.parameter for one in looked])
+        return count(looked)
+
+    monkeypatch.setattr(vanishing, "_alive", alive)
+    first.grad, second.grad = torch.randn(40, 30), torch.zeros(60, 50)
+    for _ in range(3):
+        optimizer.step()
+    assert (optimizer._kept is None) == (fused is False)
+    assert [len(c) for c in counts] == [2, 2, 1, 1, 1, 1]
+    assert all(c[0] is second for c in counts[2:])
+    optimizer.param_groups[0]["penalty"] = pl.GroupLasso(1e-4)
+    # 3000 of 4200 weights.
+    with pytest.warns(
+        UserWarning, match=r"step 4: 71% of the penalised weights.*parameter 1 \(shape \(60, 50\)\)\."
+    ):
+        optimizer.step()
+    assert first.any()
+    assert not second.any()
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_state_that_is_loaded_has_had_no_gradients_again(fused):
+    w = nn.Parameter(torch.randn(40, 30))
+    optimizer = pt.ProxAdam([{"params": [w], "penalty": pl.GroupLasso(1e-30)}], lr=1e-2, fused=fused)
+    w.grad = torch.zeros(40, 30)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    w.grad = torch.randn(40, 30)
+    for _ in range(2):
+        optimizer.step()
+    optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["penalty"] = pl.GroupLasso(1e-4)
+    w.grad = torch.zeros(40, 30)
+    with pytest.warns(UserWarning, match="step 2: 100% of the penalised weights"):
+        optimizer.step()
 
 
 class Residual(nn.Module):

@@ -21,7 +21,6 @@ from proxlab.inexactness import SquareSummable, Stationarity  # noqa: E402
 from proxlab.optim import TargetSparsity, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from proxlab.torch import base  # noqa: E402
-from proxlab.torch.together import Kept  # noqa: E402
 from tests.optim.fused import fused_step  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
@@ -579,19 +578,6 @@ def test_gradients_do_not_live_on():
     gc.collect()
     assert all(reference() is None for reference in gone)
     assert all(torch.UntypedStorage._expired(storage) for storage in storages)
-
-
-def test_zeros_are_counted_for_the_warning_beside_what_is_kept():
-    params = parameters([(4, 60), (60, 4), (5,)])
-    wide = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
-    with torch.no_grad():
-        params[0][1] = 0.0
-    optimizer = pt.ProxAdamW([*params[:2], wide], lr=1e-3, penalty=pl.GroupLasso(1e-6))
-    push(optimizer, 0)
-    counts = optimizer._kept.alive()
-    expected = [int(p.count_nonzero()) for _, _, p in optimizer._kept.looked]
-    assert isinstance(optimizer._kept, Kept)
-    assert counts.tolist() == expected == [240 - 60 + int(params[0][1].count_nonzero()), 240, 9]
 
 
 ORDERS = {
