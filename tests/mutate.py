@@ -76,7 +76,11 @@ SUITES = [
     (["inexactness.py"], "inexactness", ""),
     (["penalties"], "penalties tables inexactness prox extremes optim/sparsity", ""),
     (["derivative.py", "backends/array_derivative.py"], "derivative", ""),
-    (["optim/fused_groups.py"], "optim/fused_groups engine", "training rows_are columns_are"),
+    (
+        [f"optim/fused_{k}.py" for k in ("groups", "blocks", "side")],
+        "optim/fused_groups engine optim/fused_cpu",
+        "training rows_are columns_are",
+    ),
     (["optim/rules.py", "optim/updates.py"], "optim/rules optim/fused_cpu optim/optimizers", ""),
 ]
 CONFIG = """

@@ -16,7 +16,7 @@ from proxlab.backends.kernel_records import Data, Elements, Kept, Request, Scrat
 from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS, Sums, Task, radial
-from proxlab.optim import fused_columns, fused_elements, fused_many, fused_rows
+from proxlab.optim import fused_blocks, fused_columns, fused_elements, fused_many, fused_rows
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
 
@@ -83,9 +83,10 @@ def test_rows_are_solved_in_python_as_over_arrays(name, finder, monkeypatch):
     assert np.mean(apart > 0) <= 0.05
 
 
-@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("lying", ["rows", "side", "columns"])
 @pytest.mark.parametrize("name", ["ProxSGD", "ProxAdamW", "ProxAMSGrad", "ProxRMSprop"])
-def test_the_fused_pass_runs_in_python(name, across, monkeypatch):
+def test_the_fused_pass_runs_in_python(name, lying, single, monkeypatch):
     """As the kernels stand they are those of gradient descent; a target sets the rule of another method."""
     rule = RULES[name]
     settings = check_settings(rule, {"lr": 0.1})
@@ -100,36 +101,43 @@ def test_the_fused_pass_runs_in_python(name, across, monkeypatch):
             monkeypatch.setattr(fused_columns, key, value, raising=False)
         monkeypatch.setattr(fused_many, "held", getattr(fused_many, f"held{count}"))
     rng = np.random.default_rng(0)
-    n, penalty = 80, pl.GroupSCAD(2.0, 12.0)
+    n, penalty = (20 if lying == "side" else 80), pl.GroupSCAD(2.0, 12.0)
+    if single:
+        n, penalty = 20, pl.GroupLasso(2.0)
     w = rng.normal(size=(6, n)) * np.array([[1, 3, 0.1, 0.1, 0.01, 0.01]]).T
     g, *slots = rng.uniform(1e-3, 1e-2, size=(1 + len(update.slots), *w.shape))
     proposal = rule.propose(settings, w, g, tuple(slots), 3, 0.0)
     expected = pl.prox(penalty, proposal.x, proposal.step, metric=proposal.metric)
     assert 0 < np.count_nonzero((expected == 0).all(axis=1)) < 6
     numbers = Slope(penalty.pieces).numbers(0.1, 1e-15, np.dtype(float))._replace(doubt=1e-14)
-    flip = (lambda a: np.ascontiguousarray(a.T)) if across else (lambda a: a)
+    flip = (lambda a: np.ascontiguousarray(a.T)) if lying == "columns" else (lambda a: a)
     flat, grad, *state = (flip(a).ravel() for a in (w, g, *slots))
     one, left = np.float64(1.0), np.zeros(6, np.int64)
     step = fused_elements.Step(rule.coefficients(settings, 3, 0.0).formulas, 0.0, one, 0.0, one)
-    if across:
-        addresses = np.array([[a.__array_interface__["data"][0] for a in (flat, grad, *state)]])
-        tensors = fused_many.Tensors(
-            addresses, np.array([[1, n, 6, 1, 1]]), np.array([0, 1]), np.array([2]), np.array([4]),
-            np.ones(1), np.zeros(6), np.array([[0, 0], [1, 6]]), np.array([1e-14]),
-        )  # fmt: skip
-        pitch, spoilt = int(fused_columns.PITCH), np.zeros(1, bool)
-        scratch = (np.zeros(k * pitch) for k in (8, 7, 4))
-        room = fused_columns.ColumnRoom(left, *scratch, np.zeros((14, 6)))
-        # Two blocks, the second one shorter.
-        whole = fused_many.Span(0, 0, 0, 2)
-        fused_many.scan_of(tensors, whole, step, room, spoilt)
-        assert not spoilt
-        np.testing.assert_allclose(tensors.squares, (w * w).sum(axis=1))
-        assert fused_many.columns_of(tensors, whole, step, numbers, room) == (0, 2, 0)
-    else:
+    if lying == "rows":
         tensor = fused_elements.Tensor(flat, grad, tuple(state), (6, 1, 1, n, 1))
         room = fused_rows.RowRoom(np.empty(w.size), np.empty(w.size), left, np.empty(1))
         assert fused_rows.rows(tensor, step, numbers, np.ones(1), 0, 6, room) == (6, 0)
+    else:
+        addresses = np.array([[a.__array_interface__["data"][0] for a in (flat, grad, *state)]])
+        pitch, spoilt = int(fused_columns.PITCH), np.zeros(1, bool)
+        scratch = (np.zeros(k * pitch) for k in (9, 7, 4))
+        room = fused_columns.ColumnRoom(left, *scratch, np.zeros((fused_blocks.ROWS_OF_BLOCK, 6)))
+        shape, units, per_block = ([1, n, 6, 1, 1], 2, 4) if lying == "columns" else ([6, 1, 1, n, 1], 6, 0)
+        tensors = fused_many.Tensors(
+            addresses, np.array([shape]), np.array([0, 1]), np.array([units]), np.array([per_block]),
+            np.ones(1), np.zeros(6), np.array([[0, 0], [1, 6]]), np.array([1e-14]),
+        )  # fmt: skip
+        whole = fused_many.Span(0, 0, 0, units)
+        if lying == "columns":
+            # Two blocks, the second one shorter.
+            fused_many.scan_of(tensors, whole, step, room, spoilt)
+            assert not spoilt
+            np.testing.assert_allclose(tensors.squares, (w * w).sum(axis=1))
+        kernel = fused_many.columns_of if lying == "columns" else fused_many.side_of
+        # What is computed of neighbours at once is of those that need it not, too.
+        with np.errstate(all="ignore"):
+            assert kernel(tensors, whole, step, numbers, room) == (0, units, 0)
     np.testing.assert_allclose(flat.reshape(flip(w).shape), flip(expected), rtol=1e-12, atol=1e-15)
     for ours, theirs in zip(state, proposal.slots, strict=True):
         np.testing.assert_allclose(ours, flip(theirs).ravel(), rtol=1e-14)

@@ -15,21 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.backends.column_kernels import Zero
+from proxlab.optim.fused_blocks import Block
 from proxlab.optim.fused_elements import UINT, Step, Tensor, formed, metric, propose, read, shrunk, terms
-from proxlab.optim.fused_groups import (
-    DONE,
-    HARD,
-    OPEN,
-    Group,
-    Numbers,
-    advance,
-    first_radius,
-    open_group,
-    piece_at,
-    quotient,
-    ratio_of,
-)
 from proxlab.optim.group_sums import sum_terms
 from proxlab.scalar import any_order
 
@@ -44,40 +31,6 @@ PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in r
 MANY = 32
 
 
-class Block(NamedTuple):
-    """Neighbouring groups that are solved at once.
-
-    Attributes
-    ----------
-    first : int
-        The number of the first of them.
-    begin, end : int
-        Those that are looked at, counted from the first.
-    weights, squares : array of float
-        The weights of all groups or the one that they share, and the squares of the tensors' weights.
-    state, r, k, lo, hi : array of float
-        The :class:`~proxlab.optim.fused_groups.Group` of each of them.
-    ratio, rest : array of float
-        Its metric times ``ratio`` is ``q``, and ``z = x q/(q + rest)``.
-    sums : array of float
-        Seven of each: four at zero, and three at the ratio.
-    """
-
-    first: int
-    begin: int
-    end: int
-    weights: Any
-    squares: Any
-    state: Any
-    r: Any
-    k: Any
-    lo: Any
-    hi: Any
-    ratio: Any
-    rest: Any
-    sums: Any
-
-
 class ColumnRoom(NamedTuple):
     """Scratch of a thread: numbers of each column, ``PITCH`` apart, and of each group, a row for each.
 
@@ -89,7 +42,8 @@ class ColumnRoom(NamedTuple):
         Sums of some rows in the data's precision, behind which stand ratio and rest; sums of all in float64.
     tile : array
         The metric of some rows, of four at least.
-    values : array of shape (14, BLOCK)
+    values : array of shape (ROWS_OF_BLOCK, BLOCK)
+        The numbers of a :class:`~proxlab.optim.fused_blocks.Block`.
     """
 
     hard: Any
@@ -97,22 +51,6 @@ class ColumnRoom(NamedTuple):
     total: Any
     tile: Any
     values: Any
-
-
-def block_in(values: Any, first: int, count: int, weights: Any, squares: Any) -> Block:
-    """Return a block whose numbers are kept in ``values``."""
-    return Block(
-        first, 0, count, weights, squares, values[0], values[1], values[2], values[3], values[4], values[5],
-        values[6], values[7:],
-    )  # fmt: skip
-
-
-def only(block: Block, j: int) -> Block:
-    """Return the block with one of its groups to be looked at."""
-    return Block(
-        block.first, j, j + 1, block.weights, block.squares, block.state, block.r, block.k, block.lo,
-        block.hi, block.ratio, block.rest, block.sums,
-    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -369,97 +307,3 @@ pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
     pass_of(update_rows, 7, 0),
     pass_of(stream_of(ratio_terms, add3, 3), 3, 4), pass_of(stream_of(write_term, add0, 0), 0, 0),
 )  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------------
-# The groups of a block.
-
-
-def eta_of(block: Block, j: int, numbers: Numbers) -> float:
-    """Return the step times the weight of a group."""
-    return numbers.step * block.weights[block.first + j if len(block.weights) > 1 else 0]
-
-
-def zero_of(block: Block, j: int) -> Zero:
-    """Return the sums of a group at zero."""
-    sums = block.sums
-    return Zero(sums[0, j], sums[1, j], sums[2, j], sums[3, j])
-
-
-def group_of(block: Block, j: int) -> Group:
-    """Return where the search of a group stands."""
-    return Group(int(block.state[j]), block.r[j], int(block.k[j]), block.lo[j], block.hi[j])
-
-
-def keep(block: Block, j: int, group: Group) -> None:
-    """Keep where the search of a group stands."""
-    block.state[j], block.r[j], block.k[j], block.lo[j], block.hi[j] = group
-
-
-def forget_sums(block: Block, first: int) -> None:
-    """Clear the sums from the row ``first`` on."""
-    for s in range(first, 7):
-        for j in range(block.begin, block.end):
-            block.sums[s, j] = 0.0
-
-
-def begin_groups(block: Block, numbers: Numbers) -> None:
-    """Set where groups are first looked at, and clear their sums."""
-    for j in range(block.begin, block.end):
-        r = first_radius(block.squares[block.first + j], numbers.table)
-        group = Group(OPEN, r, piece_at(numbers.table, r, 0, len(numbers.table)), 0.0, r)
-        keep(block, j, group)
-        block.ratio[j] = ratio_of(group, eta_of(block, j, numbers), numbers)
-    forget_sums(block, 0)
-
-
-def open_groups(block: Block, numbers: Numbers) -> int:
-    """Decide from the sums at zero, and go on from those at the radius; returns how many are open."""
-    for j in range(block.begin, block.end):
-        guess = group_of(block, j)
-        group = open_group(zero_of(block, j), guess.r, eta_of(block, j, numbers), numbers)
-        if group.r != guess.r or group.k != guess.k:
-            block.ratio[j] = 0.0
-        keep(block, j, group)
-    return advance_groups(block, numbers)
-
-
-def aim_groups(block: Block, numbers: Numbers) -> int:
-    """Set the ratios of the groups that are open; returns how many of them have one."""
-    count = 0
-    for j in range(block.begin, block.end):
-        group, ratio = group_of(block, j), 0.0
-        if group.state == OPEN:
-            ratio = ratio_of(group, eta_of(block, j, numbers), numbers)
-            if ratio == 0.0:
-                block.state[j] = HARD
-        block.ratio[j] = ratio
-        count += ratio > 0.0
-    forget_sums(block, 4)
-    return count
-
-
-def advance_groups(block: Block, numbers: Numbers) -> int:
-    """Go on from the sums, where there are any; returns how many groups are still open."""
-    active, sums = 0, block.sums
-    for j in range(block.begin, block.end):
-        group = group_of(block, j)
-        if group.state == OPEN and block.ratio[j] > 0.0:
-            zero, eta = zero_of(block, j), eta_of(block, j, numbers)
-            group = advance(group, sums[4, j], sums[5, j], sums[6, j], zero, eta, numbers)
-            keep(block, j, group)
-        active += group.state == OPEN
-    return active
-
-
-def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
-    """Set the last ratios; returns how many groups keep their point, with their numbers in ``hard``."""
-    count = 0
-    for j in range(block.begin, block.end):
-        ratio, rest, state = quotient(group_of(block, j), eta_of(block, j, numbers), numbers)
-        if state != DONE:
-            ratio, rest = 1.0, 0.0
-            hard[count] = block.first + j
-            count += 1
-        block.ratio[j], block.rest[j] = ratio, rest
-    return count

@@ -401,13 +401,14 @@ class Batch:
         self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
     ) -> None:
         """Step with groups; those that the kernel leaves are solved in between."""
-        slope, rows = self.slope, self.name == "rows"
-        kernel = kernel_of(f"{self.name}_of", self.update, keep > 0.0, slope.shrinks)
+        # Side by side, the new weights take the place of the old ones, of which an average needs both.
+        slope, name = self.slope, "rows" if self.name == "side" and keep > 0.0 else self.name
+        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks)
         step = self._given(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
         def task(span: many.Span) -> None:
-            room = row_room(self._largest, self.dtype) if rows else column_room(self.dtype)
+            room = row_room(self._largest, self.dtype) if name == "rows" else column_room(self.dtype)
             while True:
                 k, unit, count = kernel(*self._tensors, *span, *step, *numbers, *room)
                 if not count:

@@ -30,8 +30,8 @@ from proxlab.backends.column_kernels import Zero
 from proxlab.backends.one_group import near_root, third_order
 from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
 
-#: States of a group: solved; to be solved; left to the general solver.
-DONE, OPEN, HARD = 0, 1, 2
+#: States of a group: solved; to be solved; left to the general solver; to be looked at more closely.
+DONE, OPEN, HARD, UNSURE = 0, 1, 2, 3
 #: Evaluations after which a group is left to the general solver.
 PASSES = 8
 #: The ratio ``r/tau`` stays far within single precision.
@@ -261,6 +261,38 @@ def open_group(zero: Zero, guess: float, eta: float, numbers: Numbers) -> Group:
             lo = hi
     r = fmax(r, lo)
     return Group(OPEN, r, piece_at(table, r, i, j), lo, hi)
+
+
+def is_single(table: Any) -> bool:
+    """Return whether the penalty is one smooth piece: no jump, no kink but at zero, and nowhere flat."""
+    return len(table) == 1 and table[0, VALUE] == 0.0 and not is_flat(table, 0)
+
+
+def open_single(zero: Zero, guess: float, eta: float, numbers: Numbers) -> Group:
+    """As :func:`open_group` where :func:`is_single`, without loops: of neighbours at once."""
+    table, low, doubt = numbers.table, numbers.low, numbers.doubt
+    norm, reach = sqrt(zero.bb), sqrt(zero.xx)
+    rise, top = eta * table[0, SLOPE] - norm, reach * (1.0 + doubt)
+    sure = zero.bb < 1.0 / low and zero.xx < 1.0 / low and zero.bb > low and eta != 0.0
+    sure = sure and fabs(rise) > 4.0 * doubt * norm
+    lo, hi = least_root(zero, eta, numbers), fmin(table[0, END], top)
+    inside = 1e-5 * low < zero.bbd < INF and zero.xx > low and lo <= hi
+    state = UNSURE if not sure else DONE if rise >= 0.0 else OPEN if inside else UNSURE
+    return Group(state, 0.0 if state == DONE else fmax(fmin(guess, 2.0 * top), lo), 0, lo, hi)
+
+
+def advance_single(group: Group, v: float, ve: float, vee: float, eta: float, numbers: Numbers) -> Group:
+    """As :func:`advance` where :func:`is_single`, without loops."""
+    table, noise = numbers.table, 16.0 * numbers.unit
+    _, r, _, lo, hi = group
+    near = near_root(v, ve, vee, r, tau_at(table, 0, r, eta), eta * table[0, FALL])
+    f = near.f
+    sure = -INF < f < INF and near.slope > 0.0 and not (f < -noise and r - near.step > hi)
+    kept = fmin(fmax(fmin(fmax(near.final, lo), hi), table[0, START]), table[0, END])
+    close = 0.125 * near.error <= numbers.rtol * r or fabs(f) <= noise
+    done = close and (fabs(f) <= noise or fabs(near.final - kept) <= numbers.rtol * r)
+    r = kept if done else fmax(fmin(third_order(r, near.step, near.final), hi), lo)
+    return Group(DONE if sure and done else OPEN if sure else UNSURE, r, 0, lo, hi)
 
 
 def ratio_of(group: Group, eta: float, numbers: Numbers) -> float:

@@ -17,6 +17,7 @@ from proxlab.linker import Target
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
+from proxlab.optim.fused_blocks import ROWS_OF_BLOCK
 from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.updates import SGD, Update
 
@@ -71,8 +72,10 @@ def column_room(dtype: Any) -> columns.ColumnRoom:
     room: columns.ColumnRoom | None = held.get(f"columns {dtype.char}")
     if room is None:
         block, pitch = columns.BLOCK, int(columns.PITCH)
-        # Seven sums at most, and the ratio.
-        part, total, tile = np.zeros(8 * pitch, dtype), np.empty(7 * pitch), np.empty(4 * pitch, dtype)
-        room = columns.ColumnRoom(np.empty(block, np.int64), part, total, tile, np.zeros((14, block)))
+        # Seven sums at most, ratio and rest.
+        part, total, tile = np.zeros(9 * pitch, dtype), np.empty(7 * pitch), np.empty(4 * pitch, dtype)
+        room = columns.ColumnRoom(
+            np.empty(block, np.int64), part, total, tile, np.zeros((ROWS_OF_BLOCK, block))
+        )
         held[f"columns {dtype.char}"] = room
     return room

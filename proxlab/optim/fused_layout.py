@@ -18,6 +18,7 @@ from proxlab.groups import AxisLayout, Groups
 from proxlab.optim.fused_columns import BLOCK, ROWS
 from proxlab.optim.fused_groups import Numbers
 from proxlab.optim.fused_rows import STRIP
+from proxlab.optim.fused_side import SHORT
 from proxlab.penalties import Penalty
 from proxlab.penalties.tables import SLOPE_ROUNDING, Piece, Table, jumps
 
@@ -42,7 +43,8 @@ class Plan:
     Attributes
     ----------
     name : str
-        The kernel: "flow" where there are no groups, else "rows" or "columns".
+        The kernel: "flow" where there are no groups; "rows" of contiguous ones, "side" where these are short;
+        else "columns".
     spans : tuple of tuple of int
         Of each array: sizes of outer kept, outer reduced, inner kept and inner reduced axes, and into how
         many rows the last is cut.
@@ -179,7 +181,7 @@ def plan_of(
         return FREE
     _, length, between, _ = geometry
     if length == 1 and between == 1:
-        return Plan("rows", ((*geometry, 1),), weights)
+        return Plan("side" if geometry[3] <= SHORT else "rows", ((*geometry, 1),), weights)
     span = _span(geometry)
     return None if span is None else Plan("columns", (span,), weights)
 

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proxlab.optim.fused_columns import (
-    MANY,
+from proxlab.optim.fused_blocks import (
     Block,
-    ColumnRoom,
     advance_groups,
     aim_groups,
     begin_groups,
@@ -24,6 +22,10 @@ from proxlab.optim.fused_columns import (
     close_groups,
     only,
     open_groups,
+)
+from proxlab.optim.fused_columns import (
+    MANY,
+    ColumnRoom,
     pass_ratio,
     pass_squares,
     pass_tell,
@@ -33,6 +35,7 @@ from proxlab.optim.fused_columns import (
 from proxlab.optim.fused_elements import UINT, Step, Tensor, flow, formed, invalid, write
 from proxlab.optim.fused_groups import OPEN, PASSES, Numbers
 from proxlab.optim.fused_rows import RowRoom, rows, tell_rows
+from proxlab.optim.fused_side import SIDE, solve_side
 from proxlab.scalar import INF
 
 
@@ -172,9 +175,8 @@ def count_of(tensors: Tensors, k: int, block: int) -> int:
 
 def block_of(tensors: Tensors, k: int, first: int, count: int, room: ColumnRoom) -> Block:
     """Return a block of groups of a prox."""
-    starts, ends = tensors.starts[k], tensors.starts[k + 1]
-    weights, squares = tensors.strengths[starts[0] : ends[0]], tensors.squares[starts[1] : ends[1]]
-    return block_in(room.values, first, count, weights, squares)
+    begin = tensors.starts[k, 1] + first
+    return block_in(room.values, first, count, tensors.squares[begin : begin + count])
 
 
 def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
@@ -189,7 +191,7 @@ def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: 
             for s in range(tensors.spans[k], tensors.spans[k + 1]):
                 pass_squares(tensor_at(tensors, s, step.one), step, block, room)
             for j in range(count):
-                block.squares[first + j] = block.sums[0, j]
+                block.squares[j] = block.sums[0, j]
                 if not block.sums[0, j] < INF:
                     spoilt[k] = True
 
@@ -235,6 +237,20 @@ def rows_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: Ro
     return span.last, span.stop, 0
 
 
+def side_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: ColumnRoom) -> Any:
+    """As :func:`rows_of`, with short groups side by side, up to the first that have some left."""
+    for k in range(span.first, span.last + 1):
+        begin, finish = part_of(tensors, span, k)
+        t, own = tensor_at(tensors, k, step.one), doubted(numbers, tensors.doubts[k])
+        weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
+        for first in range(begin, finish, SIDE):
+            last = min(first + SIDE, finish)
+            count = solve_side(t, step, own, weights, first, last - first, room)
+            if count > 0:
+                return k, last, count
+    return span.last, span.stop, 0
+
+
 def columns_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: ColumnRoom) -> Any:
     """As :func:`rows_of`, with blocks of neighbouring groups, up to the first block that has some left."""
     for k in range(span.first, span.last + 1):
@@ -259,7 +275,7 @@ def solve_block(tensors: Tensors, k: int, unit: int, step: Step, numbers: Number
     """Step with a block of groups; returns how many are left to the general solver, with their point."""
     begin, finish = tensors.spans[k], tensors.spans[k + 1]
     block = block_of(tensors, k, unit * tensors.per_block[k], count_of(tensors, k, unit), room)
-    begin_groups(block, numbers)
+    begin_groups(block, tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]], numbers)
     for s in range(begin, finish):
         pass_update(tensor_at(tensors, s, step.one), step, block, room)
     active, passes = open_groups(block, numbers), 0

@@ -1,5 +1,6 @@
 """The fused pass: steps of every method against a few lines of NumPy, and against rule and prox."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import proxlab as pl
 from proxlab.optim import fused_arrays
 from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_layout import plan_of
+from proxlab.optim.fused_side import SHORT, SIDE
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.base import Piece, RadialPenalty
 from tests import tables
@@ -138,6 +140,8 @@ KINDS = {
         ),
         **o,
     ),
+    # A jump at zero, before a slope that goes on.
+    "jump": lambda k, n, **o: Own(first=1e-4 * k**2, rows=((0.0, 0.01 * k, 0.0),), **o),
     "capped": lambda k, n, **o: pl.GroupCapped(0.015 * k, theta=0.05 * k, **o),
     "l0": lambda k, n, **o: pl.GroupL0(0.0006 * k**2, **o),
 }
@@ -209,6 +213,38 @@ def test_columns_do_not_depend_on_threads_nor_on_their_neighbours(kind):
             found.append(w)
         np.testing.assert_array_equal(found[0], found[1])
         np.testing.assert_array_equal(found[0][:, some], found[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_groups_of_any_size_and_number(kind):
+    """They are laid side by side, so many at once; what becomes of one does not depend on those beside it."""
+    settings, before = check_settings(ADAMW, {"lr": 1e-2}), pl.get_num_threads()
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        n = int(draw.integers(1, SHORT + 3))
+        count = int(draw.choice([1, 2, SIDE - 1, SIDE, SIDE + 1, 40_000 // n, *draw.integers(1, 600, 3)]))
+        groups, dtype = pl.Groups.over(1), draw.choice([np.float32, np.float64])
+        worst, _ = adamw(dtype, (count, n), KINDS[kind](np.sqrt(n), count, groups=groups), steps=6, seed=seed)
+        assert worst < 64 * np.finfo(dtype).eps, (n, count)
+        some, found = slice(count // 3, None), []
+        for threads, chosen in ((1, slice(None)), (2, slice(None)), (1, some)):
+            rng = np.random.default_rng(seed)
+            w = 0.1 * rng.normal(size=(count, n)) * np.exp(rng.normal(size=(count, 1)))
+            w = w.astype(dtype)[chosen]
+            penalty = KINDS[kind](np.sqrt(n), count, groups=groups)
+            if len(np.shape(penalty.weights)) == 1:
+                penalty = dataclasses.replace(penalty, weights=penalty.weights[chosen])
+            slots = np.zeros_like(w), np.zeros_like(w)
+            pl.set_num_threads(threads)
+            try:
+                for t in range(1, 5):
+                    g = (0.1 * rng.normal(size=(count, n))).astype(dtype)[chosen]
+                    fused_step(ADAMW, settings, penalty, w, g, slots, t, 0.0, NEWTON)
+            finally:
+                pl.set_num_threads(before)
+            found.append(w)
+        np.testing.assert_array_equal(found[0], found[1])
+        np.testing.assert_array_equal(found[0][some], found[2])
 
 
 def test_more_columns_than_a_block():

@@ -1,5 +1,6 @@
 """What the fused pass makes of a group: the global minimiser for any table that it takes, or no answer."""
 
+import math
 import threading
 
 import flint
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim import fused_cpu, fused_groups, fused_kernels
+from proxlab.optim import fused_blocks, fused_cpu, fused_groups, fused_kernels
 from proxlab.optim.fused_layout import Slope
 from proxlab.optim.rules import RULES, check_settings
-from proxlab.penalties.tables import check_pieces
+from proxlab.penalties.tables import Piece, check_pieces
 from tests import tables
 from tests.optim.fused import fused_step
 from tests.optim.test_fused_cpu import Own
@@ -62,6 +63,82 @@ def test_an_answer_is_the_global_minimiser(dtype, table, n, seed, reach, spread,
         z = solve(table, x, d, eta, guess, dtype)
         if z is not None:
             assert float(g.objective(z) - truth.objective) <= 64 * np.finfo(dtype).eps * g.size
+
+
+def by_itself(zero, squares, eta, sums, numbers):
+    """What becomes of a group that is opened and gone on with, at a guess that holds and once more."""
+    table = numbers.table
+    r = fused_groups.first_radius(squares, table)
+    guess = fused_groups.Group(fused_groups.OPEN, r, fused_groups.piece_at(table, r, 0, len(table)), 0.0, r)
+    group, at = fused_groups.open_group(zero, r, eta, numbers), fused_groups.ratio_of(guess, eta, numbers)
+    if (group.r, group.k) != (guess.r, guess.k):
+        at = 0.0
+    for _ in range(2):
+        if group.state == fused_groups.OPEN and at > 0.0:
+            group = fused_groups.advance(group, *sums(at), zero, eta, numbers)
+        at = fused_groups.ratio_of(group, eta, numbers)
+        if group.state == fused_groups.OPEN and at == 0.0:
+            group = group._replace(state=fused_groups.HARD)
+    return group
+
+
+SOME = {
+    "lasso": [(0.0, 0.0, 1.0, 0.0)], "small": [(0.0, 0.0, 1e-3, 0.0)], "elastic": [(0.0, 0.0, 1.0, -2.0)],
+    "ridge": [(0.0, 0.0, 0.0, -1.0)], "concave": [(0.0, 0.0, 1.0, 0.3)], "jump": [(0.0, 0.2, 1.0, 0.0)],
+    "flat": [(0.0, 0.0, 0.0, 0.0)], "kink": [(0.0, 0.0, 1.0, 0.0), (0.7, 0.7, 0.4, 0.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_groups_side_by_side_are_decided_as_each_by_itself(dtype, kind):
+    """The same numbers, to the bit, wherever sums, thresholds and guesses lie and whatever the room held."""
+    unit = float(np.finfo(dtype).eps)
+    numbers = Slope(tuple(Piece(*row) for row in SOME[kind])).numbers(1.0, 1e-7, np.dtype(dtype))
+    numbers = numbers._replace(doubt=64 * unit)
+    for seed in range(60):
+        rng, count = np.random.default_rng(seed), 8
+        block = fused_blocks.block_in(
+            rng.integers(0, 4, (16, count)).astype(float), 0, count, np.zeros(count)
+        )
+        weights, zeros, sums, expected = np.zeros(count), [], [], []
+        for j in range(count):
+            x, d = rng.normal(size=4) * 10.0 ** rng.uniform(-3, 2), np.exp(rng.normal(size=4))
+            x *= rng.choice([0.0, 1e-18, 1e18, *[1.0] * 9])
+
+            def at(ratio, x=x, d=d):
+                h = d * ratio / (d * ratio + 1.0)
+                return tuple(np.float64(np.sum(x * x * h**k)) for k in (2, 3, 4))
+
+            zero = Zero(*(np.float64(np.sum(v)) for v in ((x * d) ** 2, x * x * d**3, x * x, x * x * d)))
+            norm = math.sqrt(zero.bb)
+            near = norm / (SOME[kind][0][2] or 1.0) * (1.0 + 512 * unit * rng.uniform(-1, 1))
+            weights[j] = rng.choice([0.0, 1e-30, 1e30, near, *(norm * rng.uniform(0, 1.5, 4))])
+            # A guess anywhere, or next to where the group ends up from there.
+            with np.errstate(all="ignore"):
+                r = by_itself(zero, 0.25 * zero.xx, weights[j], at, numbers).r
+            off = rng.choice([0.0, 1e-6, 1e-4, 1e-2, -1e-3, 0.5, 1e3])
+            block.squares[j] = rng.choice([0.0, 1e8, *[(r * (1.0 + off)) ** 2] * 6])
+            with np.errstate(all="ignore"):
+                expected.append(by_itself(zero, block.squares[j], weights[j], at, numbers))
+            zeros.append(zero)
+            sums.append(at)
+        with np.errstate(all="ignore"):
+            fused_blocks.begin_groups(block, weights, numbers)
+            for j in range(count):
+                block.sums[:4, j], block.sums[4:, j] = zeros[j], sums[j](block.ratio[j])
+            fused_blocks.open_groups(block, numbers)
+            fused_blocks.aim_groups(block, numbers)
+            for j in range(count):
+                block.sums[4:, j] = sums[j](block.ratio[j])
+            fused_blocks.advance_groups(block, numbers)
+        for j in range(count):
+            group = fused_blocks.group_of(block, j)
+            assert group.state == expected[j].state, (seed, j)
+            if group.state == fused_groups.OPEN:
+                assert group == expected[j]
+            elif group.state == fused_groups.DONE:
+                assert group[1:3] == expected[j][1:3]
 
 
 # Slopes that go on and rise, and a guess beyond: a step that is exact, but for the piece on which the
