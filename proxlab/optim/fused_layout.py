@@ -30,6 +30,8 @@ Array = np.ndarray[Any, Any]
 COLUMNS = 16
 #: Elements of a group side by side from which on they are cut into rows of about half as many.
 RUN = 256
+#: Short contiguous groups of which another kernel is worth being compiled: fewer take a few microseconds.
+FEWEST = 256
 #: Elements of a block whose groups are contiguous, so that it stays in the cache.
 NEAR = 1 << 15
 
@@ -43,8 +45,8 @@ class Plan:
     Attributes
     ----------
     name : str
-        The kernel: "flow" where there are no groups; "rows" of contiguous ones, "side" where these are short;
-        else "columns".
+        The kernel: "flow" where there are no groups; "rows" of contiguous ones, "side" where these are short
+        and many; else "columns".
     spans : tuple of tuple of int
         Of each array: sizes of outer kept, outer reduced, inner kept and inner reduced axes, and into how
         many rows the last is cut.
@@ -181,7 +183,8 @@ def plan_of(
         return FREE
     _, length, between, _ = geometry
     if length == 1 and between == 1:
-        return Plan("side" if geometry[3] <= SHORT else "rows", ((*geometry, 1),), weights)
+        short = geometry[3] <= SHORT and layout.n_groups >= FEWEST
+        return Plan("side" if short else "rows", ((*geometry, 1),), weights)
     span = _span(geometry)
     return None if span is None else Plan("columns", (span,), weights)
 

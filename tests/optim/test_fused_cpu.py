@@ -9,7 +9,7 @@ import pytest
 import proxlab as pl
 from proxlab.optim import fused_arrays
 from proxlab.optim.fused_cpu import Batch
-from proxlab.optim.fused_layout import plan_of
+from proxlab.optim.fused_layout import FEWEST, plan_of
 from proxlab.optim.fused_side import SHORT, SIDE
 from proxlab.optim.rules import RULES, check_settings
 from proxlab.penalties.base import Piece, RadialPenalty
@@ -153,6 +153,7 @@ LAYOUTS = {
     "channels": ((24, 10, 3, 3), pl.Groups.conv("channel")),
     "filters": ((10, 24, 3, 3), pl.Groups.conv("filter")),
     "kernels": ((8, 9, 3, 3), pl.Groups.conv("kernel")),
+    "many kernels": ((20, 19, 3, 3), pl.Groups.conv("kernel")),
     "middle": ((4, 12, 6), pl.Groups.over(1)),
     "elements": ((9, 11), pl.Groups.over(())),
 }
@@ -222,11 +223,12 @@ def test_short_groups_of_any_size_and_number(kind):
     for seed in range(8):
         draw = np.random.default_rng(seed)
         n = int(draw.integers(1, SHORT + 3))
-        count = int(draw.choice([1, 2, SIDE - 1, SIDE, SIDE + 1, 40_000 // n, *draw.integers(1, 600, 3)]))
+        count = int(draw.choice([1, FEWEST, FEWEST + SIDE + 1, 40_000 // n, *draw.integers(1, 1200, 4)]))
         groups, dtype = pl.Groups.over(1), draw.choice([np.float32, np.float64])
         worst, _ = adamw(dtype, (count, n), KINDS[kind](np.sqrt(n), count, groups=groups), steps=6, seed=seed)
         assert worst < 64 * np.finfo(dtype).eps, (n, count)
-        some, found = slice(count // 3, None), []
+        # So few take the kernel of long rows, whose sums are in another order.
+        some, found = slice(count // 3 if count - count // 3 >= FEWEST else 0, None), []
         for threads, chosen in ((1, slice(None)), (2, slice(None)), (1, some)):
             rng = np.random.default_rng(seed)
             w = 0.1 * rng.normal(size=(count, n)) * np.exp(rng.normal(size=(count, 1)))
