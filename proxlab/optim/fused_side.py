@@ -1,4 +1,4 @@
-"""Scalar source of the fused pass over short contiguous groups: some are laid side by side, and solved so.
+"""Scalar source of the fused pass over short contiguous groups: laid side by side, they are solved together.
 
 One after the other, a group of few elements costs little but the decisions about it.
 """
