@@ -86,8 +86,9 @@ test-gpu: $(VENV)/.cuda  ## the tests that need a CUDA device (CUDA=12 for a dri
 test-models: $(VENV)/.models  ## the tests on networks of transformers and timm, which are tiny and random
 	$(BIN)/python -m pytest -m models tests/torch
 
-test-kernels: $(VENV)/.test  ## kernels of every method in every layout, and from a cold cache, which take long to compile
-	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/test_prox.py tests/test_backends.py tests/test_linker.py tests/optim tests/torch tests/cuda
+test-kernels: $(VENV)/.test  ## kernels of every method in every layout, from a cold cache, and in a study: they take long to compile
+	$(BIN)/python -m pytest -n $(JOBS) -m kernels tests/test_prox.py tests/test_backends.py tests/test_linker.py tests/optim tests/torch tests/cuda \
+	  tests/analysis/test_deep_training.py
 
 test-ranks: $(VENV)/.torch  ## the tests of sharded parameters on two and four processes (some are in make test)
 	$(BIN)/python -m pytest -m ranks tests/torch/test_ranks.py tests/analysis/test_ranks.py

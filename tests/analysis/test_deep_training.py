@@ -378,6 +378,7 @@ class Part:
         return self.stored
 
 
+@pytest.mark.kernels
 def test_a_small_study_goes_on_and_reports_what_it_ran(small, monkeypatch, tmp_path):
     profile, results, counted = DeepProfile("tiny"), ResultsDir(tmp_path / "results"), []
     compute = run._here

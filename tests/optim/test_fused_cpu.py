@@ -160,8 +160,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        pytest.param(k, d, marks=[pytest.mark.kernels] if k == "many kernels" and d is np.float64 else [])
+        for k in LAYOUTS
+        for d in (np.float32, np.float64)
+    ],
+)
 def test_fused_equals_rule_and_prox(kind, layout, dtype):
     shape, groups = LAYOUTS[layout]
     lying = groups.layout(shape)
@@ -216,15 +222,16 @@ def test_columns_do_not_depend_on_threads_nor_on_their_neighbours(kind):
         np.testing.assert_array_equal(found[0][:, some], found[2])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.kernels)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_short_groups_of_any_size_and_number(kind):
+def test_short_groups_of_any_size_and_number(kind, dtype):
     """They are laid side by side, so many at once; what becomes of one does not depend on those beside it."""
     settings, before = check_settings(ADAMW, {"lr": 1e-2}), pl.get_num_threads()
     for seed in range(8):
         draw = np.random.default_rng(seed)
         n = int(draw.integers(1, SHORT + 3))
         count = int(draw.choice([1, FEWEST, FEWEST + SIDE + 1, 40_000 // n, *draw.integers(1, 1200, 4)]))
-        groups, dtype = pl.Groups.over(1), draw.choice([np.float32, np.float64])
+        groups = pl.Groups.over(1)
         worst, _ = adamw(dtype, (count, n), KINDS[kind](np.sqrt(n), count, groups=groups), steps=6, seed=seed)
         assert worst < 64 * np.finfo(dtype).eps, (n, count)
         # So few take the kernel of long rows, whose sums are in another order.
