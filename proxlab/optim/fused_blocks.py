@@ -31,8 +31,8 @@ from proxlab.optim.fused_groups import (
 )
 from proxlab.scalar import sqrt
 
-#: Rows of the numbers that a block keeps, and of the squares where no tensor keeps them.
-ROWS_OF_BLOCK = 16
+#: Rows of the numbers that a block keeps; the last are the squares, where no tensor keeps them.
+SQUARES, ROWS_OF_BLOCK = 15, 16
 
 
 class Block(NamedTuple):
@@ -75,7 +75,7 @@ def block_in(values: Any, first: int, count: int, squares: Any) -> Block:
     """Return a block whose numbers are kept in ``values``."""
     return Block(
         first, 0, count, squares, values[0], values[1], values[2], values[3], values[4], values[5],
-        values[6], values[7], values[8:15],
+        values[6], values[7], values[8:SQUARES],
     )  # fmt: skip
 
 

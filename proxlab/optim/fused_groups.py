@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.backends.one_group import near_root, third_order
+from proxlab.backends.one_group import Near, near_root, third_order
 from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
 
 #: States of a group: solved; to be solved; left to the general solver; to be looked at more closely.
@@ -286,13 +286,22 @@ def advance_single(group: Group, v: float, ve: float, vee: float, eta: float, nu
     table, noise = numbers.table, 16.0 * numbers.unit
     _, r, _, lo, hi = group
     near = near_root(v, ve, vee, r, tau_at(table, 0, r, eta), eta * table[0, FALL])
-    f = near.f
-    sure = -INF < f < INF and near.slope > 0.0 and not (f < -noise and r - near.step > hi)
-    kept = fmin(fmax(fmin(fmax(near.final, lo), hi), table[0, START]), table[0, END])
-    close = 0.125 * near.error <= numbers.rtol * r or fabs(f) <= noise
-    done = close and (fabs(f) <= noise or fabs(near.final - kept) <= numbers.rtol * r)
-    r = kept if done else fmax(fmin(third_order(r, near.step, near.final), hi), lo)
+    sure = -INF < near.f < INF and near.slope > 0.0 and not (near.f < -noise and r - near.step > hi)
+    done, r = landing(near, group, numbers)
     return Group(DONE if sure and done else OPEN if sure else UNSURE, r, 0, lo, hi)
+
+
+def landing(near: Near, group: Group, numbers: Numbers) -> tuple[bool, float]:
+    """Return whether a step ends at the crossing, and where it ends."""
+    table, noise = numbers.table, 16.0 * numbers.unit
+    _, r, k, lo, hi = group
+    f, _, step, final, error = near
+    kept = fmin(fmax(fmin(fmax(final, lo), hi), table[k, START]), table[k, END])
+    # To leading order the estimate is eight times too large at least, and a pass is dear.
+    close = 0.125 * error <= numbers.rtol * r or fabs(f) <= noise
+    # A step that ends elsewhere is none to a crossing of this piece.
+    done = close and (fabs(f) <= noise or fabs(final - kept) <= numbers.rtol * r)
+    return done, kept if done else fmax(fmin(third_order(r, step, final), hi), lo)
 
 
 def ratio_of(group: Group, eta: float, numbers: Numbers) -> float:
@@ -307,7 +316,8 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
     table, noise = numbers.table, 16.0 * numbers.unit
     _, r, k, lo, hi = group
     c, tau = eta * table[k, FALL], tau_at(table, k, r, eta)
-    f, slope, step, final, error = near_root(v, ve, vee, r, tau, c)
+    near = near_root(v, ve, vee, r, tau, c)
+    f, slope, step, _, _ = near
     if not (f > -INF and f < INF):
         return Group(HARD, 0.0, 0, 0.0, 0.0)
     i, j = int(table[k, FIRST]), int(table[k, AFTER])
@@ -323,14 +333,9 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
         least = table[before, START] if before > 0 else least_root(zero, eta, numbers)
         known = least < r and not is_flat(table, i - 1)
         return Group(OPEN, r, i - 1, least, r) if known else Group(HARD, 0.0, 0, 0.0, 0.0)
-    # To leading order the estimate is eight times too large at least, and a pass is dear.
-    if 0.125 * error <= numbers.rtol * r or fabs(f) <= noise:
-        end = fmin(fmax(final, lo), hi)
-        kept = fmin(fmax(end, table[k, START]), table[k, END])
-        # A step that ends elsewhere is none to a crossing of this piece.
-        if fabs(f) <= noise or fabs(final - kept) <= numbers.rtol * r:
-            return settle(kept, k, zero, eta, numbers)
-    r = fmax(fmin(third_order(r, step, final), hi), lo)
+    done, r = landing(near, group, numbers)
+    if done:
+        return settle(r, k, zero, eta, numbers)
     return Group(OPEN, r, piece_at(table, r, i, j), lo, hi)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.optim.fused_blocks import (
+    SQUARES,
     advance_groups,
     aim_groups,
     begin_groups,
@@ -89,16 +90,16 @@ def solve_side(
     o = UINT(first) * n
     x, d, point, metric = tile[:ROOM], tile[ROOM : 2 * ROOM], tile[2 * ROOM : 3 * ROOM], tile[3 * ROOM :]
     side = Tensor(point, metric, (), (1, t.shape[3], SIDE, 1, 1))
-    block = block_in(room.values, 0, count, room.values[len(room.values) - 1])
+    block = block_in(room.values, 0, count, room.values[SQUARES])
     lay(t.w, o, n, count, point)
     for j in range(count):
-        block.squares[j] = 0.0
         block.ratio[j] = 0.0
         block.sums[0, j] = 0.0
     pass_squares(side, step, block, room)
     for j in range(count):
         block.squares[j] = block.sums[0, j]
     begin_groups(block, weights[first : first + count] if len(weights) > 1 else weights, numbers)
+    # Where they lie: written at distances, what is updated would be no vectors.
     update(t, step, o, n * UINT(count), x, d, UINT(0))
     lay(x, UINT(0), n, count, point)
     lay(d, UINT(0), n, count, metric)

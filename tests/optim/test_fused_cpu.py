@@ -226,7 +226,7 @@ def test_columns_do_not_depend_on_threads_nor_on_their_neighbours(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_short_groups_of_any_size_and_number(kind, dtype):
     """They are laid side by side, so many at once; what becomes of one does not depend on those beside it."""
-    settings, before = check_settings(ADAMW, {"lr": 1e-2}), pl.get_num_threads()
+    settings, before, laid = check_settings(ADAMW, {"lr": 1e-2}), pl.get_num_threads(), 0
     for seed in range(8):
         draw = np.random.default_rng(seed)
         n = int(draw.integers(1, SHORT + 3))
@@ -234,6 +234,7 @@ def test_short_groups_of_any_size_and_number(kind, dtype):
         groups = pl.Groups.over(1)
         worst, _ = adamw(dtype, (count, n), KINDS[kind](np.sqrt(n), count, groups=groups), steps=6, seed=seed)
         assert worst < 64 * np.finfo(dtype).eps, (n, count)
+        laid += plan_of(KINDS[kind](np.sqrt(n), count, groups=groups), (count, n)).name == "side"
         # So few take the kernel of long rows, whose sums are in another order.
         some, found = slice(count // 3 if count - count // 3 >= FEWEST else 0, None), []
         for threads, chosen in ((1, slice(None)), (2, slice(None)), (1, some)):
@@ -254,6 +255,7 @@ def test_short_groups_of_any_size_and_number(kind, dtype):
             found.append(w)
         np.testing.assert_array_equal(found[0], found[1])
         np.testing.assert_array_equal(found[0][some], found[2])
+    assert laid > 3
 
 
 def test_more_columns_than_a_block():

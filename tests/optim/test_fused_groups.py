@@ -85,7 +85,7 @@ def by_itself(zero, squares, eta, sums, numbers):
 SOME = {
     "lasso": [(0.0, 0.0, 1.0, 0.0)], "small": [(0.0, 0.0, 1e-3, 0.0)], "elastic": [(0.0, 0.0, 1.0, -2.0)],
     "ridge": [(0.0, 0.0, 0.0, -1.0)], "concave": [(0.0, 0.0, 1.0, 0.3)], "jump": [(0.0, 0.2, 1.0, 0.0)],
-    "flat": [(0.0, 0.0, 0.0, 0.0)], "kink": [(0.0, 0.0, 1.0, 0.0), (0.7, 0.7, 0.4, 0.0)],
+    "flat": [(0.0, 0.0, 0.0, 0.0)], "drawn": None, "kink": [(0.0, 0.0, 1.0, 0.0), (0.7, 0.7, 0.4, 0.0)],
 }  # fmt: skip
 
 
@@ -94,12 +94,15 @@ SOME = {
 def test_groups_side_by_side_are_decided_as_each_by_itself(dtype, kind):
     """The same numbers, to the bit, wherever sums, thresholds and guesses lie and whatever the room held."""
     unit = float(np.finfo(dtype).eps)
-    numbers = Slope(tuple(Piece(*row) for row in SOME[kind])).numbers(1.0, 1e-7, np.dtype(dtype))
-    numbers = numbers._replace(doubt=64 * unit)
     for seed in range(60):
         rng, count = np.random.default_rng(seed), 8
+        rows = SOME[kind] or [
+            (0.0, 0.0, 10.0 ** rng.uniform(-4, 4), rng.normal() * 10.0 ** rng.uniform(-3, 2))
+        ]
+        numbers = Slope(tuple(Piece(*row) for row in rows)).numbers(1.0, 1e-7, np.dtype(dtype))
+        numbers = numbers._replace(doubt=64 * unit)
         block = fused_blocks.block_in(
-            rng.integers(0, 4, (16, count)).astype(float), 0, count, np.zeros(count)
+            rng.integers(0, 4, (fused_blocks.ROWS_OF_BLOCK, count)).astype(float), 0, count, np.zeros(count)
         )
         weights, zeros, sums, expected = np.zeros(count), [], [], []
         for j in range(count):
@@ -112,7 +115,7 @@ def test_groups_side_by_side_are_decided_as_each_by_itself(dtype, kind):
 
             zero = Zero(*(np.float64(np.sum(v)) for v in ((x * d) ** 2, x * x * d**3, x * x, x * x * d)))
             norm = math.sqrt(zero.bb)
-            near = norm / (SOME[kind][0][2] or 1.0) * (1.0 + 512 * unit * rng.uniform(-1, 1))
+            near = norm / (rows[0][2] or 1.0) * (1.0 + 512 * unit * rng.uniform(-1, 1))
             weights[j] = rng.choice([0.0, 1e-30, 1e30, near, *(norm * rng.uniform(0, 1.5, 4))])
             # A guess anywhere, or next to where the group ends up from there.
             with np.errstate(all="ignore"):
