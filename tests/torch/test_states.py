@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import math
 import pickle
 import warnings
 
@@ -20,6 +21,7 @@ from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import TargetSparsity, bregman  # noqa: E402
 from proxlab.torch import vanishing  # noqa: E402
 from proxlab.torch.vanishing import SAMPLE, sampled  # noqa: E402
+from tests.optim.methods import FEW  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -515,6 +517,25 @@ def test_a_state_that_is_loaded_has_had_no_gradients_again(fused):
     optimizer.param_groups[0]["penalty"] = pl.GroupLasso(1e-4)
     w.grad = torch.zeros(40, 30)
     with pytest.warns(UserWarning, match="step 2: 100% of the penalised weights"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(("shape", "axis"), [((300, 9), 1), ((30, 40), 1), ((40, 30), 0)])
+def test_weights_that_are_not_finite_are_an_error_where_a_point_is_formed_of_them(name, shape, axis, fused):
+    w = nn.Parameter(torch.randn(shape))
+    penalty = pl.GroupLasso(1e-3, groups=pl.Groups.over(axis))
+    optimizer = METHODS[name]([{"params": [w], "penalty": penalty}], fused=fused)
+    w.grad = torch.randn(shape)
+    optimizer.step()
+    with torch.no_grad():
+        w[5, 5] = math.nan
+    if name == "ramda momentum":
+        optimizer.step()
+        assert torch.nonzero(w.isnan()).tolist() == [[5, 5]]
+        return
+    with pytest.raises(ValueError, match=r"parameter 0 \(shape .*must be finite"):
         optimizer.step()
 
 
