@@ -70,6 +70,34 @@ def test_the_number_of_threads_changes_nothing(axis):
     np.testing.assert_allclose(results[0], pl.prox(penalty, x, metric=d, backend="array_api"), rtol=1e-12)
 
 
+SIZES = st.one_of(st.integers(1, 12), st.integers(60, 68), st.integers(124, 132))
+
+
+@pytest.mark.usefixtures("threads")
+@given(
+    outer=st.integers(1, 3), rows=SIZES, inner=SIZES, run=st.sampled_from((1, 1, 2, 9)),
+    dtype=st.sampled_from((np.float32, np.float64)), threads=st.sampled_from((1, 2, 5)),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_groups_are_certified_the_same_however_they_lie(outer, rows, inner, run, dtype, threads, seed):
+    """Those that are no rows are copied, so that what is proved of them is that of rows, to the bit."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(outer, rows, inner, run)).astype(dtype)
+    d = np.exp(rng.normal(size=x.shape)).astype(dtype)
+    across = pl.GroupMCP(0.9 * float(np.sqrt(rows * run)), 3.0, groups=pl.Groups.over((1, 3)))
+    within = pl.GroupMCP(across.lam, 3.0, groups=pl.Groups.over((2, 3)))
+    z = pl.prox(across, x, metric=d)
+    z += (0.01 * rng.normal(size=x.shape)).astype(dtype) * (rng.random(size=(outer, 1, inner, 1)) < 0.5)
+    pl.set_num_threads(threads)
+    lying = pl.certify(across, z, x, metric=d)
+    laid = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in (z, x, d)]
+    plain = pl.certify(within, laid[0], laid[1], metric=laid[2])
+    for name in ("distance", "metric_distance", "stationarity", "gap", "decided"):
+        np.testing.assert_array_equal(
+            np.ravel(getattr(lying, name)), np.ravel(getattr(plain, name)), err_msg=name
+        )
+
+
 def test_calls_from_many_threads_at_once():
     problems = [large(axis, seed) for axis in (0, 1) for seed in range(4)]
     expected = [pl.prox(penalty, x, metric=d) for penalty, x, d in problems]

@@ -20,7 +20,7 @@ from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
 from proxlab.backends.numba_cpu import TARGET, group_rows, outermost, read_only
 from proxlab.backends.records import Bounds
-from proxlab.backends.tiles import TILE, collect
+from proxlab.backends.tiles import ROOM, TILE, collect
 from proxlab.groups import AxisLayout, Layout
 from proxlab.penalties import Penalty
 
@@ -28,6 +28,8 @@ __all__ = ["applies", "certify"]
 
 #: Elements of an array that are copied together.
 CACHED = 1 << 17
+#: Neighbouring groups that are copied together at least, for the sake of cache lines.
+NARROWEST = 16
 
 
 def applies(penalty: Penalty, layout: Layout) -> bool:
@@ -99,24 +101,26 @@ def _strided_bounds(
         As from :func:`_row_bounds`.
     """
     outer, rows, inner, run = shape
-    count, n, tiles = outer * inner, rows * run, -(-inner // TILE)
+    across = min(TILE, max(NARROWEST, -(-inner // threads.get_num_threads())))
+    count, n, tiles = outer * inner, rows * run, -(-inner // across)
     out = _room(count)
     certify, copy, pieces = kernel(certify_rows), kernel(collect), _pieces(penalty)
     geometry = np.array(shape, dtype=np.int64)
     sources = [read_only(a.reshape(-1)) for a in (x, z, d)]
     steps, weights = read_only(steps), read_only(weights)
-    together = max(1, CACHED // (TILE * n))
+    together = max(1, CACHED // (across * n))
 
     def group(tile: int) -> int:
-        return (tile // tiles) * inner + (tile % tiles) * TILE
+        return (tile // tiles) * inner + (tile % tiles) * across
 
     def task(begin: int, finish: int) -> int:
-        copies = [np.empty((together * TILE, n), a.dtype) for a in sources]
+        copies = [np.empty((together * across, n), a.dtype) for a in sources]
+        room = np.empty(ROOM, sources[0].dtype)
         for tile in range(begin, finish, together):
             last = min(tile + together, finish)
             low, high = group(tile), group(last)
             for source, target in zip(sources, copies, strict=True):
-                copy(source, target.reshape(-1), geometry, tile, last)
+                copy(source, target.reshape(-1), geometry, across, tile, last, room)
             k = high - low
             xs, zs, ds = (read_only(target[:k]) for target in copies)
             found = _room(k)

@@ -4,38 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["TILE", "collect"]
+__all__ = ["ROOM", "TILE", "collect"]
 
-#: Groups copied together.
-TILE = 32
+#: Groups copied together at most, and rows of a tile.
+TILE, HEIGHT = 64, 64
+#: The distance of a tile's rows in the first cache: no power of two, whose columns would evict each other.
+PITCH = TILE + 1
+#: Elements of scratch.
+ROOM = HEIGHT * PITCH
 
 
-def collect(source: Any, out: Any, shape: Any, begin: int, finish: int) -> None:
-    """Copy the tiles ``begin … finish - 1`` of ``TILE`` neighbouring groups to the first rows of ``out``.
+def collect(source: Any, out: Any, shape: Any, across: int, begin: int, finish: int, room: Any) -> None:
+    """Copy the tiles ``begin … finish - 1`` of ``across`` neighbouring groups to the first rows of ``out``.
 
-    Square tiles use every cache line that they fetch, whatever the stride. ``shape`` is (outer kept, outer
-    reduced, inner kept, inner reduced).
+    Tiles use every cache line that they fetch; they are turned in ``room``, in which they stay in the
+    first cache whatever the stride. ``shape`` is (outer kept, outer reduced, inner kept, inner reduced).
     """
     rows, inner, run = shape[1], shape[2], shape[3]
     stride, n = inner * run, rows * run
-    tiles = (inner + TILE - 1) // TILE
+    tiles = (inner + across - 1) // across
+    high = max(8, HEIGHT // run)
     target = 0
     for tile in range(begin, finish):
-        outer, first = tile // tiles, (tile % tiles) * TILE
-        width = min(TILE, inner - first)
+        outer, first = tile // tiles, (tile % tiles) * across
+        width = min(across, inner - first)
         base = outer * rows * stride + first * run
-        for top in range(0, rows, TILE):
-            height = min(TILE, rows - top)
-            for k in range(width):
-                row = out[target + k * n + top * run : target + k * n + (top + height) * run]
-                place = base + top * stride + k * run
-                if run == 1:
-                    column = source[place : place + (height - 1) * stride + 1]
+        for top in range(0, rows, high):
+            height = min(high, rows - top)
+            place = base + top * stride
+            if run == 1:
+                for i in range(height):
+                    segment = source[place + i * stride : place + i * stride + width]
+                    turned = room[i * PITCH : i * PITCH + width]
+                    for k in range(width):
+                        turned[k] = segment[k]
+                for k in range(width):
+                    row = out[target + k * n + top : target + k * n + top + height]
+                    column = room[k:]
                     for i in range(height):
-                        row[i] = column[i * stride]
-                else:
+                        row[i] = column[i * PITCH]
+            else:
+                for k in range(width):
+                    row = out[target + k * n + top * run : target + k * n + (top + height) * run]
                     for i in range(height):
-                        segment = source[place + i * stride : place + i * stride + run]
+                        o = place + k * run + i * stride
+                        segment = source[o : o + run]
                         for t in range(run):
                             row[i * run + t] = segment[t]
         target += width * n
