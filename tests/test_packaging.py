@@ -1,8 +1,12 @@
 """What is declared about the package holds together: ranges, the oldest versions, the lock, the citation."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import proxlab as pl
 
@@ -63,3 +67,17 @@ def test_the_lock_is_within_the_ranges():
 def test_the_citation_is_of_this_version():
     (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert cited == pl.__version__
+
+
+def test_nothing_is_tracked_that_does_not_belong():
+    """A slip of the shell leaves files with names that nobody would choose; the top level is the design's."""
+    git = shutil.which("git")
+    listed = git and subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if not listed or listed.returncode != 0:
+        pytest.skip("not a checkout that git reads")
+    tracked = listed.stdout.rstrip("\0").split("\0")
+    assert [name for name in tracked if not re.fullmatch(r"[\w./-]+", name, re.ASCII)] == []
+    assert {name.partition("/")[0] for name in tracked if not name.startswith(".")} == {
+        "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "analysis",
+        "docs", "proxlab", "pyproject.toml", "tests",
+    }  # fmt: skip
