@@ -50,8 +50,6 @@ def _obstacle_on_gpu(
     """Say why no compiled pass on a GPU takes a block; "" if one does."""
     if block.index is None:
         return "has joint groups, of which there is no compiled pass on a GPU"
-    if block.params[0].dtype in HALF:
-        return "is in half precision, of which there is no compiled pass on a GPU"
     if not has_kernels():
         return "is on a GPU, whose compiled pass needs numba-cuda: install proxlab[cuda13]"
     from proxlab.optim import fused_cuda

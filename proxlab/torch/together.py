@@ -130,8 +130,7 @@ def _look(shares: Sequence[_Share], hows: Sequence[_How], members: _Members) -> 
 def _look_there(there: Sequence[tuple[Launched, _Share, _How]], gradients: Sequence[Tensor]) -> None:
     """Look at the gradients of batches on a GPU, and at what their last step has said, with one wait."""
     some = [gradients[k] for _, share, _ in there for k in share.chosen]
-    # A norm is one pass, and finite only where all is; it may overflow.
-    values = read_all([*(batch.bad for batch, _, _ in there), *torch._foreach_norm(some)])
+    values = read_all([*(batch.bad for batch, _, _ in there), *_norms(some)])
     for (batch, _, how), bad in zip(there, values, strict=False):
         _check_last(batch, how.where(0) if bad else "", bad)
     if all(map(math.isfinite, values)):
@@ -140,6 +139,17 @@ def _look_there(there: Sequence[tuple[Launched, _Share, _How]], gradients: Seque
     for (how, j), g, norm in zip(whose, some, values[len(there) :], strict=True):
         if not math.isfinite(norm) and not bool(torch.isfinite(g).all()):
             raise ValueError(f"{how.where(j)}its gradient must be finite")
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return norms, in a pass for all of a type; one is finite only where all is, and may overflow."""
+    norms: dict[int, Tensor] = {}
+    alike: dict[Any, list[int]] = {}
+    for k, a in enumerate(tensors):
+        alike.setdefault((a.device, a.dtype), []).append(k)
+    for chosen in alike.values():
+        norms |= zip(chosen, torch._foreach_norm([tensors[k] for k in chosen]), strict=True)
+    return [norms[k] for k in range(len(tensors))]
 
 
 def _check_last(batch: Launched, where: str, bad: float) -> None:
@@ -224,8 +234,8 @@ def _passes(shares: Sequence[_Share], hows: Sequence[_How], members: _Members, l
     again = sum(share.widened is not None for share in shares) > 1
     carries = []
     for share, how in zip(shares, hows, strict=True):
-        if again:
-            # The scratch is that of all.
+        if again or isinstance(share.batch, Launched):
+            # The scratch is that of all, and a look at gradients on a GPU takes no copies.
             members.read(share)
         if isinstance(share.batch, Launched):
             carries.append(share.batch.step(*how[:4]))
@@ -271,15 +281,13 @@ class Together:
         self.shares: list[_Share] = []
         sizes = [member.weights.numel() for member in self.members]
         divided = [part for chosen in alike.values() for part in self._divided(chosen, sizes)]
-        halves = [chosen for chosen in divided if is_half(self.members[chosen[0]].weights)]
-        totals = [sum(sizes[k] for k in chosen) for chosen in halves]
-        scratch = scratch_of(totals) if totals else None
+        scratch = self._scratch(divided, sizes)
         for chosen in divided:
             some = [self.members[k] for k in chosen]
             weights, gradients = ([m.weights for m in some], [m.gradient for m in some])
             widened = None
-            if scratch is not None and is_half(weights[0]):
-                widened = Widened(weights, scratch)
+            if is_half(weights[0]):
+                widened = Widened(weights, scratch[weights[0].device])
                 weights, gradients = widened.weights, widened.gradients
             shapes = [tuple(a.shape) for a in weights]
             settings, orders = some[0].block.settings, [_order(a) for a in weights]
@@ -301,7 +309,17 @@ class Together:
         first = self.members[chosen[0]]
         if first.block.index is None or not is_half(first.weights):
             return [chosen]
-        return [[chosen[k] for k in part] for part in batches([sizes[k] for k in chosen])]
+        parts = batches([sizes[k] for k in chosen], on_host(first.weights))
+        return [[chosen[k] for k in part] for part in parts]
+
+    def _scratch(self, divided: Sequence[Sequence[int]], sizes: Sequence[int]) -> dict[torch.device, Tensor]:
+        """Return room for the copies of the largest batch on each device."""
+        totals: dict[torch.device, list[int]] = {}
+        for chosen in divided:
+            first = self.members[chosen[0]].weights
+            if is_half(first):
+                totals.setdefault(first.device, []).append(sum(sizes[k] for k in chosen))
+        return {device: scratch_of(some, device) for device, some in totals.items()}
 
     @property
     def _lying(self) -> _Members:

@@ -1,7 +1,8 @@
 """Parameters in half precision in a compiled pass: copies of them in single precision, and back.
 
 State and arithmetic are of float32. The copies of some parameters follow one another in a scratch that all
-batches of a step share, so that it holds the largest batch, and a batch of several stays in the cache.
+batches of a step on a device share, so that it holds the largest batch. On a CPU a batch of several stays in
+the cache.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from proxlab.torch.problems import HALF
 
 __all__ = ["Widened", "batches", "is_half", "scratch_of"]
 
-#: Elements that batches of several parameters have at most.
-LARGEST = 1 << 20
+#: Elements that batches of several parameters have at most, on a CPU and elsewhere.
+LARGEST, LARGEST_THERE = 1 << 20, 1 << 24
 
 
 class Widened:
@@ -61,19 +62,22 @@ def is_half(a: Tensor) -> bool:
     return a.dtype in HALF
 
 
-def batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Divide tensors of some sizes, in order, into batches of bounded size; returns their places."""
+def batches(sizes: Sequence[int], here: bool) -> list[list[int]]:
+    """Divide tensors of some sizes, in order, into batches of bounded size; returns their places.
+
+    ``here`` says whether they are on the CPU.
+    """
     found: list[list[int]] = []
-    room = 0
+    room, most = 0, LARGEST if here else LARGEST_THERE
     for k, size in enumerate(sizes):
         if size > room or not found:
             found.append([])
-            room = LARGEST
+            room = most
         found[-1].append(k)
         room -= size
     return found
 
 
-def scratch_of(sizes: Iterable[int]) -> Tensor:
+def scratch_of(sizes: Iterable[int], device: torch.device) -> Tensor:
     """Return a scratch for batches of some sizes."""
-    return torch.empty((2, max(sizes)), dtype=torch.float32)
+    return torch.empty((2, max(sizes)), dtype=torch.float32, device=device)

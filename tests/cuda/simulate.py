@@ -31,6 +31,8 @@ from tests.cuda.simulator import Fault, SimulatedDevice
 SMALL = {"LIMITS": (1, 4, 10), "LANES": (1, 2, 4), "GIANT": 24, "PER_BLOCK": 16, "TILE_BYTES": 640}
 THREADS = {"lanes": 8, "block": 8, "grid": 4}
 
+#: How often parameters are of float32, float64, bfloat16, float16.
+PARTS = (0.45, 0.25, 0.15, 0.15)
 #: A barrier of the fused step's source.
 WAIT = "        cuda.syncthreads()\n"
 
@@ -350,7 +352,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
     from proxlab.linker import Target
     from proxlab.optim import fused_block, fused_cuda, fused_many
     from proxlab.torch import launched as launching
-    from proxlab.torch import obstacles, step, together
+    from proxlab.torch import obstacles, step, together, widened
     from tests.torch.methods import METHODS
 
     device = SimulatedDevice()
@@ -381,7 +383,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
     alive: list[Any] = []
 
     def draw(*shape: int, dtype: Any = torch.float32) -> Any:
-        return torch.randn(shape, generator=generator, dtype=dtype)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     def compared(
         make: Any,
@@ -391,7 +393,10 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         count: int = 2,
         turned: bool = False,
     ) -> dict[str, Any]:
-        start, params, optimizers = [scale * draw(*shape, dtype=dtype) for shape in shapes], [], []
+        dtypes = dtype if isinstance(dtype, tuple) else (dtype,) * len(shapes)
+        start = [scale * draw(*n, dtype=kind) for n, kind in zip(shapes, dtypes, strict=True)]
+        params: list[Any] = []
+        optimizers: list[Any] = []
         if turned:
             start = [a.mT.contiguous().mT for a in start]
         launched.clear()
@@ -400,7 +405,11 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
             optimizers.append(make(params[-1], fused))
         for _ in range(count):
             for pair in zip(*params, strict=True):
-                g = torch.empty_like(pair[0]).copy_(scale * draw(*pair[0].shape, dtype=dtype)).detach()
+                g = (
+                    torch.empty_like(pair[0])
+                    .copy_(scale * draw(*pair[0].shape, dtype=pair[0].dtype))
+                    .detach()
+                )
                 for p in pair:
                     p.grad = g.clone()
                     alive.append(p.grad)
@@ -408,7 +417,7 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
                 optimizer.step()
         alive.append((params, optimizers))
         apart = max(
-            float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1e-300))
+            float((a - b).detach().double().abs().max() / b.detach().double().abs().max().clamp_min(1e-300))
             for a, b in zip(*params, strict=True)
         )
         for group in optimizers[0].param_groups:
@@ -418,7 +427,14 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
                     good = len(shapes) > 1 or torch.allclose(a.to(b.dtype), b, rtol=1e-5)
                     apart = apart if good else np.inf
         zeros = float(torch.cat([(a == 0).reshape(-1) for a in params[1]]).double().mean())
-        return {"apart": apart, "zeros": zeros, "kernels": sorted(set(launched))}
+        # Single precision, but for what was rounded to less: another number where it lay between two.
+        usual = {torch.float64: 1e-13, torch.float32: 2e-6}
+        most = max(usual.get(kind, torch.finfo(kind).eps) for kind in dtypes)
+        halves = [(a != b).double() for a, b in zip(*params, strict=True) if a.dtype not in usual]
+        other = float(torch.cat([a.reshape(-1) for a in halves]).mean()) if halves else 0.0
+        return {
+            "apart": apart, "most": most, "other": other, "zeros": zeros, "kernels": sorted(set(launched)),
+        }  # fmt: skip
 
     def over(axis: Any, penalty: Any = pl.GroupLasso, **options: Any) -> Any:
         def make(params: Any, fused: bool) -> Any:
@@ -437,6 +453,15 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, compared(over(axis, lam=3.0), shapes, count=2 if name == "rows" else 1)
     yield "rows, and their state", compared(over(1, lam=3.0), [(5, 3)])
     yield "float64", compared(over(1, lam=4.0), [(5, 13)], torch.float64)
+    with mock.patch.object(widened, "LARGEST_THERE", 100):
+        # In three batches, whose copies take turns.
+        shapes = [(5, 13), (9, 11), (4, 8)]
+        yield "bfloat16", compared(over(1, lam=3.0), shapes, torch.bfloat16)
+
+        def mixed(params: Any, fused: bool) -> Any:
+            return pt.ProxAdamW(params, lr=0.1, penalty=pl.GroupLasso(3.0), fused=fused)
+
+        yield "float16 and float32", compared(mixed, shapes, (torch.float16, torch.float32, torch.float16))
     made: list[Any] = [
         lambda s: pl.GroupLasso(s), lambda s: pl.GroupLasso(s, weights="sqrt_size"),
         lambda s: pl.GroupLasso(s, nonnegative=True), lambda s: pl.GroupElasticNet(s, s),
@@ -445,14 +470,14 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
         lambda s: pl.GroupL0(s),
     ]  # fmt: skip
     names = sorted(METHODS)
-    for k in range(24):
+    for k in range(28):
         name = names[int(rng.integers(len(names)))]
         # The state of Bregman iterations is a subgradient, of convex penalties.
         build = made[k % (7 if "breg" in name else len(made))]
         shape = tuple(int(n) for n in np.exp(rng.uniform(0.0, 3.3, size=int(rng.integers(1, 4)))))
         axes = tuple(i for i in range(len(shape)) if rng.random() < 0.5)
         strength, turned = 10.0 ** rng.uniform(-2.0, 0.5), len(shape) > 1 and rng.random() < 0.3
-        dtype = torch.float64 if rng.random() < 0.3 else torch.float32
+        dtype = (torch.float32, torch.float64, torch.bfloat16, torch.float16)[int(rng.choice(4, p=PARTS))]
 
         def drawn(params: Any, fused: bool) -> Any:
             penalty = build(strength)  # noqa: B023 (called at once)

@@ -104,6 +104,22 @@ def test_every_method(name):
     agree(params, 1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("most", [100, 1 << 24])
+def test_half_precision(dtype, most, monkeypatch):
+    """Rounded last, so that it is another number only where it lay between two; in one batch or several."""
+    monkeypatch.setattr("proxlab.torch.widened.LARGEST_THERE", most)
+
+    def make(params, fused):
+        return pt.ProxAdamW(params, lr=1e-2, penalty=pl.GroupLasso(0.3), fused=fused)
+
+    params, optimizers, r = twins([(40, 30), (7, 300), (12, 5)], make, dtype=dtype)
+    take(params, optimizers, r)
+    agree(params, 4 * torch.finfo(dtype).eps)
+    other = [(a.detach().cpu() != b.detach()).double().mean() for a, b in zip(*params.values(), strict=True)]
+    assert max(other) <= 0.02
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_over_random_shapes(name, seed):

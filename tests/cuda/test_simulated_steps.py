@@ -32,7 +32,7 @@ def test_fused_steps_agree_with_plain_ones():
     assert len(planted) == 2
     assert all(case["found"] for case in planted), planted
     for name, case in cases.items():
-        assert case["apart"] <= (1e-13 if "float64" in name else 2e-6), case
-        assert 0.0 <= case["zeros"] < 1.0, case
-    assert sum(case["zeros"] > 0.0 for case in cases.values()) >= 8
+        assert case["apart"] <= case["most"], (name, case)
+        assert case["other"] <= 0.02, (name, case)
+    assert sum(0.0 < case["zeros"] < 1.0 for case in cases.values()) >= 8
     assert set().union(*(case["kernels"] for case in cases.values())) >= FUSED
