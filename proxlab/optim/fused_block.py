@@ -7,7 +7,8 @@ threads of a group get the same sums, bit for bit, and take the same decisions
 (:mod:`proxlab.optim.fused_groups`); those that share warps across groups keep step until the last is done.
 
 Groups that are left to the general solver keep their point as the weights, and a mark. :func:`finish_groups`
-looks for marks, so that the host need not ask: it forms the metric anew from the state.
+looks for marks, so that the host need not ask: it forms the metric anew from the state. Where new weights are
+averages the old ones stay, and the point is formed anew too: methods that average read it off the state.
 
 Plain Python, rebuilt by :mod:`proxlab.optim.fused_cuda`, with the words of
 :mod:`proxlab.backends.cuda.source` for the general solver.
@@ -34,6 +35,7 @@ from proxlab.optim.fused_elements import (
     blend,
     formed_of,
     metric,
+    point,
     read,
     shrunk,
     soft,
@@ -80,6 +82,8 @@ DOUBT, COUNT, MOST = 37.0, 1, 100
 #: The type of the data, as arrays and as numbers know it.
 KIND: Any = np.dtype(np.float32)
 number: Any = np.float32
+#: Whether new weights are averages.
+AVERAGES = False
 # Elements of a thread in :func:`step_elements`.
 STRIDE = 8
 float64: Any = None
@@ -334,7 +338,11 @@ def step_groups(table: Any, strengths: Any, marks: Any, values: Any, pieces: Any
         if i < n:
             p = place(begin, i, run, jump)
             x = xs[j]
-            t.w[p] = shrunk(x, ds[j], q, left) if state == DONE else x
+            if state == DONE:
+                x = shrunk(x, ds[j], q, left)
+            if AVERAGES:
+                x = blend(t.w[p], x, step.keep, one) if state == DONE else t.w[p]
+            t.w[p] = x
     if state != DONE and row == 0:
         marks[at[GROUP] + g] = 1
 
@@ -367,13 +375,38 @@ def step_elements(table: Any, bad: Any, values: Any) -> None:
 
 def given_anew(e: Elements, i: int) -> Any:
     """Return an element of the point, which the weights hold, and of the metric, formed from the state."""
-    o = e.o
-    k = o.begin + i // o.run * o.stride + i % o.run
-    slots, c, one = e.d
-    d = np.float64(metric(read(slots, k), c, one))
-    if o.most < INF:
-        d = fmax(fmin(d * o.per_d * o.per_d2, METRIC_CAP), METRIC_FLOOR)
-    return np.float64(e.x[k]), d
+    k = index_marked(e.o, i)
+    slots, step = e.d
+    return np.float64(e.x[k]), in_range(e.o, metric(read(slots, k), step.c, step.one))
+
+
+def given_by_state(e: Elements, i: int) -> Any:
+    """Return an element of point and metric, both formed from the state, after the elementwise part."""
+    slots, step = e.d
+    c, one = step.c, step.one
+    zero, s = one - one, read(slots, index_marked(e.o, i))
+    d = metric(s, c, one)
+    x = point(zero, zero, d, s, c)
+    if SHRINKS:
+        x = soft(x, d, step.cut, step.minus, zero)
+    return np.float64(x), in_range(e.o, d)
+
+
+def index_marked(o: Spot, i: int) -> int:
+    """Return where element ``i`` of a group lies."""
+    return o.begin + i // o.run * o.stride + i % o.run
+
+
+def in_range(o: Spot, d: float) -> float:
+    """Return an element of the metric in a group's units."""
+    d = np.float64(d)
+    return fmax(fmin(d * o.per_d * o.per_d2, METRIC_CAP), METRIC_FLOOR) if o.most < INF else d
+
+
+def store_average(e: Elements, z: Any, i: int, value: float) -> None:
+    """Write an element of a new weight that is an average."""
+    k, step = index_marked(e.o, i), e.d[1]
+    z[k] = blend(z[k], number(value), step.keep, step.one)
 
 
 def finish_groups(table: Any, strengths: Any, marks: Any, bad: Any, values: Any, rows: Any) -> None:
@@ -401,7 +434,7 @@ def finish_groups(table: Any, strengths: Any, marks: Any, bad: Any, values: Any,
                         locate(here, shape), shape[3], shape[2] * shape[3], 0, 0.0, False, scratch, 0,
                         1.0, 1.0, 1.0, 1.0, INF,
                     )  # fmt: skip
-                    e = Elements(t.w, (t.slots, step.c, step.one), spot, shape[1] * shape[3])
+                    e = Elements(t.w, (t.slots, step), spot, shape[1] * shape[3])
                     weight = strengths[at[STRENGTH] + (here if at[MANY] else 0)]
                     asked = Wanted(values[ETA], weight, pieces, limits)
                     solve_here(e, t.w, 0, asked, bad, nothing)

@@ -22,7 +22,6 @@ from proxlab.optim import fused_block as block
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
 from proxlab.optim.fused_layout import Plan, plan_of
-from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.updates import Update
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -97,17 +96,14 @@ def form_of(plan: Plan) -> Form | None:
 
 
 def obstacle(
-    rule: Rule, settings: Settings, penalty: Penalty | None, shape: tuple[int, ...],
-    order: tuple[int, ...] | None, finder: RootFinder,
-) -> str:  # fmt: skip
+    penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None, finder: RootFinder
+) -> str:
     """Say why no fused step on a GPU takes an array, whose axes lie in an order; "" if one does."""
     plan = plan_of(penalty, shape, order)
     if plan is None:
         return f"has a penalty without a compiled pass, {penalty!r}"
     if plan.name == "flow":
         return ""
-    if rule.averages and settings["momentum"] > 0.0:
-        return "has a method that averages weights, of which there is no compiled pass over groups on a GPU"
     if finder != Newton():
         return f"has a root finder of which there is no compiled pass on a GPU, {finder!r}"
     if form_of(plan) is None:
@@ -163,17 +159,17 @@ class Kernel:
                 finder=Newton,
             )  # fmt: skip
             names |= build.names_of(team) | {"given": block.given_anew}
+            if self.averages:
+                names |= {
+                    "given": block.given_by_state, "store": block.store_average, "soft": elements.soft,
+                }  # fmt: skip
         else:
-            chosen = {
-                "write": f"write{slots}",
-                "blend": "blend_average" if self.averages else "blend_new",
-            }
-            names |= {key: getattr(elements, target) for key, target in chosen.items()}
-            names |= self.form.constants() | {"SHRINKS": self.shrinks, "WARP": 32}
+            names |= self.form.constants() | {"WARP": 32, "write": getattr(elements, f"write{slots}")}
             names["place"] = getattr(block, f"place_{self.lies}")
         kind, fields = np.dtype(self.dtype), self.formulas._fields
         names |= {
-            "read": getattr(elements, f"read{slots}"),
+            "read": getattr(elements, f"read{slots}"), "SHRINKS": self.shrinks, "AVERAGES": self.averages,
+            "blend": elements.blend_average if self.averages else elements.blend_new,
             "metric": elements.metric_unit if update.metric is None else elements.metric_own,
             "held": getattr(many, f"held{slots}"),
             "hold": getattr(block, f"hold{slots}"), "take": getattr(block, f"take{slots}"),

@@ -162,24 +162,25 @@ class Launched:
             self._tell("table", self._table[:-1, : self.addresses.shape[1]], self.addresses[self._order])
             pieces = self._pieces_of(here, numbers.table) if slope.pieces else None
             there, update, formulas = self._views, self.update, type(found.formulas)
+            shrinks, averages = slope.shrinks, keep > 0.0
             for part, table in zip(self._launches, self._parts, strict=True):
                 if part.form is None:
-                    kernel = Kernel(
-                        "step_elements", update, formulas, slope.shrinks, keep > 0.0, self.dtype.name
-                    )
+                    kernel = Kernel("step_elements", update, formulas, shrinks, averages, self.dtype.name)
                     arguments: tuple[Any, ...] = table, there["bad"], there["values"]
                     here.launch(compiled(kernel), part.blocks, FLOWING, arguments)
                 else:
                     kernel = Kernel(
-                        "step_groups", update, formulas, slope.shrinks, False, self.dtype.name, part.form,
+                        "step_groups", update, formulas, shrinks, averages, self.dtype.name, part.form,
                         part.lies,
                     )  # fmt: skip
                     arguments = table, there["strengths"], there["marks"], there["values"], pieces
                     here.launch(compiled(kernel), part.blocks, part.form.threads, arguments)
             if self._groups:
+                # Where a point is formed anew, so is what the elementwise part leaves of it.
                 kernel = Kernel(
-                    "finish_groups", update, formulas, dtype=self.dtype.name, count=len(slope.pieces)
-                )
+                    "finish_groups", update, formulas, shrinks and averages, averages, self.dtype.name,
+                    count=len(slope.pieces),
+                )  # fmt: skip
                 names = "table", "strengths", "marks", "bad", "values"
                 blocks = min(-(-self._groups // FINISHING), LOOKING)
                 arguments = *(there[name] for name in names), pieces

@@ -33,7 +33,7 @@ def obstacle(rule: Rule, state: States, block: Block, finder: RootFinder) -> str
     orders = [None if p.is_contiguous() else order_of(p) for p in params]
     shapes = [tuple(p.shape) for p in params]
     if not all(map(on_host, params)):
-        return _obstacle_on_gpu(rule, block, shapes, orders, finder)
+        return _obstacle_on_gpu(block, shapes, orders, finder)
     if block.index is not None:
         found = fused_layout.plan_of(block.penalty, shapes[0], orders[0]) is not None
         return "" if found else f"has a penalty without a compiled pass, {block.penalty!r}"
@@ -45,7 +45,7 @@ def obstacle(rule: Rule, state: States, block: Block, finder: RootFinder) -> str
 
 
 def _obstacle_on_gpu(
-    rule: Rule, block: Block, shapes: list[tuple[int, ...]], orders: list[Any], finder: RootFinder
+    block: Block, shapes: list[tuple[int, ...]], orders: list[Any], finder: RootFinder
 ) -> str:
     """Say why no compiled pass on a GPU takes a block; "" if one does."""
     if block.index is None:
@@ -54,7 +54,7 @@ def _obstacle_on_gpu(
         return "is on a GPU, whose compiled pass needs numba-cuda: install proxlab[cuda13]"
     from proxlab.optim import fused_cuda
 
-    return fused_cuda.obstacle(rule, block.settings, block.penalty, shapes[0], orders[0], finder)
+    return fused_cuda.obstacle(block.penalty, shapes[0], orders[0], finder)
 
 
 def _obstacle_of(rule: Rule, state: States, p: Tensor, block: Block) -> str:

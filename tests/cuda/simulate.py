@@ -498,6 +498,18 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
             return method(groups, fused=None if fused else False, **options)
 
         yield f"{method.__name__} without groups", compared(make, [(70,), (40, 30)])
+    for name, axis, scale, build in (
+        ("RMDA", 1, 1.0, lambda s, **own: pl.GroupMCP(s, 3.0, **own)),
+        ("RAMDA", 0, 1.0, lambda s, **own: pl.GroupLasso(s, nonnegative=True, **own)),
+        ("RMDA", 0, 1e18, lambda s, **own: pl.SparseGroupLasso(0.1 * s, s, **own)),
+        ("RMDA", 1, 1e-30, lambda s, **own: pl.GroupLasso(s, **own)),
+    ):
+
+        def averaging(params: Any, fused: bool) -> Any:
+            penalty = build(2.0 * scale, groups=pl.Groups.over(axis))  # noqa: B023
+            return getattr(pt, name)(params, lr=1.0, momentum=0.5, penalty=penalty, fused=fused)  # noqa: B023
+
+        yield f"averages of {name}, {scale:g}", compared(averaging, [(9, 13), (13, 9)], scale=scale)
     for scale in (1e-30, 1e18):
 
         def extreme(params: Any, fused: bool, scale: float = scale) -> Any:

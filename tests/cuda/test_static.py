@@ -72,6 +72,7 @@ def test_kernels_are_as_designed(name, cc):
 
 
 RULE = updates.ADAM, updates.Moments
+AVERAGED = updates.RAMDA, updates.Averages, True, True
 
 
 @needs_tools
@@ -109,6 +110,30 @@ def test_the_rest_of_a_fused_step(name, cc):
     assert taken.spills == taken.stack == 0
     assert ".local" not in taken.ptx
     assert taken.doubles == 0 or name == "finish_groups"
+
+
+@needs_tools
+@pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", ["step_rows", "step_columns", "step_elements", "finish_groups"])
+def test_averages_of_weights(name, cc):
+    """What is kept of the old weights is read where the new ones are written, and takes nothing."""
+    form, lies = {
+        "step_rows": (fused_cuda.ROWS[4], "whole"), "step_columns": (fused_cuda.COLUMNS[2], "column")
+    }.get(name, (fused_cuda.Form(1, 1, 1), "whole"))  # fmt: skip
+    found = {}
+    for rule in (AVERAGED, (*AVERAGED[:3], False)):
+        kernel = fused_cuda.Kernel(
+            "step_groups" if form.rows > 1 else name, *rule, form=form, lies=lies, count=2
+        )
+        threads = form.threads if form.rows > 1 else fused_cuda.FINISHING
+        function = fused_cuda.device_source(kernel)
+        found[rule[3]] = static.inspected(function, step_arguments(kernel), cc, kernel.registers, threads)
+    for taken in found.values():
+        assert taken.entry
+        # A cube root is long: over columns the loops around it stay.
+        assert ".local" not in taken.ptx or name == "step_columns"
+    assert found[True].barriers == found[False].barriers
+    assert found[True].stack <= found[False].stack + 16
 
 
 def step_arguments(kernel):
