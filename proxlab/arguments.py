@@ -346,7 +346,7 @@ def check_out(out: Any, x: Array, xp: Any) -> None:
             raise ValueError("out: must not be a view of negated memory, as imag of a conjugate is")
     else:
         return
-    if any(s == 0 and n > 1 for s, n in zip(strides, out.shape, strict=False)):
+    if 0 not in out.shape and any(s == 0 and n > 1 for s, n in zip(strides, out.shape, strict=False)):
         raise ValueError("out: must have a place for every element, got one that is broadcast")
 
 

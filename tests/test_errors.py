@@ -3,9 +3,11 @@
 import array_api_strict
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import proxlab as pl
-from tests.table import BACKENDS, PENALTIES, ids
+from tests.table import BACKENDS, PENALTIES, TABLED, ids
 
 X = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 LASSO = pl.GroupLasso(0.5)
@@ -160,6 +162,49 @@ def test_every_penalty_refuses_what_is_not_finite(row, bad, backend):
             pl.prox(row.build(big), with_element(bad, where), backend=backend)
         with pytest.raises(ValueError, match=r"^metric: must be finite and > 0"):
             pl.prox(row.build(big), X, metric=with_element(bad, where), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("row", PENALTIES, ids=ids(PENALTIES))
+@given(data=st.data())
+def test_what_is_invalid_is_named_wherever_it_stands(row, backend, data):
+    """In groups that lie anyhow, of zeros too, whose answer would be known without a look at the metric."""
+    shape = data.draw(st.sampled_from([(9,), (9, 1), (1, 9), (70, 3), (3, 70), (5, 6, 3), (4, 4, 3, 3)]))
+    axes = data.draw(st.sets(st.integers(0, len(shape) - 1)), label="axes")
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), label="seed"))
+    dtype = data.draw(st.sampled_from((np.float32, np.float64)))
+    z, x, d = (f(size=shape).astype(dtype) for f in (rng.normal, rng.normal, rng.lognormal))
+    alive = data.draw(st.sampled_from((0.0, 0.0, 0.3, 1.0)), label="share of x that is not zero")
+    x[rng.random(shape) >= alive] = 0.0
+    z *= data.draw(st.sampled_from((0, 1)))
+    ragged = pl.Groups.labels(rng.integers(-1, 4, size=shape))
+    groups = pl.Groups.over(tuple(axes)) if data.draw(st.booleans()) else ragged
+    penalty = row.build(**({} if row.name == "L1" else {"groups": groups}))
+    place = tuple(int(rng.integers(n)) for n in shape)
+    name = data.draw(st.sampled_from(("x", "z", "metric", "metric")))
+    array = {"x": x, "z": z, "metric": d}[name]
+    array[place] = data.draw(st.sampled_from([inf, inf, nan, -inf] + [0.0, -1.0] * (name == "metric")))
+    verbs = {"certify": lambda: pl.certify(penalty, z, x, 0.7, metric=d, backend=backend)}
+    if name != "z":
+        verbs["prox"] = lambda: pl.prox(penalty, x, 0.7, metric=d, backend=backend)
+        verbs["solve"] = lambda: pl.solve(penalty, x, 0.7, metric=d, backend=backend)
+    for verb in verbs.values():
+        with pytest.raises(ValueError) as info:  # noqa: PT011 (check_message looks)
+            verb()
+        check_message(info, name, ["must be finite", f"element {place} is {array[place]}"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
+def test_an_infinite_metric_of_zeros(row, axis, backend):
+    """Sums that find no x and no z of a group are not all there is to look at."""
+    penalty = row.build(**({} if row.name == "L1" else {"groups": pl.Groups.over(axis)}))
+    x, d = np.zeros((5, 4)), np.ones((5, 4))
+    d[2, 3] = inf
+    for verb in (pl.prox, pl.solve, lambda h, x, **given: pl.certify(h, x, x, **given)):
+        with pytest.raises(ValueError, match=r"^metric: must be finite and > 0, but element \(2, 3\) is inf"):
+            verb(penalty, x, metric=d, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

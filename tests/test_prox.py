@@ -183,16 +183,28 @@ def test_out_may_be_the_metric_or_overlap_x(axis, backend):
 
 @backends
 @every_penalty
-@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3), (0, 0)])
-def test_arrays_without_elements(row, shape, backend):
-    penalty = row.build()
-    s = pl.solve(penalty, np.zeros(shape), metric=np.ones(shape), backend=backend)
-    n_groups = penalty.groups.n_groups(shape)
-    assert s.z.shape == shape
-    for a in (s.radius, *s.bracket, s.status, s.iterations, s.evaluations, s.value):
-        assert a.shape == (n_groups,)
-    assert (s.radius == 0).all()
-    assert penalty(s.z) == 0
+@given(data=st.data(), dtype=st.sampled_from(DTYPES))
+def test_arrays_without_elements(row, backend, data, dtype):
+    """No groups, or groups of nothing: everything has an answer, which is as empty as the question."""
+    sizes = data.draw(st.lists(st.sampled_from((0, 1, 2, 70, 200)), min_size=1, max_size=4), label="sizes")
+    shape = tuple(data.draw(st.permutations([0, *sizes]), label="shape"))
+    axes = data.draw(st.sets(st.integers(0, len(shape) - 1)), label="axes")
+    weights = data.draw(st.sampled_from((None, "sqrt_size")), label="weights")
+    grouped = row.name != "L1"
+    penalty = row.build(**({"groups": pl.Groups.over(tuple(axes)), "weights": weights} if grouped else {}))
+    x = np.zeros(shape, dtype)
+    metric = data.draw(st.sampled_from((None, 2.0, x)), label="metric")
+    count = int(np.prod([n for k, n in enumerate(shape) if k not in axes])) if grouped else 0
+    given = {"metric": metric, "backend": backend}
+    for z in (pl.prox(penalty, x, **given), pl.prox(penalty, x, out=x.copy(), **given)):
+        assert (z.shape, z.dtype) == (shape, dtype)
+    s, certificate = pl.solve(penalty, x, **given), pl.certify(penalty, x, x, **given)
+    for a in (s.radius, *s.bracket, s.status, s.iterations, s.evaluations, s.value, certificate.distance):
+        assert a.shape == (count,)
+    assert not s.radius.any()
+    assert certificate.decided.all()
+    assert set(certificate.total) == {0.0}
+    assert penalty(s.z) == 0.0
 
 
 @backends

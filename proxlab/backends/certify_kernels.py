@@ -333,8 +333,8 @@ def certify_row(row: Row, at: AtZero, table: TableSlope, errors: Allowances) -> 
     """Return whether a row is decided, and what is proved of it then."""
     pieces, count, eta = table.pieces, table.n_pieces, row.eta
     left_open = False, zero_proved()
-    if at.xx == 0.0 and not at.live and not row.x.any():
-        # Both zero: nothing to solve, and common where inputs or units are dead.
+    if at.xx == 0.0 and at.bb == 0.0 and not at.live and not row.x.any():
+        # Both zero: nothing to solve, and common where inputs or units are dead. An infinite metric is none.
         return True, zero_proved()
     if not is_plain(row, at, table):
         return left_open

@@ -216,7 +216,8 @@ def open_column(
     flat = rise(end, 0.0, end, a, c) if flat_end else eta * first.jump
     columns.flat[k] = flat
     if xx == 0.0:
-        return EMPTY
+        # An infinite metric leaves no zero.
+        return EMPTY if bb == 0.0 else HARD
     beyond = reach > end
     f0 = 1.0 if first.jump > 0.0 else (a - norm) / norm
     safe = low < bb < high and low < bbd < high and low < xx < high

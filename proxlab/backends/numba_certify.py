@@ -108,7 +108,7 @@ def _strided_bounds(
     geometry = np.array(shape, dtype=np.int64)
     sources = [read_only(a.reshape(-1)) for a in (x, z, d)]
     steps, weights = read_only(steps), read_only(weights)
-    together = max(1, CACHED // (across * n))
+    together = max(1, CACHED // max(1, across * n))
 
     def group(tile: int) -> int:
         return (tile // tiles) * inner + (tile % tiles) * across

@@ -388,7 +388,7 @@ def _columns(
     """Solve groups across rows; returns which groups are left to solve, and the first invalid block or -1."""
     outer, _, inner, run = shape
     share = -(-inner // threads.get_num_threads())
-    per_block = min(share, max(1, column_sums.BLOCK // run))
+    per_block = min(share, max(1, column_sums.BLOCK // max(1, run)))
     blocks = outer * -(-inner // per_block)
     hard = np.zeros(outer * inner, np.bool_)
     kernel = column_solver(data.x.dtype == np.float32)

@@ -90,7 +90,7 @@ def row_sum(xp: Any, a: Array) -> Array:
         return xp.sum(a, axis=1)
     width = math.isqrt(n)
     whole = width * (n // width)
-    blocks = xp.sum(xp.reshape(a[:, :whole], (a.shape[0], -1, width)), axis=2)
+    blocks = xp.sum(xp.reshape(a[:, :whole], (a.shape[0], n // width, width)), axis=2)
     total = xp.sum(blocks, axis=1)
     return total + xp.sum(a[:, whole:], axis=1) if whole < n else total
 
