@@ -30,6 +30,7 @@ from proxlab.optim.fused_kernels import column_room, kernel_of, plain_kernel, ro
 from proxlab.optim.fused_layout import Plan, Slope, joint_plan, plan_of, slope_of
 from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.group_sums import GroupSums, suffice
+from proxlab.optim.problem import told
 from proxlab.optim.rules import Coefficients, Rule, Settings
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
@@ -517,7 +518,7 @@ class Batch:
         try:
             z = prox(self.penalty, whole(point), step, metric=d, root_finder=finder)
         except ValueError as error:
-            raise ValueError(f"{where(k)}{error}") from error
+            raise ValueError(f"{where(k)}{told(error)}") from error
         if self._is_joint:
             self._write_rows(k, point, every, z)
         else:

@@ -12,7 +12,7 @@ from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["ProxProblem", "Watch"]
+__all__ = ["ProxProblem", "Watch", "told"]
 
 
 class ProxProblem(NamedTuple):
@@ -56,10 +56,17 @@ class ProxProblem(NamedTuple):
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from error
+            raise ValueError(f"{self.where}: {told(error)}") from error
         except Exception as error:
             error.add_note(self.where)
             raise
+
+
+def told(error: ValueError) -> str:
+    """Return what an error of a step's prox says, and of what is made what nobody has given to it."""
+    made = {"x": "weight, gradient and state", "metric": "gradient and state"}
+    name = str(error).partition(": must be finite")[0]
+    return f"{error}; {name} is made of its {made[name]}" if name in made else str(error)
 
 
 class Watch(Protocol):
