@@ -264,13 +264,29 @@ def on_host(a: Tensor) -> bool:
     return bool(a.device.type == "cpu")
 
 
+def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of tensors that are of one type on one device."""
+    alike: dict[Any, list[int]] = {}
+    for k, a in enumerate(tensors):
+        alike.setdefault((a.device, a.dtype), []).append(k)
+    return list(alike.values())
+
+
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the norms of tensors, in a pass for all of a type: of a mixture it would be one for each.
+
+    One is finite only where all of its tensor is, and may overflow.
+    """
+    found: dict[int, Tensor] = {}
+    for chosen in _alike(tensors):
+        found |= zip(chosen, torch._foreach_norm([tensors[k] for k in chosen]), strict=True)
+    return [found[k] for k in range(len(tensors))]
+
+
 def read_all(numbers: Sequence[Tensor]) -> list[float]:
     """Return the values of tensors without axes, waiting once for those of a type on a GPU."""
     found = [0.0] * len(numbers)
-    alike: dict[Any, list[int]] = {}
-    for k, a in enumerate(numbers):
-        alike.setdefault((a.device, a.dtype), []).append(k)
-    for chosen in alike.values():
+    for chosen in _alike(numbers):
         some = [numbers[k] for k in chosen]
         values = map(float, some) if on_host(some[0]) else torch.stack(some).tolist()
         for k, value in zip(chosen, values, strict=True):

@@ -39,6 +39,7 @@ from proxlab.torch.problems import (
     as_tensor,
     check_kind,
     name_parameter,
+    norms,
     on_host,
     read_all,
     uses_of,
@@ -411,9 +412,7 @@ class Stepper(torch.optim.Optimizer):
             own = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
             every = (*own, *(p.grad for p in block.params))
             held.append([local(a) for a in every if a is not None and local(a).numel()])
-        # A norm is one pass, and finite only where all is; it may overflow.
-        norms = torch._foreach_norm([a for own in held for a in own]) if any(held) else []
-        finite = list(map(math.isfinite, read_all(norms)))
+        finite = list(map(math.isfinite, read_all(norms([a for own in held for a in own]))))
         ends = accumulate(map(len, held))
         for block, tensors, end in zip(penalised, held, ends, strict=True):
             if not all(finite[end - len(tensors) : end]):

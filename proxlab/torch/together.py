@@ -24,7 +24,7 @@ from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.launched import Launched
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block, on_host, read_all, uses_of
+from proxlab.torch.problems import Block, norms, on_host, read_all, uses_of
 from proxlab.torch.vanishing import Looked
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
@@ -130,7 +130,7 @@ def _look(shares: Sequence[_Share], hows: Sequence[_How], members: _Members) -> 
 def _look_there(there: Sequence[tuple[Launched, _Share, _How]], gradients: Sequence[Tensor]) -> None:
     """Look at the gradients of batches on a GPU, and at what their last step has said, with one wait."""
     some = [gradients[k] for _, share, _ in there for k in share.chosen]
-    values = read_all([*(batch.bad for batch, _, _ in there), *_norms(some)])
+    values = read_all([*(batch.bad for batch, _, _ in there), *norms(some)])
     for (batch, _, how), bad in zip(there, values, strict=False):
         _check_last(batch, how.where(0) if bad else "", bad)
     if all(map(math.isfinite, values)):
@@ -139,17 +139,6 @@ def _look_there(there: Sequence[tuple[Launched, _Share, _How]], gradients: Seque
     for (how, j), g, norm in zip(whose, some, values[len(there) :], strict=True):
         if not math.isfinite(norm) and not bool(torch.isfinite(g).all()):
             raise ValueError(f"{how.where(j)}its gradient must be finite")
-
-
-def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return norms, in a pass for all of a type; one is finite only where all is, and may overflow."""
-    norms: dict[int, Tensor] = {}
-    alike: dict[Any, list[int]] = {}
-    for k, a in enumerate(tensors):
-        alike.setdefault((a.device, a.dtype), []).append(k)
-    for chosen in alike.values():
-        norms |= zip(chosen, torch._foreach_norm([tensors[k] for k in chosen]), strict=True)
-    return [norms[k] for k in range(len(tensors))]
 
 
 def _check_last(batch: Launched, where: str, bad: float) -> None:
