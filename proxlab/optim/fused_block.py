@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.backends.cuda.source import Spot, Wanted, exchange, runs_before, solve_here
+from proxlab.backends.cuda.source import Spot, Wanted, exchange, index, runs_before, solve_here
 from proxlab.backends.kernel_records import Elements
 from proxlab.backends.kernels import locate
 from proxlab.backends.ranges import METRIC_CAP, METRIC_FLOOR
@@ -375,7 +375,7 @@ def step_elements(table: Any, bad: Any, values: Any) -> None:
 
 def given_anew(e: Elements, i: int) -> Any:
     """Return an element of the point, which the weights hold, and of the metric, formed from the state."""
-    k = index_marked(e.o, i)
+    k = index(e.o, i)
     slots, step = e.d
     return np.float64(e.x[k]), in_range(e.o, metric(read(slots, k), step.c, step.one))
 
@@ -384,17 +384,12 @@ def given_by_state(e: Elements, i: int) -> Any:
     """Return an element of point and metric, both formed from the state, after the elementwise part."""
     slots, step = e.d
     c, one = step.c, step.one
-    zero, s = one - one, read(slots, index_marked(e.o, i))
+    zero, s = one - one, read(slots, index(e.o, i))
     d = metric(s, c, one)
     x = point(zero, zero, d, s, c)
     if SHRINKS:
         x = soft(x, d, step.cut, step.minus, zero)
     return np.float64(x), in_range(e.o, d)
-
-
-def index_marked(o: Spot, i: int) -> int:
-    """Return where element ``i`` of a group lies."""
-    return o.begin + i // o.run * o.stride + i % o.run
 
 
 def in_range(o: Spot, d: float) -> float:
@@ -405,7 +400,7 @@ def in_range(o: Spot, d: float) -> float:
 
 def store_average(e: Elements, z: Any, i: int, value: float) -> None:
     """Write an element of a new weight that is an average."""
-    k, step = index_marked(e.o, i), e.d[1]
+    k, step = index(e.o, i), e.d[1]
     z[k] = blend(z[k], number(value), step.keep, step.one)
 
 
