@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import os
 import re
 import subprocess
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from numba.core.registry import CPUDispatcher
 
 import proxlab as pl
+from proxlab.backends import numba_certify
 from proxlab.backends.disk_cache import KernelCache
 from tests.cases import cases
-from tests.table import ROOT_FINDERS, TABLED, ids
+from tests.table import GROUPED, ROOT_FINDERS, TABLED, ids
 
 every_penalty = pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
 
@@ -70,24 +72,30 @@ def test_the_number_of_threads_changes_nothing(axis):
     np.testing.assert_allclose(results[0], pl.prox(penalty, x, metric=d, backend="array_api"), rtol=1e-12)
 
 
+def is_certified_compiled(penalty):
+    return numba_certify.applies(penalty, penalty.groups.layout((2, 3)))
+
+
 SIZES = st.one_of(st.integers(1, 12), st.integers(60, 68), st.integers(124, 132))
 
 
 @pytest.mark.usefixtures("threads")
 @given(
+    row=st.sampled_from([row for row in GROUPED if is_certified_compiled(row.build())]),
     outer=st.integers(1, 3), rows=SIZES, inner=SIZES, run=st.sampled_from((1, 1, 2, 9)),
     dtype=st.sampled_from((np.float32, np.float64)), threads=st.sampled_from((1, 2, 5)),
     seed=st.integers(0, 99),
 )  # fmt: skip
-def test_groups_are_certified_the_same_however_they_lie(outer, rows, inner, run, dtype, threads, seed):
+def test_groups_are_certified_the_same_however_they_lie(row, outer, rows, inner, run, dtype, threads, seed):
     """Those that are no rows are copied, so that what is proved of them is that of rows, to the bit."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(outer, rows, inner, run)).astype(dtype)
     d = np.exp(rng.normal(size=x.shape)).astype(dtype)
-    across = pl.GroupMCP(0.9 * float(np.sqrt(rows * run)), 3.0, groups=pl.Groups.over((1, 3)))
-    within = pl.GroupMCP(across.lam, 3.0, groups=pl.Groups.over((2, 3)))
+    across, within = (row.build(groups=pl.Groups.over(axes)) for axes in ((1, 3), (2, 3)))
+    # Near the threshold of a group.
+    x *= dtype(across.strength / math.sqrt(rows * run) * 10.0 ** rng.uniform(-1, 1))
     z = pl.prox(across, x, metric=d)
-    z += (0.01 * rng.normal(size=x.shape)).astype(dtype) * (rng.random(size=(outer, 1, inner, 1)) < 0.5)
+    z *= (1.0 + 0.01 * rng.normal(size=x.shape) * (rng.random(size=(outer, 1, inner, 1)) < 0.5)).astype(dtype)
     pl.set_num_threads(threads)
     lying = pl.certify(across, z, x, metric=d)
     laid = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in (z, x, d)]
