@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,11 +30,24 @@ def _data(shape: tuple[int, ...], axis: int, dtype: str) -> tuple[Any, Any, floa
     return x, d, float(np.median(np.sqrt(squares))) / STEP
 
 
-def _prox(verb: str, shape: tuple[int, ...], axis: int, dtype: str) -> Call:
+#: Penalties under which about half of the groups are zero, of the strength of the group lasso, the norm of a
+#: group and its number of elements.
+PENALTIES: dict[str, Callable[[Any, float, float, int], Any]] = {
+    "GroupLasso": lambda pl, lam, norm, n: pl.GroupLasso(lam),
+    "SparseGroupLasso": lambda pl, lam, norm, n: pl.SparseGroupLasso(0.1 * lam / n**0.5, lam),
+    "GroupLinf": lambda pl, lam, norm, n: pl.GroupLinf(0.5 * lam * n**0.5),
+    "GroupLog": lambda pl, lam, norm, n: pl.GroupLog(lam * norm, norm),
+    "GroupLq": lambda pl, lam, norm, n: pl.GroupLq(lam * norm**0.5, 0.5),
+}
+
+
+def _prox(verb: str, shape: tuple[int, ...], axis: int, dtype: str, kind: str = "GroupLasso") -> Call:
     import proxlab as pl
 
     x, d, lam = _data(shape, axis, dtype)
-    penalty, z = pl.GroupLasso(lam, groups=pl.Groups.over(axis)), np.empty_like(x)
+    norm = float(np.median(np.sqrt(np.square(x, dtype=np.float64).sum(axis=axis))))
+    penalty, z = PENALTIES[kind](pl, lam, norm, shape[axis]), np.empty_like(x)
+    penalty = replace(penalty, groups=pl.Groups.over(axis))
     if verb == "certify":
         exact = pl.prox(penalty, x, STEP, metric=d)
         return lambda: pl.certify(penalty, exact, x, STEP, metric=d)
@@ -58,12 +72,13 @@ def parameters(shapes: list[tuple[int, ...]], kept: int) -> list[Any]:
 
 
 def _step(
-    shapes: list[tuple[int, ...]], kept: int, groups: Callable[[Any], Any], lay: Any = None, **options: Any
-) -> Call:
+    shapes: list[tuple[int, ...]], kept: int, groups: Callable[[Any], Any], lay: Any = None,
+    method: str = "ProxAdamW", **options: Any,
+) -> Call:  # fmt: skip
     import torch
 
     import proxlab as pl
-    from proxlab.torch import ProxAdamW
+    import proxlab.torch
 
     torch.set_num_threads(1)
     params = parameters(shapes, kept)
@@ -72,12 +87,16 @@ def _step(
             grad, p.grad = p.grad, None
             p.data = p.data.contiguous(memory_format=torch.channels_last)
             p.grad = grad.contiguous(memory_format=torch.channels_last)
-    optimizer = ProxAdamW([{"params": params, **groups(pl)}], lr=RATE, **options)
+    optimizer = getattr(proxlab.torch, method)([{"params": params, **groups(pl)}], lr=RATE, **options)
     return lambda: optimizer.step()
 
 
 def _lasso(groups: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda pl: {"penalty": pl.GroupLasso(3e-5, groups=groups(pl), weights="sqrt_size")}
+
+
+def _of_columns(kind: str, lam: float, norm: float, n: int) -> Callable[[Any], Any]:
+    return lambda pl: {"penalty": replace(PENALTIES[kind](pl, lam, norm, n), groups=pl.Groups.over(0))}
 
 
 def _scad(pl: Any) -> dict[str, Any]:
@@ -106,6 +125,11 @@ CASES: dict[str, Callable[[], Call]] = {
     "prox rows": lambda: _prox("prox", (2048, 512), 1, "float32"),
     "prox columns": lambda: _prox("prox", (2048, 512), 0, "float32"),
     "prox rows float64": lambda: _prox("prox", (2048, 512), 1, "float64"),
+    "prox SparseGroupLasso columns": lambda: _prox("prox", (2048, 512), 0, "float32", "SparseGroupLasso"),
+    "prox GroupLinf columns": lambda: _prox("prox", (2048, 512), 0, "float32", "GroupLinf"),
+    "prox GroupLog rows": lambda: _prox("prox", (2048, 512), 1, "float32", "GroupLog"),
+    "prox GroupLog columns": lambda: _prox("prox", (2048, 512), 0, "float32", "GroupLog"),
+    "prox GroupLq rows": lambda: _prox("prox", (2048, 512), 1, "float32", "GroupLq"),
     "solve rows": lambda: _prox("solve", (2048, 512), 1, "float32"),
     "certify rows": lambda: _prox("certify", (2048, 512), 1, "float32"),
     "certify columns": lambda: _prox("certify", (2048, 512), 0, "float32"),
@@ -122,6 +146,12 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step 200 of 64x64": lambda: _step([(64, 64)] * 200, 1, _lasso(lambda pl: pl.Groups.over(0))),
     "step joint neurons": lambda: _step(_NEURONS, 1, _joint),
     "step SCAD columns": lambda: _step(_MATRICES[:2], 1, _scad),
+    "step GroupLinf columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLinf", 6e-4, 0.5, 512)),
+    "step GroupLog columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLog", 6e-4, 0.5, 512)),
+    "step GroupLq columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLq", 6e-4, 0.5, 512)),
+    "step RAMDA columns": lambda: _step(
+        _MATRICES[:2], 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"
+    ),
     "step to a target": _target,
 }
 
@@ -136,6 +166,10 @@ SIZES = {
     "step 200 of 64x64": 200 * 64 * 64,
     "step joint neurons": 2 * 1024 * 512 + 1024,
     "step SCAD columns": 2 * 512 * 512,
+    "step GroupLinf columns": 2 * 512 * 512,
+    "step GroupLog columns": 2 * 512 * 512,
+    "step GroupLq columns": 2 * 512 * 512,
+    "step RAMDA columns": 2 * 512 * 512,
     "step to a target": 2 * 512 * 512,
 }
 

@@ -10,7 +10,7 @@ from typing import get_type_hints
 import numpy as np
 
 from proxlab import scalar
-from proxlab.backends import numba_certify, numba_cpu, numba_curved
+from proxlab.backends import compiling, copies, numba_certify, numba_cpu, numba_curved
 from proxlab.linker import Given, Target
 
 #: Compiled code divides by zero without an exception, and so do NumPy's numbers.
@@ -27,7 +27,7 @@ PLAIN = Target(
 def outermost(_, kernel, names):
     """What Python calls, with the parts of its records one by one."""
     hints = get_type_hints(kernel)
-    kinds = [numba_cpu.parts_of(hints[name]) for name in signature(kernel).parameters]
+    kinds = [compiling.parts_of(hints[name]) for name in signature(kernel).parameters]
     if "call" in names:
         names = names | {"call": Given(lambda function, own, r: FUNCTIONS[function](r), "interpreted")}
     linked = PLAIN.link(kernel, names)
@@ -55,5 +55,6 @@ def compiled_functions(penalty):
     return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), [])
 
 
-numba_cpu.outermost = numba_certify.outermost = numba_curved.outermost = outermost
+for module in (copies, numba_certify, numba_cpu, numba_curved):
+    module.outermost = outermost
 numba_curved.compiled_functions = compiled_functions

@@ -18,9 +18,10 @@ from numba.core.registry import CPUDispatcher
 
 import proxlab as pl
 from proxlab.backends import numba_certify
+from proxlab.backends import threads as workers
 from proxlab.backends.disk_cache import KernelCache
 from tests.cases import cases
-from tests.table import GROUPED, ROOT_FINDERS, TABLED, ids
+from tests.table import DTYPES, GROUPED, ROOT_FINDERS, TABLED, ids
 
 every_penalty = pytest.mark.parametrize("row", TABLED, ids=ids(TABLED))
 
@@ -76,6 +77,8 @@ def is_certified_compiled(penalty):
     return numba_certify.applies(penalty, penalty.groups.layout((2, 3)))
 
 
+#: Penalties that have kernels for columns, with :class:`~proxlab.Newton`.
+BY_COLUMNS = ("GroupLasso", "GroupElasticNet", "GroupMCP", "GroupSCAD", "GroupCapped", "GroupL0")
 SIZES = st.one_of(st.integers(1, 12), st.integers(60, 68), st.integers(124, 132))
 
 
@@ -104,6 +107,45 @@ def test_groups_are_certified_the_same_however_they_lie(row, outer, rows, inner,
         np.testing.assert_array_equal(
             np.ravel(getattr(lying, name)), np.ravel(getattr(plain, name)), err_msg=name
         )
+
+
+@pytest.mark.usefixtures("threads")
+@given(
+    row=st.sampled_from(GROUPED), outer=st.sampled_from((1, 3)), rows=SIZES, inner=SIZES,
+    run=st.sampled_from((1, 1, 2, 9)), dtype=st.sampled_from(DTYPES), threads=st.sampled_from((1, 2, 5)),
+    finder=st.sampled_from((pl.Newton(), pl.Newton(atol=1e-9), pl.Chandrupatla())),
+    metric=st.sampled_from(("dense", "scalar")), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_groups_are_solved_the_same_however_they_lie(
+    row, outer, rows, inner, run, dtype, threads, finder, metric, seed
+):
+    """Groups that are zero and groups that spread too far among them, and in place."""
+    rng = np.random.default_rng(seed)
+    count, size = outer * inner, rows * run
+    x = rng.normal(size=(outer, rows, inner, run)).astype(dtype)
+    x *= rng.choice([0.0, 0.3, 3.0], (outer, 1, inner, 1)).astype(dtype)
+    d = np.exp(rng.normal(size=x.shape)).astype(dtype) if metric == "dense" else 0.7
+    if dtype == np.float64 and metric == "dense":
+        x[0, 0, 0, 0], d[0, 0, 0, 0], d[0, -1, 0, -1] = 1e-250, 1e250, 1e-200
+    step, weights = rng.uniform(0.1, 1.0, count), rng.uniform(0.5, 2.0, count)
+    across, within = (row.build(groups=pl.Groups.over(axes), weights=weights) for axes in ((1, 3), -1))
+
+    def laid(a):
+        return a.swapaxes(1, 2).reshape(count, size) if np.ndim(a) else a
+
+    plain = pl.solve(within, laid(x), step, metric=laid(d), root_finder=finder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "SMALL", 1)
+        pl.set_num_threads(threads)
+        lying = pl.solve(across, x, step, metric=d, root_finder=finder)
+        found = pl.prox(across, x, step, metric=d, root_finder=finder, out=x)
+    np.testing.assert_array_equal(found, lying.z)
+    # Newton's method over columns begins elsewhere.
+    by_columns = metric == "dense" and finder == pl.Newton() and row.name in BY_COLUMNS
+    near = 64 * np.finfo(dtype).eps if by_columns else 0.0
+    for mine, other in ((laid(lying.z), plain.z), (lying.radius, plain.radius)):
+        np.testing.assert_allclose(mine, other, rtol=near, atol=near * np.abs(other).max())
+    np.testing.assert_array_equal(lying.status, plain.status)
 
 
 def test_calls_from_many_threads_at_once():

@@ -13,8 +13,8 @@ import pytest
 
 from proxlab.backends import disk_cache, sums
 from proxlab.backends.closed import ClosedCompiler, PartCompiler
+from proxlab.backends.compiling import TARGET
 from proxlab.backends.disk_cache import KernelCache
-from proxlab.backends.numba_cpu import TARGET
 
 
 def thrice(v):

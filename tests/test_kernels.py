@@ -211,7 +211,7 @@ print(numba.njit(scope["double"])(21))
 
 def test_what_is_not_marked_rounds_as_it_is_written():
     """Numba gives what says nothing the options of whoever calls it first in the process."""
-    from proxlab.backends.numba_cpu import made
+    from proxlab.backends.compiling import made
 
     def product(a, b, c):
         return a * b + c

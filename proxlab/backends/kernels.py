@@ -1,6 +1,6 @@
 """Kernels of groups that are solved one after the other: rows where they lie, others on copies.
 
-Plain Python, rebuilt by :mod:`proxlab.backends.numba_cpu`.
+Plain Python, rebuilt by :mod:`proxlab.backends.compiling`.
 """
 
 # mypy: disable-error-code="no-any-return"

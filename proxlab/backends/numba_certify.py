@@ -18,18 +18,13 @@ from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_v
 from proxlab.backends import arrays, threads
 from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
-from proxlab.backends.numba_cpu import TARGET, group_rows, outermost, read_only
+from proxlab.backends.compiling import TARGET, outermost, read_only
+from proxlab.backends.copies import group_rows, over_copies
 from proxlab.backends.records import Bounds
-from proxlab.backends.tiles import ROOM, TILE, collect
 from proxlab.groups import AxisLayout, Layout
 from proxlab.penalties import Penalty
 
 __all__ = ["applies", "certify"]
-
-#: Elements of an array that are copied together.
-CACHED = 1 << 17
-#: Neighbouring groups that are copied together at least, for the sake of cache lines.
-NARROWEST = 16
 
 
 def applies(penalty: Penalty, layout: Layout) -> bool:
@@ -47,7 +42,7 @@ def applies(penalty: Penalty, layout: Layout) -> bool:
     return len(pieces) <= 3 and bool(pieces[0, 1] > 0 or pieces[0, 2] > 0)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=2)
 def kernel(main: Callable[..., Any]) -> Any:
     """Compile a kernel, cached on disk."""
     return outermost(TARGET, main, {})
@@ -100,40 +95,20 @@ def _strided_bounds(
     tuple of Bounds and array of bool, or None
         As from :func:`_row_bounds`.
     """
-    outer, rows, inner, run = shape
-    across = min(TILE, max(NARROWEST, -(-inner // threads.get_num_threads())))
-    count, n, tiles = outer * inner, rows * run, -(-inner // across)
-    out = _room(count)
-    certify, copy, pieces = kernel(certify_rows), kernel(collect), _pieces(penalty)
-    geometry = np.array(shape, dtype=np.int64)
-    sources = [read_only(a.reshape(-1)) for a in (x, z, d)]
+    out, certify, pieces = _room(shape[0] * shape[2]), kernel(certify_rows), _pieces(penalty)
     steps, weights = read_only(steps), read_only(weights)
-    together = max(1, CACHED // max(1, across * n))
 
-    def group(tile: int) -> int:
-        return (tile // tiles) * inner + (tile % tiles) * across
+    def work(low: int, high: int, xs: Any, zs: Any, ds: Any) -> int:
+        count = high - low
+        found = _room(count)
+        bad: int = certify(
+            xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, count, *found
+        )
+        for whole, part in zip(out, found, strict=True):
+            whole[..., low:high] = part
+        return bad
 
-    def task(begin: int, finish: int) -> int:
-        copies = [np.empty((together * across, n), a.dtype) for a in sources]
-        room = np.empty(ROOM, sources[0].dtype)
-        for tile in range(begin, finish, together):
-            last = min(tile + together, finish)
-            low, high = group(tile), group(last)
-            for source, target in zip(sources, copies, strict=True):
-                copy(source, target.reshape(-1), geometry, across, tile, last, room)
-            k = high - low
-            xs, zs, ds = (read_only(target[:k]) for target in copies)
-            found = _room(k)
-            bad: int = certify(
-                xs, zs, ds, *_extremes(ds, pieces), steps[low:high], weights[low:high], pieces, 0, k, *found
-            )
-            if bad >= 0:
-                return low + bad
-            for whole, part in zip(out, found, strict=True):
-                whole[..., low:high] = part
-        return -1
-
-    return None if threads.run(task, outer * tiles, x.size) >= 0 else (_joined(out), out.hard)
+    return None if over_copies(shape, (x, z, d), (), work) >= 0 else (_joined(out), out.hard)
 
 
 def _row_bounds(

@@ -1,145 +1,39 @@
-"""The compiled backend: kernels for contiguous, strided and ragged groups of NumPy arrays.
-
-Kernels are built on first use and cached on disk by Numba; a log message says so once, since a build takes
-seconds.
-"""
-
-# mypy: disable-error-code="no-untyped-call"
+"""The compiled backend: kernels for contiguous, strided and ragged groups of NumPy arrays."""
 
 from __future__ import annotations
 
-import dis
-import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from inspect import signature
 from numbers import Real
-from typing import Any, get_type_hints
+from typing import Any
 
-import numba
 import numpy as np
-from numba.core import cgutils
 from numba.core.errors import NumbaError, UnsupportedBytecodeError
-from numba.core.event import Listener, register
-from numba.extending import intrinsic
 
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, column_sums, kernels, threads
-from proxlab.backends.closed import ClosedCompiler, PartCompiler
-from proxlab.backends.disk_cache import KernelCache, folder
+from proxlab.backends.compiling import TARGET, outermost, read_only
 from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
-from proxlab.linker import Given, Target, described, state
+from proxlab.linker import state
 from proxlab.rootfinders import Newton
 
-__all__ = ["solve"]
+__all__ = ["solve", "solve_host"]
 
-logger = logging.getLogger("proxlab")
-
-#: Nothing compiled owns an array: callers hold them, and references are not counted.
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}
-#: Sums and elementwise loops may be reordered and contracted; their error bounds hold for any order.
-FAST_MATH = {"reassoc", "contract", "nsz"}
-#: What tells compiled code from that of other options.
-COMPILATION = f"{OPTIONS} {sorted(FAST_MATH)} straight code inlined, own names, parts as written, as marked"
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
-# Every other byte of code says what it does.
-_BACKWARD = dis.opmap["JUMP_BACKWARD"]
 NO_INDEX = np.zeros(0, np.int64)
 NO_INDEX.flags.writeable = False
 #: What a proposal is made of, in words.
 _RETURNED = ("the point", *(f"number {k} of its memory" for k in range(5)))
-
-
-def made(function: Callable[..., Any], loose: bool, *, cache: bool = False, native: bool = False) -> Any:
-    """Compile a linked function; only what is called from outside is cached, and has wrappers.
-
-    Parameters
-    ----------
-    function : callable
-    loose : bool
-        Whether its sums may be reordered.
-    cache : bool, optional
-        Whether Python calls it, or what other compiled code does by its address.
-    native : bool, optional
-        Whether the latter.
-    """
-    options = OPTIONS | {"no_cpython_wrapper": not cache, "no_cfunc_wrapper": not native}
-    # Always said: what says nothing has the options of who happens to call it first in this process.
-    options["fastmath"] = FAST_MATH if loose else False
-    if not cache:
-        # Records are free only where the compiler sees both sides of a call.
-        straight = _BACKWARD not in function.__code__.co_code[::2]
-        options["forceinline"] = straight or hasattr(function, "inlined")
-    options["pipeline_class"] = ClosedCompiler if cache else PartCompiler
-    compiled = numba.njit(**options)(function)
-    place = folder() if cache else None
-    if place is not None:
-        compiled._cache = KernelCache(compiled.py_func, place)
-    return compiled
-
-
-TARGET = Target(made, COMPILATION)
-
-
-def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, Any]) -> Any:
-    """Compile what Python calls, cached on disk under the kernel's name.
-
-    It takes Numba microseconds to find the type of a record: Python hands the parts of records over one by
-    one, and compiled code puts them together again.
-    """
-    hints = get_type_hints(kernel)
-    kinds = tuple(parts_of(hints[name]) for name in signature(kernel).parameters)
-    given = {**names, "kernel": kernel, "grouped": Given(intrinsic(grouped(kinds)), f"{RECORDS} {kinds}")}
-    return made(target.linked(kernels.call_grouped, given, kernel.__name__), False, cache=True)
-
-
-def parts_of(kind: Any) -> Any:
-    """Return a type of records, with what this returns for the types of its parts; of other types, None."""
-    if not hasattr(kind, "_fields"):
-        return None
-    return kind, tuple(parts_of(part) for part in get_type_hints(kind).values())
-
-
-def grouped(kinds: tuple[Any, ...]) -> Callable[..., Any]:
-    """Return what makes a kernel's arguments of their parts; ``kinds`` are from :func:`parts_of`."""
-
-    def typed(_: Any, parts: Any) -> Any:
-        left = iter(parts)
-
-        def typed_as(kind: Any) -> Any:
-            if kind is None:
-                return next(left)
-            return numba.types.BaseTuple.from_types([typed_as(part) for part in kind[1]], kind[0])
-
-        whole = numba.types.Tuple([typed_as(kind) for kind in kinds])
-
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            left = iter(cgutils.unpack_tuple(builder, values[0]))
-
-            def made_of(kind: Any, record: Any) -> Any:
-                if kind is None:
-                    return next(left)
-                return context.make_tuple(builder, record, list(map(made_of, kind[1], record.types)))
-
-            return context.make_tuple(builder, whole, list(map(made_of, kinds, whole.types)))
-
-        return whole(parts), codegen
-
-    return typed
-
-
-#: What tells how records are made from other ways.
-RECORDS = described(grouped.__code__)
 
 
 @lru_cache(maxsize=64)
@@ -195,21 +89,16 @@ def elementwise() -> Any:
     return outermost(TARGET, kernels.shrink_all, {})
 
 
-def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
-    """Return some groups of a contiguous array as rows; ``shape`` is its canonical one."""
-    inner = shape[2]
-    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
-
-
 def solve(p: Problem, options: Options) -> Solved:
     """Solve a validated problem of NumPy arrays, or of tensors whose memory NumPy shares."""
     host, out = as_host(p), options.out
-    solve_host = _solve
+    own = options._replace(out=as_host(out))
     if p.penalty.equation.kernel == "curved":
         from proxlab.backends import numba_curved
 
-        solve_host = numba_curved.solve
-    solved = solve_host(host, options._replace(out=as_host(out)))
+        solved = numba_curved.solve(host, own)
+    else:
+        solved = solve_host(host, own, _run)
     if host is p:
         return solved
     if out is not None:
@@ -218,7 +107,10 @@ def solve(p: Problem, options: Options) -> Solved:
     return Solved(as_tensor(solved.z) if out is None else out, groups)
 
 
-def _solve(p: Problem, options: Options) -> Solved:
+def solve_host(
+    p: Problem, options: Options, run: Callable[[Problem, Options, Data, GroupResults], int]
+) -> Solved:
+    """Solve a validated problem of NumPy arrays by ``run``, which returns an invalid group or -1."""
     out: Any = options.out
     # In this machine's byte order; the result has that of x.
     x = np.asarray(native(p.x), order="C")
@@ -246,7 +138,7 @@ def _solve(p: Problem, options: Options) -> Solved:
     reuse = out is not None and out.flags.c_contiguous and out.dtype == x.dtype and not overlaps
     z = out if reuse else np.empty_like(x)
     groups = _results(p.layout.n_groups) if options.explain else _NO_RESULTS
-    if _run(p, options, Data(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
+    if run(p, options, Data(x.reshape(-1), d.reshape(-1), z.reshape(-1), dense), groups) >= 0:
         check_values(p)
         raise AssertionError("the kernel found an invalid value that the check did not")
     if z is not out:
@@ -306,21 +198,24 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
     geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
     shrinks = penalty.threshold > 0 or penalty.nonnegative
     chosen, total = NO_INDEX, count
+    across = shape
+    if shape is not None and not (xf.size > 0 and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN):
+        across = None
     if (
-        shape is not None and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN
-        and dense and equation.kernel == "radial" and not shrinks
+        across is not None and dense and equation.kernel == "radial" and not shrinks
         and type(finder) is Newton and not finder.atol and finder.max_iterations >= MAX_PASSES
     ):  # fmt: skip
         most = Limits(options.rtol, 0.0, MAX_PASSES, explain)
-        hard, bad = _columns(data, shape, (*each, *shrink, pieces, *most), results)
+        hard, bad = _columns(data, across, (*each, *shrink, pieces, *most), results)
         if bad >= 0:
             return bad
         chosen = read_only(np.flatnonzero(hard))
-        total = len(chosen)
+        total, across = len(chosen), None
         if total == 0:
             return -1
     kind, wide = type(finder), xf.dtype == np.float64
-    direct = dense and shape is not None and shape[1] == 1 and shape[3] > 0 and not shrinks
+    is_rows = across is not None or (shape is not None and shape[1] == 1 and shape[3] > 0)
+    direct = dense and is_rows and not shrinks
     narrow = direct and kind is Newton and not wide and equation.kernel == "radial"
     known = state(kind.propose)
     kernel = group_solver(
@@ -328,21 +223,43 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
         direct=direct, wide=wide,
     )  # fmt: skip
     limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, explain)
-    request = (*each, *shrink, pieces, *limits)
     place = Lying(geometry, indptr, indices, chosen)
 
-    def task(begin: int, finish: int) -> int:
+    def solve_some(
+        data: Data, place: Lying, begin: int, finish: int, each: Steps, results: GroupResults, apart: Any
+    ) -> int:
         xw, dw = np.empty(longest), np.empty(longest)
         scratch = Scratch(xw, dw, read_only(xw), read_only(dw), np.empty(1))
-        found: int
-        if direct:
-            found = kernel(*data, longest, begin, finish, *request, *results, apart, *scratch)
-        else:
-            found = kernel(*data, *place, begin, finish, *request, *results, apart, *scratch)
+        lying = (longest,) if direct else place
+        found: int = kernel(
+            *data, *lying, begin, finish, *each, *shrink, pieces, *limits, *results, apart, *scratch
+        )
         return found
 
+    def task(begin: int, finish: int) -> int:
+        return solve_some(data, place, begin, finish, each, results, apart)
+
+    def on_copies(low: int, high: int, *rows: Any) -> int:
+        x, d, z = (
+            (a.reshape(-1) for a in rows) if dense else (rows[0].reshape(-1), data.d, rows[1].reshape(-1))
+        )
+        some, own = slice(low, high), np.zeros(high - low, np.bool_)
+        lying = place._replace(shape=np.array((high - low, 1, 1, longest)))
+        parts = Steps(*(a[some] if len(a) > 1 else a for a in each))
+        told = GroupResults(*(a[some] for a in results))
+        bad = solve_some(Data(x, d, z, dense), lying, 0, high - low, parts, told, own)
+        # What is left alone stays, and may be where the point is.
+        rows[-1][own], apart[some] = rows[0][own], own
+        return bad
+
     try:
-        bad = threads.run(task, total, longest * total)
+        if across is not None:
+            from proxlab.backends.copies import over_copies
+
+            sources = (data.x, data.d) if dense else (data.x,)
+            bad = over_copies(across, sources, (zf,), on_copies)
+        else:
+            bad = threads.run(task, total, longest * total)
     except (NumbaError, UnsupportedBytecodeError) as error:
         if not known:
             raise
@@ -403,28 +320,3 @@ def _columns(
         return found
 
     return hard, threads.run(task, blocks, data.x.size)
-
-
-def read_only(a: Any) -> Any:
-    """Return a view that may not be written: kernels are compiled for what may and what may not."""
-    view = a.view()
-    view.flags.writeable = False
-    return view
-
-
-class _Announcer(Listener):
-    """Says once that kernels are being compiled: the only slow thing that the package does on its own."""
-
-    said = False
-
-    def on_start(self, event: Any) -> None:
-        if not self.said and (event.data["dispatcher"].py_func.__module__ or "").startswith("proxlab"):
-            self.said = True
-            kept = "; they are cached on disk" if folder() else ""
-            logger.warning("compiling kernels on first use, which takes some seconds%s", kept)
-
-    def on_end(self, event: Any) -> None:
-        pass
-
-
-register("numba:compile", _Announcer())

@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 from proxlab.backends import array_curved, arrays, curved_group, threads
 from proxlab.backends.array_api import RowSolution
+from proxlab.backends.compiling import TARGET, made, outermost, read_only
 from proxlab.backends.curved_group import (
     COLUMNS,
     CurvedRequest,
@@ -32,7 +33,6 @@ from proxlab.backends.curved_group import (
     KnownCurve,
     Precision,
 )
-from proxlab.backends.numba_cpu import TARGET, made, outermost, read_only
 from proxlab.backends.records import GroupResults, Options, Solved
 from proxlab.backends.scaled_rows import sum_height
 from proxlab.bounds import rounding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ROOM", "TILE", "collect"]
+__all__ = ["ROOM", "TILE", "collect", "spread"]
 
 #: Groups copied together at most, and rows of a tile.
 TILE, HEIGHT = 64, 64
@@ -52,3 +52,39 @@ def collect(source: Any, out: Any, shape: Any, across: int, begin: int, finish: 
                         for t in range(run):
                             row[i * run + t] = segment[t]
         target += width * n
+
+
+def spread(source: Any, out: Any, shape: Any, across: int, begin: int, finish: int, room: Any) -> None:
+    """Undo :func:`collect`: copy the first rows of ``source`` to tiles of ``out``."""
+    rows, inner, run = shape[1], shape[2], shape[3]
+    stride, n = inner * run, rows * run
+    tiles = (inner + across - 1) // across
+    high = max(8, HEIGHT // run)
+    origin = 0
+    for tile in range(begin, finish):
+        outer, first = tile // tiles, (tile % tiles) * across
+        width = min(across, inner - first)
+        base = outer * rows * stride + first * run
+        for top in range(0, rows, high):
+            height = min(high, rows - top)
+            place = base + top * stride
+            if run == 1:
+                for k in range(width):
+                    row = source[origin + k * n + top : origin + k * n + top + height]
+                    column = room[k:]
+                    for i in range(height):
+                        column[i * PITCH] = row[i]
+                for i in range(height):
+                    segment = out[place + i * stride : place + i * stride + width]
+                    turned = room[i * PITCH : i * PITCH + width]
+                    for k in range(width):
+                        segment[k] = turned[k]
+            else:
+                for k in range(width):
+                    row = source[origin + k * n + top * run : origin + k * n + (top + height) * run]
+                    for i in range(height):
+                        o = place + k * run + i * stride
+                        segment = out[o : o + run]
+                        for t in range(run):
+                            segment[t] = row[i * run + t]
+        origin += width * n

@@ -21,7 +21,7 @@ import numpy as np
 
 from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
-from proxlab.backends.numba_cpu import group_rows
+from proxlab.backends.copies import group_rows
 from proxlab.groups import Groups
 from proxlab.linker import over_arrays
 from proxlab.optim import fused_many as many

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from proxlab.backends.addresses import array_at
-from proxlab.backends.numba_cpu import COMPILATION, made, outermost
+from proxlab.backends.compiling import COMPILATION, made, outermost
 from proxlab.linker import Target
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_elements as elements

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.backends import threads
-from proxlab.backends.numba_cpu import TARGET, outermost, read_only
+from proxlab.backends.compiling import TARGET, outermost, read_only
 from proxlab.scalar import any_order
 from proxlab.types import Array
 
