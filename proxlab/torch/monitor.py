@@ -65,6 +65,7 @@ class Monitor:
     --------
     >>> import torch, proxlab as pl
     >>> from proxlab.torch import Monitor, ProxSGD, param_groups
+    >>> generator = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> optimizer = ProxSGD(param_groups(model, pl.GroupLasso(1.0)), lr=0.1)
     >>> monitor = Monitor(optimizer, every=10)
