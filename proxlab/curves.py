@@ -62,6 +62,7 @@ __all__ = [
     "cheapest",
     "compare",
     "cost",
+    "cost_next_to",
     "crossed",
     "dearest",
     "errors",
@@ -410,6 +411,12 @@ def cost(sense: Sense, end: Ends) -> Array:
     return most * (1.0 + 2.0 * sense.eps)
 
 
+def cost_next_to(end: Ends, r: Array) -> Array:
+    """Return ``F`` at a radius next to that of a point, up to the third power of how far it is."""
+    off = r - end.r
+    return end.value + end.q + off * ((end.tau - end.t) + 0.5 * off * (end.turn + end.kappa))
+
+
 def dearest(sense: Sense, first: Ends, last: Ends) -> Array:
     """Return what the better one of zero and the point itself costs at most."""
     return fmin(first.q, last.value * (1.0 + sense.own) + UNDERFLOW) * (1.0 + 2.0 * sense.eps)
@@ -663,9 +670,19 @@ def middle(a: Array, b: Array) -> Array:
 def crossed(sense: Sense, line: Line, a: Array, b: Array, price: Price) -> Bracket:
     """Return the bracket of the crossing of a bound between two radii, where there is one."""
     fb = along(sense, line, b, price)
-    going = along(sense, line, where(a > 0, a, filled(a, SMALLEST)), price) < 0
+    start = where(a > 0, a, filled(a, SMALLEST))
+    fa = along(sense, line, start, price)
+    going = (fa < 0) & (fb >= 0)
+    # Newton's method from the left, where it is convex, goes beyond it.
+    rise = turn(sense.functions, start, price) + line.kappa
+    spot = start - fa / where(rise > 0, rise, filled(a, 1.0))
+    use = going & (rise > 0) & (spot > start) & (spot < b)
+    spot = where(use, spot, b)
+    there = along(sense, line, spot, price)
+    left, right = use & (there < 0), use & (there >= 0)
     # Where the bound is negative all along, nothing is beyond.
-    return Bracket(where(going & (fb < 0), b, a), b, fb, going & (fb >= 0))
+    never = where((fa < 0) & (fb < 0), b, a)
+    return Bracket(where(left, spot, never), where(right, spot, b), where(right, there, fb), going)
 
 
 def is_wide(bracket: Bracket, base: Array, share: float) -> Array:

@@ -16,7 +16,7 @@ from mpmath import mpf
 
 import proxlab as pl
 from proxlab import curves, scalar
-from proxlab.backends import curved_group, curved_path, curved_search, numba_curved
+from proxlab.backends import curved_group, curved_path, curved_search, numba_curved, sums
 from proxlab.backends.records import GroupResults
 from proxlab.backends.scaled_rows import prepare
 from proxlab.choose import Limits
@@ -779,14 +779,13 @@ def test_the_compiled_form_is_python():
     problem = curved_group.CurvedRequest(
         np.ones(1), np.ones(1), given, numba_curved.precision(n), Limits(1e-12, 0.0, 100, True)
     )
-    room = np.empty(n), np.empty(n)
+    table = np.empty((102, curved_group.COLUMNS))
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         for word in ("slope", "turn", "value"):
             patch.setattr(curves, word, getattr(curved_group, word))
-        curved_group.solve_curves(
-            curved_group.CurvedRows(x.reshape(-1), d.reshape(-1), z, n), 0, len(x), problem, out, left,
-            curved_group.CurvedRoom(*room, *room, np.empty((101, curved_group.COLUMNS))),
-        )  # fmt: skip
+        patch.setattr(sums, "load", curved_group.load)
+        data = numba_curved.curved_data(x, d, z)
+        curved_group.solve_curves(data, 0, len(x), problem, out, left, table)
     assert not left.any()
     np.testing.assert_allclose(z.reshape(x.shape), pl.prox(h, x, metric=d, backend="array_api"), rtol=1e-12)
     assert out.radius.any()

@@ -69,12 +69,14 @@ def curved_rows(
     best = s.on.none_yet(s.rests, active, found.origin.q, reach)
     bend = found.origin.kappa + found.origin.turn
     near = s.excess / xp.where(bend > 0, bend, s.excess + 1.0)
+    passes = found.evaluations
     for k in range(found.kept.shape[1]):
         exists = found.kept[:, k] & active
         if not bool(xp.any(exists)):
             continue
         low, high = (xp.where(exists, v[:, k], zero) for v in (found.low, found.high))
-        inside = low > 0
+        inside = exists & (low > 0)
+        passes = passes + xp.astype(inside, xp.int64)
         polish = s.polish(xp.where(inside, low, one), xp.where(inside, high, one))
         r = s.on.cheapest(s.rests, near, polish, low, high)
         costs = s.cost(xp.where(exists & (r > 0), r, one))
@@ -101,5 +103,5 @@ def curved_rows(
     )  # fmt: skip
     return RowSolution(
         z, times_power(xp, radius, p.ex), downwards(xp, lower, p.ex), upwards(xp, upper, p.ex), status,
-        found.evaluations, found.evaluations, zero > 0,
+        found.evaluations, passes, zero > 0,
     )  # fmt: skip

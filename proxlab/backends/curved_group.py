@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from proxlab.backends.kernel_records import Elements, Found, Scale
+import numpy as np
+
+from proxlab.backends.kernel_records import Found, Scale
 from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import explained
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import FIRST, exponent, sum_moved, sum_near, sum_path, sum_start, zero_margin
+from proxlab.backends.sums import exponent, span, sum_ends, sum_moved, sum_path, zero_margin
 from proxlab.bounds import UNIT
 from proxlab.choose import ZERO, Limits, is_close, residual_at_zero, sharpened
 from proxlab.curves import (
@@ -39,6 +41,7 @@ from proxlab.curves import (
     cheapest,
     compare,
     cost,
+    cost_next_to,
     crossed,
     dearest,
     is_wide,
@@ -58,13 +61,11 @@ from proxlab.curves import (
     within,
     without_dips,
 )
-from proxlab.powers import PRODUCT_HIGH, PRODUCT_LOW
-from proxlab.scalar import INF, fabs, fmax, fmin, sqrt
+from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power, sqrt
 
 __all__ = [
     "COLUMNS",
     "CurvedRequest",
-    "CurvedRoom",
     "CurvedRows",
     "Functions",
     "KnownCurve",
@@ -72,24 +73,62 @@ __all__ = [
     "solve_curves",
 ]
 
-#: Elements and metric of a group, in its units, lie within so many powers of two; others are left alone, as
-#: are groups whose prices are not within the other.
-NEAR, PRICED = 2.0**150, 2.0**400
+#: The metric of a group lies within so many powers of two, and its largest point and metric within so many of
+#: 1; other groups are left alone, as are those whose prices are not within the last.
+SPREAD, REACH, PRICED = 200, 400, 2.0**400
 #: A slope at zero within which and its inverse it may be compared beyond rounding.
 PRECISE = 2.0**200
 #: Where the numbers of an interval are in its row: those of its ends, and of what is known of it.
 AT_RIGHT = len(Ends._fields)
 AT_OPEN, AT_KEPT, AT_FLOOR, AT_LOW, AT_HIGH, AT_MU = range(2 * AT_RIGHT, 2 * AT_RIGHT + len(Verdict._fields))
 COLUMNS = AT_MU + 1
+#: At most, points that are visited before the radii are divided, and steps on a tangent; and the share of the
+#: way after which one is enough.
+MOST_FOLLOWED, TANGENT_STEPS, ENOUGH = 8, 4, 2.0**-8
+#: Relatively: a step that ends next to a minimiser, how far left of it, and within what a step of Newton's
+#: method leaves no more than rounding.
+CLOSE_BY, SHIFT, NEXT_TO = 2.0**-16, 2.0**-30, 2.0**-28
+#: By how much less than a guess says a slope is taken to be great enough.
+SHORT_OF = 2.0**-6
 
 
 class CurvedRows(NamedTuple):
-    """Groups of ``n`` elements one after the other: point, metric and result."""
+    """Groups of ``n`` elements one after the other: point, metric and result.
+
+    Attributes
+    ----------
+    x, d, z : array of float32 or float64
+    x_bits, d_bits : array of int32 or int64
+        The same memory as ``x`` and ``d``: of numbers above zero the greater one has the greater bits.
+    magnitude, infinity : int
+        The bits but for the sign, and those of infinity.
+    shift, bias : int
+        Bits behind the exponent, and what is added to it.
+    n : int
+    """
 
     x: Any
     d: Any
     z: Any
+    x_bits: Any
+    d_bits: Any
+    magnitude: int
+    infinity: int
+    shift: int
+    bias: int
     n: int
+
+
+class CurvedElements(NamedTuple):
+    """The ``n`` elements of a group from ``o`` on, a point at least ``least``, and factors to its units."""
+
+    x: Any
+    d: Any
+    o: Any
+    n: int
+    least: float
+    by_x: float
+    by_d: float
 
 
 class Functions(NamedTuple):
@@ -132,29 +171,20 @@ class CurvedRequest(NamedTuple):
     limits: Limits
 
 
-class CurvedRoom(NamedTuple):
-    """Room for the elements of a group that are not zero, and for a row for each interval."""
-
-    x: Any
-    d: Any
-    read_x: Any
-    read_d: Any
-    table: Any
-
-
 class CurvedGroup(NamedTuple):
-    """A group in its units: its elements, which are ``strip`` by ``strip``, and the penalty's price."""
+    """A group in its units: :class:`CurvedElements`, added up ``strip`` by ``strip``, and what it costs."""
 
-    e: Elements
+    e: Any
     strip: int
     sense: Sense
     price: Price
 
 
-class Taken(NamedTuple):
-    """How many elements are not zero, the units of ``x`` and ``d``, and whether all is in range."""
+class Surveyed(NamedTuple):
+    """Whether a group's numbers are valid, whether its point is zero, its units, and whether it fits them."""
 
-    size: int
+    valid: bool
+    zero: bool
     ex: int
     ed: int
     fits: bool
@@ -216,13 +246,18 @@ def value(functions: Functions, r: float, price: Price) -> float:
     return 0.0
 
 
+def load(e: CurvedElements, i: int) -> Any:
+    """Return an element of the point and of the metric, in the group's units."""
+    return fmax(np.float64(e.x[i]), e.least) * e.by_x, np.float64(e.d[i]) * e.by_d
+
+
 # ----------------------------------------------------------------------------------------------------
 # Passes: strips of elements first, so that rounding grows with the root of their number.
 
 
-def part_of(e: Elements, first: int, strip: int) -> Elements:
+def part_of(e: CurvedElements, first: int, strip: int) -> Any:
     """Return a strip of the elements."""
-    return Elements(e.x, e.d, e.o + first, min(strip, e.n - first))
+    return CurvedElements(e.x, e.d, e.o + first, min(strip, e.n - first), e.least, e.by_x, e.by_d)
 
 
 def visit(g: CurvedGroup, mu: float) -> Ends:
@@ -273,7 +308,8 @@ def judge(
     lo, hi = left.at, right.at
     view = compare(sense, left, right, best, price)
     least = hi if sense.falls else lo
-    if sense.bends and not view.dead:
+    # Where F falls at an end it does not rise all along.
+    if sense.bends and not (view.dead or left.sign < 0.0 or right.sign < 0.0):
         chord, near, far = view.chord.kappa, lo, hi
         least = least_at(sense, chord, near, far, lo, hi, price)
         if lo < least < hi:
@@ -333,8 +369,15 @@ def resting(sense: Sense, first: Ends, whole: Ends, price: Price) -> float:
     lo, hi = SMALLEST, whole.r
     if not (sense.falls and first.sign > 0.0 and slope(sense.functions, lo, price) >= level):
         return 0.0
-    if slope(sense.functions, hi, price) >= level:
+    if whole.tau >= level:
         return hi
+    # Where a power of the radius would be so great that goes through the slope at the point itself.
+    if whole.tau > 0.0 and whole.turn < 0.0:
+        guess = (1.0 - SHORT_OF) * hi * power(level / whole.tau, whole.tau / (hi * whole.turn))
+        if lo < guess < hi:
+            if slope(sense.functions, guess, price) >= level:
+                return guess
+            hi = guess
     for _ in range(LEAST_STEPS):
         half = middle(lo, hi)
         if slope(sense.functions, half, price) >= level:
@@ -344,19 +387,71 @@ def resting(sense: Sense, first: Ends, whole: Ends, price: Price) -> float:
     return lo
 
 
+def crosses_tangent(sense: Sense, end: Ends, low: float, high: float, price: Price) -> Any:
+    """Return about where ``τ`` crosses the tangent of ``T`` at a point, between two radii, and that there."""
+    bend = end.turn + end.kappa
+    r, off = end.r, end.t - end.tau
+    for _ in range(TANGENT_STEPS):
+        step = off / (bend if bend > 0.0 else 1.0)
+        if not (bend > 0.0 and low < r + step < high):
+            break
+        r += step
+        if fabs(step) <= ENOUGH * fabs(r - end.r):
+            break
+        off = end.t - end.kappa * (r - end.r) - slope(sense.functions, r, price)
+        bend = turn(sense.functions, r, price) + end.kappa
+    return r, end.t - end.kappa * (r - end.r)
+
+
+def follow(g: CurvedGroup, first: Ends, whole: Ends, most: int) -> Any:
+    """Go from tangent to tangent, from the point itself to next to a minimiser, where ``F`` still falls.
+
+    Nothing is proved here. Returns the last point where ``F`` does not rise, or ``first``, and the passes.
+    """
+    before, after, end = first, whole, whole
+    for k in range(min(most, MOST_FOLLOWED)):
+        r, t = crosses_tangent(g.sense, end, before.r, after.r, g.price)
+        if r == end.r and end.sign != 0.0:
+            # Where T would be the slope here if it were its chord.
+            r = before.r + (before.t - end.tau) * ((after.r - before.r) / (before.t - after.t))
+            t = end.tau
+        off = fabs(r - end.r)
+        last = off <= CLOSE_BY * r
+        # From the right, F would hardly rise there, and all that is beyond were hard to tell.
+        r = (1.0 - SHIFT) * r if last else r
+        if not before.r < r < after.r or (end.sign <= 0.0 and off <= NEXT_TO * r):
+            return before, k
+        end = visit(g, t / r)
+        before, after = (before, end) if end.sign > 0.0 else (end, after)
+        if last:
+            return before, k + 1
+    return before, min(most, MOST_FOLLOWED)
+
+
 def divide(
     g: CurvedGroup, first: Ends, whole: Ends, tolerance: float, loose: float, most: int, table: Any
 ) -> Divided:
     """Divide the radii, at most so often, until what is left is known well enough: intervals in ``table``."""
     sense, price = g.sense, g.price
-    first = start_at(sense, first, resting(sense, first, whole, price), price)
+    start = resting(sense, first, whole, price)
+    if start > 0.0:
+        first = start_at(sense, first, start, price)
     best = dearest(sense, first, whole)
-    put(table, 0, first, whole, judge(sense, first, whole, best, tolerance, loose, price))
-    count, lost, evaluations = 1, True, 0
-    for _ in range(most):
+    if first.sign > 0.0 and compare(sense, first, whole, best, price).dead:
+        return Divided(0, False, best, 0)
+    new, evaluations = follow(g, first, whole, most)
+    count, lost, left = 0, True, first
+    if new.r > first.r:
+        best = fmin(best, cost(sense, new))
+        left = within(new, first, whole)
+        put(table, 0, first, left, judge(sense, first, left, best, tolerance, loose, price))
+        count = 1
+    put(table, count, left, whole, judge(sense, left, whole, best, tolerance, loose, price))
+    count += 1
+    for _ in range(most + 1):
         k = widest(table, count, best)
-        if k < 0:
-            lost = False
+        if k < 0 or evaluations >= most:
+            lost = k >= 0
             break
         left, right = end_of(table, k, 0), end_of(table, k, AT_RIGHT)
         new = visit(g, table[k, AT_MU])
@@ -374,34 +469,21 @@ def divide(
 # Groups.
 
 
-def take(rows: CurvedRows, o: int, nonnegative: bool, room: CurvedRoom) -> Taken:
-    """Copy the elements of a group that are not zero, their sizes, in units in which rounding is small."""
-    n = rows.n
-    reach, small, low, high, product, valid = 0.0, INF, INF, 0.0, 0.0, 0.0
-    for i in range(n):
-        x, d = rows.x[o + i], rows.d[o + i]
-        valid += 0.0 * x + 0.0 * d
-        size = fabs(x) if x > 0.0 or not nonnegative else 0.0
-        if size > 0.0:
-            reach, small = fmax(size, reach), fmin(size, small)
-            low, high, product = fmin(d, low), fmax(d, high), fmax(size * d, product)
-    if reach == 0.0 and valid == 0.0:
-        return Taken(0, 0, 0, True)
-    if not (valid == 0.0 and 1.0 / PRICED < reach < PRICED and PRODUCT_LOW < product < PRODUCT_HIGH):
-        return Taken(0, 0, 0, False)
-    ex = exponent(reach)
-    ed = exponent(product) - ex
-    unit = math.ldexp(1.0, -ed)
-    if not (small * NEAR >= reach and low * NEAR * unit >= 1.0 and high * unit <= NEAR and low > 0.0):
-        return Taken(0, 0, 0, False)
-    count, scale = 0, math.ldexp(1.0, -ex)
-    for i in range(n):
-        x = rows.x[o + i]
-        if x > 0.0 or (x < 0.0 and not nonnegative):
-            room.x[count] = fabs(x) * scale
-            room.d[count] = rows.d[o + i] * unit
-            count += 1
-    return Taken(count, ex, ed, True)
+@any_order
+def survey(rows: CurvedRows, o: int, nonnegative: bool) -> Surveyed:
+    """Look for invalid numbers, and for units in which rounding is small, by the bits of the numbers."""
+    size, reach, low, high = 0, 0, rows.infinity, 0
+    for i in range(np.uint64(o), np.uint64(o + rows.n)):
+        x, d = rows.x_bits[i], rows.d_bits[i]
+        size, reach = max(x & rows.magnitude, size), max(x, reach)
+        low, high = min(d, low), max(d, high)
+    valid = size < rows.infinity and low > 0 and high < rows.infinity
+    reach = reach if nonnegative else size
+    ex = int(reach >> rows.shift) - rows.bias
+    least, most = int(low >> rows.shift) - rows.bias, int(high >> rows.shift) - rows.bias
+    ed = (least + most) // 2
+    fits = abs(ex) < REACH and abs(ed) < REACH and most - least < SPREAD
+    return Surveyed(valid, reach == 0, ex, ed, fits)
 
 
 def margin_at_zero(
@@ -417,9 +499,9 @@ def margin_at_zero(
     return f
 
 
-def price_of(known: KnownCurve, eta: float, taken: Taken) -> Price:
+def price_of(known: KnownCurve, eta: float, units: Surveyed) -> Price:
     """Return a penalty's price for a group, ``eta`` its step times its weight."""
-    strength, ex, ed = eta * known.strength, taken.ex, taken.ed
+    strength, ex, ed = eta * known.strength, units.ex, units.ed
     return Price(
         math.ldexp(1.0, ex),
         math.ldexp(strength, -ed - ex),
@@ -440,46 +522,40 @@ def end_sums(g: CurvedGroup) -> Any:
     """Return the sums that the ends of the path need: of ``b²``, ``b² d``, ``x²``, ``b x`` and ``x²/d``."""
     bb, bbd, xx, bx, across = 0.0, 0.0, 0.0, 0.0, 0.0
     for first in range(0, g.e.n, g.strip):
-        part = part_of(g.e, first, g.strip)
-        start, (b, a) = sum_start(part), sum_near(part)
-        bb += start.bb
-        bbd += start.bbd
-        xx += start.xx
-        bx += b
-        across += a
+        p, q, s, t, u = sum_ends(part_of(g.e, first, g.strip))
+        bb += p
+        bbd += q
+        xx += s
+        bx += t
+        across += u
     return bb, bbd, xx, bx, across
 
 
 def solve_curve(
-    rows: CurvedRows, o: int, step: float, weight: float, request: CurvedRequest, room: CurvedRoom
-) -> Any:
-    """Solve the group that begins at ``o``; returns it, and its units, which say whether it was solved."""
+    e: CurvedElements, units: Surveyed, step: float, weight: float, price: Price, request: CurvedRequest,
+    table: Any,
+) -> Found:  # fmt: skip
+    """Solve a group that is not zero, in its units."""
     known, precision, limits = request.known, request.precision, request.limits
-    none = Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
-    taken = take(rows, o, known.nonnegative, room)
-    if not taken.fits or taken.size == 0:
-        return none, taken
-    price = price_of(known, step * weight, taken)
-    if not is_priced(price, step * weight, known.strength):
-        return none, Taken(taken.size, taken.ex, taken.ed, False)
     sense = Sense(known.functions, known.falls, known.bends, precision.eps, precision.own)
-    e = Elements(room.read_x, room.read_d, FIRST, taken.size)
     g = CurvedGroup(e, precision.strip, sense, price)
     bb, bbd, xx, bx, across = end_sums(g)
     norm, reach = sqrt(bb), sqrt(xx)
     tau = slope(known.functions, 0.0, price)
-    margin = margin_at_zero(g, known, bb, norm, tau, Scale(step, weight, taken.ex, taken.ed), rows.n)
+    margin = margin_at_zero(g, known, bb, norm, tau, Scale(step, weight, units.ex, units.ed), e.n)
     first = origin(sense, norm, bbd / bb, 0.5 * bx, tau, turn(known.functions, 0.0, price), margin)
     tau, bend, p = on_curve(sense, reach, price)
     whole = Ends(reach, 0.0, xx / across, 0.0, reach, tau, bend, p, 1.0)
-    tolerance = fmax(limits.rtol + math.ldexp(limits.atol, -taken.ex) / reach, 8.0 * UNIT)
-    left = divide(g, first, whole, tolerance, fmax(tolerance, LOOSE), limits.most, room.table)
+    tolerance = fmax(limits.rtol + math.ldexp(limits.atol, -units.ex) / reach, 8.0 * UNIT)
+    left = divide(g, first, whole, tolerance, fmax(tolerance, LOOSE), limits.most, table)
     rests, near = margin >= 0.0, near_zero(first, fmax(-margin * norm, 0.0))
     best = none_yet(rests, True, first.q, reach)
-    best = choose_best(g, best, left, room.table, near, rests, precision.share)
+    best, polishes = choose_best(g, best, left, table, near, rests, precision.share)
     tau = slope(known.functions, best.r if best.r > 0.0 else 1.0, price)
     answer, count = settle(best, tau, left.lost, ZERO, precision.widen), left.evaluations
-    return Found(answer.r, answer.tau, answer.lower, answer.upper, answer.status, count, count), taken
+    return Found(
+        answer.r, answer.tau, answer.lower, answer.upper, answer.status, count, count + polishes
+    )  # fmt: skip
 
 
 def near_zero(first: Ends, excess: float) -> float:
@@ -488,52 +564,81 @@ def near_zero(first: Ends, excess: float) -> float:
     return excess / (bend if bend > 0.0 else excess + 1.0)
 
 
+def nearest(table: Any, k: int, low: float, high: float) -> Any:
+    """Return an end of interval ``k``, and whether what it encloses is next to that."""
+    left, right = end_of(table, k, 0), end_of(table, k, AT_RIGHT)
+    if high - left.r <= NEXT_TO * low:
+        return left, True
+    return right, right.r - low <= NEXT_TO * low
+
+
 def choose_best(
     g: CurvedGroup, best: Best, left: Divided, table: Any, near: float, rests: bool, share: float
-) -> Best:
-    """Compare what the intervals that are left hold."""
+) -> Any:
+    """Compare what the intervals that are left hold; returns the best, and how many passes that took."""
+    passes = 0
     for k in range(left.intervals):
         if (table[k, AT_OPEN] > 0.0 or table[k, AT_KEPT] > 0.0) and table[k, AT_FLOOR] <= left.best:
-            low, high, polish = table[k, AT_LOW], table[k, AT_HIGH], 0.0
+            low, high = table[k, AT_LOW], table[k, AT_HIGH]
+            r, objective = cheapest(rests, near, low, low, high), INF
             if low > 0.0:
-                mu = slope(g.sense.functions, low, g.price) / low
-                polish = polished(visit(g, mu), low, high)
-            r = cheapest(rests, near, polish, low, high)
-            objective = cost_at(g, r) if r > 0.0 else INF
+                end, next_to = nearest(table, k, low, high)
+                if not next_to:
+                    end = visit(g, slope(g.sense.functions, low, g.price) / low)
+                    passes += 1
+                r = polished(end, low, high)
+                objective = cost_next_to(end, r)
+            elif r > 0.0:
+                objective = cost_at(g, r)
             best = offer(g.sense, best, Held(True, r, objective, low, high), rests, share)
-    return best
+    return best, passes
 
 
-def write_curve(rows: CurvedRows, o: int, nonnegative: bool, r: float, tau: float, unit: float) -> None:
-    """Write ``z = x d r/(d r + tau)``, the metric in a unit."""
-    for i in range(rows.n):
-        x, z = rows.x[o + i], 0.0
-        if r > 0.0 and (x > 0.0 or (x < 0.0 and not nonnegative)):
-            grown = rows.d[o + i] * unit * r
-            z = x * (grown / (grown + tau))
-        rows.z[o + i] = z
+@any_order
+def write_curve(e: Any, z: Any, r: float, tau: float) -> None:
+    """Write ``z = x d r/(d r + tau)``."""
+    for i in span(e, 0, e.n):
+        x, d = fmax(np.float64(e.x[i]), e.least), load(e, i)[1]
+        grown = d * r
+        z[i] = x * (grown / (grown + tau))
+
+
+def write_zero(rows: CurvedRows, o: int) -> None:
+    """Write zeros."""
+    for i in range(np.uint64(o), np.uint64(o + rows.n)):
+        rows.z[i] = 0.0
 
 
 def solve_curves(
-    rows: CurvedRows,
-    begins: int,
-    ends: int,
-    request: CurvedRequest,
-    out: GroupResults,
-    left: Any,
-    room: CurvedRoom,
-) -> int:
-    """Solve the groups ``begins … ends - 1``, one after the other.
+    rows: CurvedRows, begin: int, finish: int, request: CurvedRequest, out: GroupResults, left: Any,
+    table: Any,
+) -> int:  # fmt: skip
+    """Solve the groups ``begin … finish - 1``, one after the other.
 
-    Those that spread too far, or whose price does, are marked in ``left`` and left alone. Returns -1.
+    Those that spread too far, or whose price does, are marked in ``left`` and left alone. Returns the first
+    invalid group, or -1.
     """
-    nonnegative = request.known.nonnegative
-    for k in range(begins, ends):
-        found, taken = solve_curve(
-            rows, k * rows.n, one_of(request.steps, k), one_of(request.weights, k), request, room
-        )
-        left[k] = not taken.fits
-        if taken.fits:
-            write_curve(rows, k * rows.n, nonnegative, found.r, found.tau, math.ldexp(1.0, -taken.ed))
-            explained(out, k, found, found.status, taken.ex)
+    known = request.known
+    for k in range(begin, finish):
+        o, step, weight = k * rows.n, one_of(request.steps, k), one_of(request.weights, k)
+        units = survey(rows, o, known.nonnegative)
+        if not (units.valid and 0.0 < step < INF):
+            return k
+        found = Found(0.0, 1.0, 0.0, 0.0, ZERO, 0, 0)
+        if not units.zero:
+            eta = step * weight
+            price = price_of(known, eta, units)
+            left[k] = not (units.fits and is_priced(price, eta, known.strength))
+            if left[k]:
+                continue
+            least = 0.0 if known.nonnegative else -INF
+            by_x, by_d = math.ldexp(1.0, -units.ex), math.ldexp(1.0, -units.ed)
+            e = CurvedElements(rows.x, rows.d, o, rows.n, least, by_x, by_d)
+            found = solve_curve(e, units, step, weight, price, request, table)
+            if found.r > 0.0:
+                write_curve(e, rows.z, found.r, found.tau)
+        if found.r == 0.0:
+            write_zero(rows, o)
+        if request.limits.explain:
+            explained(out, k, found, found.status, units.ex)
     return -1

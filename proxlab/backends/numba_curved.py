@@ -13,7 +13,7 @@ import math
 import types
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numba
@@ -21,82 +21,155 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from proxlab.arguments import Problem
 from proxlab.backends import array_curved, arrays, curved_group, threads
 from proxlab.backends.array_api import RowSolution
 from proxlab.backends.compiling import TARGET, made, outermost, read_only
+from proxlab.backends.copies import over_copies
 from proxlab.backends.curved_group import (
     COLUMNS,
     CurvedRequest,
-    CurvedRoom,
     CurvedRows,
     Functions,
     KnownCurve,
     Precision,
 )
+from proxlab.backends.kernel_records import Data
+from proxlab.backends.numba_cpu import solve_host
 from proxlab.backends.records import GroupResults, Options, Solved
-from proxlab.backends.scaled_rows import sum_height
 from proxlab.bounds import rounding
 from proxlab.choose import Limits
 from proxlab.curves import errors, most_passes, same_share
+from proxlab.groups import AxisLayout
 from proxlab.linker import Given, described, state
+from proxlab.namespaces import namespace
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
 __all__ = ["solve"]
 
+_NUMPY = namespace(np.zeros(0))
 #: Of a function of a penalty: where its own numbers are, and the radius.
 SIGNATURE = numba.float64(numba.int64, numba.float64)
 METHODS = ("value_at", "slope_at", "curvature_at")
+#: Elements that are added up before sums are, at least; longer groups in as many strips as a strip is long.
+STRIP = 128
 
 
-def solve(p: Any, options: Options) -> Solved:
+def solve(p: Problem, options: Options) -> Solved:
     """Solve a validated problem of NumPy arrays whose penalty has a curved slope."""
-    return arrays.solve(p, options, curved_rows)
+    penalty: Any = p.penalty
+    shape = p.layout.canonical_shape() if isinstance(p.layout, AxisLayout) else None
+    compiled = compiled_functions(penalty._split()[1]) if p.x.size else None
+    if shape is None or compiled is None:
+        return arrays.solve(p, options, curved_rows)
+    return solve_host(p, options, partial(solve_axes, compiled, shape))
+
+
+def solve_axes(
+    compiled: Compiled, shape: tuple[int, int, int, int], p: Problem, options: Options, flat: Data,
+    results: GroupResults,
+) -> int:  # fmt: skip
+    """Solve groups of axes, rows where they lie and others in copies; returns an invalid one, or -1."""
+    outer, height, inner, run = shape
+    n = height * run
+    solver = RowSolver(compiled, p.penalty, options.finder, options.rtol, options.explain, n)
+    steps, weights = p.group_steps(), p.group_weights()
+    d = flat.d if flat.dense else np.full_like(flat.x, flat.d[0])
+
+    def on_rows(low: int, high: int, x: Any, d: Any, z: Any) -> int:
+        own = GroupResults(*(a[low:high] for a in results))
+        return solver(x, d, z, steps[low:high], weights[low:high], own)
+
+    if height > 1:
+        return over_copies(shape, (flat.x, d), (flat.z,), on_rows)
+    rows = [a.reshape(outer * inner, n) for a in (flat.x, d, flat.z)]
+
+    def task(begin: int, finish: int) -> int:
+        bad = on_rows(begin, finish, *(a[begin:finish] for a in rows))
+        return bad if bad < 0 else begin + bad
+
+    return threads.run(task, outer * inner, flat.x.size)
 
 
 def curved_rows(
     xp: Any, x: Array, d: Array, step: Array, weight: Array, penalty: Any, finder: RootFinder, rtol: float
 ) -> RowSolution:
     """Solve rows as :func:`proxlab.backends.array_curved.curved_rows` does."""
-    strength, unit = penalty._split()
-    compiled = compiled_functions(unit) if x.size else None
+    compiled = compiled_functions(penalty._split()[1]) if x.size else None
     if compiled is None:
         return array_curved.curved_rows(xp, x, d, step, weight, penalty, finder, rtol)
-    x, d, step, weight = (read_only(np.ascontiguousarray(a)) for a in (x, d, step, weight))
+    x, d = np.ascontiguousarray(x), np.ascontiguousarray(d)
     rows, n = x.shape
-    z, left = np.empty((rows, n)), np.zeros(rows, np.bool_)
-    out = GroupResults(*np.zeros((3, rows)), *np.zeros((3, rows), np.int64))
-    own = np.array([float(getattr(unit, name)) for name in compiled.names])
-    value, slope, curvature = compiled.addresses
-    functions = Functions(value, slope, curvature, own.ctypes.data)
-    falls, bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex
-    first = strength * float(unit.curve(xp).slope(np.zeros(1))[0])
-    known = KnownCurve(functions, falls, bends, bool(penalty.nonnegative), float(strength), first)
-    most = most_passes(falls, bends, finder.max_iterations)
-    request = CurvedRequest(step, weight, known, precision(n), Limits(rtol, float(finder.atol), most, True))
-    solver = kernel()
+    solver = RowSolver(compiled, penalty, finder, rtol, True, n)
+    z, out = np.empty((rows, n)), GroupResults(*np.zeros((3, rows)), *np.zeros((3, rows), np.int64))
 
     def task(begin: int, finish: int) -> int:
-        xs, ds, table = np.empty(n), np.empty(n), np.empty((most + 1, COLUMNS))
-        data = CurvedRows(x.reshape(-1), d.reshape(-1), z.reshape(-1), n)
-        room = CurvedRoom(xs, ds, read_only(xs), read_only(ds), table)
-        found: int = solver(*parts((data, begin, finish, request, out, left, room)))
-        return found
+        xs, ds, zs, steps, weights = (a[begin:finish] for a in (x, d, z, step, weight))
+        return solver(xs, ds, zs, steps, weights, GroupResults(*(a[begin:finish] for a in out)))
 
-    threads.run(task, rows, x.size)
-    if left.any():
-        others = (x[left], d[left], step[left], weight[left])
-        part = array_curved.curved_rows(xp, *others, penalty, finder, rtol)
-        z[left] = part.z
-        for name, array in out._asdict().items():
-            array[left] = getattr(part, name)
+    if threads.run(task, rows, x.size) >= 0:  # where nobody has looked at the values
+        return array_curved.curved_rows(xp, x, d, step, weight, penalty, finder, rtol)
     return RowSolution(z, *out, np.zeros(rows, np.bool_))
+
+
+class RowSolver:
+    """Solves rows of ``n`` elements: compiled, and those that spread too far by the array form."""
+
+    def __init__(
+        self, compiled: Compiled, penalty: Any, finder: RootFinder, rtol: float, explain: bool, n: int
+    ) -> None:
+        strength, unit = penalty._split()
+        # Kept, as are the functions: the kernel has their addresses.
+        self._own = np.array([float(getattr(unit, name)) for name in compiled.names])
+        self._compiled = compiled
+        value, slope, curvature = compiled.addresses
+        functions = Functions(value, slope, curvature, self._own.ctypes.data)
+        falls, bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex
+        first = strength * float(unit.curve(_NUMPY).slope(np.zeros(1))[0])
+        self._known = KnownCurve(functions, falls, bends, bool(penalty.nonnegative), float(strength), first)
+        most = most_passes(falls, bends, finder.max_iterations)
+        self._limits = Limits(rtol, float(finder.atol), most, explain)
+        self._precision, self._kernel = precision(n), kernel()
+        self._by_arrays = partial(array_curved.curved_rows, penalty=penalty, finder=finder, rtol=rtol)
+
+    def __call__(self, x: Any, d: Any, z: Any, steps: Any, weights: Any, results: GroupResults) -> int:
+        """Solve rows into ``z``; returns the first invalid one, or -1."""
+        count = x.shape[0]
+        left, table = np.zeros(count, np.bool_), np.empty((self._limits.most + 2, COLUMNS))
+        request = CurvedRequest(
+            read_only(steps), read_only(weights), self._known, self._precision, self._limits
+        )
+        data = curved_data(x, d, z)
+        bad: int = self._kernel(*parts((data, 0, count, request, results, left, table)))
+        if bad < 0 and left.any():
+            some = (a[left].astype(np.float64) for a in (x, d, steps, weights))
+            with np.errstate(all="ignore"):
+                found = self._by_arrays(_NUMPY, *some)
+            z[left] = found.z
+            if self._limits.explain:
+                for name, array in results._asdict().items():
+                    array[left] = getattr(found, name)
+        return bad
+
+
+def curved_data(x: Any, d: Any, z: Any) -> CurvedRows:
+    """Return rows as the kernel takes them."""
+    bits = np.int32 if x.dtype == np.float32 else np.int64
+    info = np.finfo(x.dtype)
+    infinity = int(np.array(np.inf, x.dtype).view(bits))
+    xs, ds = (read_only(a.reshape(-1)) for a in (x, d))
+    magnitude, bias = int(np.iinfo(bits).max), 1 - int(info.minexp)
+    return CurvedRows(
+        xs, ds, z.reshape(-1), xs.view(bits), ds.view(bits), magnitude, infinity, int(info.nmant), bias,
+        x.shape[1],
+    )  # fmt: skip
 
 
 def precision(n: int) -> Precision:
     """Return what rounding is for groups of ``n`` elements."""
-    height = sum_height(n)
-    strip = n if height == n else math.isqrt(n)
+    strip = min(n, max(math.isqrt(n), STRIP))
+    height = strip + -(-n // strip)
     return Precision(*errors(height), same_share(height), 1.0 + rounding(n + 16), strip)
 
 
@@ -190,5 +263,5 @@ CALLED, RECORDED = described(called._defn.__code__), described(recorded.__code__
 @lru_cache(maxsize=1)
 def kernel() -> Any:
     """Compile the kernel, cached on disk."""
-    words = {name: getattr(curved_group, name) for name in ("slope", "turn", "value")}
+    words = {name: getattr(curved_group, name) for name in ("load", "slope", "turn", "value")}
     return outermost(TARGET, curved_group.solve_curves, words | {"call": Given(called, CALLED)})

@@ -248,15 +248,21 @@ def sum_path(e: Elements, mu: float, unit: float) -> Any:
 
 
 @any_order
-def sum_near(e: Elements) -> Any:
-    """Sum ``d x²`` and ``x²/d``, which the ends of the path need."""
-    near, across = 0.0, 0.0
+def sum_ends(e: Elements) -> Any:
+    """Sum ``b²``, ``b² d``, ``x²``, ``b x`` and ``x²/d``, which the ends of the path need."""
+    bb, bbd, xx, bx, across = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in span(e, 0, e.n):
         x, d = load(e, i)
-        near += d * (x * x)
-        across += x * x / d
-    near, across, _ = combine(e, near, across, 0.0)
-    return near, across
+        b, square = d * x, x * x
+        s = b * b
+        bb += s
+        bbd += s * d
+        xx += square
+        bx += d * square
+        across += square / d
+    bb, bbd, xx = combine(e, bb, bbd, xx)
+    bx, across, _ = combine(e, bx, across, 0.0)
+    return bb, bbd, xx, bx, across
 
 
 def zero_margin(e: Elements, strength: float, scale: Scale) -> float:
