@@ -751,8 +751,9 @@ def test_the_compiled_form_is_the_array_form(data):
     assert ended.sum() >= 10
     np.testing.assert_array_equal(mine.status[ended], arrays.status[ended])
     np.testing.assert_allclose(mine.z[ended], arrays.z[ended], rtol=1e-9, atol=0.0)
-    # Without an interval that is as wide as rounding, passes are the same.
-    assert mine.evaluations[ended].sum() <= 1.5 * arrays.evaluations[ended].sum() + 10
+    # Passes are about the same, but for those that are made before the radii are divided.
+    most = 1.5 * arrays.evaluations + curved_group.MOST_FOLLOWED + 1
+    assert (mine.evaluations[ended] <= most[ended]).all()
     # And no point of the path costs less.
     size = np.maximum(x, 0.0) if h.nonnegative else x
     for k in (5, 6, 7):

@@ -84,7 +84,7 @@ AT_OPEN, AT_KEPT, AT_FLOOR, AT_LOW, AT_HIGH, AT_MU = range(2 * AT_RIGHT, 2 * AT_
 COLUMNS = AT_MU + 1
 #: At most, points that are visited before the radii are divided, and steps on a tangent; and the share of the
 #: way after which one is enough.
-MOST_FOLLOWED, TANGENT_STEPS, ENOUGH = 8, 4, 2.0**-8
+MOST_FOLLOWED, TANGENT_STEPS, ENOUGH = 8, 20, 2.0**-8
 #: Relatively: a step that ends next to a minimiser, how far left of it, and within what a step of Newton's
 #: method leaves no more than rounding.
 CLOSE_BY, SHIFT, NEXT_TO = 2.0**-16, 2.0**-30, 2.0**-28
@@ -439,7 +439,10 @@ def divide(
     best = dearest(sense, first, whole)
     if first.sign > 0.0 and compare(sense, first, whole, best, price).dead:
         return Divided(0, False, best, 0)
-    new, evaluations = follow(g, first, whole, most)
+    new, evaluations = first, 0
+    if sense.bends or not sense.falls:
+        # Elsewhere intervals of any width are hard to tell.
+        new, evaluations = follow(g, first, whole, most)
     count, lost, left = 0, True, first
     if new.r > first.r:
         best = fmin(best, cost(sense, new))
