@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import array_api_compat
 import numpy as np
 
-from proxlab.arguments import check_array, check_root_finder, dtype_name, native
+from proxlab.arguments import check_array, check_finite, check_root_finder, dtype_name, native
 from proxlab.inexactness import Criterion, Schedule
 from proxlab.namespaces import namespace
 from proxlab.optim import bregman, tree
@@ -184,17 +184,25 @@ class Optimizer:
         t = state.step + 1
         settings = self._settings(t)
         self._check_state(state, found, settings)
-        proposals = {
-            place: self.rule.propose(
-                settings,
-                w,
-                gradients[place],
-                tuple(state.slots[place].values()),
-                state.stage_step + 1,
-                state.weight_sum,
-            )
-            for place, w in found.items()
-        }
+        if rests(settings):
+            # No prox would find it, and the state would keep it.
+            for place, penalty in state.penalties.items():
+                if penalty is not None:
+                    gradient = gradients[place]
+                    check_finite(place.replace("params", "grads", 1), gradient, namespace(gradient))
+        # What leaves the range is an error of the prox.
+        with np.errstate(over="ignore", invalid="ignore"):
+            proposals = {
+                place: self.rule.propose(
+                    settings,
+                    w,
+                    gradients[place],
+                    tuple(state.slots[place].values()),
+                    state.stage_step + 1,
+                    state.weight_sum,
+                )
+                for place, w in found.items()
+            }
         sign = -1.0 if settings["maximize"] else 1.0
         entry = _measured(found, params, state, loss, full_gradient, sign)
         sparsity = state.sparsity

@@ -106,11 +106,11 @@ def coefficients7(v: Any) -> Any:
     )
 
 
-def coefficients9(v: Any) -> Any:
-    """As :func:`coefficients4`, of nine."""
+def coefficients10(v: Any) -> Any:
+    """As :func:`coefficients4`, of ten."""
     return Formulas(
         number(v[9]), number(v[10]), number(v[11]), number(v[12]), number(v[13]), number(v[14]),
-        number(v[15]), number(v[16]), number(v[17]),
+        number(v[15]), number(v[16]), number(v[17]), number(v[18]),
     )  # fmt: skip
 
 

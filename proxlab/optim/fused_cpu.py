@@ -210,7 +210,13 @@ class Batch:
             As :meth:`step` does for gradients that are not finite: nothing has changed in this batch or any.
         """
         self._left = None
-        if self.penalty is None or not self.rule.coefficients(settings, t, carry).step > 0.0:
+        if self.penalty is None:
+            return
+        if not self.rule.coefficients(settings, t, carry).step > 0.0:
+            # No prox would find it, and the state would keep it.
+            for k in np.flatnonzero(self._spoilt()).tolist():
+                if not self._is_finite(k):
+                    raise ValueError(f"{where(k)}its gradient must be finite")
             return
         averages = self.rule.averages and settings["momentum"] > 0.0
         if finder != Newton() or (self.name == "columns" and (averages or self.update.is_dear)):
@@ -270,6 +276,7 @@ class Batch:
         """
         found = self.rule.coefficients(settings, t, carry)
         if self.penalty is not None and not found.step > 0.0:
+            self.look(settings, t, carry, finder, where)
             free = Batch(self.rule, settings, None, self.shapes, self.dtype, self.orders)
             free.addresses[...] = self.addresses
             return free.step(settings, t, carry, finder, where)

@@ -232,7 +232,7 @@ def _moments(s: Settings, t: int, l2: float, scale: float) -> Moments:
     beta1, beta2 = s["betas"]
     unbias = 1.0 / math.sqrt(1.0 - beta2**t)
     size = s["lr"] / (1.0 - beta1**t)
-    return Moments(_sign(s), l2, scale, 1.0 - beta1, beta2, 1.0 - beta2, unbias, s["eps"], size)
+    return Moments(_sign(s), l2, scale, beta1, 1.0 - beta1, beta2, 1.0 - beta2, unbias, s["eps"], size)
 
 
 def _select_adam(s: Settings) -> Update:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from proxlab.scalar import fabs, fmax, sqrt
+from proxlab.scalar import fabs, filled, fmax, sqrt, where
 from proxlab.types import Array
 
 __all__ = [
@@ -45,11 +45,13 @@ class Slot(NamedTuple):
     """One array of state per parameter.
 
     ``start`` says what it is before the first step: "zeros", "parameter" (a copy of it), "dual" (a point
-    whose prox is the parameter) or the name of a setting that holds the value.
+    whose prox is the parameter) or the name of a setting that holds the value. One that ``is_square`` sums up
+    squares.
     """
 
     name: str
     start: str = "zeros"
+    is_square: bool = False
 
 
 class Update(NamedTuple):
@@ -102,14 +104,16 @@ class MeanSquare(NamedTuple):
 class Moments(NamedTuple):
     """Numbers of a step of Adam and its kin.
 
-    ``unbias`` is ``1/sqrt(1 - beta2^t)`` and ``size`` is ``lr/(1 - beta1^t)``: the metric is corrected for
-    its bias, as the step is. ``scale`` is what the point is multiplied by: what decoupled weight decay leaves
-    of the weight, or ``delta`` of the dual variable.
+    ``keep_m`` and ``new_m`` are ``beta1`` and ``1 - beta1``. ``unbias`` is ``1/sqrt(1 - beta2^t)`` and
+    ``size`` is ``lr/(1 - beta1^t)``: the metric is corrected for its bias, as the step is. ``scale`` is what
+    the point is multiplied by: what decoupled weight decay leaves of the weight, or ``delta`` of the dual
+    variable.
     """
 
     sign: Array
     l2: Array
     scale: Array
+    keep_m: Array
     new_m: Array
     keep_v: Array
     new_v: Array
@@ -216,7 +220,11 @@ def centered_momentum_state(w: Array, g: Array, s: Any, c: Any) -> Any:
 def adam_state(w: Array, g: Array, s: Any, c: Any) -> Any:
     """First and second moment of Adam (Kingma & Ba 2015)."""
     g = descend(w, g, c)
-    return s[0] + c.new_m * (g - s[0]), c.keep_v * s[1] + c.new_v * (g * g)
+    # From the nearer end: where beta1 is small, what was may be far greater than what comes.
+    off = g - s[0]
+    late = filled(off, c.new_m) > c.keep_m
+    mean = where(late, g - c.keep_m * off, s[0] + c.new_m * off)
+    return mean, c.keep_v * s[1] + c.new_v * (g * g)
 
 
 def adam_metric(s: Any, c: Any) -> Array:
@@ -282,20 +290,29 @@ def linbreg_momentum_state(w: Array, g: Array, s: Any, c: Any) -> Any:
 
 
 def adabreg_state(w: Array, g: Array, s: Any, c: Any) -> Any:
-    """AdaBreg (Bungert et al. 2022): Adam's direction moves the dual variable; the prox has unit metric."""
+    """AdaBreg (Bungert et al. 2022): Adam's direction moves the dual variable; the prox has unit metric.
+
+    A second moment that leaves the range makes it no number, for which there is no prox: with steps of zero
+    the element would rest for ever.
+    """
     moments = adam_state(w, g, s[1:], c)
-    dual = s[0] - c.size * moments[0] / adam_metric(moments, c)
+    beyond = moments[1] - moments[1]
+    dual = s[0] - (c.size * moments[0] / adam_metric(moments, c) + beyond)
     return dual, moments[0], moments[1]
 
 
-_SQUARE, _BUFFER, _MEAN = Slot("square_avg"), Slot("momentum_buffer"), Slot("grad_avg")
-_MOMENTS = Slot("exp_avg"), Slot("exp_avg_sq")
+_SQUARE, _BUFFER, _MEAN = Slot("square_avg", is_square=True), Slot("momentum_buffer"), Slot("grad_avg")
+_SUM = Slot("sum", "initial_accumulator_value", is_square=True)
+_MOMENTS = Slot("exp_avg"), Slot("exp_avg_sq", is_square=True)
+_MOST, _SQUARES = Slot("max_exp_avg_sq", is_square=True), Slot("square_sum", is_square=True)
 _ORIGIN = Slot("origin", "parameter"), Slot("grad_sum")
 _DUAL = Slot("dual", "dual")
 
 SGD = Update(stateless, sgd_point)
 SGD_MOMENTUM = Update(heavy_ball_state, heavy_ball_point, None, (_BUFFER,))
-ADAGRAD = Update(adagrad_state, scaled_point, root_metric, (Slot("sum", "initial_accumulator_value"),))
+ADAGRAD = Update(
+    adagrad_state, scaled_point, root_metric, (Slot("sum", "initial_accumulator_value", is_square=True),)
+)
 RMSPROP = Update(rmsprop_state, scaled_point, root_metric, (_SQUARE,))
 RMSPROP_MOMENTUM = Update(rmsprop_momentum_state, buffer_point, root_metric, (_SQUARE, _BUFFER))
 RMSPROP_CENTERED = Update(centered_state, scaled_point, centered_metric, (_SQUARE, _MEAN))
@@ -303,9 +320,13 @@ RMSPROP_CENTERED_MOMENTUM = Update(
     centered_momentum_state, buffer_point, centered_metric, (_SQUARE, _MEAN, _BUFFER)
 )
 ADAM = Update(adam_state, adam_point, adam_metric, _MOMENTS)
-AMSGRAD = Update(amsgrad_state, adam_point, amsgrad_metric, (*_MOMENTS, Slot("max_exp_avg_sq")))
+AMSGRAD = Update(
+    amsgrad_state, adam_point, amsgrad_metric, (*_MOMENTS, Slot("max_exp_avg_sq", is_square=True))
+)
 RMDA = Update(rmda_state, rmda_point, None, _ORIGIN)
-RAMDA = Update(ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum")), is_dear=True)
+RAMDA = Update(
+    ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum", is_square=True)), is_dear=True
+)
 LINBREG = Update(linbreg_state, dual_point, None, (_DUAL,))
 LINBREG_MOMENTUM = Update(linbreg_momentum_state, dual_point, None, (_DUAL, _BUFFER))
 ADABREG = Update(adabreg_state, dual_point, None, (_DUAL, *_MOMENTS))

@@ -19,9 +19,10 @@ from proxlab import inexactness, penalties, rootfinders
 from proxlab.groups import Groups as Division
 from proxlab.optim.rules import Rule, Settings
 from proxlab.optim.sparsity import TargetSparsity
+from proxlab.optim.updates import Slot
 from proxlab.torch.memory import check_counted, check_whole
 from proxlab.torch.problems import name_parameter
-from proxlab.torch.shards import division, reaches
+from proxlab.torch.shards import division, is_distributed, reaches
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
 from proxlab.values import check_number, shown
@@ -141,7 +142,8 @@ def check_entry(
         The param group and which of its parameters it is, and how an error names the group.
     """
     entry = {name: value for name, value in entry.items() if value is not None}
-    needed = {slot.name for slot in rule.select(settings).slots}
+    slots = {slot.name: slot for slot in rule.select(settings).slots}
+    needed = set(slots)
     own = _slots(rule) | {"step"} | ({"weight_sum"} if rule.averages else set())
     strange = sorted(set(entry) - own)
     missing = sorted(needed - set(entry)) if entry else []
@@ -161,15 +163,31 @@ def check_entry(
         if not isinstance(value, Tensor) or value.shape != p.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"{at}: its state {name!r} must have its shape, got {got}")
+        if value.layout is not torch.strided or value.is_meta or not value.is_floating_point():
+            raise TypeError(
+                f"{at}: its state {name!r} must be dense, of a real floating-point dtype, got "
+                f"{value.dtype}, {value.layout} on {value.device}"
+            )
         if not reaches(value, p):
             raise ValueError(
                 f"{at}: its state {name!r} must lie on all processes of the parameter, {division(p)}, got "
                 f"{division(value)}"
             )
+        # Of what is divided over processes each has a part only; a step tells what it meets.
+        if entry and not is_distributed(value):
+            _check_values(value, slots[name], f"{at}: its state {name!r}")
     for name in ("step", "weight_sum"):
         if name in entry:
             check_counted(entry[name], name == "step", f"{at}: its state {name!r}")
     return entry
+
+
+def _check_values(value: Tensor, slot: Slot, what: str) -> None:
+    """Raise an error if an array of state holds what no step leaves."""
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{what} must be finite")
+    if slot.is_square and bool((value < 0).any()):
+        raise ValueError(f"{what} must be at least 0, as a sum of squares is")
 
 
 def check_noted(group: Mapping[str, Any]) -> None:

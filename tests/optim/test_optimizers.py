@@ -455,6 +455,40 @@ def test_nothing_moves_where_the_learning_rate_is_zero(name, dtype):
         params = new
 
 
+@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("target", [None, "quantile", "multiplicative"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_gradients_are_errors_where_nothing_moves_too(name, target, bad):
+    """No prox would find them, and the state would keep them."""
+    sparsity = None if target is None else optim.TargetSparsity(0.5, method=target)
+    optimizer = ONE_EACH[name](sparsity=sparsity, lr=lambda t: 0.1 if t == 1 else 0.0)
+    params = {"w": START, "free": START}
+    state = optimizer.init(params, {"w": pl.GroupLasso(LAM), "free": None})
+    params, state = optimizer.step(params, {"w": START, "free": START}, state)
+    spoilt = START.copy()
+    spoilt[1, 1] = bad
+    with pytest.raises(ValueError, match=r"^grads\['w'\]: must be finite, but element \(1, 1\)"):
+        optimizer.step(params, {"w": spoilt, "free": START}, state)
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("size", [1e150, 1e160, 1e300])
+def test_finite_gradients_leave_a_finite_state_or_are_errors(name, size):
+    """Squares that leave the range would stop an element for ever."""
+    optimizer = ONE_EACH[name]()
+    state = optimizer.init(START, pl.GroupLasso(LAM))
+    w, state = optimizer.step(START, START, state)
+    great = START.copy()
+    great[1, 1] = size
+    try:
+        w, state = optimizer.step(w, great, state)
+    except ValueError as error:
+        assert "must be finite" in str(error)  # noqa: PT017
+        return
+    assert np.isfinite(w).all()
+    assert all(np.isfinite(a).all() for slots in state.slots.values() for a in slots.values())
+
+
 def progress_by_oracle(name, w, x, d, step):
     """What the weights, taken for the solution, would be wrong by: all rows together."""
     parts = []

@@ -30,7 +30,8 @@ def test_formulas_of_numbers_are_those_of_arrays(name):
         one = update.state(w[k], g[k], tuple(a[k] for a in slots), c)
         assert one == tuple(a[k] for a in new)
         if d is not None:
-            assert update.metric(one, c) == d[k]
+            # NumPy may take the power of an array by another function than that of a number.
+            assert abs(update.metric(one, c) - d[k]) <= np.spacing(d[k])
         assert update.point(w[k], g[k], None if d is None else d[k], one, c) == x[k]
 
 
