@@ -103,11 +103,15 @@ class DrivenStrength:
         return record(new), new.get("strengths")
 
     def _state(self, groups: Groups) -> Mapping[str, float] | None:
+        """Return what was decided, with the strength of the first penalty as it is given now."""
         state: Mapping[str, float] | None = groups[0].get("sparsity")
+        first = next((penalty for penalty in self.given if penalty is not None), None)
+        if first is None:
+            return state
         if state is None:
-            first = next((penalty for penalty in self.given if penalty is not None), None)
-            state = None if first is None else self.target.init(first.strength)
-        return state
+            return self.target.init(first.strength)
+        unit, before = first.strength, state["unit"]
+        return state if before == unit else {**state, "unit": unit, "lam": unit * (state["lam"] / before)}
 
     def _write(self, groups: Groups, state: Mapping[str, float] | None) -> None:
         for number, (group, given) in enumerate(zip(groups, self.given, strict=True)):
