@@ -209,6 +209,9 @@ class ProxWrapper(torch.optim.Optimizer):
         """
         ranks = Ranks.of(p for group in self.penalised for p in group["params"])
         loss: Any = None
+        if closure is None and ranks is None:
+            # The optimizer would keep them, and leave weights that no prox takes.
+            self._check_gradients()
 
         def inner() -> None:
             nonlocal loss
@@ -238,6 +241,15 @@ class ProxWrapper(torch.optim.Optimizer):
                         _put(problem.block, z)
         return loss
 
+    def _check_gradients(self) -> None:
+        """Raise an error that names a penalised parameter whose gradient is not finite."""
+        for number, group in enumerate(self.penalised):
+            for k, p in enumerate(group["params"]):
+                grad = p.grad
+                if grad is not None and grad.layout is torch.strided and not bool(torch.isfinite(grad).all()):
+                    where = f"groups[{number}], {name_parameter(group, k)}"
+                    raise ValueError(f"{where}: its gradient must be finite")
+
     def _take_own(
         self, blocks: Sequence[Block], seen: Mapping[str, ProxProblem], watch: Watch | None, count: int
     ) -> None:
@@ -263,7 +275,7 @@ class ProxWrapper(torch.optim.Optimizer):
         settings = {id(p): g for g in self.param_groups for p in g["params"]}
         params = group["params"]
         live = [k for k, p in enumerate(params) if everything or p.grad is not None]
-        if "joint" not in group:
+        if group.get("joint") is None:
             return [Block(number, group, settings[id(params[k])], k) for k in live]
         rates = {float(settings[id(p)]["lr"]) for p in params}
         if len(rates) > 1:
@@ -302,6 +314,11 @@ class ProxWrapper(torch.optim.Optimizer):
                 metric, step, name = implied_metric(self.state.get(p, {}), block.settings, p)
             self._metrics[block.number] = name
             proposals.append(Proposal(wide(p), metric, step, (), 0.0))
+        steps = sorted({q.step for q in proposals})
+        if len(steps) > 1:
+            raise ValueError(
+                f"{block.where}: the parameters must have made as many steps, got proxes with steps {steps}"
+            )
         if any(q.metric is None for q in proposals):
             proposals = [q._replace(metric=None) for q in proposals]
             self._metrics[block.number] = IDENTITY
