@@ -202,7 +202,8 @@ def joint_plan(
     slope = slope_of(penalty)
     if slope is None or not slope.pieces:
         return None
-    spans, n_groups, size = [], 1, 0
+    spans: list[Shape] = []
+    n_groups, size = 1, 0
     for own, shape, order in zip(groups, shapes, orders, strict=True):
         layout = own.layout(shape)
         if not isinstance(layout, AxisLayout):
@@ -216,6 +217,8 @@ def joint_plan(
         span = None if geometry is None else _span(geometry)
         if span is None:
             return None
+        if spans and layout.n_groups != n_groups:
+            raise ValueError(f"every array must have as many groups, got {n_groups} and {layout.n_groups}")
         spans.append(span)
         n_groups, size = layout.n_groups, size + layout.group_size
     weights = check_group_weights(penalty, penalty.groups.layout((n_groups, size)))

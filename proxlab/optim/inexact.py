@@ -237,11 +237,12 @@ def _certified(
         finder = root_finder if tolerance is None else tolerance.finder(root_finder)
         solution = problem.solve(finder)
         evaluations += int(solution.evaluations.sum()) if solution.evaluations.shape[0] else 0
-        certificate = problem.certify(solution.z)
+        z = solution.z if problem.rounded is None else problem.rounded(solution.z)
+        certificate = problem.certify(z)
         if tolerance is None:
-            return _Solved(solution.z, certificate, evaluations, eps)
+            return _Solved(z, certificate, evaluations, eps)
         if tolerance.criterion(eps, parts).holds(certificate, problem.previous):
-            return _Solved(solution.z, certificate, evaluations, eps)
+            return _Solved(z, certificate, evaluations, eps)
         # What has converged gets no better by more iterations.
         if (
             solution.ok
@@ -249,11 +250,12 @@ def _certified(
             or tolerance.iterations > _ENOUGH
         ):
             if eps < cap and tolerance.criterion(cap, parts).holds(certificate, problem.previous):
-                return _Solved(solution.z, certificate, evaluations, cap)
+                return _Solved(z, certificate, evaluations, cap)
+            rounds = "; the weights are rounded" if problem.rounded is not None else ""
             raise ValueError(
                 f"inexactness: step {t}, {problem.where}: the tolerance {eps:.3g} is not proved; least is "
-                f"known of group {_worst_group(certificate)}. Ask for less, or raise max_iterations of the "
-                "root finder"
+                f"known of group {_worst_group(certificate)}{rounds}. Ask for less, or raise max_iterations "
+                "of the root finder"
             )
         tolerance.iterations += 1
 

@@ -19,7 +19,8 @@ class ProxProblem(NamedTuple):
     """A prox of a step: ``argmin_z penalty(z) + ‖z - x‖²_D / (2 step)``.
 
     ``where`` is how an error names the place, ``previous`` the weights before the step, ``uses`` how often a
-    call of the network uses an element, where that is known.
+    call of the network uses an element, where that is known, and ``rounded`` what becomes of a solution that
+    is kept in a lower precision.
     """
 
     penalty: Penalty
@@ -29,6 +30,7 @@ class ProxProblem(NamedTuple):
     where: str = ""
     previous: Array | None = None
     uses: float | None = None
+    rounded: Callable[[Array], Array] | None = None
 
     def prox(self, root_finder: RootFinder, check: bool | None = None) -> Array:
         """Return the prox; an error says where."""
@@ -64,9 +66,13 @@ class ProxProblem(NamedTuple):
 
 def told(error: ValueError) -> str:
     """Return what an error of a step's prox says, and of what is made what nobody has given to it."""
-    made = {"x": "weight, gradient and state", "metric": "gradient and state"}
+    made = {
+        "x": "made of its weight, gradient and state",
+        "metric": "made of its gradient and state",
+        "z": "the prox, rounded to the precision of the weights",
+    }
     name = str(error).partition(": must be finite")[0]
-    return f"{error}; {name} is made of its {made[name]}" if name in made else str(error)
+    return f"{error}; {name} is {made[name]}" if name in made else str(error)
 
 
 class Watch(Protocol):

@@ -89,7 +89,7 @@ class ProxOptimizer(Stepper):
         target = check_sparsity(sparsity)
         self._strength = None if target is None else DrivenStrength(target)
         self._vanishing = Vanishing()
-        self._lent = set()
+        self._lent, self._fitting = set(), {}
         self._validated: dict[int, tuple[list[Any], dict[str, Any]]] = {}
         self._check_settings(settings)
         super().__init__(params, {**settings, "penalty": penalty})
@@ -294,6 +294,7 @@ class ProxOptimizer(Stepper):
         super().__setstate__(state)
         self.__dict__.setdefault("_lent", set())
         self.__dict__.setdefault("_validated", {})
+        self.__dict__.setdefault("_fitting", {})
         self._vanishing.forget()
 
 

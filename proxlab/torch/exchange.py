@@ -15,7 +15,7 @@ from torch import Tensor
 from proxlab.groups import Groups
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
-from proxlab.torch.problems import Block, CutProblem, as_array, uses_of, wide
+from proxlab.torch.problems import Block, CutProblem, as_array, rounding_to, uses_of, wide
 from proxlab.torch.ranks import Ranks
 from proxlab.torch.shards import counts_here, places
 
@@ -98,10 +98,13 @@ class Share:
         return [part.reshape(a.shape) for part, a in zip(parts, self._like, strict=True)]
 
 
-def prox_problem(problem: CutProblem, ranks: Ranks, previous: bool = False) -> tuple[Share, ProxProblem]:
+def prox_problem(
+    problem: CutProblem, ranks: Ranks, previous: bool = False, rounds: bool = False
+) -> tuple[Share, ProxProblem]:
     """Return the groups of a problem that this process gets, and their prox; all processes must call it.
 
-    What fails is told with their next sum. ``previous`` says whether with the weights before the step.
+    What fails is told with their next sum. ``previous`` and ``rounds`` are those of
+    :meth:`~proxlab.torch.problems.BlockProblem.asked`.
     """
     block, proposals = problem.block, problem.proposals
     penalty, metric = block.penalty, proposals[0].metric is not None
@@ -118,4 +121,5 @@ def prox_problem(problem: CutProblem, ranks: Ranks, previous: bool = False) -> t
     return share, ProxProblem(
         own, rows[0], rows[1] if metric else None, proposals[0].step, where,
         rows[-1] if previous else None, uses_of(block.group, block.index),
+        rounding_to(block.params[0].dtype) if rounds else None,
     )  # fmt: skip

@@ -363,7 +363,7 @@ def _blocks(groups: Iterable[Any]) -> Iterator[Block]:
             continue
         check_group(group, f"groups[{number}]", convex_only=False)
         none = False
-        places = [None] if "joint" in group else range(len(group["params"]))
+        places = [None] if group.get("joint") is not None else range(len(group["params"]))
         yield from (Block(number, group, {}, k) for k in places)
     if none:
         raise ValueError("groups: none of them has a penalty")

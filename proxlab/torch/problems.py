@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,15 +30,19 @@ __all__ = [
     "as_tensor",
     "check_group",
     "check_kind",
+    "check_range",
     "given_groups",
     "name_parameter",
     "on_host",
     "read_all",
+    "rounding_to",
     "uses_of",
     "wide",
 ]
 
 HALF = (torch.float16, torch.bfloat16)
+#: From here on numbers are infinite in float16.
+TOO_GREAT = 65520.0
 _DTYPES = (*HALF, torch.float32, torch.float64)
 
 #: What the update rule asks for, for each parameter of a block, by the keys of blocks.
@@ -193,17 +197,21 @@ class BlockProblem:
         """Whether there is a prox to solve here; otherwise the answer is the point."""
         return self.is_asked and self.x.numel() > 0
 
-    def asked(self, previous: bool = False) -> ProxProblem:
+    def asked(self, previous: bool = False, rounds: bool = False) -> ProxProblem:
         """Return the problem in arrays that compiled kernels take, where the tensors are on the host.
 
-        ``previous`` says whether with the weights before the step.
+        ``previous`` says whether with the weights before the step, ``rounds`` whether the solution becomes
+        the weights, in their precision.
         """
         block = self.block
         assert block.penalty is not None
         last = as_array(block.join([wide(p) for p in block.params])) if previous else None
         metric = None if self.metric is None else as_array(self.metric)
         uses = uses_of(block.group, block.index)
-        return ProxProblem(block.penalty, as_array(self.x), metric, self.step, block.where, last, uses)
+        rounded = rounding_to(block.params[0].dtype) if rounds else None
+        return ProxProblem(
+            block.penalty, as_array(self.x), metric, self.step, block.where, last, uses, rounded
+        )
 
     @classmethod
     def of(cls, block: Block, proposals: list[Proposal]) -> BlockProblem:
@@ -294,10 +302,33 @@ def read_all(numbers: Sequence[Tensor]) -> list[float]:
     return found
 
 
+def check_range(weights: Sequence[Tensor], dtype: torch.dtype, where: Callable[[int], str]) -> None:
+    """Raise an error if weights in single precision leave the range of float16, to which they are rounded.
+
+    ``where(k)`` is what it says of the place of one before its message. On a GPU nobody waits to look.
+    """
+    some = [k for k, a in enumerate(weights) if a.numel() and on_host(a)]
+    if dtype is not torch.float16 or not some:
+        return
+    sizes = torch._foreach_norm([weights[k] for k in some], math.inf)
+    for k, size in zip(some, sizes, strict=True):
+        if bool(size >= TOO_GREAT):
+            raise ValueError(
+                f"{where(k)}its weights must stay in the range of float16, and would be up to {size:.6g}"
+            )
+
+
 def wide(a: Tensor) -> Tensor:
     """Return what of a tensor lies in this process, in the precision of state and arithmetic."""
     a = local(a).detach()
     return a.float() if a.dtype in HALF else a
+
+
+def rounding_to(dtype: torch.dtype) -> Callable[[Array], Array] | None:
+    """Return what rounds an array as half precision does, and leaves it in the precision of arithmetic."""
+    if dtype not in HALF:
+        return None
+    return lambda z: as_array(as_tensor(z).to(dtype).float())
 
 
 def as_array(a: Tensor) -> Array:

@@ -128,7 +128,7 @@ def group_sparsity(
         names = list(group.get("names") or ())
         if len(names) != len(params):
             names = [f"group {k}, parameter {i}" for i in range(len(params))]
-        if "joint" in group:
+        if group.get("joint") is not None:
             named.append(" + ".join(names))
             layers.append((params, list(group["joint"])))
         else:

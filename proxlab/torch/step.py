@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -37,7 +38,8 @@ from proxlab.torch.problems import (
     CutProblem,
     Proposals,
     as_tensor,
-    check_kind,
+    check_group,
+    check_range,
     name_parameter,
     norms,
     on_host,
@@ -130,6 +132,8 @@ class Stepper(torch.optim.Optimizer):
     _strength: DrivenStrength | None
     _tolerance: Tolerance | None
     _vanishing: Vanishing
+    # What of each param group was seen to fit together (_check_fit), as it was.
+    _fitting: dict[int, tuple[list[Any], list[Any]]]
     # Parameters whose state somebody else may hold: it is not changed in place.
     _lent: set[Tensor]
 
@@ -185,10 +189,16 @@ class Stepper(torch.optim.Optimizer):
             if kept is None and self._asks_for_state(blocks, ranks):
                 self._make_state(blocks, ranks)
                 return loss
+            how, lam = self._step_of(steps, ranks, watch, agreement), self._lam
+            record: dict[str, Any] = {}
+            if how.drives and not how.late:
+                # Dual variables start from the strength of this step.
+                record |= self._drive([], how.penalised, ranks)[0]
+            driven = how.late or self._lam != lam
             if ranks is not None:
-                agreement = self._completed(agreement, ranks)
+                how = how._replace(proposals=self._completed(agreement, ranks).proposals or {})
             seen = self._vanishing.look(blocks, steps, kept) if self._strength is None else None
-            record = self._take(self._step_of(steps, ranks, watch, agreement), blocks, kept)
+            record |= self._take(how, _following(blocks, driven), kept, driven)
         self._note(steps=steps)
         if record:
             self.history.append({"step": steps, **record})
@@ -249,14 +259,10 @@ class Stepper(torch.optim.Optimizer):
         """Say whether a step is certified."""
         return self.certify_every is not None and steps % self.certify_every == 0
 
-    def _take(self, how: _Step, blocks: list[Block], kept: Kept | None) -> dict[str, Any]:
-        """Take a step; returns what the history says of it."""
+    def _take(self, how: _Step, blocks: list[Block], kept: Kept | None, driven: bool) -> dict[str, Any]:
+        """Take a step, whose strength is ``driven`` or may be yet; returns what the history says of it."""
         ranks, lam = how.ranks, self._lam
         record: dict[str, Any] = {}
-        if how.drives and not how.late:
-            record |= self._drive([], how.penalised, ranks)[0]
-        driven = how.late or self._lam != lam
-        blocks = _following(blocks, driven)
         told: list[Moved] | None = None
         if kept is not None:
             # A step that changes who takes part is a long one.
@@ -398,7 +404,7 @@ class Stepper(torch.optim.Optimizer):
     def _problem(self, block: Block) -> BlockProblem:
         """Form the prox of a block."""
         # No prox would find it, and the moments would keep it.
-        if block.rests and block.penalty is not None and any(map(_is_spoilt, block.params)):
+        if rests(block.settings) and block.penalty is not None and any(map(_is_spoilt, block.params)):
             raise ValueError(f"{block.where}: its gradient must be finite")
         with block.named():
             return BlockProblem.of(block, [self._propose(p, block) for p in block.params])
@@ -508,18 +514,30 @@ class Stepper(torch.optim.Optimizer):
         active = self._steps + 1 >= self.start
         for number, places in chosen:
             group, settings = self.param_groups[number], self._settings_of(number)
-            check_kind(group["penalty"], f"param group {number}")
+            self._check_fit(number)
             live = [k for k in places if group["params"][k].grad is not None]
             for k in live:
                 if group["params"][k].grad.is_sparse:
                     where = f"param group {number}, {name_parameter(group, k)}"
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; {where}")
-            if "joint" in group:
+            if group.get("joint") is not None:
                 if live:
                     yield Block(number, group, settings, None, active)
             else:
                 for k in live:
                     yield Block(number, group, settings, k, active)
+
+    def _check_fit(self, number: int) -> None:
+        """Raise an error if parameters, penalty and joint groups of a param group do not fit any more."""
+        group = self.param_groups[number]
+        joint = group.get("joint")
+        parts = joint if isinstance(joint, (list, tuple)) else (joint,)
+        kinds = [(p.shape, p.dtype, p.device) for p in group["params"]]
+        now, before = [self._given_penalties()[number], *parts], self._fitting.get(number)
+        same = before is not None and len(now) == len(before[0]) and all(map(is_, now, before[0]))
+        if not same or before is None or kinds != before[1]:
+            check_group(group, f"param group {number}", self.rule.convex)
+            self._fitting[number] = now, kinds
 
     def _checked_blocks(self) -> list[Block]:
         """Return the blocks of a step, whose tensors fit and are apart."""
@@ -534,7 +552,19 @@ class Stepper(torch.optim.Optimizer):
         slots = [[slot.name for slot in self.rule.select(block.settings).slots] for block in blocks]
         for block, own, names in zip(blocks, states, slots, strict=True):
             check_tensors(block, own, names, self.rule.averages)
+            self._check_steps(block, own)
         return states, slots
+
+    def _check_steps(self, block: Block, states: Sequence[Mapping[str, Any]]) -> None:
+        """Raise an error if the parameters of a block, which have one prox, ask for it with other steps."""
+        counts = list(map(counted, states))
+        if len(set(counts)) > 1:
+            steps = {self.rule.coefficients(block.settings, t, carry).step for t, carry in counts}
+            if len(steps) > 1:
+                raise ValueError(
+                    f"{block.where}: the parameters must have made as many steps, got "
+                    f"{[t - 1 for t, _ in counts]}: the step of their prox is not the same"
+                )
 
     def _agreement(self, ranks: Ranks | None, watch: Watch | None) -> Agreement:
         """Return what all processes are about to do; an error in one is one in all."""
@@ -691,11 +721,20 @@ class Stepper(torch.optim.Optimizer):
     ) -> dict[str, float]:
         """Solve and certify all proxes of a step before anything is written; returns the bounds."""
         some = [p for p in problems if p.is_open]
-        asked = tried(ranks, lambda: [p.asked(previous=True) for p in some], list[ProxProblem]())
+
+        def rounds(p: BlockProblem | CutProblem) -> bool:
+            # An average is not the prox.
+            return not (self.rule.averages and p.block.settings["momentum"] > 0.0)
+
+        def ask() -> list[ProxProblem]:
+            return [p.asked(previous=True, rounds=rounds(p)) for p in some]
+
+        asked = tried(ranks, ask, list[ProxProblem]())
         counts = [ranks is None or counts_here(p.block.params[0], ranks.first) for p in some[: len(asked)]]
         shares: list[Share] = []
         if ranks is not None:
-            for share, own in (prox_problem(p, ranks, previous=True) for p in cut if p.is_open):
+            for part in filter(attrgetter("is_open"), cut):
+                share, own = prox_problem(part, ranks, previous=True, rounds=rounds(part))
                 shares.append(share)
                 if share.n_groups:
                     asked.append(own)
@@ -725,7 +764,10 @@ class Stepper(torch.optim.Optimizer):
         names = [slot.name for slot in self.rule.select(block.settings).slots]
         for p, proposal, new in zip(block.params, problem.proposals, z, strict=True):
             if not block.rests:
-                local(p).copy_(keep * wide(p) + (1.0 - keep) * new if keep else new)
+                new = keep * wide(p) + (1.0 - keep) * new if keep else new
+                if block.penalty is not None:
+                    check_range([new], p.dtype, lambda _: f"{block.where}: ")
+                local(p).copy_(new)
             t = count(self.state.get(p, {}))
             self._save(p, dict(zip(names, proposal.slots, strict=True)), t, proposal.carry)
 

@@ -24,7 +24,7 @@ from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.launched import Launched
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block, norms, on_host, read_all, uses_of
+from proxlab.torch.problems import Block, check_range, norms, on_host, read_all, uses_of
 from proxlab.torch.vanishing import Looked
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
@@ -231,7 +231,10 @@ def _passes(shares: Sequence[_Share], hows: Sequence[_How], members: _Members, l
         else:
             carries.append(share.batch.step(*how))
         if share.widened is not None:
-            share.widened.write([members.weights[k] for k in share.chosen])
+            weights = [members.weights[k] for k in share.chosen]
+            if share.batch.penalty is not None:
+                check_range(share.widened.weights, weights[0].dtype, how.where)
+            share.widened.write(weights)
     return carries
 
 
@@ -454,7 +457,10 @@ class Kept:
         found: list[Any] = [*groups, *penalties]
         for group in groups:
             found += group["params"]
-            found.append(group.get("joint"))
+            joint = group.get("joint")
+            found.append(joint)
+            # A list may have been changed in place.
+            found += joint if isinstance(joint, (list, tuple)) else ()
         found += state
         found += state.values()
         for name, entries in self._names:
