@@ -509,7 +509,8 @@ def compare(sense: Sense, left: Ends, right: Ends, best: Array, price: Price) ->
     empty = hi <= lo
     if sense.bends:
         falls = (at_lo < 0) & (at_hi < 0) & (at_cross < 0)
-        bows = right.turn * (1.0 - own) + left.kappa * (1.0 + eps) < 0
+        # A curvature beyond the range, of a slope within it, says nothing.
+        bows = (right.turn > -INF) & (right.turn * (1.0 - own) + left.kappa * (1.0 + eps) < 0)
         dead = empty | falls | bows
     elif sense.falls:
         rises = right.tau * (1.0 - own) - UNDERFLOW > left.t - chord * (lo - left.r) + slack
@@ -641,7 +642,8 @@ def judged(
     bend = fmax(fabs(left.turn + right.kappa), fabs(right.turn + left.kappa))
     doubt = fmax(doubt_at(sense, left), doubt_at(sense, right))
     alive = no(view.dead)
-    kept = alive & (good | (bend * wide <= 8.0 * doubt) | (hi - lo <= 16.0 * UNIT * hi))
+    flat = (bend < INF) & (bend * wide <= 8.0 * doubt)
+    kept = alive & (good | flat | (hi - lo <= 16.0 * UNIT * hi))
     mu = mu_between(plan.towards / where(plan.look > 0, plan.look, one), left, right)
     return Verdict(alive & no(kept), kept, view.floor, plan.low, high, mu)
 

@@ -696,6 +696,34 @@ def test_what_is_left_at_the_width_of_rounding_is_decided():
     assert bounds.decided.all()
 
 
+@given(
+    st.sampled_from(["GroupLog", "GroupLq"]), st.floats(-280, 280), st.floats(-2, 1), st.floats(-2, 1),
+    st.integers(0, 99), st.sampled_from(BACKENDS),
+)  # fmt: skip
+def test_at_any_length_the_answer_is_that_of_length_one_or_open(kind, power, strength, shape, seed, backend):
+    """Where curvatures leave the range, above or below, they say nothing: zero was called the minimiser."""
+    rng = np.random.default_rng(seed)
+    x, d = rng.normal(size=(1, 3)) * 10.0 ** rng.uniform(-1, 1), rng.lognormal(size=(1, 3))
+    s, strength, shape = 10.0**power, 10.0**strength, 10.0**shape
+    if kind == "GroupLog":  # of eta lam s² in all
+        plain, scaled, step = pl.GroupLog(strength, shape), pl.GroupLog(strength * s, shape * s), s
+    else:
+        plain = pl.GroupLq(strength, 0.25 + 0.05 * shape)
+        scaled, step = replace(plain, lam=strength * s), s ** (1.0 - plain.q)
+    truth, penalty = pl.solve(plain, x, metric=d), scaled
+    found = pl.solve(penalty, x * s, step, metric=d, backend=backend)
+    bounds = pl.certify(penalty, found.z, x * s, step, metric=d, backend=backend)
+    if pl.certify(plain, truth.z, x, metric=d).decided[0]:
+        off = np.linalg.norm(found.z / s - truth.z)
+        assert bounds.distance[0] / s >= off * (1 - 1e-6) - 1e-12 * np.linalg.norm(x)
+        ended = found.status[0] != pl.Status.MAX_ITERATIONS
+        assert found.status[0] == truth.status[0] if ended else not bounds.decided[0] or off < 1e-9
+        assert off <= 1e-9 * np.linalg.norm(x) or not ended
+        low, high = found.bracket[0][0] / s, found.bracket[1][0] / s
+        assert low * (1 - 1e-9) <= truth.radius[0] <= high * (1 + 1e-9)
+    assert abs(power) > 100 or found.ok
+
+
 @dataclass(frozen=True, eq=False)
 class Mixed(pl.CurvedPenalty):
     """``a (1 - exp(-r/θ)) + b log(1 + r/ε)``, of a size of its own: a slope that falls and is convex."""

@@ -60,6 +60,7 @@ def curved_rows(
     active = nonzero & ~free
     absolute = times_power(xp, zero + finder.atol, -p.ex)
     reach = xp.sqrt(row_sum(xp, p.size * p.size))
+    spread = spread | ~s.tame(reach)
     tolerance = rtol + absolute / xp.where(reach > 0, reach, one)
     tolerance = xp.maximum(tolerance, zero + 8.0 * UNIT)
     most = most_passes(s.falls, s.bends, finder.max_iterations)
@@ -81,7 +82,7 @@ def curved_rows(
         r = s.on.cheapest(s.rests, near, polish, low, high)
         costs = s.cost(xp.where(exists & (r > 0), r, one))
         best = s.on.offer(s.sense, best, Held(exists, r, costs, low, high), s.rests, share)
-    # What spreads too far is not resolved.
+    # What spreads too far, or costs too much, is not resolved.
     lost = (found.lost | spread) & active
     best = best._replace(least=xp.where(spread, zero, best.least), most=xp.where(spread, reach, best.most))
     tau = s.slope(xp.where(best.r > 0, best.r, one))

@@ -11,12 +11,10 @@ from typing import Any
 
 from proxlab.backends.array_certify import extra_gap
 from proxlab.backends.boxes import Box, gap_of, left_of
-from proxlab.backends.curved_path import PLAIN_EXPONENT
 from proxlab.backends.curved_search import CurvedSearch
 from proxlab.backends.path_boxes import Path, PathBoxes
 from proxlab.backends.records import Bounds
 from proxlab.backends.scaled_rows import (
-    LARGEST,
     SPREAD,
     in_units_of_data,
     lost_pull,
@@ -50,24 +48,6 @@ class CurveBoxes(PathBoxes):
         """Enclose what a radius becomes in the penalty's own units."""
         off = self.xp.where((r > 0) & (r < self.faint), self.lost, self.zero)
         return self.xp.maximum(r - off, self.zero), r + off
-
-    def tame(self, r: Array) -> Array:
-        """Return where the numbers of rows are in the range in which rounding is small, up to a radius."""
-        xp, curve, price, safe = (
-            self.xp,
-            self.search.curve,
-            self.search.price,
-            self.xp.where(r > 0, r, self.one),
-        )
-        tau = self.known(curve.slope, safe, price.slope)
-        value = xp.where(r > 0, self.known(curve.value, safe, price.value), self.zero)
-        good = (tau < LARGEST) & (value < LARGEST) & (xp.abs(self.p.ex) < PLAIN_EXPONENT)
-        for parts in price[1:]:
-            size = self.one
-            for part in parts:
-                size = size * part
-            good = good & (size < LARGEST**2)
-        return good
 
     def value(self, r: Array) -> tuple[Array, Array]:
         """Bound ``η p`` at a radius from above, and from there on from below."""
@@ -139,7 +119,7 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
     known = (row_max(xp, p.d) <= SPREAD) & xp.all(xp.isfinite(p.z), axis=1)
     usable = known & (-row_max(xp, -p.d) > 1.0 / SPREAD) & ~trivial & ~free
     # Nothing was lost when the data were scaled, and the penalty at the point is within reach.
-    usable = usable & ~xp.any(p.error > 0, axis=1) & q.tame(reach)
+    usable = usable & ~xp.any(p.error > 0, axis=1) & s.tame(reach)
     found = s.run(usable, zero, zero, MAX_EVALUATIONS)
     kept = (free | trivial) & known
 
@@ -174,10 +154,10 @@ def curved_bounds(xp: Any, z: Array, x: Array, d: Array, step: Array, weight: Ar
 
     residual = q.residual()
     # Where the direction of the candidate is what it was.
-    stationarity = xp.where(q.tame(reach) & known & p.sound, norm_above(xp, residual), far)
+    stationarity = xp.where(s.tame(reach) & known & p.sound, norm_above(xp, residual), far)
     stationarity = xp.where(xp.isnan(stationarity), far, stationarity)
     gap = gap_of(xp, p, left, q.own_value)
-    gap = xp.where(q.tame(xp.maximum(reach, q.size)), gap, far)
+    gap = xp.where(s.tame(xp.maximum(reach, q.size)), gap, far)
     outside = xp.any(z < 0, axis=1) if penalty.nonnegative else q.no
     gap, stationarity = (xp.where(outside, far, v) for v in (gap, stationarity))
     if penalty.nonnegative:

@@ -11,7 +11,7 @@ from typing import Any
 from proxlab import curves
 from proxlab.backends.array_tables import TableRows, zero_test
 from proxlab.backends.enclosed_root import Slopes
-from proxlab.backends.scaled_rows import ScaledRows, row_sum, sum_height
+from proxlab.backends.scaled_rows import LARGEST, ScaledRows, row_sum, sum_height
 from proxlab.curves import Ends, Price, Sense, errors
 from proxlab.linker import module_over_arrays
 from proxlab.powers import exponent, factors, times_power
@@ -21,6 +21,8 @@ __all__ = ["PLAIN_EXPONENT", "CurvedPath"]
 
 #: Exponents of two below this leave room for what they are multiplied by.
 PLAIN_EXPONENT = 900.0
+#: Prices below this leave what functions lose to underflow below :data:`proxlab.curves.UNDERFLOW`.
+DEAREST = 2.0**700
 
 
 class CurvedPath:
@@ -77,6 +79,21 @@ class CurvedPath:
         xp, price = self.xp, price or self.price
         v = self.scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
         return xp.where(r > 0, v, xp.zeros_like(v))
+
+    def tame(self, r: Array) -> Array:
+        """Return where a penalty's numbers are in the range in which rounding is small, up to a radius."""
+        xp, curve, price, safe = self.xp, self.curve, self.price, self.xp.where(r > 0, r, self.one)
+        tau = self.scaled(curve.slope, safe, price, price.slope, math.inf)
+        value = self.scaled(curve.value, safe, price, price.value, math.inf)
+        good = (tau < LARGEST) & (xp.where(r > 0, value, self.zero) < LARGEST)
+        good = good & (xp.abs(self.p.ex) < PLAIN_EXPONENT)
+        for parts in price[1:]:
+            size = self.one
+            for part in parts:
+                size = size * part
+            # What a function loses to underflow is multiplied by it.
+            good = good & (size < DEAREST)
+        return good
 
     def origin(self) -> Ends:
         """The end at zero."""
