@@ -46,6 +46,8 @@ def save_network(model: nn.Module, file: str | os.PathLike[str]) -> Path:
     ------
     ImportError
         If safetensors is not installed.
+    FileNotFoundError
+        If the folder does not exist.
     TypeError, ValueError
         If the model is of another kind or has tensors that cannot be written; the message names them.
     """
@@ -63,12 +65,19 @@ def save_network(model: nn.Module, file: str | os.PathLike[str]) -> Path:
     modules = {}
     for path, module in model.named_modules(remove_duplicate=False):
         held = contents(module)
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(
+                f"model: {path!r} must have no state of its own, but {type(module).__name__} has "
+                "get_extra_state"
+            )
         modules[path] = {
             "kind": type(module).__name__, "numbers": held.numbers, "tensors": list(held.shapes),
         }  # fmt: skip
     first = {id(t): name for name, t in tensors.items()}
     shared = {name: first[id(t)] for name, t in _every_name(model) if first[id(t)] != name}
     said = json.dumps({"version": _VERSION, "modules": modules, "shared": shared})
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"file: must be in a folder that exists, got {str(file)!r}")
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     try:
         plain = torch.contiguous_format
@@ -117,17 +126,9 @@ def load_network(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
     >>> load_network(make(), file)[0]
     Linear(in_features=4, out_features=2, bias=True)
     """
-    safe_open = _safetensors_open()
-    model, file = check_model(model), Path(file)
-    with safe_open(file, framework="pt") as opened:
-        said = json.loads((opened.metadata() or {}).get(_ENTRY, "{}"))
-        if said.get("version") != _VERSION:
-            has = f"version {said['version']!r}" if "version" in said else "no record of widths"
-            raise ValueError(
-                f"file: must be one that proxlab.torch.save_network wrote, version {_VERSION}, but "
-                f"{str(file)!r} has {has}"
-            )
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    _safetensors()
+    model = check_model(model)
+    said, tensors = _read(Path(file))
     model = copied(model)
     for path, entry in said["modules"].items():
         if entry["kind"] == HeadAttention.__name__ and isinstance(
@@ -150,6 +151,33 @@ def load_network(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
     return model
 
 
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a file says of the modules, and its tensors; all that it speaks of are there."""
+    from safetensors import SafetensorError, safe_open
+
+    told = f"file: must be one that proxlab.torch.save_network wrote, version {_VERSION}, but {str(file)!r}"
+    try:
+        with safe_open(file, framework="pt") as opened:
+            said = json.loads((opened.metadata() or {}).get(_ENTRY, "{}"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{told} is none: {error}") from error
+    if not isinstance(said, dict) or said.get("version") != _VERSION:
+        known = isinstance(said, dict) and "version" in said
+        has = f"version {said['version']!r}" if known else "no record of widths"
+        raise ValueError(f"{told} has {has}")
+    try:
+        full = [_join(path, name) for path, entry in said["modules"].items() for name in entry["tensors"]]
+        for entry in said["modules"].values():
+            _ = entry["kind"], entry["numbers"].items()
+        first = {said["shared"].get(name, name) for name in full}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{told} has a record of widths that is none: {error!r}") from error
+    if missing := sorted(first - set(tensors)):
+        raise ValueError(f"{told} lacks the tensor {missing[0]!r}")
+    return said, tensors
+
+
 def _fill(
     path: str, module: nn.Module, entry: dict[str, Any], shared: dict[str, str], tensors: dict[str, Any]
 ) -> None:
@@ -158,7 +186,7 @@ def _fill(
         raise ValueError(f"model: {_join(path, name)!r} must be in the file, too")
     for name, value in entry["numbers"].items():
         old = getattr(module, name, None)
-        setattr(module, name, tuple(value) if isinstance(old, tuple) else value)
+        setattr(module, name, _as_were(value, old))
     for name in entry["tensors"]:
         full = _join(path, name)
         first = shared.get(full, full)
@@ -177,6 +205,15 @@ def _fill(
             vars(module)[name] = new
         else:
             setattr(module, name, new)
+
+
+def _as_were(value: Any, old: Any) -> Any:
+    """Return lists of a file as the tuples that they were, those in tuples too."""
+    if not isinstance(value, list):
+        return value
+    parts = old if isinstance(old, (tuple, list)) and len(old) == len(value) else [None] * len(value)
+    made = [_as_were(v, o) for v, o in zip(value, parts, strict=True)]
+    return tuple(made) if isinstance(old, tuple) else made
 
 
 def _every_name(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -204,10 +241,3 @@ def _safetensors() -> Any:
     except ModuleNotFoundError as error:
         raise ImportError("save_network needs safetensors: pip install 'proxlab[export]'") from error
     return safetensors.torch
-
-
-def _safetensors_open() -> Any:
-    _safetensors()
-    from safetensors import safe_open
-
-    return safe_open

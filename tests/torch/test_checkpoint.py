@@ -179,6 +179,64 @@ def test_refusals(tmp_path):
     assert not (tmp_path / "f").exists()
 
 
+@given(data=st.data())
+def test_a_file_that_is_none_is_refused_by_name(tmp_path_factory, data):
+    """Cut off, empty, of torch, without a tensor, or with a record of widths that says something else."""
+    folder = tmp_path_factory.mktemp("files")
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    file = save_network(model, folder / "a.safetensors")
+    what = data.draw(st.sampled_from(["cut", "empty", "torch", "tensor", "record", "json"]))
+    whole = file.read_bytes()
+    tensors = safetensors_torch.load_file(file)
+    record = json.loads(safetensors_torch.safe_open(file, "pt").metadata()["proxlab"])
+    if what == "cut":
+        file.write_bytes(whole[: data.draw(st.integers(1, len(whole) - 1))])
+    elif what == "empty":
+        file.write_bytes(b"")
+    elif what == "torch":
+        torch.save(model.state_dict(), file)
+    elif what == "tensor":
+        tensors.pop(data.draw(st.sampled_from(sorted(tensors))))
+    elif what == "record":
+        key = data.draw(st.sampled_from(["modules", "shared", "version"]))
+        record = data.draw(
+            st.sampled_from(
+                [
+                    [], 3, None, {k: v for k, v in record.items() if k != key},
+                    record | {"modules": {"0": {"kind": "Linear", "tensors": ["weight"]}}},
+                    record | {"modules": {"0": 3}},
+                ]
+            )
+        )  # fmt: skip
+    if what in ("tensor", "record", "json"):
+        said = "{" if what == "json" else json.dumps(record)
+        safetensors_torch.save_file(tensors, file, metadata={"format": "pt", "proxlab": said})
+    with pytest.raises(ValueError, match=r"^file: must be one that proxlab.torch.save_network wrote"):
+        load_network(model, file)
+
+
+def test_what_modules_hold_comes_back_or_is_refused(tmp_path):
+    class Holds(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.pads = ((1, 2), (3, 4))
+
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"count": 3}
+
+    saved, new = Holds(), Holds()
+    saved.pads = ((5, 6), (7, 8))
+    assert load_network(new, save_network(saved, tmp_path / "a.safetensors")).pads == ((5, 6), (7, 8))
+    with pytest.raises(ValueError, match="model: '0' must have no state of its own, but Extra has get_extra"):
+        save_network(nn.Sequential(Extra(2, 2)), tmp_path / "b.safetensors")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="file: must be in a folder that exists"):
+        save_network(nn.Linear(2, 2), tmp_path / "nowhere" / "a.safetensors")
+
+
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
     file = save_network(nn.Linear(2, 3), tmp_path / "f")
     before = file.read_bytes()
