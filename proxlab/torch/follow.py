@@ -162,17 +162,41 @@ class ProxWrapper(torch.optim.Optimizer):
         self.penalised = both
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state dict."""
-        return self.optimizer.state_dict()
+        """Return the optimizer's state dict, with the masks of what is frozen."""
+        saved = self.optimizer.state_dict()
+        # Of parameters that have no state the optimizer has no mask either.
+        places = {p: k for k, p in enumerate(self._params())}
+        masks = {places[p]: {"frozen": mask} for p, mask in self._frozen.items() if not self.state.get(p)}
+        return {**saved, "state": saved["state"] | masks} if masks else saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the optimizer, or of this class around one."""
+        given: Any = state_dict.get("state")
+        masks: dict[Any, Tensor] = {}
+        if isinstance(given, Mapping) and all(isinstance(entry, Mapping) for entry in given.values()):
+            # Optimizers take an entry for a state that has begun.
+            masks = {k: entry["frozen"] for k, entry in given.items() if "frozen" in entry}
+            state = {k: {n: a for n, a in entry.items() if n != "frozen"} for k, entry in given.items()}
+            state_dict = {**state_dict, "state": {k: entry for k, entry in state.items() if entry}}
         self.optimizer.load_state_dict(state_dict)
-        params = [p for group in self.penalised for p in group["params"]]
-        # PyTorch has given the masks the dtype of the weights.
-        self._frozen = {
-            p: self.state[p]["frozen"].bool() for p in params if "frozen" in self.state.get(p, {})
-        }
+        keys = [k for group in state_dict["param_groups"] for k in group["params"]]
+        of_key = dict(zip(keys, self._params(), strict=True))
+        self.take_frozen({of_key[k]: mask.to(of_key[k].device).bool() for k, mask in masks.items()})
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @property
+    def frozen(self) -> dict[Tensor, Tensor]:
+        """What is kept at zero: a mask for each penalised parameter, after :meth:`freeze`."""
+        return dict(self._frozen)
+
+    def take_frozen(self, masks: Mapping[Tensor, Tensor]) -> None:
+        """Keep what masks say at zero, and nothing else; they join the state where there is one."""
+        self._frozen = dict(masks)
+        for p, mask in masks.items():
+            if self.state.get(p):
+                self.state[p]["frozen"] = mask
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients."""
@@ -181,7 +205,7 @@ class ProxWrapper(torch.optim.Optimizer):
     def freeze(self) -> None:
         """Keep the groups that are zero at zero from now on, and train the rest without penalty.
 
-        Which ones is kept in the optimizer's state, as a mask for each penalised parameter.
+        Which ones is saved with the optimizer's state, as a mask for each penalised parameter.
         """
         ranks = Ranks.of(p for group in self.penalised for p in group["params"])
 
@@ -189,9 +213,10 @@ class ProxWrapper(torch.optim.Optimizer):
             groups = enumerate(self.penalised)
             return [b for number, group in groups for b in self._blocks(number, group, everything=True)]
 
+        masks = dict(self._frozen)
         for block in every() if ranks is None else ranks.attempt(every):
-            masks = zip(block.params, dead(block), strict=True)
-            self._frozen.update((p, like(mask, p)) for p, mask in masks)
+            masks |= {p: like(mask, p) for p, mask in zip(block.params, dead(block), strict=True)}
+        self.take_frozen(masks)
 
     @untraced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -269,7 +294,8 @@ class ProxWrapper(torch.optim.Optimizer):
         """Keep frozen weights at zero. The mask joins the state once there is one, which optimizers start."""
         for p in block.params:
             local(p).masked_fill_(local(self._frozen[p]), 0.0)
-            self.state[p]["frozen"] = self._frozen[p]
+            if self.state.get(p):
+                self.state[p]["frozen"] = self._frozen[p]
 
     def _blocks(self, number: int, group: dict[str, Any], everything: bool = False) -> list[Block]:
         settings = {id(p): g for g in self.param_groups for p in g["params"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,9 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
         if origin is not None:
             found.setdefault(origin.name, []).append(name)
     swap: dict[int, Any] = {}
-    for number, group in enumerate(optimizer.param_groups):
+    for whose, group in _every_group(optimizer):
         for k, p in enumerate(group["params"]):
-            where = f"optimizer: param group {number}, parameter {k} (shape {tuple(p.shape)})"
+            where = f"{whose}, parameter {k} (shape {tuple(p.shape)})"
             if id(p) not in names:
                 raise ValueError(f"{where} is not one of the network that was compacted")
             now = found[names[id(p)]]
@@ -96,8 +96,8 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
                     )
             swap[id(p)] = after[now[0]]
     # The copy refers to the small network's parameters wherever the original refers to the large one's.
-    new = copy.deepcopy(optimizer, swap)
-    for number, (old_group, group) in enumerate(zip(optimizer.param_groups, new.param_groups, strict=True)):
+    new: Any = copy.deepcopy(optimizer, swap)
+    for (where, old_group), (_, group) in zip(_every_group(optimizer), _every_group(new), strict=True):
         params, listed, used = [], [], []
         uses = old_group.get("uses") or [0.0] * len(old_group["params"])
         for p, times in zip(old_group["params"], uses, strict=True):
@@ -119,7 +119,16 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
             group["uses"] = used
         # They are those in the large network, of which the small one may lack some.
         group.pop("places", None)
-        _regroup(old_group, group, carried, f"optimizer: param group {number}")
+        _regroup(old_group, group, carried, where)
+    frozen: Mapping[Tensor, Tensor] = getattr(optimizer, "frozen", {})
+    if frozen:
+        masks = {}
+        for p, mask in frozen.items():
+            (name,) = found[names[id(p)]]
+            origin = carried.origins[name]
+            assert origin is not None
+            masks[after[name]] = _cut(mask, origin, p, after[name])
+        new.take_frozen(masks)
     strength = getattr(new, "_strength", None)
     if strength is not None:
         given = [
@@ -131,6 +140,14 @@ def transfer(carried: Carried, optimizer: torch.optim.Optimizer, small: nn.Modul
         strength.take(given, new.param_groups)
     _add_biases(new, carried, after)
     return new
+
+
+def _every_group(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the param groups of an optimizer, those of a wrapper too, and how an error names each."""
+    for number, group in enumerate(optimizer.param_groups):
+        yield f"optimizer: param group {number}", group
+    for number, group in enumerate(getattr(optimizer, "penalised", ())):
+        yield f"optimizer: groups[{number}]", group
 
 
 def _check_state(state: Mapping[str, Any], p: Tensor, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -189,6 +190,42 @@ def test_frozen_groups_stay_zero_and_the_rest_heals(make, early):
     train(second, other, 4, seed=7)
     assert group_sparsity(other) == before
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9)])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_is_frozen_is_saved_at_once(make, steps):
+    """Before the next step, and of parts that have no state yet."""
+
+    def made():
+        torch.manual_seed(0)
+        a, b = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+        joint = {"params": [a, b], "joint": [pl.Groups.over(1), pl.Groups.over(())]}
+        return (a, b), ProxWrapper(make([a, b], lr=0.05), [{**joint, "penalty": pl.GroupLasso(1.0)}])
+
+    def step(params, optimizer, seed, some=2):
+        generator = torch.Generator().manual_seed(seed)
+        for k, p in enumerate(params):
+            g = torch.randn(p.shape, generator=generator)
+            p.grad = g if k < some else None
+        optimizer.step()
+
+    params, optimizer = made()
+    for k in range(steps):
+        step(params, optimizer, k, some=1)
+    with torch.no_grad():
+        params[0][1], params[1][1] = 0.0, 0.0
+    optimizer.freeze()
+    others, other = made()
+    for p, q in zip(params, others, strict=True):
+        q.data.copy_(p.detach())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert other.frozen.keys() == set(others)
+    for k in range(steps, steps + 3):
+        step(params, optimizer, k)
+        step(others, other, k)
+        assert not params[0][1].any()
+        assert all(map(torch.equal, params, others))
 
 
 def test_param_groups_added_later():

@@ -13,6 +13,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import proxlab as pl  # noqa: E402
+from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import TargetSparsity  # noqa: E402
 from proxlab.torch import ProxAdamW, ProxSGD, compact, param_groups  # noqa: E402
 from tests.torch import models  # noqa: E402
@@ -136,6 +137,74 @@ def test_a_stand_in_takes_the_moments_of_the_stacked_projection():
     penalised = ProxAdamW(param_groups(layer, pl.GroupLasso(1e-3)), lr=1e-3)
     with pytest.raises(ValueError, match=r"'self_attn\.in_proj_weight' became"):
         report.transfer(penalised, small)
+
+
+@pytest.mark.parametrize("grouping", ["view", "weights", "labels", "joint"])
+@pytest.mark.parametrize("freezes", [False, True])
+def test_the_groups_of_a_wrapper_are_cut_too(grouping, freezes):
+    """They are its own, beside the param groups of the optimizer within: small and large go on alike."""
+    torch.manual_seed(0)
+    if grouping == "view":
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)).double()
+        x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
+        groups = param_groups(model, pl.GroupLasso(1e-2), exclude="0", example_inputs=x)
+        last = model[3].weight.data.view(3, 8, 4)
+    else:
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+        x, last = torch.randn(5, 4, dtype=torch.float64), model[2].weight.data
+        kinds = {
+            "weights": pl.GroupLasso(1e-2, groups=pl.Groups.over(0), weights=np.arange(8.0) + 1.0),
+            "labels": pl.GroupLasso(1e-2, groups=pl.Groups.labels(np.tile(np.arange(8) // 2, (3, 1)))),
+        }
+        groups = [{"params": [model[2].weight], "penalty": kinds.get(grouping)}]
+        if grouping == "joint":
+            groups = param_groups(model, pl.GroupLasso(1e-2), ffn="neurons")
+    for part in (model[0].weight.data, model[0].bias.data):
+        part[2:6] = 0.0
+    last[:, 2:6] = 0.0
+    optimizer = pt.ProxWrapper(torch.optim.Adam(model.parameters(), lr=1e-2), groups)
+
+    def step(net, own):
+        own.zero_grad()
+        net(x).square().sum().backward()
+        own.step()
+
+    step(model, optimizer)
+    if freezes:
+        optimizer.freeze()
+    small, report = compact(model, x)
+    other = report.transfer(optimizer, small)
+    assert report.parameters[1] < report.parameters[0]
+    for _ in range(3):
+        step(model, optimizer)
+        step(small, other)
+        torch.testing.assert_close(model(x), small(x), rtol=1e-12, atol=1e-12)
+    zeros = [pt.group_sparsity(o).total.zero_groups for o in (optimizer, other)]
+    assert zeros[0] > zeros[1] == 0
+
+
+def test_a_wrapper_around_a_projection_that_is_divided_is_refused():
+    torch.manual_seed(0)
+
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.m, self.h = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.h(self.m(x, x, x, need_weights=False)[0])
+
+    model, x = Alone(), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        for k in range(3):
+            model.m.in_proj_weight[8 * k : 8 * k + 4] = 0.0
+            model.m.in_proj_bias[8 * k : 8 * k + 4] = 0.0
+        model.m.out_proj.weight[:, :4] = 0.0
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = pt.ProxWrapper(inner, param_groups(model, pl.GroupLasso(1e-2), exclude="h"))
+    small, report = compact(model, x)
+    with pytest.raises(ValueError, match=r"^optimizer: groups\[0\], .* 'm.in_proj_weight' became"):
+        report.transfer(optimizer, small)
 
 
 def test_a_new_bias_joins_its_layer():
