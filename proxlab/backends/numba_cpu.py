@@ -22,7 +22,8 @@ from proxlab.choose import Limits
 from proxlab.equations import EQUATIONS
 from proxlab.groups import AxisLayout
 from proxlab.linker import state
-from proxlab.rootfinders import Newton
+from proxlab.penalties import Penalty
+from proxlab.rootfinders import Newton, RootFinder
 
 __all__ = ["solve", "solve_host"]
 
@@ -167,23 +168,13 @@ def _same_memory(a: Any, b: Any) -> bool:
 def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int:
     """Run the kernels; returns a group with an invalid value, or -1."""
     penalty, layout, equation = p.penalty, p.layout, p.equation
-    finder, explain, dense = options.finder, options.explain, flat.dense
     steps = read_only(np.full(1, p.step) if isinstance(p.step, float) else np.ascontiguousarray(p.step))
-    weights = read_only(p.weights)
-    xf, df, zf = flat.x, flat.d, flat.z
-    data = flat._replace(x=read_only(xf), d=read_only(df))
-    shrink, each = Shrink(float(penalty.threshold), penalty.nonnegative), Steps(steps, weights)
-    count, pieces = layout.n_groups, equation.rows
+    data, each = flat._replace(x=read_only(flat.x), d=read_only(flat.d)), Steps(steps, read_only(p.weights))
     # Without a group penalty, and with what is left of it the same for all elements of a group.
     uniform = len(steps) == 1 or penalty.threshold == 0.0
-    if equation.flat and isinstance(layout, AxisLayout) and not explain and (uniform or not layout.reduced):
-        kernel, steps = elementwise(), steps[:1] if uniform else steps
-
-        def elements(begin: int, finish: int) -> int:
-            found: int = kernel(*data, begin, finish, steps, *shrink)
-            return found
-
-        return threads.run(elements, xf.size, xf.size)
+    alone = equation.flat and not options.explain
+    if alone and isinstance(layout, AxisLayout) and (uniform or not layout.reduced):
+        return _run_elements(data, steps[:1] if uniform else steps, _shrink(penalty))
 
     shape = layout.canonical_shape() if isinstance(layout, AxisLayout) else None
     if shape is not None:
@@ -191,92 +182,129 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
     else:
         indptr, indices = map(read_only, layout.csr())
         longest = int(np.diff(indptr).max(initial=0))
-        if len(indices) != xf.size:
+        if len(indices) != flat.x.size:
             check_values(p)
-            zf[...] = xf
-    apart = np.zeros(count, np.bool_)
-    geometry = np.array(shape or (1, 1, 1, 1), dtype=np.int64)
-    shrinks = penalty.threshold > 0 or penalty.nonnegative
-    chosen, total = NO_INDEX, count
+            flat.z[...] = flat.x
+    place = Lying(np.array(shape or (1, 1, 1, 1), dtype=np.int64), indptr, indices, NO_INDEX)
+    total, apart = layout.n_groups, np.zeros(layout.n_groups, np.bool_)
     across = shape
-    if shape is not None and not (xf.size > 0 and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN):
+    if shape is None or not (flat.x.size and shape[1] > 1 and shape[2] > 1 and shape[3] <= MAX_RUN):
         across = None
-    if (
-        across is not None and dense and equation.kernel == "radial" and not shrinks
-        and type(finder) is Newton and not finder.atol and finder.max_iterations >= MAX_PASSES
-    ):  # fmt: skip
-        most = Limits(options.rtol, 0.0, MAX_PASSES, explain)
-        hard, bad = _columns(data, across, (*each, *shrink, pieces, *most), results)
-        if bad >= 0:
+    if across is not None and flat.dense and _by_columns(penalty, options.finder):
+        most = Limits(options.rtol, 0.0, MAX_PASSES, options.explain)
+        request = (*each, *_shrink(penalty), equation.rows, *most)
+        hard, bad = _columns(data, across, request, results)
+        if bad >= 0 or not hard.any():
             return bad
-        chosen = read_only(np.flatnonzero(hard))
-        total, across = len(chosen), None
-        if total == 0:
-            return -1
-    kind, wide = type(finder), xf.dtype == np.float64
+        place, across = place._replace(chosen=read_only(np.flatnonzero(hard))), None
+        total = len(place.chosen)
     is_rows = across is not None or (shape is not None and shape[1] == 1 and shape[3] > 0)
-    direct = dense and is_rows and not shrinks
-    narrow = direct and kind is Newton and not wide and equation.kernel == "radial"
-    known = state(kind.propose)
-    kernel = group_solver(
-        kind.propose, known, needs_bracket=kind.needs_bracket, narrow=narrow, equation=equation.kernel,
-        direct=direct, wide=wide,
-    )  # fmt: skip
-    limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, explain)
-    place = Lying(geometry, indptr, indices, chosen)
-
-    def solve_some(
-        data: Data, place: Lying, begin: int, finish: int, each: Steps, results: GroupResults, apart: Any
-    ) -> int:
-        xw, dw = np.empty(longest), np.empty(longest)
-        scratch = Scratch(xw, dw, read_only(xw), read_only(dw), np.empty(1))
-        lying = (longest,) if direct else place
-        found: int = kernel(
-            *data, *lying, begin, finish, *each, *shrink, pieces, *limits, *results, apart, *scratch
-        )
-        return found
-
-    def task(begin: int, finish: int) -> int:
-        return solve_some(data, place, begin, finish, each, results, apart)
-
-    def on_copies(low: int, high: int, *rows: Any) -> int:
-        x, d, z = (
-            (a.reshape(-1) for a in rows) if dense else (rows[0].reshape(-1), data.d, rows[1].reshape(-1))
-        )
-        some, own = slice(low, high), np.zeros(high - low, np.bool_)
-        lying = place._replace(shape=np.array((high - low, 1, 1, longest)))
-        parts = Steps(*(a[some] if len(a) > 1 else a for a in each))
-        told = GroupResults(*(a[some] for a in results))
-        bad = solve_some(Data(x, d, z, dense), lying, 0, high - low, parts, told, own)
-        # What is left alone stays, and may be where the point is.
-        rows[-1][own], apart[some] = rows[0][own], own
-        return bad
-
-    try:
-        if across is not None:
-            from proxlab.backends.copies import over_copies
-
-            sources = (data.x, data.d) if dense else (data.x,)
-            bad = over_copies(across, sources, (zf,), on_copies)
-        else:
-            bad = threads.run(task, total, longest * total)
-    except (NumbaError, UnsupportedBytecodeError) as error:
-        if not known:
-            raise
-        raise TypeError(
-            f"root_finder: {kind.__name__}.propose cannot be compiled: {_reason(kind.propose, error)}; write "
-            "it with the operations of proxlab.scalar, import and define what it uses outside of it, and let "
-            'it return six numbers, or use backend="array_api"'
-        ) from error
+    solver = _GroupSolver(p, options, flat, is_rows, longest)
+    if across is not None:
+        bad = _run_copies(solver, across, data, place, each, results, apart)
+    else:
+        bad = threads.run(
+            lambda begin, finish: solver(data, place, begin, finish, each, results, apart),
+            total, longest * total,
+        )  # fmt: skip
     if bad < 0 and apart.any():
         from proxlab.backends import decimal_rows
 
         for group, where, found in decimal_rows.solve_groups(p, np.flatnonzero(apart)):
-            zf[where] = found.z
-            if explain:
+            flat.z[where] = found.z
+            if options.explain:
                 for array, value in zip(results, found[1:], strict=True):
                     array[group] = value
     return bad
+
+
+def _shrink(penalty: Penalty) -> Shrink:
+    return Shrink(float(penalty.threshold), penalty.nonnegative)
+
+
+def _shrinks(penalty: Penalty) -> bool:
+    return penalty.threshold > 0 or penalty.nonnegative
+
+
+def _by_columns(penalty: Penalty, finder: RootFinder) -> bool:
+    """Return whether there is a kernel that solves groups across rows many at a time."""
+    plain = type(finder) is Newton and not finder.atol and finder.max_iterations >= MAX_PASSES
+    return plain and penalty.equation.kernel == "radial" and not _shrinks(penalty)
+
+
+def _run_elements(data: Data, steps: Any, shrink: Shrink) -> int:
+    """Apply the elementwise part alone."""
+    kernel = elementwise()
+
+    def elements(begin: int, finish: int) -> int:
+        found: int = kernel(*data, begin, finish, steps, *shrink)
+        return found
+
+    return threads.run(elements, data.x.size, data.x.size)
+
+
+class _GroupSolver:
+    """The kernel that solves groups one after the other, and what it takes of a problem.
+
+    ``is_rows`` says whether groups follow one another, ``longest`` how many elements the largest has.
+    """
+
+    def __init__(self, p: Problem, options: Options, flat: Data, is_rows: bool, longest: int) -> None:
+        finder, kind, wide = options.finder, type(options.finder), flat.x.dtype == np.float64
+        equation = p.equation.kernel
+        self._direct = flat.dense and is_rows and not _shrinks(p.penalty)
+        self.longest, self._kind, self._known = longest, kind, state(kind.propose)
+        self._kernel = group_solver(
+            kind.propose, self._known, needs_bracket=kind.needs_bracket,
+            narrow=self._direct and kind is Newton and not wide and equation == "radial",
+            equation=equation, direct=self._direct, wide=wide,
+        )  # fmt: skip
+        limits = Limits(options.rtol, float(finder.atol), finder.max_iterations, options.explain)
+        self._request = (*_shrink(p.penalty), p.equation.rows, *limits)
+
+    def __call__(
+        self, data: Data, place: Lying, begin: int, finish: int, each: Steps, results: GroupResults,
+        apart: Any,
+    ) -> int:  # fmt: skip
+        """Solve the groups ``begin … finish - 1``; returns an invalid one, or -1."""
+        xw, dw = np.empty(self.longest), np.empty(self.longest)
+        scratch = Scratch(xw, dw, read_only(xw), read_only(dw), np.empty(1))
+        lying = (self.longest,) if self._direct else place
+        try:
+            found: int = self._kernel(
+                *data, *lying, begin, finish, *each, *self._request, *results, apart, *scratch
+            )
+        except (NumbaError, UnsupportedBytecodeError) as error:
+            if not self._known:
+                raise
+            raise TypeError(
+                f"root_finder: {self._kind.__name__}.propose cannot be compiled: "
+                f"{_reason(self._kind.propose, error)}; write it with the operations of proxlab.scalar, "
+                "import and define what it uses outside of it, and let it return six numbers, or use "
+                'backend="array_api"'
+            ) from error
+        return found
+
+
+def _run_copies(
+    solver: _GroupSolver, shape: tuple[int, int, int, int], data: Data, place: Lying, each: Steps,
+    results: GroupResults, apart: Any,
+) -> int:  # fmt: skip
+    """Solve groups that are no rows in copies that are."""
+    from proxlab.backends.copies import over_copies
+
+    def on_copies(low: int, high: int, *rows: Any) -> int:
+        x, z = rows[0].reshape(-1), rows[-1].reshape(-1)
+        copy = Data(x, rows[1].reshape(-1) if data.dense else data.d, z, data.dense)
+        some, left = slice(low, high), np.zeros(high - low, np.bool_)
+        lying = place._replace(shape=np.array((high - low, 1, 1, solver.longest)))
+        parts = Steps(*(a[some] if len(a) > 1 else a for a in each))
+        bad = solver(copy, lying, 0, high - low, parts, GroupResults(*(a[some] for a in results)), left)
+        # What is left alone stays, and may be where the point is.
+        rows[-1][left], apart[some] = rows[0][left], left
+        return bad
+
+    return over_copies(shape, (data.x, data.d) if data.dense else (data.x,), (data.z,), on_copies)
 
 
 def _reason(propose: Callable[..., Any], error: Exception) -> str:
