@@ -219,7 +219,7 @@ class Batch:
                     raise ValueError(f"{where(k)}its gradient must be finite")
             return
         averages = self.rule.averages and settings["momentum"] > 0.0
-        if finder != Newton() or (self.name == "columns" and (averages or self.update.is_dear)):
+        if finder != Newton() or (self.name == "columns" and averages):
             left = np.ones(len(self), np.bool_)
         else:
             left = self._spoilt()

@@ -17,6 +17,8 @@ from proxlab.linker import Target
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
+from proxlab.optim import updates
+from proxlab.optim.cube_root import cube_root
 from proxlab.optim.fused_blocks import ROWS_OF_BLOCK
 from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.updates import SGD, Update
@@ -25,7 +27,8 @@ __all__ = ["column_room", "kernel_of", "plain_kernel", "row_room"]
 
 #: Elements of a thread's scratch.
 SCRATCH = 1 << 16
-TARGET = Target(made, COMPILATION, operations={many.elements: intrinsic(array_at(numba.types, arrayobj))})
+OPERATIONS = {many.elements: intrinsic(array_at(numba.types, arrayobj)), updates.cube_root: cube_root}
+TARGET = Target(made, COMPILATION, operations=OPERATIONS)
 
 _local = threading.local()
 

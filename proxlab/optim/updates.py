@@ -57,15 +57,13 @@ class Slot(NamedTuple):
 class Update(NamedTuple):
     """The formulas of a method, as this file describes them, and its state.
 
-    ``metric`` is None where it is the identity; ``point`` does not read it then. ``is_dear`` says that it
-    costs more than to keep it: a pass that forms it anew would be slower than several that do not.
+    ``metric`` is None where it is the identity; ``point`` does not read it then.
     """
 
     state: Callable[..., Any]
     point: Callable[..., Any]
     metric: Callable[..., Any] | None = None
     slots: tuple[Slot, ...] = ()
-    is_dear: bool = False
 
 
 class Descent(NamedTuple):
@@ -265,7 +263,12 @@ def ramda_state(w: Array, g: Array, s: Any, c: Any) -> Any:
 
 def ramda_metric(s: Any, c: Any) -> Array:
     """Cube root of the sum of squares."""
-    return s[2] ** c.third + c.eps
+    return cube_root(s[2], c.third) + c.eps
+
+
+def cube_root(a: Array, third: Array) -> Array:
+    """Return the cube root, as a power; a target may have one of its own."""
+    return a**third
 
 
 def ramda_point(w: Array, g: Array, d: Array, s: Any, c: Any) -> Array:
@@ -324,9 +327,7 @@ AMSGRAD = Update(
     amsgrad_state, adam_point, amsgrad_metric, (*_MOMENTS, Slot("max_exp_avg_sq", is_square=True))
 )
 RMDA = Update(rmda_state, rmda_point, None, _ORIGIN)
-RAMDA = Update(
-    ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum", is_square=True)), is_dear=True
-)
+RAMDA = Update(ramda_state, ramda_point, ramda_metric, (*_ORIGIN, Slot("square_sum", is_square=True)))
 LINBREG = Update(linbreg_state, dual_point, None, (_DUAL,))
 LINBREG_MOMENTUM = Update(linbreg_momentum_state, dual_point, None, (_DUAL, _BUFFER))
 ADABREG = Update(adabreg_state, dual_point, None, (_DUAL, *_MOMENTS))

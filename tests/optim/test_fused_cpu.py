@@ -3,11 +3,16 @@
 import dataclasses
 from dataclasses import dataclass
 
+import mpmath
+import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.optim import fused_arrays
+from proxlab.optim.cube_root import cube_root
 from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_layout import FEWEST, plan_of
 from proxlab.optim.fused_side import SHORT, SIDE
@@ -461,3 +466,33 @@ def test_where_it_applies():
         assert plan_of(penalty, (6, 8)) is not None
     for penalty in (pl.GroupLinf(0.1), up, pl.GroupLasso(0.1, groups=csr)):
         assert plan_of(penalty, (6, 8)) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(data=st.data())
+def test_the_cube_root_of_a_compiled_pass_is_one(dtype, data):
+    """Of numbers at the ends of the range, and below the normal ones, too."""
+    info = np.finfo(dtype)
+    a = data.draw(
+        st.one_of(
+            st.floats(0.0, float(info.max), width=info.bits),
+            st.integers(0, 2**24).map(lambda k: float(dtype(k) * info.smallest_subnormal)),
+            st.sampled_from([0.0, 1.0, 8.0, 27.0, float(info.tiny), float(info.max)]),
+        )
+    )
+    found = float(cube_roots(np.full(20, a, dtype))[7])
+    with mpmath.workdps(60):
+        truth = mpmath.cbrt(mpmath.mpf(float(dtype(a))))
+        assert abs(mpmath.mpf(found) - truth) <= 4 * float(np.spacing(dtype(float(truth)))) * (a > 0)
+
+
+def cube_roots(a):
+    out = np.empty_like(a)
+    _cube_roots(a, out)
+    return out
+
+
+@numba.njit
+def _cube_roots(a, out):
+    for i in range(a.size):
+        out[i] = cube_root(a[i], a[i])
