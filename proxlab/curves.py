@@ -640,7 +640,7 @@ def judged(
         good = good & (wide * fmin(off, one) <= tolerance * high)
     # Where F' stays within rounding, there is nothing to find.
     bend = fmax(fabs(left.turn + right.kappa), fabs(right.turn + left.kappa))
-    doubt = fmax(doubt_at(sense, left), doubt_at(sense, right))
+    doubt = fmin(doubt_at(sense, left), doubt_at(sense, right))
     alive = no(view.dead)
     flat = (bend < INF) & (bend * wide <= 8.0 * doubt)
     kept = alive & (good | flat | (hi - lo <= 16.0 * UNIT * hi))

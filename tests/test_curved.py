@@ -725,6 +725,52 @@ def test_at_any_length_the_answer_is_that_of_length_one_or_open(kind, power, str
 
 
 @dataclass(frozen=True, eq=False)
+class Exponential(pl.CurvedPenalty):
+    """``λ (exp(r/θ) - 1)``: convex, and beyond the range before the point is reached."""
+
+    lam: float
+    theta: float
+    slope_falls = False
+
+    def value_at(self, r):
+        return self.lam * expm1(r / self.theta)
+
+    def slope_at(self, r):
+        return self.lam / self.theta * exp(r / self.theta)
+
+    def curvature_at(self, r):
+        return self.lam / self.theta**2 * exp(r / self.theta)
+
+
+@given(st.integers(0, 9999), st.floats(-2, 4), st.floats(-1, 1), st.sampled_from(BACKENDS))
+def test_a_slope_that_leaves_the_range_at_the_point_hides_nothing(seed, reach, theta, backend):
+    """What is open of its sign there was taken for what is open of it at the minimiser."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 4))
+    x, d = rng.normal(size=n) * 10.0**reach, 10.0 ** rng.uniform(-6, 6, n)
+    h = Exponential(0.5, 10.0**theta)
+    with np.errstate(all="ignore"):
+        s = pl.solve(h, x[None], 1.0, metric=d[None], backend=backend)
+    slope = mpf(h.lam) / mpf(h.theta)
+    xs, ds = [abs(mpf(float(v))) for v in x], [mpf(float(v)) for v in d]
+
+    def radius(mu):
+        return mpmath.norm([a * b / (b + mu) for a, b in zip(xs, ds, strict=True)])
+
+    low, high = mpf(10) ** -60, mpf(10) ** 60
+    for _ in range(250):  # where exp(r/θ) crosses mu r, in the logarithm
+        mu = mpmath.sqrt(low * high)
+        r = radius(mu)
+        above = mpmath.log(slope) + r / mpf(h.theta) > mpmath.log(mu * r)
+        low, high = (mu, high) if above else (low, mu)
+    truth = radius(low) if mpmath.norm([a * b for a, b in zip(xs, ds, strict=True)]) > slope else mpf(0)
+    if s.status[0] != pl.Status.MAX_ITERATIONS:
+        assert abs(mpf(float(s.radius[0])) - truth) <= 1e-9 * max(truth, mpf(10) ** -12)
+    assert s.bracket[0][0] * (1 - 1e-12) <= truth <= s.bracket[1][0] * (1 + 1e-12)
+    assert s.ok
+
+
+@dataclass(frozen=True, eq=False)
 class Mixed(pl.CurvedPenalty):
     """``a (1 - exp(-r/θ)) + b log(1 + r/ε)``, of a size of its own: a slope that falls and is convex."""
 

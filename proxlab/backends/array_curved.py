@@ -60,7 +60,7 @@ def curved_rows(
     active = nonzero & ~free
     absolute = times_power(xp, zero + finder.atol, -p.ex)
     reach = xp.sqrt(row_sum(xp, p.size * p.size))
-    spread = spread | ~s.tame(reach)
+    spread = spread | ~s.is_priced()
     tolerance = rtol + absolute / xp.where(reach > 0, reach, one)
     tolerance = xp.maximum(tolerance, zero + 8.0 * UNIT)
     most = most_passes(s.falls, s.bends, finder.max_iterations)

@@ -80,20 +80,22 @@ class CurvedPath:
         v = self.scaled(self.curve.value, xp.where(r > 0, r, xp.ones_like(r)), price, price.value)
         return xp.where(r > 0, v, xp.zeros_like(v))
 
+    def is_priced(self) -> Array:
+        """Return where what the functions lose to underflow stays below what counts."""
+        good = self.xp.abs(self.p.ex) < PLAIN_EXPONENT
+        for parts in self.price[1:]:
+            size = self.one
+            for part in parts:
+                size = size * part
+            good = good & (size < DEAREST)
+        return good
+
     def tame(self, r: Array) -> Array:
         """Return where a penalty's numbers are in the range in which rounding is small, up to a radius."""
         xp, curve, price, safe = self.xp, self.curve, self.price, self.xp.where(r > 0, r, self.one)
         tau = self.scaled(curve.slope, safe, price, price.slope, math.inf)
         value = self.scaled(curve.value, safe, price, price.value, math.inf)
-        good = (tau < LARGEST) & (xp.where(r > 0, value, self.zero) < LARGEST)
-        good = good & (xp.abs(self.p.ex) < PLAIN_EXPONENT)
-        for parts in price[1:]:
-            size = self.one
-            for part in parts:
-                size = size * part
-            # What a function loses to underflow is multiplied by it.
-            good = good & (size < DEAREST)
-        return good
+        return (tau < LARGEST) & (xp.where(r > 0, value, self.zero) < LARGEST) & self.is_priced()
 
     def origin(self) -> Ends:
         """The end at zero."""
