@@ -742,32 +742,81 @@ class Exponential(pl.CurvedPenalty):
         return self.lam / self.theta**2 * exp(r / self.theta)
 
 
-@given(st.integers(0, 9999), st.floats(-2, 4), st.floats(-1, 1), st.sampled_from(BACKENDS))
-def test_a_slope_that_leaves_the_range_at_the_point_hides_nothing(seed, reach, theta, backend):
-    """What is open of its sign there was taken for what is open of it at the minimiser."""
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 4))
-    x, d = rng.normal(size=n) * 10.0**reach, 10.0 ** rng.uniform(-6, 6, n)
-    h = Exponential(0.5, 10.0**theta)
-    with np.errstate(all="ignore"):
-        s = pl.solve(h, x[None], 1.0, metric=d[None], backend=backend)
-    slope = mpf(h.lam) / mpf(h.theta)
+@dataclass(frozen=True, eq=False)
+class Power(pl.CurvedPenalty):
+    """``λ r^s``, ``s > 2``: convex, and at a point far out enormous beside what it is at the minimiser."""
+
+    lam: float
+    s: float
+    slope_falls = False
+
+    def value_at(self, r):
+        return self.lam * scalar.power(r, self.s)
+
+    def slope_at(self, r):
+        return self.lam * self.s * scalar.power(r, self.s - 1.0)
+
+    def curvature_at(self, r):
+        return self.lam * self.s * (self.s - 1.0) * scalar.power(r, self.s - 2.0)
+
+
+#: Logarithms of the slopes, for mpmath.
+LOG_SLOPES = {
+    Exponential: lambda h, r: mpmath.log(mpf(h.lam) / mpf(h.theta)) + r / mpf(h.theta),
+    Power: lambda h, r: mpmath.log(mpf(h.lam) * mpf(h.s)) + (mpf(h.s) - 1) * mpmath.log(r),
+}
+
+
+def assert_solved(h, x, d, step, s):
+    """Of a convex penalty: against the one crossing, by halvings in the exponent."""
     xs, ds = [abs(mpf(float(v))) for v in x], [mpf(float(v)) for v in d]
 
     def radius(mu):
         return mpmath.norm([a * b / (b + mu) for a, b in zip(xs, ds, strict=True)])
 
-    low, high = mpf(10) ** -60, mpf(10) ** 60
-    for _ in range(250):  # where exp(r/θ) crosses mu r, in the logarithm
+    low, high = mpf(10) ** -90, mpf(10) ** 90
+    for _ in range(300):  # where the slope crosses mu r
         mu = mpmath.sqrt(low * high)
         r = radius(mu)
-        above = mpmath.log(slope) + r / mpf(h.theta) > mpmath.log(mu * r)
+        above = mpmath.log(step) + LOG_SLOPES[type(h)](h, r) > mpmath.log(mu * r)
         low, high = (mu, high) if above else (low, mu)
-    truth = radius(low) if mpmath.norm([a * b for a, b in zip(xs, ds, strict=True)]) > slope else mpf(0)
-    if s.status[0] != pl.Status.MAX_ITERATIONS:
-        assert abs(mpf(float(s.radius[0])) - truth) <= 1e-9 * max(truth, mpf(10) ** -12)
-    assert s.bracket[0][0] * (1 - 1e-12) <= truth <= s.bracket[1][0] * (1 + 1e-12)
+    norm = mpmath.norm([a * b for a, b in zip(xs, ds, strict=True)])
+    truth = radius(low) if norm > step * mpf(float(h.slope_at(0.0))) else mpf(0)
     assert s.ok
+    assert abs(mpf(float(s.radius[0])) - truth) <= 1e-9 * truth
+    assert s.bracket[0][0] * (1 - 1e-12) <= truth <= s.bracket[1][0] * (1 + 1e-12)
+
+
+@given(
+    st.one_of(
+        st.builds(Exponential, st.just(0.5), st.floats(0.1, 10.0)),
+        st.builds(Power, st.floats(0.1, 500.0), st.floats(2.1, 3.5)),
+    ),
+    st.integers(0, 9999), st.floats(-2, 4), st.floats(-26, 6), st.sampled_from(BACKENDS),
+)  # fmt: skip
+def test_a_slope_that_is_enormous_at_the_point_hides_nothing(h, seed, reach, metric, backend):
+    """What is open of its sign there was taken for what is open of it at the minimiser."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 4))
+    x, d = rng.normal(size=n) * 10.0**reach, 10.0 ** (metric + rng.uniform(-3, 3, n))
+    with np.errstate(all="ignore"):
+        s = pl.solve(h, x[None], 1.0, metric=d[None], backend=backend)
+    assert_solved(h, x, d, 1.0, s)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("h", "x", "d", "step"),
+    [
+        (Power(371.5, 2.217), [3.0], [8e-25], 44.7),
+        (Exponential(0.5, 0.2), [669.5, 0.7], [8066.0, 1e8], 1.0),
+        (Exponential(0.5, 0.2), [100.0, 1.0], [1.0, 1e6], 1.0),
+    ],
+)
+def test_slopes_that_were_enormous_at_a_point(h, x, d, step, backend):
+    with np.errstate(all="ignore"):
+        s = pl.solve(h, np.array([x]), step, metric=np.array([d]), backend=backend)
+    assert_solved(h, x, d, step, s)
 
 
 @dataclass(frozen=True, eq=False)
