@@ -723,3 +723,17 @@ def test_what_is_printed_is_a_line(rows):
     for name, bound in certificate.total._asdict().items():
         told = float(text.split(f" {name} <= ")[1].split(",")[0].rstrip(">"))
         assert bound <= told <= 1.02 * bound
+
+
+def test_elements_that_a_threshold_makes_zero_leave_the_stationarity_of_a_prox_small():
+    """Their metric is not kept, and was taken for 1: no tolerance of the stationarity was ever proved."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)) * 10.0 ** rng.uniform(-2, 3, (200, 1))
+    d = 10.0 ** rng.uniform(-6, 2, x.shape)
+    penalty = pl.SparseGroupLasso(0.1, 0.05)
+    z = pl.prox(penalty, x, metric=d)
+    cut = (z == 0) & (x != 0) & z.any(axis=1)[:, None]
+    assert cut.sum() > 100
+    c = pl.certify(penalty, z, x, metric=d)
+    scale = np.linalg.norm(d * x, axis=1) + 0.15
+    assert (c.stationarity <= 1e-12 * scale).all()

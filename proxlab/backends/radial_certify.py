@@ -173,6 +173,8 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
     fuzz = rounding(2 * height + 32)
     residual = xp.zeros_like(p.x)
     norm = zero
+    # All of these, whose metric is not kept.
+    absorbed = (p.size_high == 0) & (p.z == 0)
     for s in q.pieces:
         here = positive & (r * (1.0 + fuzz) >= s.start) & (r * (1.0 - fuzz) <= s.end)
         slope = s.alpha - s.shift * r
@@ -184,6 +186,7 @@ def stationarity_above(q: TableProblem, penalty: RadialPenalty, margin_high: Arr
         # What underflows of the slope may count where the metric is small.
         faint = constant_where(xp, (p.z != 0) & (slope != 0)[:, None], 2.0**-1070)
         elements = xp.where(p.z == 0, off, xp.abs(signed) + error) + lost + faint
+        elements = xp.where(absorbed, xp.zeros_like(elements), elements)
         worse = norm_above(xp, elements)
         residual = xp.where((here & (worse >= norm))[:, None], elements, residual)
         norm = xp.where(here, xp.maximum(norm, worse), norm)
