@@ -808,7 +808,12 @@ def test_a_slope_that_is_enormous_at_the_point_hides_nothing(h, seed, reach, met
 @pytest.mark.parametrize(
     ("h", "x", "d", "step"),
     [
-        (Power(371.5, 2.217), [3.0], [8e-25], 44.7),
+        (
+            Power(371.5181722174721, 2.2169333119092123),
+            [2.999233842457968],
+            [8.121213598570425e-25],
+            44.680891675535676,
+        ),
         (Exponential(0.5, 0.2), [669.5, 0.7], [8066.0, 1e8], 1.0),
         (Exponential(0.5, 0.2), [100.0, 1.0], [1.0, 1e6], 1.0),
     ],
