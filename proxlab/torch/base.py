@@ -21,7 +21,6 @@ from proxlab.rootfinders import RootFinder
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.problems import check_group
 from proxlab.torch.ranks import Ranks
-from proxlab.torch.shards import is_distributed
 from proxlab.torch.states import as_given, copied
 from proxlab.torch.step import Stepper
 from proxlab.torch.strength import DrivenStrength
@@ -230,19 +229,14 @@ class ProxOptimizer(Stepper):
         ------
         TypeError, ValueError
             If the state is of other parameters or of another method, or a setting is not admissible. The
-            message names the param group and the parameter; nothing has changed. Where arrays of the state
-            are divided over processes, an error in one is one in all.
+            message names the param group and the parameter; nothing has changed. Where parameters are
+            divided over processes, an error in one is one in all.
         """
-        if not isinstance(state_dict, Mapping):
-            # PyTorch copies it before anybody looks at it.
-            raise TypeError(
-                f"state_dict: must be a dict with 'state' and 'param_groups', got {shown(state_dict)}"
-            )
         given: dict[str, Any] = {}
         before = self.param_groups
-        # Arrays that are divided over processes may have to be divided anew, by all of them together.
-        divided = _holds_divided(state_dict)
-        ranks = Ranks.of(p for group in before for p in group["params"]) if divided else None
+        # Arrays that are divided over processes may have to be divided anew, by all of them together; and
+        # what one refuses all do.
+        ranks = Ranks.of(p for group in before for p in group["params"])
         asked = False
 
         def admit(_: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +249,11 @@ class ProxOptimizer(Stepper):
         # Hooks of the user may change what is loaded; this one runs after them.
         handle = self.register_load_state_dict_pre_hook(admit)
         try:
+            if not isinstance(state_dict, Mapping):
+                # PyTorch copies it before anybody looks at it.
+                raise TypeError(
+                    f"state_dict: must be a dict with 'state' and 'param_groups', got {shown(state_dict)}"
+                )
             super().load_state_dict(state_dict)
         except Exception as error:
             if ranks is not None and not asked:
@@ -305,13 +304,6 @@ def _naming(number: int) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"param group {number}: {error}") from error
-
-
-def _holds_divided(state_dict: Any) -> bool:
-    """Return whether a saved state, which may be anything, has arrays that are divided over processes."""
-    saved = state_dict.get("state") if isinstance(state_dict, Mapping) else None
-    entries = [v for v in saved.values() if isinstance(v, Mapping)] if isinstance(saved, Mapping) else []
-    return any(isinstance(a, Tensor) and is_distributed(a) for entry in entries for a in entry.values())
 
 
 def _plain(name: str, value: Any) -> Any:

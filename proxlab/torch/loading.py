@@ -22,7 +22,7 @@ from proxlab.optim.sparsity import TargetSparsity
 from proxlab.optim.updates import Slot
 from proxlab.torch.memory import check_counted, check_whole
 from proxlab.torch.problems import name_parameter
-from proxlab.torch.shards import division, is_distributed, reaches
+from proxlab.torch.shards import division, local, reaches
 from proxlab.torch.strength import DRIVEN
 from proxlab.torch.wrappers import canonical
 from proxlab.values import check_number, shown
@@ -173,9 +173,8 @@ def check_entry(
                 f"{at}: its state {name!r} must lie on all processes of the parameter, {division(p)}, got "
                 f"{division(value)}"
             )
-        # Of what is divided over processes each has a part only; a step tells what it meets.
-        if entry and not is_distributed(value):
-            _check_values(value, slots[name], f"{at}: its state {name!r}")
+        if entry:
+            _check_values(local(value), slots[name], f"{at}: its state {name!r}")
     for name in ("step", "weight_sum"):
         if name in entry:
             check_counted(entry[name], name == "step", f"{at}: its state {name!r}")

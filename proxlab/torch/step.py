@@ -167,8 +167,14 @@ class Stepper(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+            except Exception as error:
+                if Ranks.of(p for group in self.param_groups for p in group["params"]) is None:
+                    raise
+                # All are told when they agree on the step, for which the others wait.
+                self._failure, self._kept = error, None
         if self._tolerance is not None:
             self._tolerance.iterations = self.param_groups[0]["iterations"]
         steps = self._steps + 1

@@ -1,6 +1,7 @@
 """What several processes do together, each as a scenario that they all run, with the asserts inside."""
 
 import contextlib
+import copy
 import faulthandler
 import os
 import pkgutil
@@ -390,6 +391,29 @@ def failures(rank, world, folder):
     with pytest.raises(ValueError, match="penalties must be the same"):
         optimizer.step()
     assert all(torch.equal(whole(p), q) for p, q in zip(model.parameters(), before, strict=True))
+
+    # A state that one refuses, and a closure that raises in one.
+    model = sharded(network())
+    optimizer = pt.ProxAdamW(mixed(model), lr=1e-2)
+    train(model, optimizer, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    spoilt = copy.deepcopy(saved)
+    local(spoilt["state"][0]["exp_avg"]).fill_(float("nan"))
+    for bad in (None, {"state": {}}, spoilt):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=r"state"):
+            optimizer.load_state_dict(bad if rank == 0 else saved)
+    before = [whole(p).clone() for p in model.parameters()]
+
+    def closure():
+        if rank == world - 1:
+            raise ArithmeticError("no loss")
+        return 0.0
+
+    with pytest.raises((ArithmeticError, RuntimeError), match="no loss"):
+        optimizer.step(closure)
+    assert all(torch.equal(whole(p), q) for p, q in zip(model.parameters(), before, strict=True))
+    optimizer.load_state_dict(saved)
+    train(model, optimizer, 1)
 
 
 def rest(rank, world, folder):
