@@ -85,7 +85,8 @@ def curved_rates(penalty: Any) -> CurvedRates | None:
     if three is None:
         return None
     r = np.geomspace(1e-3, 1e3, 7)
-    slopes = [h.curve(namespace(r)).slope(r) for h in three]
+    with np.errstate(all="ignore"):  # of a slope that leaves the range
+        slopes = [h.curve(namespace(r)).slope(r) for h in three]
     affine = np.abs(slopes[0] + 2.0 * slopes[2] - 3.0 * slopes[1]) <= 1e-10 * slopes[0]
     return CurvedRates(three[0], three[1], penalty.strength or 1.0) if affine.all() else None
 
