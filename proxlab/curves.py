@@ -413,8 +413,9 @@ def cost(sense: Sense, end: Ends) -> Array:
 
 def cost_next_to(end: Ends, r: Array) -> Array:
     """Return ``F`` at a radius next to that of a point, up to the third power of how far it is."""
-    off = r - end.r
-    return end.value + end.q + off * ((end.tau - end.t) + 0.5 * off * (end.turn + end.kappa))
+    off, bend = r - end.r, end.turn + end.kappa
+    bend = where(fabs(bend) < INF, bend, off * 0.0)
+    return end.value + end.q + off * ((end.tau - end.t) + 0.5 * off * bend)
 
 
 def dearest(sense: Sense, first: Ends, last: Ends) -> Array:

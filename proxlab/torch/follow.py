@@ -33,6 +33,7 @@ from proxlab.torch.ranks import Agreement, Ranks, agreed, failure_of, tried
 from proxlab.torch.shards import like, local, part_of
 from proxlab.torch.sparsity import living
 from proxlab.untraced import untraced
+from proxlab.values import shown
 
 __all__ = ["ProxWrapper"]
 
@@ -171,6 +172,8 @@ class ProxWrapper(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the optimizer, or of this class around one."""
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: must be a dict, got {shown(state_dict)}")
         given: Any = state_dict.get("state")
         masks: dict[Any, Tensor] = {}
         if isinstance(given, Mapping) and all(isinstance(entry, Mapping) for entry in given.values()):

@@ -219,6 +219,8 @@ def test_what_is_frozen_is_saved_at_once(make, steps):
     others, other = made()
     for p, q in zip(params, others, strict=True):
         q.data.copy_(p.detach())
+    with pytest.raises(TypeError, match="state_dict: must be a dict, got None"):
+        other.load_state_dict(None)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert other.frozen.keys() == set(others)
     for k in range(steps, steps + 3):
