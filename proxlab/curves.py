@@ -645,7 +645,11 @@ def judged(
     alive = no(view.dead)
     flat = (bend < INF) & (bend * wide <= 8.0 * doubt)
     kept = alive & (good | flat | (hi - lo <= 16.0 * UNIT * hi))
-    mu = mu_between(plan.towards / where(plan.look > 0, plan.look, one), left, right)
+    # A look at an end, but for rounding, would be one at nothing: half way is the next.
+    look, least = plan.look, 64.0 * sense.eps * hi
+    new = (look - lo > least) & (hi - look > least)
+    mu = where(new, plan.towards / where(look > 0, look, one), -one)
+    mu = mu_between(mu, left, right)
     return Verdict(alive & no(kept), kept, view.floor, plan.low, high, mu)
 
 
@@ -748,9 +752,9 @@ def offer(sense: Sense, best: Best, held: Held, rests: Array, share: float) -> B
     """
     exists, r, objective, low, high = held
     upper = where(exists & rests & (low == 0) & (best.r == 0), fmax(best.upper, high), best.upper)
-    exists = exists & (r > 0)
     least = where(exists, fmin(best.least, low), best.least)
     most = where(exists, fmax(best.most, high), best.most)
+    exists = exists & (r > 0)
     # What two intervals that touch enclose is one.
     slack = 1.0 + 64.0 * sense.eps
     touches = exists & (best.r > 0) & (low <= upper * slack) & (high * slack >= best.lower)

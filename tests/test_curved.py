@@ -319,6 +319,21 @@ def test_every_layout_is_solved_as_its_groups_are(grouping, dtype):
     np.testing.assert_allclose(z.reshape(-1), expected, rtol=1e-12 if dtype == np.float64 else 1e-6)
 
 
+@given(st.sampled_from(BACKENDS), st.floats(-200, -9), st.floats(0.1, 0.95), st.integers(0, 99))
+def test_a_strength_that_is_next_to_none_leaves_a_point_next_to_where_it_was(backend, power, q, seed):
+    """What is looked at next was the point itself, but for rounding, until passes ran out."""
+    rng = np.random.default_rng(seed)
+    x, d = rng.normal(size=(3, 2)) * 10.0 ** rng.uniform(-1, 1), rng.lognormal(size=(3, 2))
+    h = pl.GroupLq(10.0**power, q)
+    s = pl.solve(h, x, metric=d, backend=backend)
+    assert s.ok
+    np.testing.assert_allclose(s.z, x, rtol=1e-6)
+    assert s.evaluations.max() <= 8
+    c = pl.certify(h, s.z, x, metric=d, backend=backend)
+    assert c.decided.all()
+    assert (c.distance <= 1e-10 * np.linalg.norm(x, axis=1)).all()
+
+
 def test_ties_take_the_sparser_and_undecided_certificates_say_so():
     # ℓ½ of one element: zero and 2x/3 tie at x = 3/2 τ^(2/3).
     tau = 0.8

@@ -956,15 +956,6 @@ def driven(rank, world, folder):
         lams = [[h["lam"] for h in o.history] for o in (first, second)]
         np.testing.assert_allclose(*lams, rtol=1e-5)
         assert all(told == lams[1] for told in Ranks.of(model.parameters()).tell(lams[1]))
-    # Dual variables start from the strength that the first step decides on.
-    for make in (pt.LinBreg, pt.AdaBreg):
-        for method in ("quantile", "multiplicative"):
-            one, model = network(), sharded(network())
-            target = TargetSparsity(0.5, method=method, rate=0.5)
-            first, second = (make(mixed(m, 0.1), lr=1e-2, sparsity=target) for m in (one, model))
-            train(one, first, 3)
-            train(model, second, 3)
-            assert_equal(model, one)
     one, model = network(), sharded(network())
     for m in (one, model):
         with torch.no_grad():
@@ -1006,6 +997,15 @@ def strengths(rank, world, folder):
                 found.strengths * penalty.strength, expected, rtol=1e-12, err_msg=row.id
             )
             assert found.sizes.tolist() == [5] * 6
+    # Dual variables start from the strength that the first step decides on.
+    for make in (pt.LinBreg, pt.AdaBreg):
+        for method in ("quantile", "multiplicative"):
+            one, model = network(), sharded(network())
+            target = TargetSparsity(0.5, method=method, rate=0.5)
+            first, second = (make(mixed(m, 0.1), lr=1e-2, sparsity=target) for m in (one, model))
+            train(one, first, 3)
+            train(model, second, 3)
+            assert_equal(model, one)
 
 
 def parallel(rank, world, folder):

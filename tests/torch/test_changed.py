@@ -17,12 +17,17 @@ import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.inexactness import Constant, Distance  # noqa: E402
 from proxlab.optim import TargetSparsity  # noqa: E402
-from tests.torch.methods import METHODS, ONE_EACH  # noqa: E402
+from tests.optim.methods import FEW  # noqa: E402
+from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 OVER = pl.Groups.over
-FUSED = st.sampled_from([None, False])
+#: A method and ``fused``: compiled those that other tests compile anyway.
+WAYS = st.one_of(
+    st.tuples(st.sampled_from(FEW), st.none()),
+    st.tuples(st.sampled_from(sorted(METHODS)), st.just(False)),
+)
 
 
 def everything(optimizer, *others):
@@ -47,11 +52,12 @@ def push(optimizer, seed):
 
 
 @given(
-    name=st.sampled_from(sorted(METHODS)), fused=FUSED, steps=st.integers(0, 3), seed=st.integers(0, 99),
+    way=WAYS, steps=st.integers(0, 3), seed=st.integers(0, 99),
     sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )  # fmt: skip
-def test_members_of_joint_groups_never_step_outside_of_their_memory(name, fused, steps, seed, sizes):
+def test_members_of_joint_groups_never_step_outside_of_their_memory(way, steps, seed, sizes):
     """Where a part gets another shape, the groups may not be as many any more."""
+    name, fused = way
     torch.manual_seed(seed)
     guard, gradients = torch.full((1000,), 7.0), torch.full((1000,), 0.5)
     a, b = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(5))
@@ -93,7 +99,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("what", UNFIT)
 @pytest.mark.parametrize("fused", [None, False])
-@pytest.mark.parametrize("name", ["sgd", "adamw", "linbreg"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_what_does_not_fit_any_more_is_an_error_before_anything_changes(what, fused, name):
     change, told = UNFIT[what]
     joint = "joint" in change
@@ -113,7 +119,8 @@ def test_what_does_not_fit_any_more_is_an_error_before_anything_changes(what, fu
 
 @pytest.mark.parametrize("name", ["linbreg", "adabreg"])
 def test_a_penalty_that_is_set_later_is_of_the_kind_that_a_method_takes(name):
-    optimizer = METHODS[name]([nn.Parameter(torch.randn(4, 3))], penalty=pl.GroupLasso(0.1))
+    params = [nn.Parameter(torch.randn(4, 3))]
+    optimizer = METHODS[name](params, penalty=pl.GroupLasso(0.1), fused=False)
     push(optimizer, 0)
     optimizer.step()
     optimizer.param_groups[0]["penalty"] = pl.GroupMCP(0.1, gamma=3.0)
@@ -159,7 +166,7 @@ def test_a_member_that_becomes_half_is_refused(fused):
 def test_members_that_count_otherwise_have_one_prox_only_if_its_step_is_one(name, fused):
     """Dual averaging and a decay of Adagrad's make it depend on the count."""
     params = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))]
-    first = METHODS[name](params)
+    first = METHODS[name](params, fused=False)
     for k in range(9):
         push(first, k)
         if k < 6:
@@ -179,17 +186,18 @@ def test_members_that_count_otherwise_have_one_prox_only_if_its_step_is_one(name
 
 
 @given(
-    name=st.sampled_from(sorted(ONE_EACH)), fused=FUSED, bad=st.sampled_from([math.nan, math.inf]),
+    way=WAYS, bad=st.sampled_from([math.nan, math.inf]),
     method=st.sampled_from([None, "quantile", "multiplicative"]), axis=st.sampled_from([0, 1]),
     steps=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )  # fmt: skip
-def test_bad_gradients_are_errors_at_rate_0(name, fused, bad, method, axis, steps, dtype):
+def test_bad_gradients_are_errors_at_rate_0(way, bad, method, axis, steps, dtype):
     """A warm-up begins there: no prox would find them, and what is kept would stay so."""
+    name, fused = way
     params = [nn.Parameter(torch.randn(6, 5).to(dtype)) for _ in range(2)]
     target = None if method is None else TargetSparsity(0.5, method=method)
     options = {} if target is None else {"sparsity": target}
     penalty = pl.GroupLasso(0.01, groups=OVER(axis))
-    optimizer = ONE_EACH[name](params, penalty=penalty, fused=fused, **options)
+    optimizer = METHODS[name](params, penalty=penalty, fused=fused, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for k in range(steps):
@@ -241,8 +249,14 @@ def test_a_state_that_no_step_leaves_is_not_loaded(data, name, what):
     assert optimizer.param_groups[0]["lr"] == rate
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [
+        pytest.param(name, fused, marks=[] if name in FEW or fused is False else [pytest.mark.kernels])
+        for name in sorted(METHODS)
+        for fused in (None, False)
+    ],
+)
 @pytest.mark.parametrize("size", [1e18, 1e20, 1e30, 3e38])
 def test_finite_gradients_leave_finite_states_or_nothing(name, fused, size):
     """Their squares may leave the range: an infinite second moment would stop an element for ever."""
