@@ -25,7 +25,7 @@ pytestmark = pytest.mark.torch
 OVER = pl.Groups.over
 #: A method and ``fused``: compiled those that other tests compile anyway.
 WAYS = st.one_of(
-    st.tuples(st.sampled_from(FEW), st.none()),
+    st.tuples(st.sampled_from(["sgd", "adamw"]), st.none()),
     st.tuples(st.sampled_from(sorted(METHODS)), st.just(False)),
 )
 
@@ -188,7 +188,7 @@ def test_members_that_count_otherwise_have_one_prox_only_if_its_step_is_one(name
 @given(
     way=WAYS, bad=st.sampled_from([math.nan, math.inf]),
     method=st.sampled_from([None, "quantile", "multiplicative"]), axis=st.sampled_from([0, 1]),
-    steps=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    steps=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )  # fmt: skip
 def test_bad_gradients_are_errors_at_rate_0(way, bad, method, axis, steps, dtype):
     """A warm-up begins there: no prox would find them, and what is kept would stay so."""
@@ -230,7 +230,7 @@ SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "square_sum")
 def test_a_state_that_no_step_leaves_is_not_loaded(data, name, what):
     make, error, told = BROUGHT[what]
     params = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
-    optimizer = METHODS[name](params, penalty=pl.GroupLasso(0.01))
+    optimizer = METHODS[name](params, penalty=pl.GroupLasso(0.01), fused=False)
     for k in range(2):
         push(optimizer, k)
         optimizer.step()
