@@ -72,6 +72,7 @@ __all__ = [
     "middle",
     "most_passes",
     "narrow",
+    "near_zero",
     "nearer",
     "none_yet",
     "offer",
@@ -730,6 +731,12 @@ def none_yet(rests: Array, active: Array, q: Array, reach: Array) -> Best:
     rests = rests & active
     objective = where(active & no(rests), filled(reach, INF), q)
     return Best(zero, objective, zero, zero, never, where(rests, zero, reach), zero)
+
+
+def near_zero(first: Ends, excess: Array) -> Array:
+    """Return the zero of the tangent at zero, where ``‖b‖`` exceeds the slope by so much."""
+    bend = first.kappa + first.turn
+    return excess / where(bend > 0, bend, excess + 1.0)
 
 
 def cheapest(rests: Array, near: Array, polish: Array, low: Array, high: Array) -> Array:

@@ -68,19 +68,20 @@ def curved_rows(
 
     share = same_share(s.height)
     best = s.on.none_yet(s.rests, active, found.origin.q, reach)
-    bend = found.origin.kappa + found.origin.turn
-    near = s.excess / xp.where(bend > 0, bend, s.excess + 1.0)
+    near = s.on.near_zero(found.origin, s.excess)
     passes = found.evaluations
     for k in range(found.kept.shape[1]):
         exists = found.kept[:, k] & active
         if not bool(xp.any(exists)):
             continue
         low, high = (xp.where(exists, v[:, k], zero) for v in (found.low, found.high))
-        inside = exists & (low > 0)
-        passes = passes + xp.astype(inside, xp.int64)
-        polish = s.polish(xp.where(inside, low, one), xp.where(inside, high, one))
-        r = s.on.cheapest(s.rests, near, polish, low, high)
-        costs = s.cost(xp.where(exists & (r > 0), r, one))
+        r, inside = s.on.cheapest(s.rests, near, low, low, high), low > 0
+        looked = exists & (r > 0)
+        passes = passes + xp.astype(looked, xp.int64)
+        at = xp.where(looked, r, one)
+        end = s.visit(s.slope(at) / at)
+        r = xp.where(inside, s.on.polished(end, low, high), r)
+        costs = s.on.cost_next_to(end, xp.where(inside, r, end.r))
         best = s.on.offer(s.sense, best, Held(exists, r, costs, low, high), s.rests, share)
     # What spreads too far, or costs too much, is not resolved.
     lost = (found.lost | spread) & active

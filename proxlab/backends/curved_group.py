@@ -17,7 +17,7 @@ from proxlab.backends.kernel_records import Found, Scale
 from proxlab.backends.kernels import one_of
 from proxlab.backends.one_group import explained
 from proxlab.backends.records import GroupResults
-from proxlab.backends.sums import exponent, span, sum_ends, sum_moved, sum_path, zero_margin
+from proxlab.backends.sums import exponent, span, sum_ends, sum_path, zero_margin
 from proxlab.bounds import UNIT
 from proxlab.choose import ZERO, Limits, is_close, residual_at_zero, sharpened
 from proxlab.curves import (
@@ -49,6 +49,7 @@ from proxlab.curves import (
     least_at,
     middle,
     narrow,
+    near_zero,
     nearer,
     none_yet,
     offer,
@@ -272,17 +273,6 @@ def visit(g: CurvedGroup, mu: float) -> Ends:
         wd += c
         moved += m
     return visited(g.sense, mu, unit, vv, w, wd, moved, g.price)
-
-
-def cost_at(g: CurvedGroup, r: float) -> float:
-    """Return ``F`` at the point of the path that a radius ``r > 0`` and its ``τ`` name."""
-    tau = slope(g.sense.functions, r, g.price)
-    moved, kept = 0.0, 0.0
-    for first in range(0, g.e.n, g.strip):
-        m, k = sum_moved(part_of(g.e, first, g.strip), r, tau)
-        moved += m
-        kept += k
-    return value(g.sense.functions, sqrt(kept), g.price) + 0.5 * moved
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -561,12 +551,6 @@ def solve_curve(
     )  # fmt: skip
 
 
-def near_zero(first: Ends, excess: float) -> float:
-    """Return the zero of the tangent at zero, where ``‖b‖`` exceeds the slope by so much."""
-    bend = first.kappa + first.turn
-    return excess / (bend if bend > 0.0 else excess + 1.0)
-
-
 def nearest(table: Any, k: int, low: float, high: float) -> Any:
     """Return an end of interval ``k``, and whether what it encloses is next to that."""
     left, right = end_of(table, k, 0), end_of(table, k, AT_RIGHT)
@@ -584,15 +568,13 @@ def choose_best(
         if (table[k, AT_OPEN] > 0.0 or table[k, AT_KEPT] > 0.0) and table[k, AT_FLOOR] <= left.best:
             low, high = table[k, AT_LOW], table[k, AT_HIGH]
             r, objective = cheapest(rests, near, low, low, high), INF
-            if low > 0.0:
+            if r > 0.0:
                 end, next_to = nearest(table, k, low, high)
                 if not next_to:
-                    end = visit(g, slope(g.sense.functions, low, g.price) / low)
+                    end = visit(g, slope(g.sense.functions, r, g.price) / r)
                     passes += 1
-                r = polished(end, low, high)
-                objective = cost_next_to(end, r)
-            elif r > 0.0:
-                objective = cost_at(g, r)
+                r = polished(end, low, high) if low > 0.0 else r
+                objective = cost_next_to(end, r if low > 0.0 else end.r)
             best = offer(g.sense, best, Held(True, r, objective, low, high), rests, share)
     return best, passes
 

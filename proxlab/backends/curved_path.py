@@ -125,18 +125,6 @@ class CurvedPath:
         tau, turn, value = self.on.on_curve(self.sense, r, self.price)
         return Ends(r, self.zero, kappa, self.zero, r, tau, turn, value, self.one)
 
-    def polish(self, low: Array, high: Array) -> Array:
-        """Return the root of ``F'`` between two radii ``> 0`` without bounds of rounding."""
-        found: Array = self.on.polished(self.visit(self.slope(low) / low), low, high)
-        return found
-
-    def cost(self, r: Array) -> Array:
-        """Return ``η p(‖z‖) + ‖z - x‖²_D/2`` at the point of the path that a radius ``r > 0`` and its ``τ``
-        name.
-        """
-        norm, moved = self.rows.at_point(r, self.slope(r))
-        return self.value(norm) + moved
-
     def visit(self, mu: Array) -> Ends:
         """Pass over the groups at a ``μ > 0``."""
         xp, d, size = self.xp, self.rows.d, self.p.size
