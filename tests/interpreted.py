@@ -10,7 +10,7 @@ from typing import get_type_hints
 import numpy as np
 
 from proxlab import scalar
-from proxlab.backends import compiling, copies, numba_certify, numba_cpu, numba_curved
+from proxlab.backends import compiling, copies, numba_cpu, numba_curved
 from proxlab.linker import Given, Target
 
 #: Compiled code divides by zero without an exception, and so do NumPy's numbers.
@@ -55,6 +55,6 @@ def compiled_functions(penalty):
     return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), [])
 
 
-for module in (copies, numba_certify, numba_cpu, numba_curved):
+for module in (compiling, copies, numba_cpu, numba_curved):
     module.outermost = outermost
 numba_curved.compiled_functions = compiled_functions

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import logging
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from inspect import signature
 from typing import Any, get_type_hints
 
@@ -23,7 +24,7 @@ from proxlab.backends.closed import ClosedCompiler, PartCompiler
 from proxlab.backends.disk_cache import KernelCache, folder
 from proxlab.linker import Given, Target, described
 
-__all__ = ["COMPILATION", "TARGET", "made", "outermost", "parts_of", "read_only"]
+__all__ = ["COMPILATION", "TARGET", "alone", "made", "outermost", "parts_of", "read_only"]
 
 logger = logging.getLogger("proxlab")
 
@@ -78,6 +79,12 @@ def outermost(target: Target, kernel: Callable[..., Any], names: Mapping[str, An
     kinds = tuple(parts_of(hints[name]) for name in signature(kernel).parameters)
     given = {**names, "kernel": kernel, "grouped": Given(intrinsic(grouped(kinds)), f"{RECORDS} {kinds}")}
     return made(target.linked(kernels.call_grouped, given, kernel.__name__), False, cache=True)
+
+
+@lru_cache(maxsize=16)
+def alone(kernel: Callable[..., Any]) -> Any:
+    """Compile what Python calls, where no name of it means anything else."""
+    return outermost(TARGET, kernel, {})
 
 
 def parts_of(kind: Any) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 
 from proxlab.backends import threads
 from proxlab.backends.compiling import TARGET, outermost, read_only
-from proxlab.backends.tiles import ROOM, TILE, collect, spread
+from proxlab.backends.tiles import ROOM, TILE, from_rows, over_tiles, to_rows
 
-__all__ = ["group_rows", "over_copies"]
+__all__ = ["CACHED", "group_rows", "over_copies"]
 
 #: Elements of an array that are copied together.
 CACHED = 1 << 17
@@ -27,9 +27,9 @@ def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
 
 
 @lru_cache(maxsize=2)
-def copier(main: Callable[..., Any]) -> Any:
-    """Compile a function that copies tiles, cached on disk."""
-    return outermost(TARGET, main, {})
+def mover(move: Callable[..., Any]) -> Any:
+    """Compile what goes over tiles and moves each."""
+    return outermost(TARGET, over_tiles, {"move": move})
 
 
 def over_copies(
@@ -58,7 +58,7 @@ def over_copies(
     tiles, together = -(-inner // across), max(1, CACHED // max(1, across * n))
     geometry = np.array(shape, dtype=np.int64)
     read, written = [read_only(a.reshape(-1)) for a in sources], [a.reshape(-1) for a in results]
-    dtype, gather, scatter = sources[0].dtype, copier(collect), copier(spread)
+    dtype, gather, scatter = sources[0].dtype, mover(to_rows), mover(from_rows)
 
     def group(tile: int) -> int:
         return (tile // tiles) * inner + (tile % tiles) * across

@@ -8,8 +8,6 @@ The source of the kernels is :mod:`proxlab.backends.certify_kernels`, and for el
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from proxlab.arguments import Problem, as_host, as_tensor, check_finite, check_v
 from proxlab.backends import arrays, threads
 from proxlab.backends.certify_elements import certify_elements
 from proxlab.backends.certify_kernels import Out, certify_rows
-from proxlab.backends.compiling import TARGET, outermost, read_only
+from proxlab.backends.compiling import alone, read_only
 from proxlab.backends.copies import group_rows, over_copies
 from proxlab.backends.records import Bounds
 from proxlab.groups import AxisLayout, Layout
@@ -40,12 +38,6 @@ def applies(penalty: Penalty, layout: Layout) -> bool:
         return False
     pieces = equation.rows
     return len(pieces) <= 3 and bool(pieces[0, 1] > 0 or pieces[0, 2] > 0)
-
-
-@lru_cache(maxsize=2)
-def kernel(main: Callable[..., Any]) -> Any:
-    """Compile a kernel, cached on disk."""
-    return outermost(TARGET, main, {})
 
 
 def _pieces(penalty: Penalty) -> Any:
@@ -95,7 +87,7 @@ def _strided_bounds(
     tuple of Bounds and array of bool, or None
         As from :func:`_row_bounds`.
     """
-    out, certify, pieces = _room(shape[0] * shape[2]), kernel(certify_rows), _pieces(penalty)
+    out, certify, pieces = _room(shape[0] * shape[2]), alone(certify_rows), _pieces(penalty)
     steps, weights = read_only(steps), read_only(weights)
 
     def work(low: int, high: int, xs: Any, zs: Any, ds: Any) -> int:
@@ -120,7 +112,7 @@ def _row_bounds(
     z, x, d, steps, weights = map(read_only, (z, x, d, steps, weights))
     if penalty.equation.flat:
         lam, nonnegative = penalty.threshold, penalty.nonnegative
-        elements = kernel(certify_elements)
+        elements = alone(certify_elements)
         xf, zf, df = x.reshape(-1), z.reshape(-1), d.reshape(-1)
 
         def task(begin: int, finish: int) -> int:
@@ -129,7 +121,7 @@ def _row_bounds(
     else:
         pieces = _pieces(penalty)
         least, most = _extremes(d, pieces)
-        certify = kernel(certify_rows)
+        certify = alone(certify_rows)
 
         def task(begin: int, finish: int) -> int:
             found: int = certify(x, z, d, least, most, steps, weights, pieces, begin, finish, *out)

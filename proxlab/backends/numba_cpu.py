@@ -14,7 +14,7 @@ from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from proxlab import autograd
 from proxlab.arguments import Problem, as_host, as_tensor, check_values, native
 from proxlab.backends import column_kernels, column_sums, kernels, threads
-from proxlab.backends.compiling import TARGET, outermost, read_only
+from proxlab.backends.compiling import TARGET, alone, outermost, read_only
 from proxlab.backends.kernel_records import Data, Lying, Scratch, Shrink, Steps
 from proxlab.backends.one_group import EQUATION_NAMES
 from proxlab.backends.records import GroupResults, Options, Solved
@@ -82,12 +82,6 @@ def column_solver(narrow: bool) -> Any:
     """
     names = column_kernels.RATIO.names() | {"propose": column_kernels.propose_third, "NEEDS_BRACKET": False}
     return outermost(TARGET, column_kernels.solve_columns, names | {"NARROW": narrow})
-
-
-@lru_cache(maxsize=1)
-def elementwise() -> Any:
-    """Build the kernel of the elementwise part alone."""
-    return outermost(TARGET, kernels.shrink_all, {})
 
 
 def solve(p: Problem, options: Options) -> Solved:
@@ -234,7 +228,7 @@ def _by_columns(penalty: Penalty, finder: RootFinder) -> bool:
 
 def _run_elements(data: Data, steps: Any, shrink: Shrink) -> int:
     """Apply the elementwise part alone."""
-    kernel = elementwise()
+    kernel = alone(kernels.shrink_all)
 
     def elements(begin: int, finish: int) -> int:
         found: int = kernel(*data, begin, finish, steps, *shrink)
