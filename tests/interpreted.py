@@ -51,8 +51,10 @@ FUNCTIONS = []
 def compiled_functions(penalty):
     """Give the functions of a penalty numbers instead of addresses."""
     first = len(FUNCTIONS)
-    FUNCTIONS.extend(getattr(penalty, name) for name in numba_curved.METHODS)
-    return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), [])
+    own = [getattr(penalty, name) for name in numba_curved.METHODS]
+    FUNCTIONS.extend(own)
+    called = [lambda _, r, f=f: f(np.float64(r)) for f in own]
+    return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), called)
 
 
 for module in (compiling, copies, numba_cpu, numba_curved):

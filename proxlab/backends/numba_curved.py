@@ -25,7 +25,7 @@ from proxlab.arguments import Problem
 from proxlab.backends import array_curved, arrays, curved_group, threads
 from proxlab.backends.array_api import RowSolution
 from proxlab.backends.compiling import TARGET, made, outermost, read_only
-from proxlab.backends.copies import over_copies
+from proxlab.backends.copies import CACHED, over_copies
 from proxlab.backends.curved_group import (
     COLUMNS,
     CurvedRequest,
@@ -74,20 +74,27 @@ def solve_axes(
     outer, height, inner, run = shape
     n = height * run
     solver = RowSolver(compiled, p.penalty, options.finder, options.rtol, options.explain, n)
-    steps, weights = p.group_steps(), p.group_weights()
-    d = flat.d if flat.dense else np.full_like(flat.x, flat.d[0])
+    steps, weights, dense = p.group_steps(), p.group_weights(), flat.dense
 
-    def on_rows(low: int, high: int, x: Any, d: Any, z: Any) -> int:
+    def on_rows(low: int, high: int, x: Any, *others: Any) -> int:
+        # A scalar metric is spread over some rows at a time.
+        d, z = others if dense else (np.full_like(x, flat.d[0]), others[0])
         own = GroupResults(*(a[low:high] for a in results))
         return solver(x, d, z, steps[low:high], weights[low:high], own)
 
+    read = (flat.x, flat.d) if dense else (flat.x,)
     if height > 1:
-        return over_copies(shape, (flat.x, d), (flat.z,), on_rows)
-    rows = [a.reshape(outer * inner, n) for a in (flat.x, d, flat.z)]
+        return over_copies(shape, read, (flat.z,), on_rows)
+    rows = [a.reshape(outer * inner, n) for a in (*read, flat.z)]
 
     def task(begin: int, finish: int) -> int:
-        bad = on_rows(begin, finish, *(a[begin:finish] for a in rows))
-        return bad if bad < 0 else begin + bad
+        step = finish - begin if dense else max(1, CACHED // n)
+        for low in range(begin, finish, step):
+            high = min(low + step, finish)
+            bad = on_rows(low, high, *(a[low:high] for a in rows))
+            if bad >= 0:
+                return low + bad
+        return -1
 
     return threads.run(task, outer * inner, flat.x.size)
 
@@ -126,7 +133,7 @@ class RowSolver:
         value, slope, curvature = compiled.addresses
         functions = Functions(value, slope, curvature, self._own.ctypes.data)
         falls, bends = penalty.slope_falls, penalty.slope_falls and penalty.slope_is_convex
-        first = strength * float(unit.curve(_NUMPY).slope(np.zeros(1))[0])
+        first = strength * float(compiled.functions[1](functions.own, 0.0))
         self._known = KnownCurve(functions, falls, bends, bool(penalty.nonnegative), float(strength), first)
         most = most_passes(falls, bends, finder.max_iterations)
         self._limits = Limits(rtol, float(finder.atol), most, explain)
