@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numba.core.registry import CPUDispatcher
 
 import proxlab as pl
-from proxlab.backends import numba_certify
+from proxlab.backends import numba_certify, numba_cpu
 from proxlab.backends import threads as workers
 from proxlab.backends.disk_cache import KernelCache
 from tests.cases import cases
@@ -136,6 +136,7 @@ def test_groups_are_solved_the_same_however_they_lie(
     plain = pl.solve(within, laid(x), step, metric=laid(d), root_finder=finder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "SMALL", 1)
+        patch.setattr(numba_cpu, "FEW", 0)
         pl.set_num_threads(threads)
         lying = pl.solve(across, x, step, metric=d, root_finder=finder)
         found = pl.prox(across, x, step, metric=d, root_finder=finder, out=x)

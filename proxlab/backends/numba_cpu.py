@@ -29,6 +29,8 @@ __all__ = ["solve", "solve_host"]
 
 #: Runs of neighbouring elements of a group that are longer are copied together instead.
 MAX_RUN = 64
+#: Elements of arrays that stay in cache however groups are read, so that tiles cost more than they save.
+FEW = 1 << 13
 #: Passes after which a block's stragglers are solved one by one.
 MAX_PASSES = 8
 NO_INDEX = np.zeros(0, np.int64)
@@ -192,6 +194,8 @@ def _run(p: Problem, options: Options, flat: Data, results: GroupResults) -> int
             return bad
         place, across = place._replace(chosen=read_only(np.flatnonzero(hard))), None
         total = len(place.chosen)
+    elif flat.x.size <= FEW:
+        across = None
     is_rows = across is not None or (shape is not None and shape[1] == 1 and shape[3] > 0)
     solver = _GroupSolver(p, options, flat, is_rows, longest)
     if across is not None:
