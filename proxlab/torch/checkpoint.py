@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,22 @@ __all__ = ["load_network", "save_network"]
 
 #: Entry of a file's metadata, and the version of what is in it.
 _ENTRY, _VERSION = "proxlab", 1
+
+
+class _Saved(NamedTuple):
+    """What a file says of a module: the name of its type, its numbers, and the names of its tensors."""
+
+    kind: str
+    numbers: dict[str, Any]
+    tensors: list[str]
+
+
+class _File(NamedTuple):
+    """What a file holds: modules by their paths, first names of shared tensors, and the tensors."""
+
+    modules: dict[str, _Saved]
+    shared: dict[str, str]
+    tensors: dict[str, Any]
 
 
 def save_network(model: nn.Module, file: str | os.PathLike[str]) -> Path:
@@ -70,9 +86,7 @@ def save_network(model: nn.Module, file: str | os.PathLike[str]) -> Path:
                 f"model: {path!r} must have no state of its own, but {type(module).__name__} has "
                 "get_extra_state"
             )
-        modules[path] = {
-            "kind": type(module).__name__, "numbers": held.numbers, "tensors": list(held.shapes),
-        }  # fmt: skip
+        modules[path] = _Saved(type(module).__name__, held.numbers, list(held.shapes))._asdict()
     first = {id(t): name for name, t in tensors.items()}
     shared = {name: first[id(t)] for name, t in _every_name(model) if first[id(t)] != name}
     said = json.dumps({"version": _VERSION, "modules": modules, "shared": shared})
@@ -128,31 +142,28 @@ def load_network(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
     """
     _safetensors()
     model = check_model(model)
-    said, tensors = _read(Path(file))
+    saved = _read(Path(file))
     model = copied(model)
-    for path, entry in said["modules"].items():
-        if entry["kind"] == HeadAttention.__name__ and isinstance(
-            _module(model, path), nn.MultiheadAttention
-        ):
+    for path, entry in saved.modules.items():
+        if entry.kind == HeadAttention.__name__ and isinstance(_module(model, path), nn.MultiheadAttention):
             stand_in(model, path)
-    own, there = dict(model.named_modules(remove_duplicate=False)), said["modules"]
+    own, there = dict(model.named_modules(remove_duplicate=False)), saved.modules
     for path in (*own, *there):
         if path not in own or path not in there:
             where = "the file" if path in own else "the model"
             raise ValueError(f"model: must be the network of the file, but {path!r} is not in {where}")
     for path, module in own.items():
-        entry = there[path]
-        if type(module).__name__ != entry["kind"]:
+        if type(module).__name__ != there[path].kind:
             raise ValueError(
-                f"model: must be the network of the file, in which {path!r} is a {entry['kind']}, not a "
+                f"model: must be the network of the file, in which {path!r} is a {there[path].kind}, not a "
                 f"{type(module).__name__}"
             )
-        _fill(path, module, entry, said["shared"], tensors)
+        _fill(path, module, saved)
     return model
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a file says of the modules, and its tensors; all that it speaks of are there."""
+def _read(file: Path) -> _File:
+    """Return what a file holds; all tensors that it speaks of are there."""
     from safetensors import SafetensorError, safe_open
 
     told = f"file: must be one that proxlab.torch.save_network wrote, version {_VERSION}, but {str(file)!r}"
@@ -167,31 +178,33 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         has = f"version {said['version']!r}" if known else "no record of widths"
         raise ValueError(f"{told} has {has}")
     try:
-        full = [_join(path, name) for path, entry in said["modules"].items() for name in entry["tensors"]]
-        for entry in said["modules"].values():
-            _ = entry["kind"], entry["numbers"].items()
-        first = {said["shared"].get(name, name) for name in full}
-    except (KeyError, TypeError, AttributeError) as error:
+        modules = {
+            path: _Saved(str(entry["kind"]), dict(entry["numbers"]), list(map(str, entry["tensors"])))
+            for path, entry in said["modules"].items()
+        }
+        shared = dict(said["shared"])
+        full = [_join(path, name) for path, entry in modules.items() for name in entry.tensors]
+        first = {shared.get(name, name) for name in full}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{told} has a record of widths that is none: {error!r}") from error
     if missing := sorted(first - set(tensors)):
         raise ValueError(f"{told} lacks the tensor {missing[0]!r}")
-    return said, tensors
+    return _File(modules, shared, tensors)
 
 
-def _fill(
-    path: str, module: nn.Module, entry: dict[str, Any], shared: dict[str, str], tensors: dict[str, Any]
-) -> None:
+def _fill(path: str, module: nn.Module, saved: _File) -> None:
     """Give a module the numbers and tensors of the file. Tensors that modules share are put in once."""
-    for name in set(contents(module).shapes) - set(entry["tensors"]):
+    _, numbers, names = saved.modules[path]
+    for name in set(contents(module).shapes) - set(names):
         raise ValueError(f"model: {_join(path, name)!r} must be in the file, too")
-    for name, value in entry["numbers"].items():
+    for name, value in numbers.items():
         old = getattr(module, name, None)
         setattr(module, name, _as_were(value, old))
-    for name in entry["tensors"]:
+    for name in names:
         full = _join(path, name)
-        first = shared.get(full, full)
+        first = saved.shared.get(full, full)
         old = getattr(module, name, None)
-        new = tensors[first]
+        new = saved.tensors[first]
         like = old if isinstance(old, Tensor) else next(module.parameters(recurse=False), new)
         if isinstance(old, nn.Parameter) or (old is None and name in module._parameters):
             if not isinstance(new, nn.Parameter):
@@ -200,7 +213,7 @@ def _fill(
             raise ValueError(f"model: must have a tensor {full!r}, as the file has")
         else:
             new = new.to(like.device)
-        tensors[first] = new
+        saved.tensors[first] = new
         if name in vars(module):
             vars(module)[name] = new
         else:
