@@ -27,6 +27,7 @@ from proxlab.torch.problems import (
     check_group,
     given_groups,
     name_parameter,
+    not_finite,
     wide,
 )
 from proxlab.torch.ranks import Agreement, Ranks, agreed, failure_of, tried
@@ -271,12 +272,15 @@ class ProxWrapper(torch.optim.Optimizer):
 
     def _check_gradients(self) -> None:
         """Raise an error that names a penalised parameter whose gradient is not finite."""
-        for number, group in enumerate(self.penalised):
-            for k, p in enumerate(group["params"]):
-                grad = p.grad
-                if grad is not None and grad.layout is torch.strided and not bool(torch.isfinite(grad).all()):
-                    where = f"groups[{number}], {name_parameter(group, k)}"
-                    raise ValueError(f"{where}: its gradient must be finite")
+        placed = [
+            (number, k, local(p.grad))
+            for number, group in enumerate(self.penalised)
+            for k, p in enumerate(group["params"])
+            if p.grad is not None and p.grad.layout is torch.strided
+        ]
+        for number, k, _ in (placed[i] for i in not_finite([grad for *_, grad in placed])):
+            where = f"groups[{number}], {name_parameter(self.penalised[number], k)}"
+            raise ValueError(f"{where}: its gradient must be finite")
 
     def _take_own(
         self, blocks: Sequence[Block], seen: Mapping[str, ProxProblem], watch: Watch | None, count: int

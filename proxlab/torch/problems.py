@@ -33,6 +33,7 @@ __all__ = [
     "check_range",
     "given_groups",
     "name_parameter",
+    "not_finite",
     "on_host",
     "read_all",
     "rounding_to",
@@ -300,6 +301,17 @@ def read_all(numbers: Sequence[Tensor]) -> list[float]:
         for k, value in zip(chosen, values, strict=True):
             found[k] = value
     return found
+
+
+def not_finite(tensors: Sequence[Tensor]) -> list[int]:
+    """Return which of tensors that lie here have elements that are not finite, with one wait on a GPU.
+
+    Norms say it in a pass for all of a type; one that only overflowed is looked at once more.
+    """
+    some = [k for k, a in enumerate(tensors) if a.numel()]
+    sizes = read_all(norms([tensors[k].detach() for k in some]))
+    doubted = [k for k, size in zip(some, sizes, strict=True) if not math.isfinite(size)]
+    return [k for k in doubted if not bool(torch.isfinite(tensors[k]).all())]
 
 
 def check_range(weights: Sequence[Tensor], dtype: torch.dtype, where: Callable[[int], str]) -> None:
