@@ -18,6 +18,7 @@ from proxlab.optim.rules import check_settings, check_start
 from proxlab.optim.sparsity import TargetSparsity, check_sparsity
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
+from proxlab.torch.fitting import Fitting
 from proxlab.torch.loading import adapted, check_entry, check_noted
 from proxlab.torch.problems import check_group
 from proxlab.torch.ranks import Ranks
@@ -88,7 +89,7 @@ class ProxOptimizer(Stepper):
         target = check_sparsity(sparsity)
         self._strength = None if target is None else DrivenStrength(target)
         self._vanishing = Vanishing()
-        self._lent, self._fitting = set(), {}
+        self._lent, self._fitting = set(), Fitting()
         self._validated: dict[int, tuple[list[Any], dict[str, Any]]] = {}
         self._check_settings(settings)
         super().__init__(params, {**settings, "penalty": penalty})
@@ -293,7 +294,7 @@ class ProxOptimizer(Stepper):
         super().__setstate__(state)
         self.__dict__.setdefault("_lent", set())
         self.__dict__.setdefault("_validated", {})
-        self.__dict__.setdefault("_fitting", {})
+        self.__dict__.setdefault("_fitting", Fitting())
         self._vanishing.forget()
 
 

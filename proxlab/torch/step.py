@@ -6,13 +6,11 @@ about them is kept for the next step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -30,6 +28,7 @@ from proxlab.rootfinders import RootFinder
 from proxlab.torch.cut import dual_starts, solve
 from proxlab.torch.everyone import all_moving
 from proxlab.torch.exchange import Share, prox_problem
+from proxlab.torch.fitting import Fitting
 from proxlab.torch.memory import check_apart, check_tensors, overlap, spans_of
 from proxlab.torch.obstacles import obstacle
 from proxlab.torch.problems import (
@@ -38,12 +37,10 @@ from proxlab.torch.problems import (
     CutProblem,
     Proposals,
     as_tensor,
-    check_group,
     check_range,
     name_parameter,
-    norms,
+    not_finite,
     on_host,
-    read_all,
     uses_of,
     wide,
 )
@@ -132,8 +129,7 @@ class Stepper(torch.optim.Optimizer):
     _strength: DrivenStrength | None
     _tolerance: Tolerance | None
     _vanishing: Vanishing
-    # What of each param group was seen to fit together (_check_fit), as it was.
-    _fitting: dict[int, tuple[list[Any], list[Any]]]
+    _fitting: Fitting
     # Parameters whose state somebody else may hold: it is not changed in place.
     _lent: set[Tensor]
 
@@ -417,21 +413,18 @@ class Stepper(torch.optim.Optimizer):
 
     def _check_finite(self, blocks: Sequence[Block]) -> None:
         """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
-        held: list[list[Tensor]] = []
-        penalised = [block for block in blocks if block.penalty is not None]
-        for block in penalised:
-            slots = [slot.name for slot in self.rule.select(block.settings).slots]
-            own = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
-            every = (*own, *(p.grad for p in block.params))
-            held.append([local(a) for a in every if a is not None and local(a).numel()])
-        finite = list(map(math.isfinite, read_all(norms([a for own in held for a in own]))))
-        ends = accumulate(map(len, held))
-        for block, tensors, end in zip(penalised, held, ends, strict=True):
-            if not all(finite[end - len(tensors) : end]):
-                # On a GPU values are not checked unless one asks.
-                problem = self._problem(block)
-                if problem.is_open:
-                    problem.asked().prox(self._finder(), check=True)
+        held: list[tuple[Block, Tensor]] = []
+        for block in blocks:
+            if block.penalty is not None:
+                slots = [slot.name for slot in self.rule.select(block.settings).slots]
+                own = (self.state.get(p, {}).get(name) for p in block.params for name in slots)
+                every = (*own, *(p.grad for p in block.params))
+                held += [(block, local(a)) for a in every if a is not None]
+        # On a GPU values are not checked unless one asks.
+        for block in {held[k][0]: None for k in not_finite([a for _, a in held])}:
+            problem = self._problem(block)
+            if problem.is_open:
+                problem.asked().prox(self._finder(), check=True)
 
     def _asks_for_state(self, blocks: list[Block], ranks: Ranks | None) -> bool:
         """Say whether a step is there to make the state exist, and not to be taken.
@@ -520,7 +513,7 @@ class Stepper(torch.optim.Optimizer):
         active = self._steps + 1 >= self.start
         for number, places in chosen:
             group, settings = self.param_groups[number], self._settings_of(number)
-            self._check_fit(number)
+            self._fitting.check(number, group, self._given_penalties()[number], self.rule.convex)
             live = [k for k in places if group["params"][k].grad is not None]
             for k in live:
                 if group["params"][k].grad.is_sparse:
@@ -532,18 +525,6 @@ class Stepper(torch.optim.Optimizer):
             else:
                 for k in live:
                     yield Block(number, group, settings, k, active)
-
-    def _check_fit(self, number: int) -> None:
-        """Raise an error if parameters, penalty and joint groups of a param group do not fit any more."""
-        group = self.param_groups[number]
-        joint = group.get("joint")
-        parts = joint if isinstance(joint, (list, tuple)) else (joint,)
-        kinds = [(p.shape, p.dtype, p.device) for p in group["params"]]
-        now, before = [self._given_penalties()[number], *parts], self._fitting.get(number)
-        same = before is not None and len(now) == len(before[0]) and all(map(is_, now, before[0]))
-        if not same or before is None or kinds != before[1]:
-            check_group(group, f"param group {number}", self.rule.convex)
-            self._fitting[number] = now, kinds
 
     def _checked_blocks(self) -> list[Block]:
         """Return the blocks of a step, whose tensors fit and are apart."""
