@@ -51,9 +51,9 @@ FUNCTIONS = []
 def compiled_functions(penalty):
     """Give the functions of a penalty numbers instead of addresses."""
     first = len(FUNCTIONS)
-    own = [getattr(penalty, name) for name in numba_curved.METHODS]
-    FUNCTIONS.extend(own)
-    called = [lambda _, r, f=f: f(np.float64(r)) for f in own]
+    # Those over arrays: compiled code has no exception where an exponential leaves the range.
+    FUNCTIONS.extend(lambda r, f=f: np.float64(f(np.float64(r))) for f in penalty.curve(np))
+    called = [lambda _, r, f=f: f(r) for f in FUNCTIONS[first:]]
     return numba_curved.Compiled((), list(range(first, len(FUNCTIONS))), called)
 
 

@@ -52,7 +52,7 @@ SUITES = [
             *(f"backends/{k}.py" for k in ("curved_search", "curved_path", "array_curved", "curved_certify")),
             "backends/curved_group.py",
         ],
-        "curved",
+        "curved curved_compiled curved_extremes",
         "cannot_be_compiled",
     ),
     (["backends/decimal_rows.py"], "extremes", "certificate"),
