@@ -149,6 +149,7 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step GroupLinf columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLinf", 6e-4, 0.5, 512)),
     "step GroupLog columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLog", 6e-4, 0.5, 512)),
     "step GroupLq columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLq", 6e-4, 0.5, 512)),
+    "step RAMDA rows": lambda: _step(_MATRICES[:2], 0, _lasso(lambda pl: pl.Groups.over(1)), method="RAMDA"),
     "step RAMDA columns": lambda: _step(
         _MATRICES[:2], 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"
     ),
@@ -169,6 +170,7 @@ SIZES = {
     "step GroupLinf columns": 2 * 512 * 512,
     "step GroupLog columns": 2 * 512 * 512,
     "step GroupLq columns": 2 * 512 * 512,
+    "step RAMDA rows": 2 * 512 * 512,
     "step RAMDA columns": 2 * 512 * 512,
     "step to a target": 2 * 512 * 512,
 }
