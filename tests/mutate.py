@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+#: What is compiled again for each mutant.
+COMPILED = ["optim/rules.py", "optim/updates.py", "optim/cube_root.py"]
 #: What is mutated, the tests that should notice, those first that find most in least time, and words in the
 #: names of those that say nothing about it, or take minutes where kernels are not compiled.
 SUITES = [
@@ -57,7 +59,10 @@ SUITES = [
     ),
     (["backends/decimal_rows.py"], "extremes", "certificate"),
     (
-        [f"backends/{k}.py" for k in ("certify_kernels", "certify_sums", "certify_elements", "tiles")],
+        [
+            f"backends/{k}.py"
+            for k in ("certify_kernels", "certify_sums", "certify_elements", "tiles", "copies")
+        ],
         "certificate extremes kernels",
         "array_api prox spread values vanishing finders forty precision root_against threshold columns",
     ),
@@ -81,7 +86,7 @@ SUITES = [
         "optim/fused_groups engine optim/fused_cpu",
         "training rows_are columns_are",
     ),
-    (["optim/rules.py", "optim/updates.py"], "optim/rules optim/fused_cpu optim/optimizers", ""),
+    (COMPILED, "optim/rules optim/fused_cpu optim/optimizers", ""),
 ]
 CONFIG = """
 [cosmic-ray]
@@ -145,8 +150,7 @@ def run(
     config, session = copy / f"{name}.toml", copy / f"{name}.sqlite"
     files = " ".join(re.sub(r"(\w+)$", r"test_\1.py", f"tests/{test}") for test in tests.split())
     plugins = "-p no:cacheprovider"
-    if "optim/rules.py" not in modules:
-        # Kernels are not compiled, which would be once for each mutant; those of the rules are.
+    if not set(modules) <= set(COMPILED):
         words = f"million without_a_module torch {left_out}".split()
         plugins += f" -p tests.interpreted -k '{' and '.join(f'not {word}' for word in words)}'"
     command = f"{sys.executable} -m pytest -x -q {plugins} {files}"

@@ -15,6 +15,7 @@ from proxlab.backends.records import GroupResults
 from proxlab.choose import Limits
 from proxlab.scalar import exp, expm1, log1p
 from tests.curved_penalties import PENALTIES, Laplace
+from tests.table import BACKENDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ class Mixed(pl.CurvedPenalty):
 def rows_of(data, rows=12):
     """Draw rows of one length: ordinary, zero and short ones, and some that spread beyond all bounds."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    n = data.draw(st.integers(1, 70))
+    # Sums of more than 128 elements are of strips first.
+    n = data.draw(st.one_of(st.integers(1, 70), st.integers(1, 70), st.sampled_from([129, 256, 301])))
     x = rng.normal(size=(rows, n)) * rng.lognormal(
         size=(rows, 1), sigma=data.draw(st.sampled_from([0.3, 2.0]))
     )
@@ -159,6 +161,23 @@ class Wrapped(pl.GroupLog):
     @logged
     def slope_at(self, r):
         return self.lam / (r + self.eps)
+
+
+@given(
+    st.builds(pl.GroupLog, st.floats(0.01, 10.0), st.floats(1e-6, 1e-2)),
+    st.integers(1, 9),
+    st.integers(0, 99),
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_that_clearly_vanish_cost_no_pass(backend, h, n, seed):
+    """A tenth of the way already costs more than zero, and the slope falls: there is nothing to find."""
+    x = np.random.default_rng(seed).normal(size=(5, n))
+    norm = 10.0
+    while h.value_at(0.1 * norm) < norm**2:
+        norm /= 2.0
+    found = pl.solve(h, norm * x / np.linalg.norm(x, axis=1, keepdims=True), backend=backend)
+    assert (found.radius == 0).all()
+    assert (found.evaluations == 0).all()
 
 
 @pytest.mark.parametrize("kind", [Helped, Listed, Hidden, Super, Wrapped])
