@@ -57,12 +57,10 @@ SUITES = [
         "curved curved_compiled curved_extremes",
         "cannot_be_compiled",
     ),
+    (["backends/tiles.py", "backends/copies.py"], "copies", ""),
     (["backends/decimal_rows.py"], "extremes", "certificate"),
     (
-        [
-            f"backends/{k}.py"
-            for k in ("certify_kernels", "certify_sums", "certify_elements", "tiles", "copies")
-        ],
+        [f"backends/{k}.py" for k in ("certify_kernels", "certify_sums", "certify_elements")],
         "certificate extremes kernels",
         "array_api prox spread values vanishing finders forty precision root_against threshold columns",
     ),

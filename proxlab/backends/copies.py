@@ -22,8 +22,8 @@ NARROWEST = 16
 
 def group_rows(a: Any, shape: tuple[int, int, int, int], groups: Any) -> Any:
     """Return some groups of a contiguous array as rows; ``shape`` is its canonical one."""
-    inner = shape[2]
-    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), -1)
+    _, height, inner, run = shape
+    return a.reshape(shape)[groups // inner, :, groups % inner, :].reshape(len(groups), height * run)
 
 
 @lru_cache(maxsize=2)
