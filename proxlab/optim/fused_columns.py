@@ -223,7 +223,7 @@ def update_row(t: Tensor, step: Step, o: int, n: int, tile: Any, place: Any) -> 
         tile[place + i] = d
 
 
-def add_updated(w: Any, o: int, place: Any, n: int, room: ColumnRoom, one: float) -> None:
+def add_updated(w: Any, o: Any, place: Any, n: int, room: ColumnRoom, one: float) -> None:
     """Add the terms of a row whose metric is in the tile."""
     part, tile = room.part, room.tile
     for i in range(n):

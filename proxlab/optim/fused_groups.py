@@ -341,9 +341,10 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
 
 def quotient(group: Group, eta: float, numbers: Numbers) -> Any:
     """Return ratio and rest of ``z = x q/(q + rest)``, and the state."""
+    # What neighbours may read is read of all: under a condition, it would be gathered.
+    tau, ratio = tau_at(numbers.table, group.k, group.r, eta), ratio_of(group, eta, numbers)
     if group.state != DONE or group.r == 0.0:
         return 0.0, 1.0, group.state
-    if tau_at(numbers.table, group.k, group.r, eta) == 0.0:
+    if tau == 0.0:
         return 1.0, 0.0, group.state
-    ratio = ratio_of(group, eta, numbers)
     return ratio, 1.0, DONE if ratio > 0.0 else HARD

@@ -23,10 +23,9 @@ from proxlab.optim.fused_blocks import (
 from proxlab.optim.fused_columns import (
     ColumnRoom,
     add0,
-    add1,
     add3,
-    add7,
-    all_terms,
+    add_four,
+    add_updated,
     pass_of,
     stream_of,
 )
@@ -41,18 +40,19 @@ ROOM = SHORT * SIDE
 WIDE = np.uint64(SIDE)
 
 
-def square_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's ``x²``; here and in what follows the metric is in the place of the gradient."""
-    return (t.w[k] * t.w[k],)
-
-
-def terms_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's terms at zero and at the ratio."""
-    return all_terms(t.w[k], t.g[k], ratio, step.one)
+def terms_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
+    """Add the terms of rows at zero and at the ratio; the metric is in the tile."""
+    place, whole = UINT(3 * ROOM), UINT(rows - rows % 4)
+    for i in range(UINT(0), whole, UINT(4)):
+        o = i * WIDE
+        p, q, r = o + WIDE, o + WIDE + WIDE, o + WIDE + WIDE + WIDE
+        add_four(t.w, (o, p, q, r), place + o, WIDE, n, room, step.one)
+    for i in range(whole, UINT(rows)):
+        add_updated(t.w, i * WIDE, place + i * WIDE, n, room, step.one)
 
 
 def ratio_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's terms at the ratio."""
+    """Return an element's terms at the ratio; here and below the metric is in the place of the gradient."""
     return terms(t.w[k], t.g[k], ratio, step.one)
 
 
@@ -62,24 +62,39 @@ def write_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     return ()
 
 
-pass_squares, pass_terms, pass_ratio, pass_write = (
-    pass_of(stream_of(square_side, add1, 1), 1, 0), pass_of(stream_of(terms_side, add7, 7), 7, 0),
-    pass_of(stream_of(ratio_side, add3, 3), 3, 4), pass_of(stream_of(write_side, add0, 0), 0, 0),
+pass_terms, pass_ratio, pass_write = (
+    pass_of(terms_rows, 7, 0), pass_of(stream_of(ratio_side, add3, 3), 3, 4),
+    pass_of(stream_of(write_side, add0, 0), 0, 0),
 )  # fmt: skip
 
 
-def lay(a: Any, o: Any, n: Any, count: int, side: Any) -> None:
-    """Lay ``count`` groups of ``n`` elements, from ``o`` on, side by side."""
+def lay(
+    t: Tensor, o: Any, n: Any, count: int, x: Any, d: Any, point: Any, metric: Any, zero: float, squares: Any
+) -> None:
+    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and sum the weights' squares.
+
+    The weights of the groups follow one another from ``o`` on.
+    """
     for j in range(UINT(count)):
+        total = zero
         for k in range(n):
-            side[k * WIDE + j] = a[o + j * n + k]
+            i = j * n + k
+            point[k * WIDE + j] = x[i]
+            metric[k * WIDE + j] = d[i]
+            total += t.w[o + i] * t.w[o + i]
+        squares[j] = total
 
 
-def lift(side: Any, a: Any, o: Any, n: Any, count: int) -> None:
-    """Undo :func:`lay`."""
+def lift(side: Any, x: Any, n: Any, count: int, w: Any, o: Any) -> None:
+    """Write what lies side by side to the weights, from ``o`` on.
+
+    By way of ``x``, which to the compiler might be ``side``: else it would gather vectors, at twice the cost.
+    """
     for j in range(UINT(count)):
         for k in range(n):
-            a[o + j * n + k] = side[k * WIDE + j]
+            x[j * n + k] = side[k * WIDE + j]
+    for i in range(n * UINT(count)):
+        w[o + i] = x[i]
 
 
 def solve_side(
@@ -91,18 +106,10 @@ def solve_side(
     x, d, point, metric = tile[:ROOM], tile[ROOM : 2 * ROOM], tile[2 * ROOM : 3 * ROOM], tile[3 * ROOM :]
     side = Tensor(point, metric, (), (1, t.shape[3], SIDE, 1, 1))
     block = block_in(room.values, 0, count, room.values[SQUARES])
-    lay(t.w, o, n, count, point)
-    for j in range(count):
-        block.ratio[j] = 0.0
-        block.sums[0, j] = 0.0
-    pass_squares(side, step, block, room)
-    for j in range(count):
-        block.squares[j] = block.sums[0, j]
-    begin_groups(block, weights[first : first + count] if len(weights) > 1 else weights, numbers)
     # Where they lie: written at distances, what is updated would be no vectors.
     update(t, step, o, n * UINT(count), x, d, UINT(0))
-    lay(x, UINT(0), n, count, point)
-    lay(d, UINT(0), n, count, metric)
+    lay(t, o, n, count, x, d, point, metric, step.one - step.one, block.squares)
+    begin_groups(block, weights[first : first + count] if len(weights) > 1 else weights, numbers)
     pass_terms(side, step, block, room)
     active = open_groups(block, numbers)
     for _ in range(PASSES):
@@ -115,5 +122,5 @@ def solve_side(
     for j in range(left):
         room.hard[j] += first
     pass_write(side, step, block, room)
-    lift(point, t.w, o, n, count)
+    lift(point, x, n, count, t.w, o)
     return left
