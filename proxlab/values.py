@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["as_float", "check_count", "check_number", "check_plain", "shown"]
+__all__ = ["as_float", "check_count", "check_number", "check_plain", "listed", "shown"]
 
 
 def shown(value: object) -> str:
@@ -63,6 +64,13 @@ def check_count(name: str, value: object, least: float = 1.0) -> int:
     if number % 1:
         raise ValueError(f"{name}: must be a whole number, got {value!r}")
     return int(number)
+
+
+def listed(name: str, value: object, what: str) -> list[Any]:
+    """Return what an iterable other than text holds, or raise an error that names it."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: must hold {what}, got {value!r}")
+    return list(value)
 
 
 def check_plain(name: str, a: Any) -> None:

@@ -30,6 +30,7 @@ from proxlab.study.run import Unit
 from proxlab.study.solvers import Solver
 from proxlab.study.style import label_ends
 from proxlab.study.truth import check_digits
+from proxlab.values import check_number, listed
 
 __all__ = ["Comparison", "compare"]
 
@@ -306,10 +307,13 @@ def compare(
 def _check_tolerances(tolerances: Iterable[float] | None) -> list[float | None]:
     if tolerances is None:
         return [None]
-    found: list[float | None] = [float(t) for t in tolerances]
-    if not found or not all(t is not None and 0 < t < 1 for t in found):
-        raise ValueError(f"tolerances: must be numbers between 0 and 1, got {tolerances!r}")
-    return found
+    given = listed("tolerances", tolerances, "numbers between 0 and 1")
+    if not given:
+        raise ValueError("tolerances: must hold at least one number between 0 and 1")
+    found = [check_number("tolerances", t, 0.0, strict=True) for t in given]
+    if not all(t < 1 for t in found):
+        raise ValueError(f"tolerances: must be numbers between 0 and 1, got {given!r}")
+    return list(found)
 
 
 def _measure(

@@ -24,7 +24,8 @@ from proxlab.study.folder import Result, unit_name
 from proxlab.study.inner import Asked, Inner, InnerSolver, check_inner, residual, solve_inner
 from proxlab.study.references import Running, check_seeds
 from proxlab.study.run import Unit
-from proxlab.values import check_count
+from proxlab.study.solvers import RefusedError
+from proxlab.values import check_count, check_plain
 
 __all__ = ["BatchSize", "converge"]
 
@@ -147,6 +148,8 @@ def converge(
         for size in map(batch_size, range(1, iterations + 1)) if callable(batch_size) else [batch_size]:
             _check_batch(size, loss)
     chosen, solvers, drawn = _check_schedules(schedules), check_inner(solver), check_seeds(seeds)
+    if not callable(w0):
+        w0 = _check_start(w0)
     common = {"loss": loss, "penalty": penalty, "w0": w0, "method": method}
     common |= {"iterations": iterations, "batch_size": batch_size, "decrease": bool(decrease)}
     units = [
@@ -175,6 +178,18 @@ def converge(
     }
     running = Running(folder, cluster, workers, progress)
     return Convergence.of(running.units(units, Convergence.study, settings), settings)
+
+
+def _check_start(w0: Any) -> Array:
+    """Return a copy of where a run starts, or raise an error."""
+    check_plain("w0", w0)
+    w = np.array(w0)
+    if w.dtype.type not in (np.float32, np.float64):
+        got = type(w0).__name__ if w.dtype == object else w.dtype
+        raise TypeError(f"w0: must be an array of float32 or float64, got {got}")
+    if not np.isfinite(w).all():
+        raise ValueError("w0: must be finite")
+    return w
 
 
 def _check_batch(size: Any, loss: Any) -> int:
@@ -250,7 +265,7 @@ def _run(
     scale = math.nan
     try:
         rng = np.random.default_rng(about["seed"])
-        w = np.array(w0(rng) if callable(w0) else w0)
+        w = _check_start(w0(rng) if callable(w0) else w0)
         value, gradient = _evaluate(loss, w, None)
         scale = math.sqrt(squared_distance(penalty, gradient, w))
         # The unit of tolerances; a start that is stationary already has none.
@@ -285,7 +300,8 @@ def _run(
                 )
             )
     except Exception as error:
-        reason = str(error) if isinstance(error, _StoppedError) else f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, (_StoppedError, RefusedError))
+        reason = str(error) if stopped else f"{type(error).__name__}: {error}"
     arrays = {name: np.asarray([getattr(row, name) for row in rows]) for name in _Row._fields}
     return Result({**about, "reason": reason[:500], "scale": scale}, arrays)
 

@@ -1,19 +1,24 @@
 """Digests of values by content: the same in every process, another after any change that can matter.
 
-Functions count by their code, constants, defaults, closure and the globals that they use; objects by their
-class and state. What is installed counts by name, since its version is in the record of the environment.
+Functions count by their code, constants, defaults, closure, the globals that they use and the modules that
+they import; modules by their source and those that it imports; objects by their class and state. What is
+installed counts by name, since its version is in the record of the environment.
 """
 
 from __future__ import annotations
 
+import ast
 import copyreg
+import dis
 import functools
 import hashlib
 import struct
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,12 @@ def is_installed(module_name: str) -> bool:
         return False
     if file is None:
         return module_name.partition(".")[0] in sys.stdlib_module_names or hasattr(module, "__path__")
+    return _lies_installed(file)
+
+
+@functools.cache
+def _lies_installed(file: str) -> bool:
+    """Whether a file is the interpreter's, proxlab's, or lies where packages are installed."""
     path = Path(file).resolve()
     if {"site-packages", "dist-packages"} & {*Path(file).parts, *path.parts}:
         return True
@@ -80,6 +91,7 @@ class _Walk:
     def __init__(self) -> None:
         self._met: dict[int, bytes] = {}
         self._alive: list[object] = []
+        self._sources: set[str] = set()
 
     def of(self, value: object) -> bytes:
         plain = self._plain(value)
@@ -135,17 +147,34 @@ class _Walk:
         return self._object(value)
 
     def _module(self, module: types.ModuleType) -> bytes:
-        """A module of the user counts by its source, and by those that it imports from."""
-        name = module.__name__.encode()
+        """A module of the user counts by its source, and by those that it imports."""
         file = getattr(module, "__file__", None)
         if file is None or is_installed(module.__name__):
-            return _join(b"module", name)
-        # In the order of names: what is met first is digested first.
+            return _join(b"module", module.__name__.encode())
+        # Also what is made elsewhere and has come by other ways than a statement.
         named = {getattr(value, "__module__", None) for value in vars(module).values()}
         used = {v.__name__ for v in vars(module).values() if isinstance(v, types.ModuleType)}
-        imported = sorted(n for n in named | used if isinstance(n, str) and n != module.__name__)
-        others = [sys.modules[n] for n in imported if n in sys.modules and not is_installed(n)]
-        return _join(b"module", name, Path(file).read_bytes(), *(self.of(other) for other in others))
+        others = {n for n in named | used if isinstance(n, str) and n in sys.modules and not is_installed(n)}
+        return self._source(module.__name__, file, module.__package__ or "", others)
+
+    def _source(self, name: str, file: str, package: str, others: set[str]) -> bytes:
+        if name in self._sources:
+            return _join(b"module again", name.encode())
+        self._sources.add(name)
+        source = Path(file).read_bytes()
+        # In the order of names: what is met first is digested first.
+        found = sorted((others | set(_imported(source, package))) - {name})
+        return _join(b"module", name.encode(), source, *map(self._named, found))
+
+    def _named(self, name: str) -> bytes:
+        """A module of a name, imported or not; what is installed counts by that."""
+        module = sys.modules.get(name)
+        if getattr(module, "__file__", None) is not None and not is_installed(name):
+            return self.of(module)
+        found = None if module is not None else _found(name)
+        if found is None or _lies_installed(found[0]):
+            return _join(b"module", name.encode())
+        return self._source(name, *found, set())
 
     def _label(self, thing: Any) -> bytes:
         return f"{thing.__module__}.{thing.__qualname__}".encode()
@@ -181,6 +210,10 @@ class _Walk:
             *cells,
             b"globals",
             *used,
+            b"imports",
+            *(self._named(name) for name in sorted(set(_imports_of(function)))),
+            # What a decorator has wrapped may be out of reach of its code.
+            *(self.of(vars(function).get(name)) for name in ("__wrapped__", "registry")),
         )
 
     def _class(self, cls: type) -> bytes:
@@ -202,7 +235,8 @@ class _Walk:
         reducer = copyreg.dispatch_table.get(type(value))
         reduced: Any = value.__reduce_ex__(4) if reducer is None else reducer(value)
         if isinstance(reduced, str):
-            return _join(b"name", self._label(type(value)), reduced.encode())
+            wrapped = getattr(value, "__wrapped__", None)  # of a function that is cached
+            return _join(b"name", self._label(type(value)), reduced.encode(), self.of(wrapped))
         parts: Iterable[Any] = (
             tuple(part) if isinstance(part, types.GeneratorType) or hasattr(part, "__next__") else part
             for part in reduced
@@ -231,3 +265,65 @@ def _names(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             found |= _names(constant)
     return found
+
+
+def _imports_of(function: types.FunctionType) -> Iterator[str]:
+    """Modules that a function, and the functions within it, import when they are called."""
+    package = function.__globals__.get("__package__") or ""
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        given: list[Any] = []
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "IMPORT_NAME":
+                level, names = given[-2:]
+                yield from _modules_of(instruction.argval, level, names or (), package)
+            elif instruction.opcode in _GIVES:
+                given.append(instruction.argval)
+
+
+#: What puts a constant where an import finds it.
+_GIVES = [code for name, code in dis.opmap.items() if name in ("LOAD_CONST", "LOAD_SMALL_INT")]
+
+
+@functools.lru_cache(maxsize=256)
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """Names of the modules that a source imports, anywhere in it."""
+    found: set[str] = set()
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # compiled, or in the middle of an edit
+        return ()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            found |= set(_modules_of(node.module or "", node.level, names, package))
+    return tuple(sorted(found))
+
+
+def _modules_of(name: str, level: int, names: Iterable[str], package: str) -> Iterator[str]:
+    """Modules that ``from name import names`` may mean; each of the names may be one."""
+    if level:
+        try:
+            name = resolve_name("." * level + name, package)
+        except ImportError:  # beyond the top, or in no package
+            return
+    yield name
+    for one in names:
+        if _found(f"{name}.{one}") is not None:
+            yield f"{name}.{one}"
+
+
+def _found(name: str) -> tuple[str, str] | None:
+    """Return the source file and the package of a module, which is not imported, or None."""
+    place: Any = None
+    for k in range(1, name.count(".") + 2):
+        spec = PathFinder.find_spec(".".join(name.split(".")[:k]), place)
+        if spec is None:
+            return None
+        place = spec.submodule_search_locations or []
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return spec.origin, name if spec.submodule_search_locations is not None else name.rpartition(".")[0]

@@ -18,6 +18,7 @@ from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import Newton, RootFinder
+from proxlab.study.solvers import untouched
 
 __all__ = ["INNER", "Inner", "InnerSolver", "check_inner"]
 
@@ -101,35 +102,46 @@ def solve_inner(solver: InnerSolver, problem: ProxProblem, asked: Asked, rng: np
     -------
     Inner
         The first candidate of which it is proved, else the last one.
+
+    Raises
+    ------
+    ValueError
+        If a candidate is none, or the solver has changed its point or metric; where to begin it may.
     """
     if isinstance(solver, RootFinder):
         return _by_radius(solver, problem, asked)
     if asked.eps == 0.0 and solver is not proximal_gradient:
         return _by_radius(Newton(), problem, asked)
-    given: dict[str, Any] = {"start": problem.previous, "tolerance": asked.eps, "rng": rng}
-    parameters = inspect.signature(solver).parameters
-    taken = {name: value for name, value in given.items() if name in parameters}
-    answer = solver(problem.penalty, problem.x, problem.step, metric=problem.metric, **taken)
-    candidates = answer if isinstance(answer, Iterator) else iter([answer])
-    checks = 0
-    z: Array | None = None
+    # Copies: what is certified is the prox that was asked for, whatever the solver does to its arguments.
+    with untouched(problem) as (x, step, metric):
+        start = None if problem.previous is None else np.array(problem.previous)
+        given: dict[str, Any] = {"start": start, "tolerance": asked.eps, "rng": rng}
+        parameters = inspect.signature(solver).parameters
+        taken = {name: value for name, value in given.items() if name in parameters}
+        answer = solver(problem.penalty, x, step, metric=metric, **taken)
+        return _first(answer if isinstance(answer, Iterator) else iter([answer]), problem, asked)
+
+
+def _first(candidates: Iterator[Any], problem: ProxProblem, asked: Asked) -> Inner:
+    """Return the first candidate of which is proved what is asked, else the last one."""
+    checks = used = seen = 0
     last: Inner | None = None
-    evaluations = math.nan
     for used, candidate in enumerate(islice(candidates, MAX_CANDIDATES), start=1):
         z, told = candidate if isinstance(candidate, tuple) else (candidate, math.nan)
-        z, evaluations = np.asarray(z), float(told)
+        # A copy: the solver may go on in the same array.
+        z, evaluations = np.array(z), float(told)
         if z.shape != np.shape(problem.x):
             raise ValueError(f"the inner solver must give arrays of shape {problem.x.shape}, got {z.shape}")
         if not np.isfinite(z).all():
             raise ValueError("the inner solver gave a candidate that is not finite")
         if asked.eps > 0.0 and used >= _due(checks):
-            checks += 1
+            checks, seen = checks + 1, used
             last = _prove(problem, z, evaluations, asked.eps, checks)
             if asked.met(last) or checks == MAX_CHECKS:
                 return last
-    if z is None:
+    if used == 0:
         raise ValueError("the inner solver gave no candidate")
-    if last is None or last.z is not z:
+    if last is None or seen < used:
         last = _prove(problem, z, evaluations, asked.eps, checks + 1)
     return last
 

@@ -19,6 +19,7 @@ from proxlab import arguments
 from proxlab.optim.sparsity import to_numpy
 from proxlab.penalties import Penalty
 from proxlab.study import descriptions, files
+from proxlab.values import check_plain
 
 __all__ = ["Collector", "Problem", "load", "save"]
 
@@ -82,6 +83,10 @@ class Problem:
                 f"penalty: must be a proxlab penalty such as GroupLasso(0.1), got {self.penalty!r}"
             )
         for key in ("x", "step", "metric"):
+            try:
+                check_plain(key, getattr(self, key))
+            except TypeError as error:
+                raise TypeError(f"{self.name}: {error}") from error
             object.__setattr__(self, key, _on_host(getattr(self, key)))
         try:
             p = arguments.problem(self.penalty, self.x, self.step, self.metric, "array_api")

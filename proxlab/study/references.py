@@ -16,6 +16,7 @@ from proxlab.study.problems import Problem
 from proxlab.study.run import Unit, run_units
 from proxlab.study.solvers import Solver
 from proxlab.study.truth import ExactRows, Truth, assemble, from_arrays, remember, to_arrays
+from proxlab.values import listed
 
 __all__ = ["Case", "Running", "attempts", "cases", "check_seeds", "references", "truth_of"]
 
@@ -49,6 +50,8 @@ class Running:
     ) -> dict[str, Result]:
         """Run units; those of a part have a folder of their own in that of the study."""
         folder = None
+        if self.folder == "":
+            raise ValueError("folder: must be a path, got ''")
         if self.folder is not None:
             folder = Folder(Path(self.folder) / part, part or study, settings)
         return run_units(
@@ -66,19 +69,13 @@ def cases(problems: Problem | Iterable[Problem], dtypes: Iterable[Any] | None) -
         raise ValueError("problems: must hold at least one problem")
     found: list[Case] = []
     seen: dict[str, int] = {}
-    names = (
-        None
-        if dtypes is None
-        else [np.dtype(d).name for d in ([dtypes] if isinstance(dtypes, str) else dtypes)]
-    )
+    names = None if dtypes is None else _names(dtypes)
     for problem in given:
         if not isinstance(problem, Problem):
             raise TypeError(f"problems: must hold proxlab.study.Problem, got {type(problem).__name__}")
         count = seen[problem.name] = seen.get(problem.name, 0) + 1
         label = problem.name if count == 1 else f"{problem.name} ({count})"
         for name in names or [problem.x.dtype.name]:
-            if name not in ("float16", "float32", "float64"):
-                raise ValueError(f"dtypes: must be float16, float32 or float64, got {name}")
             try:
                 cast = problem if name == problem.x.dtype.name else problem.astype(name)
                 found.append(Case(label, name, cast))
@@ -87,9 +84,27 @@ def cases(problems: Problem | Iterable[Problem], dtypes: Iterable[Any] | None) -
     return found
 
 
+def _names(dtypes: Any) -> list[str]:
+    """Return the names of dtypes, or raise an error."""
+    given = [dtypes] if isinstance(dtypes, str) else listed("dtypes", dtypes, "dtypes, such as 'float32'")
+    names = []
+    for one in given:
+        try:
+            name = np.dtype(one).name
+        except TypeError:
+            name = repr(one)
+        if name not in ("float16", "float32", "float64"):
+            raise ValueError(f"dtypes: must be float16, float32 or float64, got {name}")
+        names.append(name)
+    return names
+
+
 def check_seeds(seeds: Iterable[int]) -> list[int]:
     """Return seeds, or raise an error."""
-    found = [int(seed) for seed in seeds]
+    given = listed("seeds", seeds, "integers, such as range(3)")
+    if not all(isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) for seed in given):
+        raise TypeError(f"seeds: must be different integers from 0 to 2**32 - 1, got {given!r}")
+    found = [int(seed) for seed in given]
     if not found:
         raise ValueError("seeds: must hold at least one seed")
     if len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):

@@ -28,6 +28,7 @@ from proxlab.study.cluster import Cluster, ClusterError
 from proxlab.study.digest import digest, is_installed, source_digest
 from proxlab.study.environment import usable_cores, version
 from proxlab.study.folder import Folder, Result, check_names
+from proxlab.values import check_count
 
 #: Seconds of work that are left to this process: to start workers takes seconds itself.
 _SMALL = 5.0
@@ -121,8 +122,8 @@ def run_units(
     -----
     Workers of this machine are programs of their own: a script needs no ``if __name__ == "__main__"``.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    if workers is not None:
+        workers = check_count("workers", workers)
     check_names([unit.name for unit in units])
     if folder is None:
         return _run(units, None, cluster, workers, progress)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.certificate import Certificate, certify
+from proxlab.optim.problem import ProxProblem
 from proxlab.prox import Solution, prox, solve
 from proxlab.rootfinders import Newton, RootFinder
 from proxlab.study.exact import ExactErrors
@@ -26,12 +27,14 @@ from proxlab.study.problems import Problem
 __all__ = [
     "Bound",
     "Outcome",
+    "RefusedError",
     "Solver",
     "attempt",
     "certificate_of",
     "check_bounds",
     "check_solvers",
     "evaluate",
+    "untouched",
 ]
 
 Array = npt.NDArray[Any]
@@ -74,7 +77,7 @@ class Bound:
     function: Callable[..., Any] | None
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """What was returned cannot be used."""
 
 
@@ -155,7 +158,7 @@ def attempt(solver: Solver, problem: Problem, *, rtol: float | None = None, seed
             seconds = time.perf_counter() - started
     except (Exception, SystemExit) as error:
         taken = time.perf_counter() - started
-        reason = str(error) if isinstance(error, _RefusedError) else f"raised {type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, RefusedError) else f"raised {type(error).__name__}: {error}"
         nothing = np.zeros(problem.x.shape)
         return Outcome(nothing, np.ones(n, dtype=bool), reason[:500], np.full(n, np.nan), taken)
     flat = z.astype(np.float64).reshape(-1)
@@ -177,7 +180,7 @@ def attempt(solver: Solver, problem: Problem, *, rtol: float | None = None, seed
 def _call(solver: Solver, problem: Problem, seed: int) -> tuple[Array, Array]:
     """Call a solver on copies, and look at what comes back."""
     n = problem.n_groups
-    with _untouched(problem) as (x, step, metric), _seeded(seed):
+    with untouched(problem) as (x, step, metric), _seeded(seed):
         if isinstance(solver, RootFinder):
             found: Any = solve(problem.penalty, x, step, metric=metric, root_finder=solver)
         elif solver is prox:
@@ -190,14 +193,14 @@ def _call(solver: Solver, problem: Problem, seed: int) -> tuple[Array, Array]:
         found, evaluations = found.z, found.evaluations
     elif isinstance(found, tuple):
         if len(found) != 2:
-            raise _RefusedError(f"returned a tuple of {len(found)}, must be z or (z, evaluations)")
+            raise RefusedError(f"returned a tuple of {len(found)}, must be z or (z, evaluations)")
         found, evaluations = found
     if not isinstance(found, np.ndarray):
-        raise _RefusedError(f"returned {type(found).__name__}, must be an array")
+        raise RefusedError(f"returned {type(found).__name__}, must be an array")
     if found.shape != problem.x.shape:
-        raise _RefusedError(f"returned shape {found.shape}, must be {problem.x.shape}")
+        raise RefusedError(f"returned shape {found.shape}, must be {problem.x.shape}")
     if found.dtype != problem.x.dtype:
-        raise _RefusedError(f"returned dtype {found.dtype}, must be {problem.x.dtype}")
+        raise RefusedError(f"returned dtype {found.dtype}, must be {problem.x.dtype}")
     return np.array(found), per_group(evaluations, n, "evaluations")
 
 
@@ -206,9 +209,9 @@ def per_group(values: Any, n: int, name: str) -> Array:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise _RefusedError(f"returned {name} of {type(values).__name__}, must be numbers") from None
+        raise RefusedError(f"returned {name} of {type(values).__name__}, must be numbers") from None
     if array.shape not in ((), (n,)):
-        raise _RefusedError(f"returned {name} of shape {array.shape}, must be (n_groups,) = ({n},)")
+        raise RefusedError(f"returned {name} of shape {array.shape}, must be (n_groups,) = ({n},)")
     return np.broadcast_to(array, (n,)).copy()
 
 
@@ -225,13 +228,13 @@ def evaluate(bound: Callable[..., Any], z: Array, problem: Problem) -> tuple[Arr
     n = problem.n_groups
     candidate = z.astype(problem.x.dtype)
     try:
-        with _untouched(problem) as (x, step, metric):
+        with untouched(problem) as (x, step, metric):
             found = bound(problem.penalty, candidate, x, step, metric=metric)
         values = per_group(found, n, "bounds")
         if np.shape(found) != (n,):
-            raise _RefusedError(f"returned bounds of shape {np.shape(found)}, must be (n_groups,) = ({n},)")
+            raise RefusedError(f"returned bounds of shape {np.shape(found)}, must be (n_groups,) = ({n},)")
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, _RefusedError) else f"raised {type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, RefusedError) else f"raised {type(error).__name__}: {error}"
         return np.full(n, np.nan), reason[:500]
     return values, ""
 
@@ -246,14 +249,14 @@ def certificate_of(z: Array, problem: Problem) -> Certificate | str:
 
 
 @contextmanager
-def _untouched(problem: Problem) -> Iterator[tuple[Any, Any, Any]]:
+def untouched(problem: Problem | ProxProblem) -> Iterator[tuple[Any, Any, Any]]:
     """Lend copies of point, step and metric; an error if one of them has been changed."""
     given = {"x": problem.x, "step": problem.step, "metric": problem.metric}
-    lent = {key: np.array(a) if isinstance(a, np.ndarray) else a for key, a in given.items()}
+    lent: dict[str, Any] = {key: np.array(a) if isinstance(a, np.ndarray) else a for key, a in given.items()}
     yield lent["x"], lent["step"], lent["metric"]
     for key, a in given.items():
         if isinstance(a, np.ndarray) and lent[key].tobytes() != np.ascontiguousarray(a).tobytes():
-            raise _RefusedError(f"changed its input {key}")
+            raise RefusedError(f"changed its input {key}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sys
 import matplotlib as mpl
 import mpmath
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,6 +172,62 @@ def test_a_solver_that_stays_short_is_not_proved():
     assert not r.ok
 
 
+def overwrites(name):
+    """Return a solver that changes an argument, and gives what that would make exact."""
+
+    def solver(penalty, x, step, metric=None, start=None, tolerance=None):
+        given = {"x": x, "metric": metric}[name]
+        given *= 1.5
+        for _ in range(3):
+            yield pl.prox(penalty, x, step, metric=metric)
+
+    return solver
+
+
+@pytest.mark.parametrize("name", ["x", "metric"])
+def test_a_solver_that_changes_what_it_is_asked_is_a_failure(name):
+    r = run(schedules=["constant:100"], solver=overwrites(name), seeds=[0])
+    (reason,) = r.failures["reason"]
+    assert reason == f"changed its input {name}"
+    assert set(r.frame["schedule"]) == {"exact"}
+
+
+def test_a_solver_may_work_in_where_it_begins_and_in_one_array():
+    """It was told that Q fell where it rose: the last iterate had been written over."""
+
+    def moves(penalty, x, step, metric=None, start=None, tolerance=None):
+        start += 0.3
+        yield start
+
+    def moves_a_copy(penalty, x, step, metric=None, start=None, tolerance=None):
+        yield start + 0.3
+
+    def reuses(penalty, x, step, metric=None, start=None, tolerance=None):
+        # Proved at the first candidate, and none after it: what is used must be what was proved.
+        exact = pl.prox(penalty, x, step, metric=metric)
+        z = start
+        for share in (0.5, 0.9, 1.0):
+            z[...] = share * exact
+            yield z
+        z[...] = 7.0
+
+    for decrease in (False, True):
+        mine, other = (
+            run(schedules=["constant:100"], solver={"mine": one}, seeds=[0], decrease=decrease, iterations=5)
+            for one in (moves, moves_a_copy)
+        )
+        columns = ["objective", "bound", "proved", "decreased", "support"]
+        pd.testing.assert_frame_equal(mine.frame[columns], other.frame[columns])
+        assert not mine.frame[mine.frame["schedule"] != "exact"]["decreased"].all()
+
+    r = run(schedules=["constant:0.01"], solver=reuses, seeds=[0], iterations=20)
+    same = run(schedules=[], seeds=[0], iterations=20)
+    at = r.frame[r.frame["schedule"] != "exact"].set_index("iteration")["objective"]
+    exact = same.frame.set_index("iteration")["objective"]
+    assert r.ok
+    np.testing.assert_allclose(at, exact, rtol=0.2)
+
+
 class Breaks(Squares):
     def __init__(self, how):
         super().__init__()
@@ -299,6 +356,17 @@ def test_a_saved_run_is_a_page(adversarial, tmp_path):
         ({"seeds": []}, r"seeds: must hold at least one"),
         ({"iterations": 0}, r"iterations: must be"),
         ({"seeds": [1, 1]}, r"seeds: must be different integers from 0"),
+        ({"seeds": [0.5]}, r"seeds: must be different integers from 0 to 2\*\*32 - 1, got \[0.5\]"),
+        ({"seeds": [True]}, r"seeds: must be different integers"),
+        ({"seeds": ["1"]}, r"seeds: must be different integers"),
+        ({"seeds": 3}, r"seeds: must hold integers, such as range\(3\), got 3"),
+        ({"workers": 1.5}, r"workers: must be a whole number, got 1.5"),
+        ({"workers": True}, r"workers: must be a real number, got True"),
+        ({"folder": ""}, r"folder: must be a path, got ''"),
+        ({"w0": {}}, r"w0: must be an array of float32 or float64, got dict"),
+        ({"w0": np.ones((3, 2), int)}, r"w0: must be an array of float32 or float64, got int64"),
+        ({"w0": np.full((3, 2), np.nan)}, r"w0: must be finite"),
+        ({"w0": np.ma.ones((3, 2))}, r"w0: must not be a masked array"),
         ({"batch_size": 41}, r"batch_size: must be from 1 to loss.n_samples"),
         ({"batch_size": 2.5}, r"batch_size: must be an integer, or a function"),
         ({"batch_size": lambda t: 0}, r"batch_size: must be from 1 to loss.n_samples, got 0"),

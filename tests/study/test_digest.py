@@ -1,6 +1,7 @@
 """Digests by content: equal in every process, another after a change."""
 
 import functools
+import importlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -72,6 +73,84 @@ def test_values_that_differ_have_other_digests():
     assert len({digest(value) for value in values}) == len(values)
     shared = [1.5]
     assert digest([shared, shared]) == digest([shared, shared])
+
+
+IMPORTING = {
+    "inside a function": ("def f():\n    import digested_a\n    return digested_a.c()", "digested_a.py"),
+    "a name, inside a function": ("def f():\n    from digested_a import c\n    return c()", "digested_a.py"),
+    "in an inner function": (
+        "def f():\n    def g():\n        import digested_a\n    return g",
+        "digested_a.py",
+    ),
+    "a module's constant": ("import digested_b\ndef f(): return digested_b.K", "digested_c.py"),
+    "inside a module": ("import digested_d\ndef f(): return digested_d.c()", "digested_c.py"),
+    "of a package": ("def f():\n    from digested_p import part\n    return part.K", "digested_p/part.py"),
+    "beside, in a package": (
+        "import digested_p.other\ndef f(): return digested_p.other.K",
+        "digested_p/part.py",
+    ),
+    "of a method": ("class f:\n    def g(self):\n        import digested_a", "digested_a.py"),
+    "by a function that is cached": (
+        "import functools\n@functools.lru_cache\ndef g():\n    import digested_a\ndef f(): return g()",
+        "digested_a.py",
+    ),
+}
+SOURCES = {
+    "digested_a.py": "def c(): return 1.0",
+    "digested_b.py": "from digested_c import K",
+    "digested_c.py": "K = 1.0",
+    "digested_d.py": "def c():\n    import digested_c\n    return digested_c.K",
+    "digested_p/__init__.py": "",
+    "digested_p/part.py": "K = 1.0",
+    "digested_p/other.py": "from . import part\nK = part.K",
+}
+
+
+@pytest.mark.parametrize("case", IMPORTING)
+def test_what_is_imported_counts_by_its_source(case, tmp_path, monkeypatch):
+    code, edited = IMPORTING[case]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "digested_p").mkdir()
+    for name, text in SOURCES.items():
+        (tmp_path / name).write_text(text)
+
+    def found():
+        importlib.invalidate_caches()
+        for name in [n for n in sys.modules if n.startswith("digested_")]:
+            monkeypatch.delitem(sys.modules, name)
+        scope = {"__name__": "digested_script"}
+        exec(code, scope)
+        return digest(scope["f"])
+
+    before = found()
+    (tmp_path / "digested_unrelated.py").write_text("K = 3")
+    assert found() == before
+    (tmp_path / edited).write_text(SOURCES[edited].replace("1.0", "2.0"))
+    assert found() != before
+    (tmp_path / edited).write_text(SOURCES[edited])
+    assert found() == before
+
+
+def test_a_module_that_cannot_be_read_counts_by_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    scope = {"__name__": "digested_script"}
+    exec("def f():\n    import digested_broken", scope)
+    found = set()
+    for text in ("def (", "def ((", "\0"):
+        (tmp_path / "digested_broken.py").write_text(text)
+        importlib.invalidate_caches()
+        found.add(digest(scope["f"]))
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("decorator", ["lru_cache", "cache", "singledispatch"])
+def test_what_a_decorator_wraps_counts(decorator):
+    code = f"import functools\n@functools.{decorator}\ndef g(x): return 1.0\ndef f(x): return g(x)"
+    first, again, other = {"__name__": "m"}, {"__name__": "m"}, {"__name__": "m"}
+    exec(code, first)
+    exec(code, again)
+    exec(code.replace("1.0", "2.0"), other)
+    assert digest(first["f"]) == digest(again["f"]) != digest(other["f"])
 
 
 def test_cycles_end():

@@ -235,7 +235,7 @@ def test_a_function_that_returns_something_else_is_named():
 
 
 def test_workers_must_be_positive():
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="workers: must be finite and >= 1, got 0"):
         run_units([Unit("u", Result, {})], workers=0)
 
 
