@@ -33,6 +33,11 @@ __all__ = ["ProxOptimizer"]
 
 # Objects, which a state dict does not hold: it has to load without pickle.
 _OBJECTS = ("penalty", "joint")
+# Settings of PyTorch's optimizers, which would be without effect where they are none of the method's.
+_FOREIGN = (
+    *("amsgrad", "capturable", "centered", "dampening", "differentiable", "foreach", "maximize"),
+    "nesterov",
+)
 # Arguments that hold for all param groups.
 _WHOLE = ("start", "root_finder", "certify_every", "sparsity")
 _PICKLED = (
@@ -137,6 +142,7 @@ class ProxOptimizer(Stepper):
         try:
             check_group(group, f"param group {number}", self.rule.convex)
             with _naming(number):
+                self._check_names(group)
                 self._check_whole(whole)
                 self._check_settings(group)
             if self._strength is not None:
@@ -145,6 +151,15 @@ class ProxOptimizer(Stepper):
             self.param_groups.pop()
             raise
         self._vanishing.open(self.param_groups[0]["steps"])
+
+    def _check_names(self, group: Mapping[str, Any]) -> None:
+        """Raise an error for what a param group seems to ask for in vain; other names are the user's own."""
+        for name, value in group.items():
+            known = name in self.defaults or name in type(self).__name__.lower()
+            if name in _FOREIGN and value and not known:
+                raise ValueError(f"{name}: is no setting of {type(self).__name__}, got {value!r}")
+            if name.lower().startswith("penal") and name != "penalty":
+                raise ValueError(f"{name}: is no setting of {type(self).__name__}; write penalty")
 
     def _check_whole(self, given: Mapping[str, Any]) -> None:
         """Raise an error if a param group has an argument of its own that holds for the whole optimizer."""

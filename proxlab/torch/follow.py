@@ -329,15 +329,14 @@ class ProxWrapper(torch.optim.Optimizer):
             found = [b for number, group in enumerate(self.penalised) for b in self._blocks(number, group)]
             return found, {b.key: self._asked(b) for b in found if b.is_cut and not self._is_held(b)}
 
-        def says(blocks: list[Block]) -> str:
-            every = [p for block in blocks if block.is_cut for p in block.params]
-            states = [(sorted(self.state.get(p, {})), p in self._frozen) for p in every]
-            return f"{type(self.optimizer).__name__}, {self.root_finder!r}, {states}"
+        def holds(block: Block) -> str:
+            own = block.params if block.is_cut else []
+            return f"{[(sorted(self.state.get(p, {})), p in self._frozen) for p in own]}"
 
         if ranks is None:
             return Agreement(*make(), watch is not None)
-        told = "its weights must be finite"
-        return agreed(ranks, self.penalised, make, _is_spoilt, told, says, watch is not None)
+        told, says = "its weights must be finite", f"{type(self.optimizer).__name__}, {self.root_finder!r}"
+        return agreed(ranks, self.penalised, make, _is_spoilt, told, says, holds, watch is not None)
 
     def _asked(self, block: Block) -> list[Proposal]:
         """Return the point, which is the weights, and the metric of each parameter of a block."""

@@ -77,6 +77,8 @@ def check_tensors(
     """
     for k, (p, state) in enumerate(zip(block.params, states, strict=True)):
         dtype, here = _wide_dtype(p), local(p)
+        if here.is_meta:
+            raise ValueError(f"{_where(block, k)}: must not be on the meta device, which holds no numbers")
         check_whole(state, slots, averages, _where(block, k))
         if not here.is_contiguous() and _overlaps_itself(here):
             raise ValueError(

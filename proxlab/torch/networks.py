@@ -148,9 +148,19 @@ def param_groups(
             f"model: nothing is penalised; looked for {', '.join(wanted) or 'nothing'}"
             + (f" outside of exclude={exclude!r}" if exclude else "")
             + ("" if chosen is None else f" in only={chosen!r}")
+            + _told_shared(model)
             + ". Name other layers by attention= or ffn=, or write param groups by hand"
         )
     return groups
+
+
+def _told_shared(model: nn.Module) -> str:
+    """Say which parameters of a model have several names, if any: they go with the first."""
+    names: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+    shared = [" and ".join(map(repr, found)) for found in names.values() if len(found) > 1]
+    return f"; what is shared goes with its first name: {', '.join(shared[:3])}" if shared else ""
 
 
 #: What the options look for.

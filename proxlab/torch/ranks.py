@@ -19,8 +19,8 @@ __all__ = ["Agreement", "Ranks", "agreed", "failure_of", "tried", "words_of"]
 
 T = TypeVar("T")
 
-#: Bytes of an error that other processes are told.
-TOLD = 400
+#: Bytes of an error that other processes are told, and parameters that are compared one by one.
+TOLD, COMPARED = 400, 4096
 
 
 class Ranks:
@@ -177,7 +177,7 @@ class Ranks:
         told = bytes(int(code) for code in self._sum(said).tolist() if code)
         if failure is not None:
             raise failure
-        raise RuntimeError(f"rank {rank}: its step failed: {told.decode(errors='replace')}")
+        raise RuntimeError(f"rank {rank}: it failed: {told.decode(errors='replace')}")
 
     def compare(self, fares: int, does: str, watched: bool = False) -> _Compared:
         """Tell the others how this process fares and what it is about to do.
@@ -198,6 +198,14 @@ class Ranks:
         failed = {k: int(state) for k, state in enumerate(states) if state}
         well = [k for k in range(self.count) if k not in failed]
         return _Compared(failed, [k for k in well if words[k] != words[well[0]]], any(watching))
+
+    def first_of_others(self, words: Sequence[str]) -> int | None:
+        """Return the first place at which not all processes say the same, if it is among the first."""
+        own = torch.zeros(COMPARED, dtype=torch.float64)
+        own[: len(words)] = torch.tensor([zlib.crc32(w.encode()) for w in words[:COMPARED]]).double()
+        total = self.add(own.to(self._device, copy=True)).cpu()
+        differs = (total != self.count * own).nonzero().flatten().tolist()
+        return differs[0] if differs and differs[0] < len(words) else None
 
 
 class _Compared(NamedTuple):
@@ -256,7 +264,8 @@ def agreed(
     make: Callable[[], tuple[list[Block], Proposals | None]],
     is_spoilt: Callable[[Tensor], bool],
     told: str,
-    does: Callable[[list[Block]], str],
+    does: str,
+    holds: Callable[[Block], str],
     watched: bool,
 ) -> Agreement:
     """Return the blocks that all processes are about to step; an error in one is an error in all.
@@ -272,8 +281,10 @@ def agreed(
         Says whether numbers of a parameter are not finite here.
     told : str
         What an error says of such a parameter.
-    does : callable
-        Says what all processes have to be about to do alike with the blocks, besides the penalties.
+    does : str
+        What all processes have to be about to do alike.
+    holds : callable
+        Says what all processes have to hold alike of a block, besides its penalty and settings.
     watched : bool
         Whether the problems of the step are captured; those of groups that are cut by all or none.
     """
@@ -281,10 +292,11 @@ def agreed(
     blocks: list[Block] = []
     proposals: Proposals | None = None
     failure: Exception | None = None
-    fares, says = 0, ""
+    fares, says, each = 0, "", list[str]()
     try:
         blocks, proposals = make()
-        says = "; ".join([does(blocks), *map(words_of, blocks)])
+        each = [f"{words_of(block)}, {holds(block)}" for block in blocks]
+        says = "; ".join([does, *each])
         if watched and any(block.is_cut for block in blocks):
             says += "; captured"
         spoilt = next((p for block in blocks for p in block.params if is_spoilt(p)), None)
@@ -300,10 +312,18 @@ def agreed(
         where = f"param group {number}, {name_parameter(groups[number], k)}"
         raise ValueError(f"rank {rank}: {where}: {told}")
     if others:
+        words = {p: said for block, said in zip(blocks, each, strict=True) for p in block.params}
+        place = ranks.first_of_others([words.get(p, "") for *_, p in params])
+        if place is None:
+            raise ValueError(
+                f"ranks {others}: the optimizer, its settings, its parameters and whether steps are captured "
+                "must be the same on all"
+            )
+        number, k, _ = params[place]
+        where = f"param group {number}, {name_parameter(groups[number], k)}"
         raise ValueError(
-            f"ranks {others}: the optimizer, the parameters with gradients and how these are divided, their "
-            "settings and their penalties must be the same on all, and of cut groups their state and whether "
-            "they are captured"
+            f"ranks {others}: {where}: whether it has a gradient, how that is divided, its penalty and "
+            "settings and, where its groups are cut, its state must be the same on all"
         )
     return Agreement(blocks, proposals, watched)
 

@@ -570,20 +570,23 @@ class Stepper(torch.optim.Optimizer):
             return blocks, self._proposals(blocks) if self._is_ready(blocks) else None
 
         return agreed(
-            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", self._says,
-            watch is not None,
+            ranks, self.param_groups, checked, _is_spoilt, "its gradient must be finite", self._says(),
+            self._holds, watch is not None,
         )  # fmt: skip
 
-    def _says(self, blocks: list[Block]) -> str:
-        """Return what all processes have to be about to do alike, and of cut groups to hold alike."""
+    def _says(self) -> str:
+        """Return what all processes have to be about to do alike."""
         target = None if self._strength is None else self._strength.target
         tolerance = None if self._tolerance is None else self._tolerance.name
-        states = [self.state.get(p, {}) for block in blocks if block.is_cut for p in block.params]
         return (
             f"{type(self).__name__}, {self._steps}, {self.start}, {self.root_finder!r}, {target!r}, "
-            f"{self._lam}, {self.certify_every}, {tolerance}, "
-            f"{[(sorted(state), counted(state)) for state in states]}"
+            f"{self._lam}, {self.certify_every}, {tolerance}"
         )
+
+    def _holds(self, block: Block) -> str:
+        """Return what all processes have to hold alike of a block whose groups are cut."""
+        states = [self.state.get(p, {}) for p in block.params] if block.is_cut else []
+        return f"{[(sorted(state), counted(state)) for state in states]}"
 
     def _is_ready(self, blocks: list[Block]) -> bool:
         """Say whether processes have nothing to do together before update rules can ask for proxes."""

@@ -283,7 +283,9 @@ def test_shared_parameters_go_with_the_first_module():
     model[1].weight = model[0].weight
     groups = param_groups(model, LASSO, embedding="input")
     assert [g["names"] for g in groups] == [["0.weight"], ["1.bias"]]
-    with pytest.raises(ValueError, match="model: nothing is penalised"):
+    with pytest.raises(
+        ValueError, match=r"nothing is penalised; .* goes with its first name: '0.weight' and"
+    ):
         param_groups(model, LASSO)  # the embedding's weight is not penalised, and is the linear layer's too
     tied = models.Encoder()
     tied.extra = nn.Linear(12, 16)

@@ -637,6 +637,29 @@ def test_keywords_are_checked(name, bad, error, message):
 def test_flags_of_pytorch_that_do_not_exist_here(name, flag):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{flag}'"):
         getattr(pt, name)([torch.zeros(2, 2)], **{flag: True})
+    with pytest.raises(ValueError, match=f"param group 0: {flag}: is no setting of {name}, got True"):
+        getattr(pt, name)([{"params": [torch.zeros(2, 2)], flag: True}])
+    # As copied from PyTorch's own param groups.
+    getattr(pt, name)([{"params": [torch.zeros(2, 2)], flag: False, "lr_scale": 0.5, "name": "head"}])
+
+
+@pytest.mark.parametrize("flag", ["amsgrad", "maximize", "nesterov", "dampening", "centered", "penalties"])
+def test_what_a_param_group_asks_for_in_vain_is_named(flag):
+    kinds = {name: getattr(pt, name) for name in ONE_EACH if flag not in name.lower()}
+    for name, kind in kinds.items():
+        group = {"params": [torch.zeros(2, 2)], flag: True}
+        if flag in kind(group["params"]).defaults:
+            continue
+        with pytest.raises(ValueError, match=f"param group 0: {flag}: is no setting of {name}"):
+            kind([group])
+
+
+def test_parameters_on_the_meta_device_are_named():
+    p = torch.nn.Parameter(torch.zeros(2, 2, device="meta"))
+    p.grad = torch.zeros(2, 2, device="meta")
+    optimizer = pt.ProxAdamW([p], penalty=pl.GroupLasso(0.1))
+    with pytest.raises(ValueError, match=r"parameter 0 .* must not be on the meta device"):
+        optimizer.step()
 
 
 @each
