@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+RULES = ["optim/rules.py", "optim/updates.py", "optim/cube_root.py"]
 #: What is compiled again for each mutant.
-COMPILED = ["optim/rules.py", "optim/updates.py", "optim/cube_root.py"]
+COMPILED = [*RULES, "optim/fused_curves.py"]
 #: What is mutated, the tests that should notice, those first that find most in least time, and words in the
 #: names of those that say nothing about it, or take minutes where kernels are not compiled.
 SUITES = [
@@ -84,7 +85,8 @@ SUITES = [
         "optim/fused_groups engine optim/fused_cpu",
         "training rows_are columns_are",
     ),
-    (COMPILED, "optim/rules optim/fused_cpu optim/optimizers", ""),
+    (RULES, "optim/rules optim/fused_cpu optim/optimizers", ""),
+    (["optim/fused_curves.py"], "optim/fused_curves", ""),
 ]
 CONFIG = """
 [cosmic-ray]

@@ -46,7 +46,7 @@ from proxlab.namespaces import namespace
 from proxlab.rootfinders import RootFinder
 from proxlab.types import Array
 
-__all__ = ["solve"]
+__all__ = ["CALLED", "Compiled", "called", "compiled_functions", "own_numbers", "solve"]
 
 _NUMPY = namespace(np.zeros(0))
 #: Of a function of a penalty: where its own numbers are, and the radius.
@@ -128,7 +128,7 @@ class RowSolver:
     ) -> None:
         strength, unit = penalty._split()
         # Kept, as are the functions: the kernel has their addresses.
-        self._own = np.array([float(getattr(unit, name)) for name in compiled.names])
+        self._own = own_numbers(compiled, unit)
         self._compiled = compiled
         value, slope, curvature = compiled.addresses
         functions = Functions(value, slope, curvature, self._own.ctypes.data)
@@ -209,6 +209,11 @@ def compiled_functions(penalty: Any) -> Compiled | None:
     except TypeError:  # of what is not compiled
         return None
     return _compiled(methods, keys, numbers)
+
+
+def own_numbers(compiled: Compiled, penalty: Any) -> Array:
+    """Return the numbers that a penalty's functions read of it, to be kept where they are."""
+    return np.array([float(getattr(penalty, name)) for name in compiled.names])
 
 
 def _is_number(value: Any) -> bool:

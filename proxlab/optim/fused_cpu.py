@@ -12,10 +12,10 @@ penalty and method do; what changes from step to step are addresses and numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -193,8 +193,7 @@ class Batch:
         if penalty is self.penalty:
             return True
         slope = slope_of(penalty)
-        # Without a radial part, which is a strength of zero, groups are none.
-        if slope is None or bool(slope.pieces) != bool(self.slope.pieces):
+        if slope is None or not self.slope.is_like(slope):
             return False
         self.penalty, self.slope = penalty, slope
         return True
@@ -411,7 +410,7 @@ class Batch:
         """Step with groups; those that the kernel leaves are solved in between."""
         # Side by side, the new weights take the place of the old ones, of which an average needs both.
         slope, name = self.slope, "rows" if self.name == "side" and keep > 0.0 else self.name
-        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks)
+        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks, slope.curve is not None)
         step = self._given(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
@@ -486,8 +485,12 @@ class Batch:
             )
         own = self.plans[k].weights
         weights = own[left] if len(own) > 1 else np.full(len(left), own[0])
-        radial = _Radial(self.slope.pieces, weights=weights)
-        z: Array = prox(radial, point, step, metric=metric, root_finder=finder)
+        rows: Penalty
+        if self.slope.curve is None:
+            rows = _Radial(self.slope.pieces, weights=weights)
+        else:
+            rows = replace(cast("Any", self.penalty), groups=Groups.over(1), weights=weights)
+        z: Array = prox(rows, point, step, metric=metric, root_finder=finder)
         return z
 
     def _unfused(

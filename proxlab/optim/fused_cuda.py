@@ -21,7 +21,7 @@ from proxlab.linker import Given, Target
 from proxlab.optim import fused_block as block
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim.fused_layout import Plan, plan_of
+from proxlab.optim.fused_layout import Plan, plan_of, slope_of
 from proxlab.optim.updates import Update
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import Newton, RootFinder
@@ -99,8 +99,8 @@ def obstacle(
     penalty: Penalty | None, shape: tuple[int, ...], order: tuple[int, ...] | None, finder: RootFinder
 ) -> str:
     """Say why no fused step on a GPU takes an array, whose axes lie in an order; "" if one does."""
-    plan = plan_of(penalty, shape, order)
-    if plan is None:
+    plan, slope = plan_of(penalty, shape, order), slope_of(penalty)
+    if plan is None or slope is None or slope.curve is not None:
         return f"has a penalty without a compiled pass, {penalty!r}"
     if plan.name == "flow":
         return ""

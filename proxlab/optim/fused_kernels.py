@@ -13,8 +13,10 @@ from numba.np import arrayobj
 
 from proxlab.backends.addresses import array_at
 from proxlab.backends.compiling import COMPILATION, made, outermost
-from proxlab.linker import Target
+from proxlab.backends.numba_curved import CALLED, called
+from proxlab.linker import Given, Target
 from proxlab.optim import fused_columns as columns
+from proxlab.optim import fused_curves as curves
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
 from proxlab.optim import updates
@@ -30,12 +32,18 @@ SCRATCH = 1 << 16
 OPERATIONS = {many.elements: intrinsic(array_at(numba.types, arrayobj)), updates.cube_root: cube_root}
 TARGET = Target(made, COMPILATION, operations=OPERATIONS)
 
+#: What is another function under a curve.
+CURVED = ("advance", "first_radius", "is_single", "open_group", "tau_at")
+
 _local = threading.local()
 
 
 @lru_cache(maxsize=256)
-def kernel_of(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
-    """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk."""
+def kernel_of(name: str, update: Update, averages: bool, shrinks: bool, curved: bool = False) -> Any:
+    """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk.
+
+    ``curved`` is for penalties that have a curve, and no table of pieces.
+    """
     count = len(update.slots)
     chosen = {
         "read": f"read{count}",
@@ -49,6 +57,8 @@ def kernel_of(name: str, update: Update, averages: bool, shrinks: bool) -> Any:
         names["form"] = update.metric
     names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
     names["held"] = getattr(many, f"held{count}")
+    if curved:
+        names |= {word: getattr(curves, word) for word in CURVED} | {"call": Given(called, CALLED)}
     return outermost(TARGET, getattr(many, name), names)
 
 

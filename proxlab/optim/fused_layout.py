@@ -91,6 +91,23 @@ def _across(shape: Shape, parts: int) -> int:
     return min(wanted, BLOCK // run, kept)
 
 
+class Curve(NamedTuple):
+    """A curve whose slope falls and is convex: its strength, and the addresses of its functions.
+
+    Attributes
+    ----------
+    strength : float
+    table : array of int of shape (1, 4)
+        As :mod:`proxlab.optim.fused_curves` takes it.
+    held : tuple
+        What has to live as long as the addresses.
+    """
+
+    strength: float
+    table: Array
+    held: tuple[Any, ...]
+
+
 class Slope(NamedTuple):
     """What the kernels need of a penalty beside its groups: what its strength decides on.
 
@@ -98,6 +115,8 @@ class Slope(NamedTuple):
     ----------
     pieces : tuple of Piece
         Of the radial part; empty where there is none.
+    curve : Curve or None
+        Its curve, where it is no table of pieces.
     cut : float
         Strength of the elementwise part.
     minus : float
@@ -107,6 +126,16 @@ class Slope(NamedTuple):
     pieces: tuple[Piece, ...] = ()
     cut: float = 0.0
     minus: float = 1.0
+    curve: Curve | None = None
+
+    @property
+    def is_radial(self) -> bool:
+        """Whether there is a radial part, and so groups."""
+        return bool(self.pieces) or self.curve is not None
+
+    def is_like(self, other: Slope) -> bool:
+        """Return whether the same kernel takes both; without a radial part, groups are none."""
+        return self.is_radial == other.is_radial and (self.curve is None) == (other.curve is None)
 
     @property
     def shrinks(self) -> bool:
@@ -116,6 +145,9 @@ class Slope(NamedTuple):
     def numbers(self, step: float, rtol: float, dtype: Any) -> Numbers:
         """Return what the kernels read of penalty, step and precision; the doubt is that of each tensor."""
         unit, low = _unit(dtype), 1e-30 if dtype == np.float32 else 1e-200
+        if self.curve is not None:
+            strength, table, _ = self.curve
+            return Numbers(table, True, math.inf, max(rtol, 2.0 * unit), unit, low, step * strength, 0.0)
         finest = self.pieces[1].start if len(self.pieces) > 1 else math.inf
         table, alone = _table(self.pieces)
         return Numbers(table, alone, finest, max(rtol, 2.0 * unit), unit, low, step, 0.0)
@@ -148,6 +180,8 @@ def slope_of(penalty: Penalty | None) -> Slope | None:
     if penalty is None:
         return Slope()
     equation = penalty.equation
+    if equation.kernel == "curved":
+        return _curved(penalty)
     if equation.kernel != "radial":
         return None
     pieces = () if equation.flat else tuple(Piece(*row) for row in equation.rows.tolist())
@@ -155,6 +189,22 @@ def slope_of(penalty: Penalty | None) -> Slope | None:
     if any(up > SLOPE_ROUNDING * size for up, size in jumps(pieces)):
         return None
     return Slope(pieces, penalty.threshold, 0.0 if penalty.nonnegative else 1.0)
+
+
+def _curved(penalty: Any) -> Slope | None:
+    """Return the slope of a curve, if it falls and is convex, and its functions can be compiled."""
+    from proxlab.backends.numba_curved import compiled_functions, own_numbers
+
+    strength, unit = penalty._split()
+    compiled = compiled_functions(unit) if penalty.slope_falls and penalty.slope_is_convex else None
+    if compiled is None:
+        return None
+    own = own_numbers(compiled, unit)
+    table = np.array([[*compiled.addresses, own.ctypes.data]], np.int64)
+    # A slope that falls from zero is none.
+    first = float(strength) * float(compiled.functions[1](own.ctypes.data, 0.0))
+    curve = Curve(float(strength), table, (compiled, own)) if first > 0.0 else None
+    return Slope((), 0.0, 0.0 if penalty.nonnegative else 1.0, curve)
 
 
 @lru_cache(maxsize=256)
@@ -179,7 +229,7 @@ def plan_of(
     geometry, slope = layout.canonical_shape(), slope_of(penalty)
     if geometry is None or slope is None:
         return None
-    if not slope.pieces:
+    if not slope.is_radial:
         return FREE
     _, length, between, _ = geometry
     if length == 1 and between == 1:
@@ -200,7 +250,7 @@ def joint_plan(
     ``penalty`` is that of rows in which the parts stand one after the other.
     """
     slope = slope_of(penalty)
-    if slope is None or not slope.pieces:
+    if slope is None or not slope.is_radial:
         return None
     spans: list[Shape] = []
     n_groups, size = 1, 0

@@ -130,8 +130,7 @@ class Launched:
             return False
         if penalty is not self.penalty:
             slope = slope_of(penalty)
-            # Without a radial part, which is a strength of zero, groups are none.
-            if slope is None or bool(slope.pieces) != bool(self.slope.pieces):
+            if slope is None or not self.slope.is_like(slope):
                 return False
             self.penalty, self.slope = penalty, slope
         return True

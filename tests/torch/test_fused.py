@@ -19,6 +19,7 @@ from torch import nn  # noqa: E402
 import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import fused_cpu  # noqa: E402
+from tests.curved_penalties import Laplace, Smooth  # noqa: E402
 from tests.optim.methods import FEW  # noqa: E402
 from tests.optim.test_fused_cpu import Own  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
@@ -158,9 +159,11 @@ ROWS = {
     "pieces of one's own ([](adding_a_penalty.md)): a slope that nowhere jumps up; one that does": [
         {"penalty": Own(rows=((0.0, 0.1, 0.0), (1.0, after, 0.0)))} for after in (0.05, 0.2)
     ],
-    "GroupLinf, GroupLog, GroupLq": [
-        {"penalty": p} for p in (pl.GroupLinf(0.1), pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))
+    "GroupLog, GroupLq": [{"penalty": p} for p in (pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))],
+    "a curve of one's own ([](adding_a_penalty.md)): a slope that falls and is convex; another": [
+        {"penalty": p} for p in (Laplace(0.1, 0.5), Smooth(0.1))
     ],
+    "GroupLinf": [{"penalty": pl.GroupLinf(0.1)}],
     "groups that are axes: rows, columns, filters, channels, kernels": [
         {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(axes))}
         for axes in (-1, 0, (1, 2, 3), (0, 2, 3), (2, 3))
