@@ -25,7 +25,7 @@ VALUE, SLOPE, TURN, OWN = 0, 1, 2, 3
 STEPS = 8
 #: A share of the multiplier within which rounding of the sums does not count.
 NEAR = 2.0**-5
-#: How much of the path's own curvature the slope's may use up, beyond which single precision says too little.
+#: The share of the path's slope that the penalty's must leave; below it, single precision says too little.
 STEEP = 0.125
 
 # Set by the build: calls a function at an address.

@@ -47,6 +47,7 @@ class Numbers(NamedTuple):
     Attributes
     ----------
     table : array of shape (pieces, 7)
+        Under a curve what :mod:`proxlab.optim.fused_curves` takes.
     alone : bool
         Whether all runs but the first are flat.
     finest : float
