@@ -97,23 +97,39 @@ class Channels:
         return found
 
     def idle(self, model: nn.Module) -> dict[str, list[Tensor]]:
-        """Modules with parameters that no run used, and these."""
+        """Modules none of whose parameters any run used, and these."""
         found: dict[str, list[Tensor]] = {}
         for name, p in held_tensors(model).items():
-            if isinstance(p, nn.Parameter) and name not in self.trace.touched:
+            if isinstance(p, nn.Parameter) and name not in self.trace.touched and not self._ran(name):
                 found.setdefault(name.rpartition(".")[0], []).append(p)
         return found
 
+    def unused(self, model: nn.Module) -> list[str]:
+        """Parameters that no run used, of modules that have others, or modules in them, that ran."""
+        return [
+            name
+            for name, p in held_tensors(model).items()
+            if isinstance(p, nn.Parameter) and name not in self.trace.touched and self._ran(name)
+        ]
+
+    def _ran(self, name: str) -> bool:
+        """Whether another parameter of a parameter's module, or of a module in that, was used."""
+        path, dot, _ = name.rpartition(".")
+        return any(other.startswith(path + dot) for other in self.trace.touched)
+
     def _keep_idle(self, model: nn.Module, held: dict[str, Tensor]) -> None:
-        """Keep what a module may read that did not run."""
+        """Keep what a module may read that did not run, and what a parameter may that was not used."""
         idle = self.idle(model)
-        if not idle:
-            return
         reads: dict[int, str] = {}
         for path, tensors in idle.items():
             for t in tensors:
                 for size in t.shape:
-                    reads.setdefault(size, path)
+                    reads.setdefault(size, f"{path!r}, which did not run in the trace, may read it")
+        for name in self.unused(model):
+            for size in held[name].shape:
+                reads.setdefault(size, f"{name!r}, which was not used in the trace, may go with it")
+        if not reads:
+            return
         widths: dict[int, set[int]] = {}
         for atom, sizes in self.trace.widths.items():
             widths.setdefault(int(self.roots[atom]), set()).update(sizes)
@@ -121,8 +137,7 @@ class Channels:
             sizes = {self.trace.families.base[name, axis][1] for name, axis, _ in slices}
             for size in sizes | widths.get(root, set()):
                 if size > 1 and size in reads:
-                    reason = f"{reads[size]!r}, which did not run in the trace, may read it"
-                    self.obstacles.setdefault(root, reason)
+                    self.obstacles.setdefault(root, reads[size])
 
     def _find_heads(self, products: set[int]) -> None:
         for read in self.trace.reads.values():
@@ -295,6 +310,8 @@ class Channels:
         if base is None:
             if name not in self.trace.touched:
                 return "it did not run in the trace"
+            if what.startswith("slices"):
+                return "what reads the parameter does not say what it does along the axis"
             return "no layer was found that makes it" if what == "inputs" else "it is not along channels"
         root = int(self.roots[base[0] + k])
         if root in gone:

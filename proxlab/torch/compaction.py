@@ -240,7 +240,10 @@ class _Work:
             wanted = used
         channels.look(self._settled(channels, set(refused)))
         kept = channels.explain(self.model, gone, refused)
-        idle = tuple(path or "the model itself" for path in channels.idle(self.model))
+        idle = (
+            *(path or "the model itself" for path in channels.idle(self.model)),
+            *channels.unused(self.model),
+        )
         removed, notes = channels.removed(self.model, gone), tuple(self.notes)
         origins = _origins(given, replaced, small, made)
         return _Result(small, removed, kept, idle, notes, channels.trace.dead, origins)

@@ -54,8 +54,8 @@ class CompactReport:
     kept : tuple of Kept
         What is zero and could not be removed, with the reason.
     idle : tuple of str
-        Modules with parameters that did not run, neither in evaluation nor in training mode. What they may
-        read is kept.
+        Modules with parameters that did not run, neither in evaluation nor in training mode, and parameters
+        that a module which ran did not use. What they may read is kept.
     notes : tuple of str
         What could not be done, as a comparison in training mode.
     dead : bool
@@ -143,6 +143,8 @@ class CompactReport:
             tables.append("\n".join(["zero, but not removed", *lines]))
         if self.idle:
             idle = [f"  {path}" for path in self.idle]
-            tables.append("\n".join(["did not run, so that what they may read is kept", *idle]))
+            tables.append(
+                "\n".join(["did not run, or was not used, so that what it may read is kept", *idle])
+            )
         tables += self.notes
         return "\n\n".join(tables)

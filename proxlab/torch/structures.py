@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 __all__ = [
+    "CONFIG",
+    "COUNTS",
     "FFN_WIDTHS",
     "HEAD_COUNTS",
     "Attention",
@@ -37,8 +39,11 @@ _ATTENTION = (
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
 _SHARED = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_kv_head", "kv_heads", "num_query_groups")
 _SIZES = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_kv", "key_value_proj_dim")
-#: Attributes in which attention modules keep the number of heads.
+#: Attributes in which attention modules keep the number of heads, and of those of keys and values.
+COUNTS = (_HEADS, _SHARED)
 HEAD_COUNTS = (*_HEADS, *_SHARED)
+#: What stands before the name of a number that a module's configuration keeps.
+CONFIG = "config."
 #: Attributes of feed-forward blocks and of configurations that are the number of hidden units.
 FFN_WIDTHS = (
     "intermediate_size", "ffn_dim", "d_ff", "n_inner", "hidden_dim", "mlp_dim", "encoder_ffn_dim",
@@ -49,9 +54,12 @@ _FUSED = ("qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "to_qk
 _FFN = (
     ("gate_proj", "up_proj", "down_proj"),
     ("w1", "w3", "w2"),
+    ("wi_0", "wi_1", "wo"),
     ("linear1", "linear2"),
     ("intermediate.dense", "output.dense"),
+    ("intermediate_dense", "output_dense"),
     ("fc1", "fc2"),
+    ("fc_in", "fc_out"),
     ("lin1", "lin2"),
     ("w1", "w2"),
     ("wi", "wo"),
@@ -184,7 +192,7 @@ def _head_count(module: nn.Module, layers: list[Any]) -> int | str:
     """Return the number of heads with keys and values of their own, or a sentence that says why not."""
     query, key, value, output = layers
     wide, narrow, values = query.out_features, key.out_features, value.out_features
-    counts, shared, sizes = (_named_counts(module, names) for names in (_HEADS, _SHARED, _SIZES))
+    counts, shared, sizes = (named_counts(module, names) for names in (_HEADS, _SHARED, _SIZES))
     if not counts and not sizes:
         return f"has none of the attributes {', '.join(HEAD_COUNTS)}"
     heads = next(iter(counts.values())) if counts else wide // max(1, next(iter(sizes.values())))
@@ -206,9 +214,9 @@ def _head_count(module: nn.Module, layers: list[Any]) -> int | str:
     return own
 
 
-def _named_counts(module: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
+def named_counts(module: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
     """Return the positive integers that a module keeps under some names, or else its configuration."""
-    for holder, prefix in ((module, ""), (getattr(module, "config", None), "config.")):
+    for holder, prefix in ((module, ""), (getattr(module, "config", None), CONFIG)):
         found = {
             prefix + name: n
             for name in names

@@ -107,15 +107,16 @@ class Run:
         ValueError
             If the parts of the heads do not lie one after the other in a parameter; it names the parameter.
         """
-        found = []
+        found, held = [], dict(self.model.named_parameters(remove_duplicate=False))
         for head in self._channels.heads:
             order = {root: k for k, root in enumerate(head.roots)}
             parts: Parts = []
             for (name, axis), (start, size) in self._channels.trace.families.base.items():
                 roots = self._channels.roots[start : start + size].tolist()
-                if not any(root in order for root in roots):
+                # Buffers, such as the statistics of a norm, have no groups.
+                if name not in held or not any(root in order for root in roots):
                     continue
-                shape = tuple(self.model.get_parameter(name).shape)
+                shape = tuple(held[name].shape)
                 groups = None
                 if all(root in order for root in roots):
                     groups = _regular([order[root] for root in roots], axis, shape)

@@ -65,8 +65,18 @@ def zero_weights(model: nn.Module) -> Iterator[tuple[str, str, int, str, list[in
 
 
 def _zero_sides(m: nn.Module, name: str, p: Tensor) -> Iterator[tuple[int, str, list[int]]]:
-    """Zero slices of a module's weight: axis, "outputs" or "inputs", and which; none of what is no weight."""
-    if p.dim() < 2 or not _is_weight(m, name):
+    """Zero slices of a module's weight: axis, "outputs" or "inputs", and which; none of what is no weight.
+
+    Of a parameter of a module of another kind, along each of its axes, unless it is zero altogether.
+    """
+    if p.dim() < 2:
+        return
+    if not _is_weight(m, name):
+        if not _is_layer(m) and bool((p != 0).any()):
+            for axis in range(p.dim()):
+                found: list[int] = torch.nonzero(zero_slices(p, axis)).flatten().tolist()
+                if found:
+                    yield axis, f"slices of {name} along axis {axis}", found
         return
     sides = [(outputs_axis(m), "outputs"), (1 - outputs_axis(m), "inputs")]
     if isinstance(m, nn.RNNBase):
@@ -84,5 +94,10 @@ def _is_weight(module: nn.Module, name: str) -> bool:
         return name.startswith("weight_ih_l0")
     if isinstance(module, nn.MultiheadAttention):
         return name.endswith("weight")
-    known = isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag))
-    return name == "weight" and (known or is_conv1d(module))
+    return name == "weight" and _is_layer(module)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is known which axes of a module's weights are outputs and inputs."""
+    known = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
+    return isinstance(module, known) or is_conv1d(module)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -268,6 +269,37 @@ def test_bert():
     assert (own.num_attention_heads, own.all_head_size, own.query.out_features) == (2, 8, 8)
     assert small.intermediate.dense.out_features == 12
     assert not report.kept
+
+
+class Configured(models.SelfAttention):
+    """Attention of heads of four, which a configuration of all layers counts."""
+
+    def forward(self, x):
+        q, k, v = (
+            p(x).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_heads_that_a_configuration_counts(tokens):
+    """Pruned, compacted, and pruned again: groups were of heads that were gone, or refused."""
+    model = models.Encoder()
+    model.attention = Configured()
+    del model.attention.num_heads
+    config = SimpleNamespace(num_attention_heads=3, num_key_value_heads=3)
+    model.attention.config = config
+    for left in (2, 1):
+        with torch.no_grad():
+            model.attention.out_proj.weight[:, :4] = 0
+        model, _ = shrink(model, tokens)
+        own = model.attention
+        assert (own.num_attention_heads, own.num_key_value_heads) == (left, left)
+        for options in ({}, {"example_inputs": tokens}):
+            groups = param_groups(model, pl.GroupLasso(0.1), attention="heads", **options)
+            joint = next(g for g in groups if "joint" in g)
+            parts = zip(joint["params"], joint["joint"], strict=True)
+            assert {part.n_groups(tuple(p.shape)) for p, part in parts} == {left}
+    assert config.num_attention_heads == 3
 
 
 @pytest.mark.parametrize("bias", [True, False])

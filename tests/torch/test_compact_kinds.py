@@ -203,6 +203,71 @@ def test_what_a_module_that_did_not_run_may_read_is_kept():
     assert any("'aux', which did not run in the trace, may read it" in k.reason for k in report.kept)
 
 
+class Masked(nn.Module):
+    """A parameter that is used under conditions only."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(8))
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x, mask=None):
+        y = F.relu(self.body(x))
+        return self.head(y if mask is None else torch.where(mask, self.token, y))
+
+
+def test_a_parameter_that_was_not_used_is_named():
+    model = Masked()
+    with torch.no_grad():
+        model.head.weight[:, :5] = 0
+    small, report = compact(model.eval(), torch.randn(4, 6))
+    agree(model, small, fresh(4, 6))
+    assert small.body.out_features == 8
+    assert report.idle == ("token",)
+    (kept,) = report.kept
+    assert kept.reason == "'token', which was not used in the trace, may go with it"
+
+
+class Experts(nn.Module):
+    """The weights of some layers in one parameter, of which an operation takes those that it needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(3, 8, 6))
+        self.down = nn.Parameter(torch.randn(3, 6, 8))
+        self.plain = nn.Parameter(torch.zeros(3, 6))
+
+    def forward(self, x):
+        return torch.einsum("eij,ejk,bk->bi", self.down, F.relu(self.up), x) + self.plain.sum(0)
+
+
+class Bilinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.both = nn.Linear(6, 8), nn.Bilinear(8, 8, 4)
+
+    def forward(self, x):
+        return self.both(self.body(x), self.body(x))
+
+
+def test_what_is_zero_elsewhere_is_counted():
+    model = nn.Sequential(Experts(), Bilinear())
+    with torch.no_grad():
+        model[0].up[:, :5] = 0
+        model[0].down[:, :, :5] = 0
+        model[1].both.weight[:, :3] = 0
+    small, report = compact(model.eval(), torch.randn(4, 6))
+    agree(model, small, fresh(4, 6))
+    removed = report.parameters[0] - report.parameters[1]
+    said = {(k.layer, k.what): k.count for k in report.kept}
+    # The zeros of a layer of which nothing is said are gone.
+    assert (
+        removed > 0 or said["0", "slices of up along axis 1"] == said["0", "slices of down along axis 2"] == 5
+    )
+    assert said["1.both", "slices of weight along axis 1"] == 3
+    assert not any("plain" in what for _, what in said)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_instance_norms_pass_channels_on(affine):
     model = nn.Sequential(

@@ -243,6 +243,11 @@ def test_what_is_found():
     gated = nn.Module()
     gated.w1, gated.w3, gated.w2 = nn.Linear(3, 5), nn.Linear(3, 5), nn.Linear(5, 3)
     assert find_ffn(gated) == [("w1", "w3", "w2")]
+    for names in (("wi_0", "wi_1", "wo"), ("fc_in", "fc_out"), ("intermediate_dense", "output_dense")):
+        block = nn.Module()
+        for name in names:
+            setattr(block, name, nn.Linear(5, 3) if name == names[-1] else nn.Linear(3, 5))
+        assert find_ffn(block) == [names]
     assert find_attention(models.Bert()) == [
         Attention(
             *(f"attention.self.{n}" for n in ("query", "key", "value")), "attention.output.dense", heads=3

@@ -95,13 +95,40 @@ class Fused(nn.Module):
 
     def forward(self, x):
         n, t, _ = x.shape
-        y = self.qkv(x)
+        y = self.project(x)
         if self.together:
             q, k, v = y.view(n, t, self.heads, 12).transpose(1, 2).chunk(3, -1)
         else:
             q, k, v = y.view(n, t, 3, self.heads, 4).permute(2, 0, 3, 1, 4)
         y = functional.scaled_dot_product_attention(q, k, v)
         return x + self.proj(y.transpose(1, 2).reshape(n, t, -1))
+
+    def project(self, x):
+        return self.qkv(x)
+
+
+class Normed(Fused):
+    """With a batch norm over queries, keys and values, as in LeViT."""
+
+    def __init__(self, affine):
+        super().__init__(3, True, False)
+        self.norm = nn.BatchNorm1d(36, affine=affine)
+
+    def project(self, x):
+        return self.norm(self.qkv(x).flatten(0, 1)).view(*x.shape[:2], -1)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_heads_with_a_norm_of_batches(affine):
+    """Statistics are cut with the heads, and are in no group."""
+    model, x = nn.Sequential(nn.Linear(6, 12), Normed(affine)), torch.randn(2, 5, 6)
+    groups = param_groups(model, LASSO, attention="heads", example_inputs=x)
+    (joint,) = [g for g in groups if "joint" in g]
+    norm = ["1.norm.weight", "1.norm.bias"] if affine else []
+    assert sorted(joint["names"]) == sorted(["1.qkv.weight", *norm, "1.proj.weight"])
+    assert {
+        part.n_groups(tuple(p.shape)) for p, part in zip(joint["params"], joint["joint"], strict=True)
+    } == {3}
 
 
 @pytest.mark.parametrize("heads", [2, 3])
