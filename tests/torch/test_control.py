@@ -15,6 +15,7 @@ import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import TargetSparsity  # noqa: E402
 from proxlab.torch import group_sparsity  # noqa: E402
+from tests.optim.methods import FEW  # noqa: E402
 from tests.torch.methods import METHODS, ONE_EACH, prox_rows  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -199,9 +200,15 @@ def test_a_share_that_frozen_parameters_keep_from_vanishing_is_said_once():
         assert record["reachable"] == record["sparsity"] == group_sparsity(optimizer).total.sparsity == 0.5
 
 
-@pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [
+        pytest.param(name, fused, marks=[] if name in FEW or fused is False else [pytest.mark.kernels])
+        for name in sorted(METHODS)
+        for fused in (None, False)
+    ],
+)
 def test_nothing_moves_where_the_learning_rate_is_zero(name, dtype, fused):
     """To the last bit, from the first step on and after some steps; with a penalty and without."""
     rng = np.random.default_rng(0)

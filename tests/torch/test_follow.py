@@ -50,7 +50,13 @@ def train(model, optimizer, steps, seed=1, closure=False):
             optimizer.step()
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.kernels] if name in ("adagrad", "amsgrad") else [])
+        for name in PAIRS
+    ],
+)
 @pytest.mark.parametrize("penalty", [pl.GroupLasso(0.02), pl.GroupMCP(0.02, gamma=3.0), pl.L1(0.005)])
 def test_equals_the_optimizer_with_a_prox_of_its_own(name, penalty):
     plain, own, settings = PAIRS[name]
