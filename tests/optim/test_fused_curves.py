@@ -1,5 +1,7 @@
 """The fused pass under curves whose slope falls and is convex, against a search along the whole path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def drawn(rng, data, groups, n):
     """Draw point and metric of rows, and a curve whose strength decides for some of them."""
     x = rng.normal(size=(groups, n)) * 10.0 ** rng.uniform(-2, 1, size=(groups, 1))
     spread = data.draw(st.sampled_from([0.0, 0.5, 2.0, 4.0]))
-    d = np.exp(rng.normal(size=(groups, n)) * spread) * 10.0 ** rng.uniform(-1.5, 1.5)
+    d = np.exp(rng.normal(size=(groups, n)) * spread) * 10.0 ** rng.uniform(-6, 1.5)
     step = 10.0 ** rng.uniform(-2, 1)
     norm, reach = np.median(np.linalg.norm(d * x, axis=1)) / step, np.median(np.linalg.norm(x, axis=1))
     kind, strength = data.draw(st.sampled_from(["log", "lq", "laplace"])), 10.0 ** rng.uniform(-1.5, 0.8)
@@ -43,13 +45,21 @@ def least(penalty, x, d, eta):
     """The least objective of a group: at zero, at the point itself, and on a grid along the path."""
     best = min(cost(penalty, np.zeros_like(x), x, d, eta), cost(penalty, x, x, d, eta))
     low, high = np.log(d.min()) - 30.0, np.log(d.max()) + 30.0
-    for _ in range(4):
-        mu = np.exp(np.linspace(low, high, 800))[:, None]
+    for _ in range(5):
+        mu = np.exp(np.linspace(low, high, 200))[:, None]
         along = cost(penalty, x * d / (d + mu), x, d, eta)
-        k, gap = int(np.argmin(along)), (high - low) / 799
+        k, gap = int(np.argmin(along)), (high - low) / 199
         best = min(best, along[k])
         low, high = low + (k - 1.0) * gap, low + (k + 1.0) * gap
     return best
+
+
+def tied(penalty, x, d, step):
+    """The weight at which a group is as well zero as at the minimiser along its path."""
+    mu = np.exp(np.linspace(np.log(d.min()) - 20.0, np.log(d.max()) + 20.0, 400))[:, None]
+    z = x * d / (d + mu)
+    gained = 0.5 * (d * x * x - d * (z - x) ** 2).sum(axis=1)
+    return np.max(gained / (step * penalty.curve(np).value(np.linalg.norm(z, axis=1))))
 
 
 def layouts():
@@ -65,10 +75,13 @@ def layouts():
 def test_no_group_has_a_better_minimiser(layout, dtype, data, seed):
     """Wherever the weights were: the search begins there."""
     rng = np.random.default_rng(seed)
-    groups = FEWEST if layout == "side" else 24
-    n = data.draw(st.sampled_from([1, 2, 3, 9, 25] if layout == "side" else [1, 2, 3, 30, 100, 300]))
+    groups = FEWEST if layout == "side" else 150
+    n = data.draw(st.sampled_from([1, 2, 3, 9, 25] if layout == "side" else [1, 2, 3, 30, 120]))
     x, d, step, curve = drawn(rng, data, groups, n)
-    weights = rng.uniform(0.5, 2.0, groups) if data.draw(st.booleans()) else None
+    weights = None
+    if data.draw(st.booleans()):
+        near = 10.0 ** rng.uniform(-4, -0.5, groups) * rng.choice([-1, 1], groups)
+        weights = (1.0 + near) * [tied(curve(), *pair, step) for pair in zip(x, d, strict=True)]
     penalty = curve(groups=pl.Groups.over(0 if layout == "columns" else 1), weights=weights)
     # A step whose point is x: w - lr g/(sqrt(a) + eps) with a large learning rate, and so small gradients.
     lr = max(100.0 * np.abs(x).max(), step)
@@ -90,6 +103,39 @@ def test_no_group_has_a_better_minimiser(layout, dtype, data, seed):
             # Stationary to rounding, too: near a minimiser values say little.
             pull = d * (z - x) + e * penalty.curve(np).slope(r) * z / r
             assert np.linalg.norm(pull) <= 30 * TOLERANCE[dtype] * np.linalg.norm(d * x)
+
+
+def test_a_minimiser_behind_the_one_that_is_found_first():
+    """Metrics so far apart that the multiplier falls twice, and weights at the lesser minimiser."""
+    x, d, penalty = np.array([0.0426, 1.5507]), np.array([4514.0, 1.0]), Laplace(0.531, 0.2)
+    mu = np.exp(np.linspace(-12.0, 12.0, 4000))[:, None]
+    path = x * d / (d + mu)
+    along = cost(penalty, path, x, d, 1.0)
+    last, *_, first = np.flatnonzero((along[1:-1] < along[:-2]) & (along[1:-1] < along[2:])) + 1
+    assert along[last] < 0.5 * along[first]
+    lr = 200.0
+    w, a = np.asarray(path[first], "f4")[:, None], np.asarray((d * lr) ** 2, "f4")[:, None]
+    g = np.asarray((w[:, 0] - x) * d, "f4")[:, None]
+    across = replace(penalty, groups=pl.Groups.over(0))
+    fused_step(RULE, check_settings(RULE, {"lr": lr}), across, w, g, (a,), 1, 0.0, pl.Newton())
+    np.testing.assert_allclose(w[:, 0], path[last], rtol=1e-2)
+
+
+@pytest.mark.parametrize("penalty", [pl.GroupLog(2.0, 0.1), pl.GroupLq(4.0, 0.5)])
+def test_few_groups_are_solved_alone(penalty, monkeypatch):
+    """Where a third vanish, and many are as good as at their threshold: each costs as much as many others."""
+    left, solve = [], Batch._solve_left
+    monkeypatch.setattr(
+        Batch, "_solve_left", lambda self, k, some, *a: left.append(len(some)) or solve(self, k, some, *a)
+    )
+    rng = np.random.default_rng(0)
+    w = np.asarray(rng.normal(size=(30, 600)) * rng.lognormal(size=600, sigma=0.7), "f4")
+    state = np.asarray(rng.lognormal(size=w.shape, sigma=0.5), "f4")
+    grad = np.asarray(0.01 * rng.normal(size=w.shape), "f4")
+    across, settings = replace(penalty, groups=pl.Groups.over(0)), check_settings(RULE, {"lr": 1.0})
+    fused_step(RULE, settings, across, w, grad, (state,), 1, 0.0, pl.Newton())
+    assert 0.2 < (w == 0).all(axis=0).mean() < 0.4
+    assert sum(left) < 600 / 10
 
 
 def test_groups_beyond_the_range_are_solved_alone(monkeypatch):
