@@ -97,6 +97,11 @@ def qwen2(rng):
     return _decoder(rng, "Qwen2")
 
 
+def qwen3(rng):
+    """Queries and keys pass through norms, whose weights all heads share."""
+    return _decoder(rng, "Qwen3")
+
+
 def neox(rng):
     t, (heads, size, units, words) = _transformers(), sizes(rng)
     config = t.GPTNeoXConfig(
@@ -150,7 +155,7 @@ def vit(rng):
 
 TRANSFORMERS = {
     f.__name__: f
-    for f in (bert, distilbert, gpt2, llama, mistral, qwen2, neox, opt, t5, whisper, vit)
+    for f in (bert, distilbert, gpt2, llama, mistral, qwen2, qwen3, neox, opt, t5, whisper, vit)
 }  # fmt: skip
 
 
@@ -227,16 +232,21 @@ def convnext(rng):
     return model, (images(rng, 32),)
 
 
-def timm_vit(rng):
+def timm_vit(rng, **more):
     heads, size, _, _ = sizes(rng)
     model = _timm().models.vision_transformer.VisionTransformer(
         img_size=16, patch_size=8, num_classes=3, embed_dim=heads * size, depth=2, num_heads=heads,
-        mlp_ratio=2.5,
+        mlp_ratio=2.5, **more,
     )  # fmt: skip
     return model, (images(rng, 16),)
 
 
-TIMM = {f.__name__: f for f in (resnet, mobilenet, convnext, timm_vit)}
+def timm_vit_qk_norm(rng):
+    """Layer norms, with shifts, of queries and keys."""
+    return timm_vit(rng, qk_norm=True)
+
+
+TIMM = {f.__name__: f for f in (resnet, mobilenet, convnext, timm_vit, timm_vit_qk_norm)}
 
 
 def lstm(rng):
@@ -279,7 +289,7 @@ def halved(groups, seed):
 STRUCTURES = {"attention": "heads", "ffn": "neurons", "linear": None, "conv": None, "lstm": None}
 FILTERS, UNITS = {"conv": "filter+norm", "linear": None}, {"lstm": "unit", "linear": None}
 GROUPS = {
-    **dict.fromkeys((*TRANSFORMERS, "timm_vit"), STRUCTURES),
+    **dict.fromkeys((*TRANSFORMERS, "timm_vit", "timm_vit_qk_norm"), STRUCTURES),
     **dict.fromkeys(("resnet", "mobilenet", "vgg"), FILTERS),
     **dict.fromkeys(("lstm", "gru"), UNITS),
     "convnext": {"ffn": "neurons", "conv": None, "linear": None},

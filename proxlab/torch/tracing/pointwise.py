@@ -128,6 +128,10 @@ class Pointwise(Knowledge):
                     self.trace.families.keep([int(family[k])], "it is coupled with what cannot be cut")
             others = [d for d in range(held.dim()) if d != axis and held.shape[d] > 1]
             return tainted if others or not whole else torch.zeros_like(tainted)
+        if set[int]() < self._varying(label) <= thin:
+            # It is broadcast over them, as the weight of a norm over all heads: it stays where some go.
+            self._computed(piece, "meets all channels of another layer alike")
+            return tainted
         reason = f"it is coupled with the parameter {piece.name!r}, which cannot be cut along it"
         self._keep(label, reason)
         for axis in range(held.dim()):

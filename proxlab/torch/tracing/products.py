@@ -81,8 +81,9 @@ class Products(Pointwise):
         scaled = any(kwargs.get(k, 1) != 1 for k in ("beta", "alpha"))
         ka, kb = self._known(a), self._known(b)
         if isinstance(ka, Piece) and isinstance(kb, Piece):
-            self._computed(ka)
-            self._computed(kb)
+            # As a weight of two factors, or a query that is a parameter.
+            for piece, other in ((ka, kb), (kb, ka)):
+                self._computed(piece, f"is multiplied by {other.name!r}, not by what depends on the input")
             self.known[out] = fixed(out, True)
             return
         if name in ("mv", "addmv", "dot"):

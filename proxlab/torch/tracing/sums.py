@@ -68,7 +68,16 @@ class Sums(Pointwise):
 
     def _norm(self, name: str, args: Any, outputs: list[Tensor]) -> None:
         known = self._value(args[0])
-        label = known.label
+        label, taint, lead = known.label, known.taint, None
+        reason = f"{self.where} normalises it together with others"
+        if name == "native_group_norm":
+            dims = list(range(1, label.dim()))
+            if 1 in self._varying(label):
+                self._keep(label, reason)
+        else:
+            dims = list(range(label.dim() - len(args[1]), label.dim()))
+            # Before the weights: those that all heads share are seen to meet each of them whole.
+            lead = self._mix(label, dims, reason)
         weights = {"native_group_norm": args[1:3], "_fused_rms_norm": args[2:3]}.get(name, args[2:4])
         for t in weights:
             if isinstance(t, Tensor):
@@ -78,20 +87,15 @@ class Sums(Pointwise):
                     if name == "native_group_norm":
                         ids = ids.reshape(1, -1, *[1] * (label.dim() - 2))
                     self._beside(Piece(k.name, ids), t, label)
-        if name == "native_group_norm":
-            dims = list(range(1, label.dim()))
-            if 1 in self._varying(label):
-                self._keep(label, f"{self.where} normalises it together with others")
-        else:
-            shape = args[1]
-            dims = list(range(label.dim() - len(shape), label.dim()))
-            self._mix(label, dims, f"{self.where} normalises it together with others")
-        taint = known.taint
         for d in dims:
             taint = taint.any(d, keepdim=True)
         self.known[outputs[0]] = Value(label, taint.expand(label.shape).clone())
         for t in outputs[1:]:
-            self.known[t] = fixed(t, True)
+            # Mean and deviation: one of each for all that is normalised together.
+            if lead is not None and lead.shape == t.shape:
+                self.known[t] = Value(lead.clone(), full(t, True))
+            else:
+                self.known[t] = fixed(t, True)
 
     def _batch_norm(self, name: str, args: Any, outputs: list[Tensor]) -> None:
         known = self._value(args[0])
