@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proxlab.torch.structures import CONFIG, COUNTS, HEAD_COUNTS, named_counts
+from proxlab.torch.structures import CONFIG, COUNTS, HEAD_COUNTS, named_counts, own_counts
 
 __all__ = ["HeadAttention", "scale_counts", "stand_in"]
 
@@ -166,7 +166,9 @@ def scale_counts(holder: nn.Module, left: int, heads: int) -> None:
         count = getattr(holder, name, None)
         if isinstance(count, int):
             setattr(holder, name, count * left // heads)
-    # What a configuration says is of all layers, and this one differs from it now.
+    if own_counts(holder):
+        return
+    # All that is known is what a configuration says of all layers, and this one differs from it now.
     for names in COUNTS:
         for name, count in named_counts(holder, names).items():
             if name.startswith(CONFIG):

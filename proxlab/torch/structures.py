@@ -193,6 +193,9 @@ def _head_count(module: nn.Module, layers: list[Any]) -> int | str:
     query, key, value, output = layers
     wide, narrow, values = query.out_features, key.out_features, value.out_features
     counts, shared, sizes = (named_counts(module, names) for names in (_HEADS, _SHARED, _SIZES))
+    if own_counts(module):
+        # A configuration is of all layers, from which this one may differ.
+        counts, shared, sizes = map(_own, (counts, shared, sizes))
     if not counts and not sizes:
         return f"has none of the attributes {', '.join(HEAD_COUNTS)}"
     heads = next(iter(counts.values())) if counts else wide // max(1, next(iter(sizes.values())))
@@ -225,6 +228,15 @@ def named_counts(module: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
         if found:
             return found
     return {}
+
+
+def own_counts(module: nn.Module) -> dict[str, int]:
+    """Return what a module itself says of the number or the size of its heads."""
+    return _own(named_counts(module, _HEADS)) or _own(named_counts(module, _SIZES))
+
+
+def _own(counts: dict[str, int]) -> dict[str, int]:
+    return {name: n for name, n in counts.items() if not name.startswith(CONFIG)}
 
 
 def _listed(named: dict[str, int]) -> str:

@@ -271,6 +271,25 @@ def test_bert():
     assert not report.kept
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"num_attention_heads": 2, "num_key_value_heads": 1}),
+        ({"num_key_value_heads": 4}, {"num_attention_heads": 2, "num_key_value_heads": 2}),
+        ({"num_heads": 8}, {"num_heads": 4}),
+        ({"head_dim": 4}, {"head_dim": 4}),
+    ],
+)
+def test_what_is_remembered_of_heads(own, expected):
+    """A module that knows their number or size itself gets no other number, which a checkpoint would miss."""
+    module = nn.Module()
+    module.config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2)
+    for name, n in own.items():
+        setattr(module, name, n)
+    heads.scale_counts(module, 1, 2)
+    assert {name: n for name, n in vars(module).items() if type(n) is int} == expected
+
+
 class Configured(models.SelfAttention):
     """Attention of heads of four, which a configuration of all layers counts."""
 
