@@ -87,7 +87,7 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
     n, share = sqrt(v), ratio / ve
     m, a = n / ratio, share * fmax(v - ve, 0.0)
     b = 3.0 * n * share * share * (fmax(v * vee - ve * ve, 0.0) / ve)
-    r, y, far = n, 0.0, a
+    r, y, far, step = n, 0.0, a, INF
     for _ in range(STEPS):
         y = m - tau_at(table, 0, r, eta)
         far = a + b * y
@@ -98,8 +98,8 @@ def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: floa
         r = fmin(fmax(r - step, 0.25 * r), hi)
         if fabs(step) <= 0.25 * numbers.rtol * r:
             break
-    bent = fabs(b * y)
-    if fabs(y) <= NEAR * m and bent * bent * fabs(y) <= numbers.rtol * r * a:
+    met, bent = fabs(step) <= 0.25 * numbers.rtol * r, fabs(b * y)
+    if met and fabs(y) <= NEAR * m and bent * bent * fabs(y) <= numbers.rtol * r * a:
         # By as much as rounding may make of v - ve.
         return settle(r, 1.0 / (far + 4.0 * numbers.doubt * share * v), zero, eta, numbers)
     return Group(OPEN, r, 0, 0.0, hi)

@@ -13,6 +13,7 @@ from proxlab.optim.fused_layout import FEWEST, plan_of
 from proxlab.optim.rules import RULES, check_settings
 from tests.curved_penalties import Laplace, Smooth, Witch
 from tests.optim.fused import fused_step
+from tests.test_curved_compiled import Mixed
 
 RULE = RULES["ProxAdagrad"]
 TOLERANCE = {"f4": 3e-6, "f8": 1e-10}
@@ -25,7 +26,10 @@ def drawn(rng, data, groups, n):
     d = np.exp(rng.normal(size=(groups, n)) * spread) * 10.0 ** rng.uniform(-6, 1.5)
     step = 10.0 ** rng.uniform(-2, 1)
     norm, reach = np.median(np.linalg.norm(d * x, axis=1)) / step, np.median(np.linalg.norm(x, axis=1))
-    kind, strength = data.draw(st.sampled_from(["log", "lq", "laplace"])), 10.0 ** rng.uniform(-1.5, 0.8)
+    kind, strength = (
+        data.draw(st.sampled_from(["log", "lq", "laplace", "mixed"])),
+        10.0 ** rng.uniform(-1.5, 0.8),
+    )
     if kind == "log":
         eps = reach * 10.0 ** rng.uniform(-2, 1)
         return x, d, step, lambda **options: pl.GroupLog(strength * norm * eps / 2, eps, **options)
@@ -33,6 +37,11 @@ def drawn(rng, data, groups, n):
         q = rng.uniform(0.1, 0.95)
         return x, d, step, lambda **options: pl.GroupLq(strength * norm * reach ** (1 - q) / 2, q, **options)
     theta = reach * 10.0 ** rng.uniform(-1, 1)
+    if kind == "mixed":
+        eps, share = reach * 10.0 ** rng.uniform(-2, 1), rng.uniform(0.1, 0.9)
+        a, b = strength * norm * theta * share / 2, strength * norm * eps * (1 - share) / 2
+        nonnegative = bool(rng.integers(2))
+        return x, d, step, lambda **options: Mixed(a, theta, b, eps, nonnegative, **options)
     return x, d, step, lambda **options: Laplace(strength * norm * theta / 2, theta, **options)
 
 
@@ -55,23 +64,30 @@ def least(penalty, x, d, eta):
 
 
 def tied(penalty, x, d, step):
-    """The weight at which a group is as well zero as at the minimiser along its path."""
+    """The weight at which a group is as well zero as at the minimiser along its path, or 1."""
+    x = np.maximum(x, 0.0) if penalty.nonnegative else x
+    if not x.any():
+        return 1.0
     mu = np.exp(np.linspace(np.log(d.min()) - 20.0, np.log(d.max()) + 20.0, 400))[:, None]
     z = x * d / (d + mu)
     gained = 0.5 * (d * x * x - d * (z - x) ** 2).sum(axis=1)
     return np.max(gained / (step * penalty.curve(np).value(np.linalg.norm(z, axis=1))))
 
 
-def layouts():
-    """Layouts and dtypes, two of them in every run."""
-    for layout in ("rows", "columns", "side"):
-        for dtype in ("f4", "f8"):
-            marks = [] if (layout, dtype) in (("columns", "f4"), ("rows", "f8")) else [pytest.mark.kernels]
-            yield pytest.param(layout, dtype, marks=marks)
+#: Layouts and dtypes, two of them in every run.
+LAYOUTS = [
+    pytest.param(
+        layout,
+        dtype,
+        marks=[] if (layout, dtype) in (("columns", "f4"), ("rows", "f8")) else [pytest.mark.kernels],
+    )
+    for layout in ("rows", "columns", "side")
+    for dtype in ("f4", "f8")
+]
 
 
 @given(st.data(), st.integers(0, 2**32 - 1))
-@pytest.mark.parametrize(("layout", "dtype"), list(layouts()))
+@pytest.mark.parametrize(("layout", "dtype"), LAYOUTS)
 def test_no_group_has_a_better_minimiser(layout, dtype, data, seed):
     """Wherever the weights were: the search begins there."""
     rng = np.random.default_rng(seed)
@@ -94,6 +110,9 @@ def test_no_group_has_a_better_minimiser(layout, dtype, data, seed):
     asked = RULE.propose(settings, w, g, slots, 1, 0.0)
     fused_step(RULE, settings, penalty, w, g, slots, 1, 0.0, pl.Newton())
     found, point, metric = (lie(np.asarray(a, float)).reshape(groups, n) for a in (w, asked.x, asked.metric))
+    if penalty.nonnegative:
+        assert (found >= 0.0).all()
+        point = np.maximum(point, 0.0)
     eta = asked.step * (np.ones(groups) if weights is None else weights)
     for z, x, d, e in zip(found, point, metric, eta, strict=True):
         scale = 0.5 * (d * x * x).sum()
@@ -103,6 +122,21 @@ def test_no_group_has_a_better_minimiser(layout, dtype, data, seed):
             # Stationary to rounding, too: near a minimiser values say little.
             pull = d * (z - x) + e * penalty.curve(np).slope(r) * z / r
             assert np.linalg.norm(pull) <= 30 * TOLERANCE[dtype] * np.linalg.norm(d * x)
+
+
+def test_slopes_at_zero_that_are_just_enough():
+    """Where the penalty hardly bends, a group vanishes from one slope at zero on: exactly, not nearly."""
+    rng = np.random.default_rng(0)
+    x = 0.01 * rng.normal(size=(2000, 2))
+    enough = 1.0 + 10.0 ** rng.uniform(-5, -1, 2000) * rng.choice([-1, 1], 2000)
+    metric, lr, eps = 1e4, 25.0, 2.0
+    weights = enough * metric * np.linalg.norm(x, axis=1) / lr * eps
+    penalty = pl.GroupLog(1.0, eps, groups=pl.Groups.over(1), weights=weights)
+    w = x * 10.0 ** rng.uniform(-3, 0, size=(2000, 1))
+    state = np.full_like(x, metric**2)
+    grad = (w - x) * metric / lr
+    fused_step(RULE, check_settings(RULE, {"lr": lr}), penalty, w, grad, (state,), 1, 0.0, pl.Newton())
+    np.testing.assert_array_equal((w == 0).all(axis=1), enough > 1)
 
 
 def test_a_minimiser_behind_the_one_that_is_found_first():

@@ -1,5 +1,6 @@
 """The compiled pass behind the optimizers: where it is taken, and that it takes the same steps."""
 
+import dataclasses
 import math
 import os
 import random
@@ -58,6 +59,50 @@ def test_fused_and_unfused_take_the_same_steps(name, dtype, groups):
     assert a.keys() == b.keys()
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=100 * eps, atol=100 * eps)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("penalty", [pl.GroupLog(0.02, 0.05), pl.GroupLq(0.03, 0.5)])
+def test_curves_take_the_same_steps_however_groups_lie(name, dtype, penalty):
+    """Joint groups, kernels side by side, channels in another order, with weights; averages too."""
+    penalty = penalty.with_strength({"rmsprop centered": 2.5}.get(name, 1.0) * penalty.strength)
+    rng = np.random.default_rng(0)
+    shapes = (40, 30), (40,), (20, 40), (6, 50, 3, 3), (20, 15, 3, 3)
+    start = [
+        torch.tensor(rng.normal(size=s, scale=0.1) * rng.uniform(size=s[:1] + (1,) * (len(s) - 1)))
+        for s in shapes
+    ]
+    joint = [pl.Groups.over(1), pl.Groups.over(()), pl.Groups.over(0)]
+    channels = dataclasses.replace(
+        penalty, groups=pl.Groups.over((0, 2, 3)), weights=np.linspace(0.5, 2.0, 50)
+    )
+    kernels = dataclasses.replace(penalty, groups=pl.Groups.over((2, 3)))
+    sides = []
+    for fused in (None, False):
+        params = [nn.Parameter(a.to(dtype)) for a in start]
+        params[3].data = params[3].data.contiguous(memory_format=torch.channels_last)
+        groups = [
+            {"params": params[:3], "joint": joint, "penalty": penalty},
+            {"params": params[3:4], "penalty": channels},
+            {"params": params[4:], "penalty": kernels},
+        ]
+        sides.append((params, METHODS[name](groups, fused=fused)))
+    for _ in range(8):
+        grads = [torch.tensor(rng.normal(size=s, scale=0.05)).to(dtype) for s in shapes]
+        for params, optimizer in sides:
+            for p, g in zip(params, grads, strict=True):
+                p.grad = torch.empty_like(p).copy_(g)
+            optimizer.step()
+    eps = torch.finfo(dtype).eps
+    zero = []
+    for a, b in zip(*(params for params, _ in sides), strict=True):
+        torch.testing.assert_close(a, b, rtol=200 * eps, atol=200 * eps)
+        assert torch.equal(a == 0, b == 0)
+        zero.append(float((a == 0).double().mean()))
+    # Averages leave no weight zero.
+    assert (0 < np.mean(zero) < 1) != (name == "ramda momentum")
 
 
 def test_it_is_taken_where_it_can_be(monkeypatch):
