@@ -223,7 +223,7 @@ def update_row(t: Tensor, step: Step, o: int, n: int, tile: Any, place: Any) -> 
         tile[place + i] = d
 
 
-def add_updated(w: Any, o: Any, place: Any, n: int, room: ColumnRoom, one: float) -> None:
+def add_updated(w: Any, o: int, place: Any, n: int, room: ColumnRoom, one: float) -> None:
     """Add the terms of a row whose metric is in the tile."""
     part, tile = room.part, room.tile
     for i in range(n):
@@ -245,6 +245,22 @@ def add_four(w: Any, rows: Any, place: Any, pitch: Any, n: int, room: ColumnRoom
         add7(part, i, plus7(plus7(a, b), plus7(c, d)))
 
 
+def add_rows(
+    t: Tensor, step: Step, base: int, first: int, last: int, place: Any, pitch: Any, n: int, room: ColumnRoom
+) -> None:
+    """Add the terms of the rows ``first … last - 1``, whose metric lies in the tile from ``place`` on."""
+    shape = t.shape
+    whole = last - (last - first) % 4
+    for i in range(first, whole, 4):
+        o, p = base + row(shape, i), base + row(shape, i + 1)
+        q, r = base + row(shape, i + 2), base + row(shape, i + 3)
+        add_four(t.w, (o, p, q, r), place + UINT(i - first) * pitch, pitch, n, room, step.one)
+        if i % (4 * ROWS) == 4 * ROWS - 4:
+            add_part(room.part, room.total, n, 7)
+    for i in range(whole, last):
+        add_updated(t.w, base + row(shape, i), place + UINT(i - first) * pitch, n, room, step.one)
+
+
 def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
     """Update as many rows as the tile holds, and then add their terms.
 
@@ -257,15 +273,7 @@ def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: Colum
         last = min(first + most, rows)
         for i in range(first, last):
             update_row(t, step, base + row(shape, i), n, tile, UINT(i - first) * pitch)
-        whole = last - (last - first) % 4
-        for i in range(first, whole, 4):
-            o, p = base + row(shape, i), base + row(shape, i + 1)
-            q, r = base + row(shape, i + 2), base + row(shape, i + 3)
-            add_four(t.w, (o, p, q, r), UINT(i - first) * pitch, pitch, n, room, step.one)
-            if i % (4 * ROWS) == 4 * ROWS - 4:
-                add_part(room.part, room.total, n, 7)
-        for i in range(whole, last):
-            add_updated(t.w, base + row(shape, i), UINT(i - first) * pitch, n, room, step.one)
+        add_rows(t, step, base, first, last, UINT(0), pitch, n, room)
 
 
 def pass_of(take_rows: Any, count: int, first: int) -> Any:

@@ -24,8 +24,7 @@ from proxlab.optim.fused_columns import (
     ColumnRoom,
     add0,
     add3,
-    add_four,
-    add_updated,
+    add_rows,
     pass_of,
     stream_of,
 )
@@ -42,13 +41,7 @@ WIDE = np.uint64(SIDE)
 
 def terms_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
     """Add the terms of rows at zero and at the ratio; the metric is in the tile."""
-    place, whole = UINT(3 * ROOM), UINT(rows - rows % 4)
-    for i in range(UINT(0), whole, UINT(4)):
-        o = i * WIDE
-        p, q, r = o + WIDE, o + WIDE + WIDE, o + WIDE + WIDE + WIDE
-        add_four(t.w, (o, p, q, r), place + o, WIDE, n, room, step.one)
-    for i in range(whole, UINT(rows)):
-        add_updated(t.w, i * WIDE, place + i * WIDE, n, room, step.one)
+    add_rows(t, step, base, 0, rows, UINT(3 * ROOM), WIDE, n, room)
 
 
 def ratio_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
