@@ -402,6 +402,13 @@ def unit_name(*parts: object, **parameters: object) -> str:
     return f"{safe.lstrip('.,+=@()-')[: _LONGEST - 11] or 'unit'}-{mark}"
 
 
+def check_path(folder: str | Path) -> Path:
+    """Return the path of a folder, or raise an error: no path at all would be the current one."""
+    if folder == "":
+        raise ValueError("folder: must be a path, got ''")
+    return Path(folder)
+
+
 def check_names(names: Sequence[str]) -> None:
     """Refuse names of units that are no file names, or that two units have.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab.rootfinders import RootFinder
-from proxlab.study.folder import Folder, Result, unit_name
+from proxlab.study.folder import Folder, Result, check_path, unit_name
 from proxlab.study.problems import Problem
 from proxlab.study.run import Unit, run_units
 from proxlab.study.solvers import Solver
@@ -50,10 +50,8 @@ class Running:
     ) -> dict[str, Result]:
         """Run units; those of a part have a folder of their own in that of the study."""
         folder = None
-        if self.folder == "":
-            raise ValueError("folder: must be a path, got ''")
         if self.folder is not None:
-            folder = Folder(Path(self.folder) / part, part or study, settings)
+            folder = Folder(check_path(self.folder) / part, part or study, settings)
         return run_units(
             units, folder=folder, cluster=self.cluster, workers=self.workers, progress=self.progress
         )

@@ -27,7 +27,7 @@ from proxlab.study import usercode
 from proxlab.study.cluster import Cluster, ClusterError
 from proxlab.study.digest import digest, is_installed, source_digest
 from proxlab.study.environment import usable_cores, version
-from proxlab.study.folder import Folder, Result, check_names
+from proxlab.study.folder import Folder, Result, check_names, check_path
 from proxlab.values import check_count
 
 #: Seconds of work that are left to this process: to start workers takes seconds itself.
@@ -127,7 +127,7 @@ def run_units(
     check_names([unit.name for unit in units])
     if folder is None:
         return _run(units, None, cluster, workers, progress)
-    place = folder if isinstance(folder, Folder) else Folder(Path(folder))
+    place = folder if isinstance(folder, Folder) else Folder(check_path(folder))
     with place.lock():
         return _run(units, place, cluster, workers, progress)
 

@@ -77,7 +77,7 @@ class Bound:
     function: Callable[..., Any] | None
 
 
-class RefusedError(Exception):
+class RefusedError(ValueError):
     """What was returned cannot be used."""
 
 
