@@ -322,7 +322,7 @@ def step_groups(table: Any, strengths: Any, marks: Any, values: Any, pieces: Any
         q = number(ratio)
         s0, s1, s2 = zero, zero, zero
         for j in range(HELD):
-            a, b, c = terms(xs[j], ds[j], q, one)
+            a, b, c = terms(xs[j], ds[j], q, one, one)
             s0 += a
             s1 += b
             s2 += c

@@ -16,7 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.optim.fused_blocks import Block
-from proxlab.optim.fused_elements import UINT, Step, Tensor, formed, metric, propose, read, shrunk, terms
+from proxlab.optim.fused_elements import (
+    UINT,
+    Step,
+    Tensor,
+    formed,
+    metric,
+    propose,
+    read,
+    shrunk,
+    terms,
+    terms_at_zero,
+)
 from proxlab.optim.group_sums import sum_terms
 from proxlab.scalar import any_order
 
@@ -29,6 +40,10 @@ PITCH = np.uint64(8208)
 PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in range(2, 8))
 #: While more than one group of so many is open, a pass over a block costs less than one over each of them.
 MANY = 32
+
+
+# Set by the build: whether elements are summed above a second level, which is that of ``hi``.
+CLIPS = False
 
 
 class ColumnRoom(NamedTuple):
@@ -77,15 +92,14 @@ def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
 
 def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's terms at the ratio."""
-    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
+    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest, step.one)
 
 
 def all_terms(x: float, d: float, ratio: float, one: float) -> Any:
     """Return an element's terms at zero and at the ratio."""
-    b = x * d
-    s = b * b
-    s0, s1, s2 = terms(x, d, ratio, one)
-    return s, s * d, x * x, x * b, s0, s1, s2
+    a0, a1, a2, a3 = terms_at_zero(x, d)
+    s0, s1, s2 = terms(x, d, ratio, one, one)
+    return a0, a1, a2, a3, s0, s1, s2
 
 
 def plus7(a: Any, b: Any) -> Any:
@@ -164,6 +178,12 @@ def fold(total: Any, s: int, beside: int, width: int, sums: Any, k: int) -> None
         return
     for j in range(beside):
         sums[k + j] += sum_of(total, UINT(base + j * width), UINT(width))
+
+
+def fold_all(total: Any, count: int, block: Block, first: int, beside: int, width: int, k: int) -> None:
+    """Add ``count`` sums of columns to those of their groups, from the row ``first`` of the block's on."""
+    for s in range(count):
+        fold(total, s, beside, width, block.sums[first + s], k)
 
 
 def spread(numbers: Any, k: int, beside: int, width: int, part: Any, o: Any) -> None:
@@ -300,10 +320,11 @@ def pass_of(take_rows: Any, count: int, first: int) -> Any:
             spread(block.ratio, k, m, width, part, at)
             if count == 0:
                 spread(block.rest, k, m, width, part, behind)
+            elif CLIPS:
+                spread(block.hi, k, m, width, part, behind)
             take_rows(t, step, base, rows, n, room)
             add_part(part, total, n, count)
-            for s in range(count):
-                fold(total, s, m, width, block.sums[first + s], k)
+            fold_all(total, count, block, first, m, width, k)
             k += m
 
     return pass_over

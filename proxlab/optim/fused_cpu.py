@@ -377,7 +377,7 @@ class Batch:
         """
         spoilt, one = np.zeros(len(self), np.bool_), self.dtype.type(1.0)
         if self.name == "columns":
-            scan, step = plain_kernel("scan_of"), Step((), one, one, one, one)
+            scan, step = plain_kernel("scan_of", self.slope.kind), Step((), one, one, one, one)
 
             def look(span: many.Span) -> None:
                 scan(*self._tensors, *span, *step, *column_room(self.dtype), spoilt)
@@ -410,7 +410,7 @@ class Batch:
         """Step with groups; those that the kernel leaves are solved in between."""
         # Side by side, the new weights take the place of the old ones, of which an average needs both.
         slope, name = self.slope, "rows" if self.name == "side" and keep > 0.0 else self.name
-        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks, slope.curve is not None)
+        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks, slope.kind)
         step = self._given(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
@@ -486,7 +486,7 @@ class Batch:
         own = self.plans[k].weights
         weights = own[left] if len(own) > 1 else np.full(len(left), own[0])
         rows: Penalty
-        if self.slope.curve is None:
+        if self.slope.kind == "table":
             rows = _Radial(self.slope.pieces, weights=weights)
         else:
             rows = replace(cast("Any", self.penalty), groups=Groups.over(1), weights=weights)

@@ -100,7 +100,7 @@ def obstacle(
 ) -> str:
     """Say why no fused step on a GPU takes an array, whose axes lie in an order; "" if one does."""
     plan, slope = plan_of(penalty, shape, order), slope_of(penalty)
-    if plan is None or slope is None or slope.curve is not None:
+    if plan is None or slope is None or slope.kind != "table":
         return f"has a penalty without a compiled pass, {penalty!r}"
     if plan.name == "flow":
         return ""

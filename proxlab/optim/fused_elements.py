@@ -163,8 +163,18 @@ def propose(t: Tensor, k: int, step: Step) -> Any:
     return x, d
 
 
-def terms(x: float, d: float, ratio: float, one: float) -> Any:
-    """Return an element's ``z²``, ``z² h``, ``z² h²``: ``q = d ratio``, ``h = q/(q + 1)``, ``z = h x``."""
+def terms_at_zero(x: float, d: float) -> Any:
+    """Return an element's ``b²``, ``b² d``, ``x²``, ``x b``: ``b = d x``."""
+    b = x * d
+    s = b * b
+    return s, s * d, x * x, x * b
+
+
+def terms(x: float, d: float, ratio: float, above: float, one: float) -> Any:
+    """Return an element's ``z²``, ``z² h``, ``z² h²``: ``q = d ratio``, ``h = q/(q + 1)``, ``z = h x``.
+
+    What is summed beyond a second level is only where groups are clipped.
+    """
     q = d * ratio
     h = q / (q + one)
     z = x * h
@@ -177,6 +187,11 @@ def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
     """Return ``z = x q/(q + rest)`` for ``q = d ratio``: the point itself where there is no rest."""
     q = d * ratio
     return x * (q / (q + rest))
+
+
+def weighed(total: float, v: float) -> float:
+    """Add the square of a weight."""
+    return total + v * v
 
 
 @any_order

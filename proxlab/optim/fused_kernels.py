@@ -15,6 +15,7 @@ from proxlab.backends.addresses import array_at
 from proxlab.backends.compiling import COMPILATION, made, outermost
 from proxlab.backends.numba_curved import CALLED, called
 from proxlab.linker import Given, Target
+from proxlab.optim import fused_clipped as clipped
 from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_curves as curves
 from proxlab.optim import fused_elements as elements
@@ -32,17 +33,31 @@ SCRATCH = 1 << 16
 OPERATIONS = {many.elements: intrinsic(array_at(numba.types, arrayobj)), updates.cube_root: cube_root}
 TARGET = Target(made, COMPILATION, operations=OPERATIONS)
 
-#: What is another function under a curve.
-CURVED = ("advance", "first_radius", "is_single", "open_group", "tau_at")
+#: What means something else under a curve; where groups are clipped; and there in the look at the weights.
+CURVED: dict[str, Any] = {
+    word: getattr(curves, word) for word in ("advance", "first_radius", "is_single", "open_group", "tau_at")
+} | {"call": Given(called, CALLED)}
+CLIPPED: dict[str, Any] = {
+    word: getattr(clipped, word)
+    for word in (
+        "add7", "add_part", "advance", "first_radius", "fold_all", "is_single", "open_group", "plus7",
+        "quotient", "ratio_of", "row_radius", "shrunk", "terms", "terms_at_zero", "topped", "weighed",
+    )
+} | {"CLIPS": True}  # fmt: skip
+LOOKING: dict[str, Any] = {
+    "square_term": clipped.size_term, "add1": clipped.keep1, "add_part": clipped.keep_part,
+    "fold_all": clipped.keep_folded,
+}  # fmt: skip
+OTHERS: dict[str, dict[str, Any]] = {"table": {}, "curve": CURVED, "clipped": CLIPPED}
 
 _local = threading.local()
 
 
 @lru_cache(maxsize=256)
-def kernel_of(name: str, update: Update, averages: bool, shrinks: bool, curved: bool = False) -> Any:
+def kernel_of(name: str, update: Update, averages: bool, shrinks: bool, kind: str = "table") -> Any:
     """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk.
 
-    ``curved`` is for penalties that have a curve, and no table of pieces.
+    ``kind`` is that of the penalty (:attr:`proxlab.optim.fused_layout.Slope.kind`).
     """
     count = len(update.slots)
     chosen = {
@@ -57,14 +72,13 @@ def kernel_of(name: str, update: Update, averages: bool, shrinks: bool, curved: 
         names["form"] = update.metric
     names["note_metric"] = many.drop_metric if update.metric is None else many.keep_metric
     names["held"] = getattr(many, f"held{count}")
-    if curved:
-        names |= {word: getattr(curves, word) for word in CURVED} | {"call": Given(called, CALLED)}
+    names |= LOOKING if kind == "clipped" and name == "scan_of" else OTHERS[kind]
     return outermost(TARGET, getattr(many, name), names)
 
 
-def plain_kernel(name: str) -> Any:
+def plain_kernel(name: str, kind: str = "table") -> Any:
     """Compile a function that uses nothing of a rule."""
-    return kernel_of(name, SGD, False, False)
+    return kernel_of(name, SGD, False, False, kind)
 
 
 def row_room(size: int, dtype: Any) -> RowRoom:

@@ -20,6 +20,7 @@ from proxlab.optim.fused_groups import Numbers
 from proxlab.optim.fused_rows import STRIP
 from proxlab.optim.fused_side import SHORT
 from proxlab.penalties import Penalty
+from proxlab.penalties.equations import Clipped
 from proxlab.penalties.tables import SLOPE_ROUNDING, Piece, Table, jumps
 
 __all__ = ["FREE", "Plan", "Slope", "joint_plan", "plan_of", "slope_of"]
@@ -117,6 +118,8 @@ class Slope(NamedTuple):
         Of the radial part; empty where there is none.
     curve : Curve or None
         Its curve, where it is no table of pieces.
+    clip : float
+        Strength of the maximum norm, where it is that.
     cut : float
         Strength of the elementwise part.
     minus : float
@@ -127,15 +130,21 @@ class Slope(NamedTuple):
     cut: float = 0.0
     minus: float = 1.0
     curve: Curve | None = None
+    clip: float = 0.0
 
     @property
-    def is_radial(self) -> bool:
-        """Whether there is a radial part, and so groups."""
-        return bool(self.pieces) or self.curve is not None
+    def kind(self) -> str:
+        """Which functions decide on a group: "table", "curve" or "clipped"."""
+        return "clipped" if self.clip > 0.0 else "table" if self.curve is None else "curve"
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there is more than an elementwise part."""
+        return bool(self.pieces) or self.kind != "table"
 
     def is_like(self, other: Slope) -> bool:
-        """Return whether the same kernel takes both; without a radial part, groups are none."""
-        return self.is_radial == other.is_radial and (self.curve is None) == (other.curve is None)
+        """Return whether the same kernel takes both."""
+        return (self.has_groups, self.kind) == (other.has_groups, other.kind)
 
     @property
     def shrinks(self) -> bool:
@@ -148,6 +157,9 @@ class Slope(NamedTuple):
         if self.curve is not None:
             strength, table, _ = self.curve
             return Numbers(table, True, math.inf, max(rtol, 2.0 * unit), unit, low, step * strength, 0.0)
+        if self.clip > 0.0:
+            nothing, _ = _table(())
+            return Numbers(nothing, True, math.inf, max(rtol, 2.0 * unit), unit, low, step * self.clip, 0.0)
         finest = self.pieces[1].start if len(self.pieces) > 1 else math.inf
         table, alone = _table(self.pieces)
         return Numbers(table, alone, finest, max(rtol, 2.0 * unit), unit, low, step, 0.0)
@@ -182,6 +194,8 @@ def slope_of(penalty: Penalty | None) -> Slope | None:
     equation = penalty.equation
     if equation.kernel == "curved":
         return _curved(penalty)
+    if isinstance(equation, Clipped):
+        return Slope(clip=equation.lam)
     if equation.kernel != "radial":
         return None
     pieces = () if equation.flat else tuple(Piece(*row) for row in equation.rows.tolist())
@@ -229,7 +243,7 @@ def plan_of(
     geometry, slope = layout.canonical_shape(), slope_of(penalty)
     if geometry is None or slope is None:
         return None
-    if not slope.is_radial:
+    if not slope.has_groups:
         return FREE
     _, length, between, _ = geometry
     if length == 1 and between == 1:
@@ -250,7 +264,7 @@ def joint_plan(
     ``penalty`` is that of rows in which the parts stand one after the other.
     """
     slope = slope_of(penalty)
-    if slope is None or not slope.is_radial:
+    if slope is None or not slope.has_groups:
         return None
     spans: list[Shape] = []
     n_groups, size = 1, 0

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxlab.backends.column_kernels import Zero
-from proxlab.optim.fused_elements import UINT, Step, Tensor, blend, formed, propose, shrunk, terms
+from proxlab.optim.fused_elements import (
+    UINT,
+    Step,
+    Tensor,
+    blend,
+    formed,
+    propose,
+    shrunk,
+    terms,
+    terms_at_zero,
+)
 from proxlab.optim.fused_groups import (
     DONE,
     OPEN,
@@ -72,12 +82,11 @@ def sum_of(element: Any) -> Any:
         bb, bbd, xx, xb, ww = zero, zero, zero, zero, zero
         for i in range(n):
             v, xi, di = element(t, step, o + i, x, d, p + i)
-            b = xi * di
-            s = b * b
-            bb += s
-            bbd += s * di
-            xx += xi * xi
-            xb += xi * b
+            a0, a1, a2, a3 = terms_at_zero(xi, di)
+            bb += a0
+            bbd += a1
+            xx += a2
+            xb += a3
             ww += v * v
         return bb, bbd, xx, xb, ww
 
@@ -95,12 +104,12 @@ def update(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any, p: int) -> Non
 
 
 @any_order
-def sum_at(x: Any, d: Any, p: int, n: int, ratio: float, one: float) -> Any:
+def sum_at(x: Any, d: Any, p: int, n: int, ratio: float, above: float, one: float) -> Any:
     """Sum an element's terms at a ratio."""
     zero = one - one
     s, s1, s2 = zero, zero, zero
     for i in range(n):
-        a, b, c = terms(x[p + i], d[p + i], ratio, one)
+        a, b, c = terms(x[p + i], d[p + i], ratio, above, one)
         s += a
         s1 += b
         s2 += c
@@ -124,10 +133,32 @@ def is_zero(w: Any, o: int, n: int, one: float) -> bool:
     return not some
 
 
+def row_radius(ww: float, table: Any) -> float:
+    """Return where the radius of a contiguous group is first looked for."""
+    return first_radius(ww, table)
+
+
+def topped(
+    zero: Zero, eta: float, x: Any, d: Any, p: int, n: int, numbers: Numbers, part: Any, one: float
+) -> Zero:
+    """Return the sums at zero with what else is to be known of ``n`` elements from ``p`` on: nothing."""
+    return zero
+
+
 def cast(value: float, buffer: Any) -> float:
     """Return a number in the data's precision."""
     buffer[0] = value
     return buffer[0]
+
+
+def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: Any, one: float) -> Any:
+    """As :func:`sum_at`, in float64."""
+    v, ve, vee = 0.0, 0.0, 0.0
+    for at in range(FIRST, n, STRIP):
+        m: Any = min(STRIP, n - at)
+        t0, t1, t2 = sum_at(x, d, p + at, m, cast(ratio, part), cast(above, part), one)
+        v, ve, vee = v + t0, ve + t1, vee + t2
+    return v, ve, vee
 
 
 def rows(
@@ -186,18 +217,15 @@ def solve_row(
         else:
             t0, t1, t2, t3, t4 = sum_updating(t, step, o + at, m, x, d, p + at)
         bb, bbd, xx, xb, ww = bb + t0, bbd + t1, xx + t2, xb + t3, ww + t4
-    zero = Zero(bb, bbd, xx, xb)
-    group = open_group(zero, first_radius(ww, numbers.table), eta, numbers)
+    zero = topped(Zero(bb, bbd, xx, xb), eta, x, d, p, n, numbers, part, one)
+    group = open_group(zero, row_radius(ww, numbers.table), eta, numbers)
     for _ in range(PASSES):
         if group.state != OPEN:
             break
         ratio = ratio_of(group, eta, numbers)
         if ratio == 0.0:
             break
-        v, ve, vee = 0.0, 0.0, 0.0
-        for at in range(FIRST, n, STRIP):
-            t0, t1, t2 = sum_at(x, d, p + at, min(STRIP, n - at), cast(ratio, part), one)
-            v, ve, vee = v + t0, ve + t1, vee + t2
+        v, ve, vee = sum_row(x, d, p, n, ratio, group.hi, part, one)
         group = advance(group, v, ve, vee, zero, eta, numbers)
     ratio, rest, state = quotient(group, eta, numbers)
     # A group that was zero and stays so is not written.

@@ -28,7 +28,7 @@ from proxlab.optim.fused_columns import (
     pass_of,
     stream_of,
 )
-from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk, terms
+from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk, terms, weighed
 from proxlab.optim.fused_groups import PASSES, Numbers
 from proxlab.optim.fused_rows import update
 
@@ -46,7 +46,7 @@ def terms_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: Column
 
 def ratio_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's terms at the ratio; here and below the metric is in the place of the gradient."""
-    return terms(t.w[k], t.g[k], ratio, step.one)
+    return terms(t.w[k], t.g[k], ratio, rest, step.one)
 
 
 def write_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -64,7 +64,7 @@ pass_terms, pass_ratio, pass_write = (
 def lay(
     t: Tensor, o: Any, n: Any, count: int, x: Any, d: Any, point: Any, metric: Any, zero: float, squares: Any
 ) -> None:
-    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and sum the weights' squares.
+    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and weigh the weights of each.
 
     The weights of the groups follow one another from ``o`` on.
     """
@@ -74,7 +74,7 @@ def lay(
             i = j * n + k
             point[k * WIDE + j] = x[i]
             metric[k * WIDE + j] = d[i]
-            total += t.w[o + i] * t.w[o + i]
+            total = weighed(total, t.w[o + i])
         squares[j] = total
 
 

@@ -462,9 +462,9 @@ def test_another_root_finder_is_heeded():
 def test_where_it_applies():
     # Minimisers gather where the slope jumps up.
     up, csr = Own(rows=((0.0, 0.1, 0.0), (1.0, 0.2, 0.0))), pl.Groups.csr([0, 3, 5], [0, 1, 2, 3, 4])
-    for penalty in (None, pl.L1(0.1), pl.GroupSCAD(0.1, a=3.0)):
+    for penalty in (None, pl.L1(0.1), pl.GroupSCAD(0.1, a=3.0), pl.GroupLinf(0.1)):
         assert plan_of(penalty, (6, 8)) is not None
-    for penalty in (pl.GroupLinf(0.1), up, pl.GroupLasso(0.1, groups=csr)):
+    for penalty in (up, pl.GroupLasso(0.1, groups=csr)):
         assert plan_of(penalty, (6, 8)) is None
 
 

@@ -64,8 +64,8 @@ def test_fused_and_unfused_take_the_same_steps(name, dtype, groups):
 @pytest.mark.kernels
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("penalty", [pl.GroupLog(0.02, 0.05), pl.GroupLq(0.03, 0.5)])
-def test_curves_take_the_same_steps_however_groups_lie(name, dtype, penalty):
+@pytest.mark.parametrize("penalty", [pl.GroupLog(0.02, 0.05), pl.GroupLq(0.03, 0.5), pl.GroupLinf(0.5)])
+def test_other_penalties_take_the_same_steps_however_groups_lie(name, dtype, penalty):
     """Joint groups, kernels side by side, channels in another order, with weights; averages too."""
     penalty = penalty.with_strength({"rmsprop centered": 2.5}.get(name, 1.0) * penalty.strength)
     rng = np.random.default_rng(0)
@@ -134,8 +134,8 @@ CANNOT = [
         r"\(joint\) has gaps in memory",
     ),
     (
-        {"params": [torch.randn(3, 4)], "joint": [pl.Groups.over(0)], "penalty": pl.GroupLinf(0.1)},
-        r"\(joint\) has joint groups without a compiled pass, GroupLinf",
+        {"params": [torch.randn(3, 4)], "joint": [pl.Groups.over(0)], "penalty": Smooth(0.1)},
+        r"\(joint\) has joint groups without a compiled pass, Smooth",
     ),
 ]
 
@@ -204,11 +204,12 @@ ROWS = {
     "pieces of one's own ([](adding_a_penalty.md)): a slope that nowhere jumps up; one that does": [
         {"penalty": Own(rows=((0.0, 0.1, 0.0), (1.0, after, 0.0)))} for after in (0.05, 0.2)
     ],
-    "GroupLog, GroupLq": [{"penalty": p} for p in (pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5))],
+    "GroupLog, GroupLq, GroupLinf": [
+        {"penalty": p} for p in (pl.GroupLog(0.1, 0.5), pl.GroupLq(0.1, 0.5), pl.GroupLinf(0.1))
+    ],
     "a curve of one's own ([](adding_a_penalty.md)): a slope that falls and is convex; another": [
         {"penalty": p} for p in (Laplace(0.1, 0.5), Smooth(0.1))
     ],
-    "GroupLinf": [{"penalty": pl.GroupLinf(0.1)}],
     "groups that are axes: rows, columns, filters, channels, kernels": [
         {"penalty": pl.GroupLasso(0.1, groups=pl.Groups.over(axes))}
         for axes in (-1, 0, (1, 2, 3), (0, 2, 3), (2, 3))

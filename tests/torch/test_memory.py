@@ -13,6 +13,7 @@ import proxlab as pl  # noqa: E402
 from proxlab import torch as pt  # noqa: E402
 from proxlab.optim import fused_arrays, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
+from tests.curved_penalties import Smooth  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -213,7 +214,7 @@ def test_the_compiled_pass_has_a_door_of_its_own(bad, error, message):
 def test_a_penalty_without_a_fused_pass_is_refused():
     rule = RULES["ProxAdamW"]
     with pytest.raises(ValueError, match="penalty: has no fused pass over an array of shape"):
-        fused_cpu.Batch(rule, check_settings(rule, {}), pl.GroupLinf(0.1), [(4, 4)], np.float64, [None])
+        fused_cpu.Batch(rule, check_settings(rule, {}), Smooth(0.1), [(4, 4)], np.float64, [None])
 
 
 @pytest.mark.parametrize("door", ["check_tensors", "check_apart"])

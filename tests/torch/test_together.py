@@ -21,7 +21,7 @@ from proxlab.inexactness import SquareSummable, Stationarity  # noqa: E402
 from proxlab.optim import TargetSparsity, fused_cpu  # noqa: E402
 from proxlab.optim.rules import RULES, check_settings  # noqa: E402
 from proxlab.torch import base  # noqa: E402
-from tests.curved_penalties import Smooth  # noqa: E402
+from tests.curved_penalties import Smooth, Witch  # noqa: E402
 from tests.optim.fused import fused_step  # noqa: E402
 from tests.torch.methods import METHODS  # noqa: E402
 
@@ -460,7 +460,7 @@ def test_an_error_in_any_param_group_comes_before_anything_has_changed(fused, ba
     params = [*parameters(), *parameters([(4, 3), (3, 4)])]
     params[-1] = nn.Parameter(params[-1].detach().bfloat16())
     others = [
-        {"params": params[-2:-1], "penalty": pl.GroupLinf(0.1)},
+        {"params": params[-2:-1], "penalty": Smooth(0.1)},
         {"params": params[-1:], "penalty": pl.GroupLasso(0.1)},
     ]
     # A compiled pass finds a state that is not finite when it comes there.
@@ -724,7 +724,7 @@ def test_a_bad_gradient_of_joint_groups_changes_nothing(bad):
         assert all(map(torch.equal, [p.detach(), *optimizer.state[p].values()], old))
 
 
-@pytest.mark.parametrize("penalty", [pl.GroupLinf(0.1), Smooth(0.1)])
+@pytest.mark.parametrize("penalty", [Smooth(0.1), Witch(0.1)])
 def test_points_formed_in_one_pass_are_those_of_the_rule(penalty):
     rng = np.random.default_rng(0)
     start = torch.tensor(rng.normal(size=(7, 9)))

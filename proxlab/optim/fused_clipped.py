@@ -1,0 +1,267 @@
+"""Scalar source of the fused pass under the maximum norm: what becomes of a group, and of its elements.
+
+These take the places of the functions of those names in :mod:`proxlab.optim.fused_elements` and the modules
+that use it. The *radius* is the level ``t`` at which elements are clipped, where ``S(t) = Σ d (|x| - t)₊`` is
+the step times the group's weight (docs: the mathematics, §7). ``S`` is convex and piecewise linear: a step of
+Newton's method from below ends below the level, or on it if it passes no element. Whether it passes one, the
+metric of the elements above says, which is summed where the step begins and at a second level, behind the one
+that is looked for. Where groups are not contiguous, the first look is at the level of the last step: that is
+the largest weight.
+
+Of the sums at zero (:class:`~proxlab.backends.column_kernels.Zero`) ``bb`` is here ``Σ d |x|`` and ``bbd`` is
+``Σ d``; ``xx`` is the largest size of an element, and ``xb`` the metric there. Of a group ``r`` is the level
+at which sums are asked for, ``hi`` the second, or 0 where there was none, and ``lo`` one that is not above
+the level that is looked for.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from proxlab.backends.column_kernels import Zero
+from proxlab.optim.fused_blocks import Block
+from proxlab.optim.fused_columns import PITCH, PITCH2, PITCH3, PITCH4, PITCH5, fold
+from proxlab.optim.fused_elements import UINT, Step, Tensor
+from proxlab.optim.fused_groups import DONE, HARD, OPEN, RATIO_HIGH, RATIO_LOW, Group, Numbers
+from proxlab.optim.fused_rows import sum_row
+from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power
+
+#: From so many times the wanted sum on, a step of Newton's method is too short.
+FAR = 4.0
+FOUR: Any = np.uint64(4)
+#: Of the sums of a pass with the update: the largest size, and its metric.
+SIZE, METRIC = np.uint64(2), np.uint64(3)
+
+
+def terms_at_zero(x: float, d: float) -> Any:
+    """Return an element's ``d |x|``, ``d``, ``|x|`` and ``d``."""
+    size = fabs(x)
+    return size * d, d, size, d
+
+
+def terms(x: float, d: float, ratio: float, above: float, one: float) -> Any:
+    """Return an element's ``d (|x| - t)₊`` at the level ``ratio``, and ``d`` above that and a second one."""
+    zero, size = one - one, fabs(x)
+    over = size - ratio
+    a = d if over > zero else zero
+    return a * over, a, d if size > above else zero
+
+
+def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
+    """Return an element clipped at the level ``ratio``, or as it is where there is no rest."""
+    z = fmin(fmax(x, -ratio), ratio)
+    return z if rest > rest - rest else x
+
+
+def weighed(total: float, v: float) -> float:
+    """Return the greater of two sizes."""
+    return fmax(fabs(v), total)
+
+
+@any_order
+def largest(x: Any, p: int, n: int, one: float) -> float:
+    """Return the largest size of ``n`` elements from ``p`` on; four streams are faster."""
+    a, b, c, d = one - one, one - one, one - one, one - one
+    q = n // FOUR
+    for i in range(q):
+        k = p + i
+        a, b = weighed(a, x[k]), weighed(b, x[k + q])
+        c, d = weighed(c, x[k + q + q]), weighed(d, x[k + q + q + q])
+    for i in range(q * FOUR, n):
+        a = weighed(a, x[p + i])
+    return fmax(fmax(a, b), fmax(c, d))
+
+
+def row_radius(ww: float, table: Any) -> float:
+    """Return where the level of a contiguous group is first looked for: nowhere, another pass costs less."""
+    return 0.0
+
+
+def topped(
+    zero: Zero, eta: float, x: Any, d: Any, p: int, n: int, numbers: Numbers, part: Any, one: float
+) -> Zero:
+    """Return the sums at zero with the largest of ``n`` elements from ``p`` on, and its metric."""
+    if not eta < zero.bb < INF:
+        return zero
+    top = np.float64(largest(x, p, n, one))
+    _, metric, _ = sum_row(x, d, p, n, (1.0 - 4.0 * numbers.unit) * top, 0.0, part, one)
+    return Zero(zero.bb, zero.bbd, top, metric)
+
+
+def first_radius(ww: float, table: Any) -> float:
+    """Return where the level is first looked for: at the largest weight."""
+    return ww
+
+
+def is_single(table: Any) -> bool:
+    """Return whether groups are decided together: a logarithm is no part of a vector."""
+    return False
+
+
+def rounded(r: float, numbers: Numbers) -> float:
+    """Return a level in the data's precision (Dekker 1971), as elements are held against it."""
+    a = r * (1.0 + numbers.unit * 2.0**53)
+    return a - (a - r)
+
+
+def ratio_of(group: Group, eta: float, numbers: Numbers) -> float:
+    """Return the level at which sums are asked for; zero if it is out of range."""
+    return group.r if RATIO_LOW < group.r < RATIO_HIGH else 0.0
+
+
+def open_group(zero: Zero, guess: float, eta: float, numbers: Numbers) -> Group:
+    """Decide from the sums at zero; ``guess`` is where the level is first looked for."""
+    low, doubt, total = numbers.low, numbers.doubt, zero.bb
+    if not (total < 1.0 / low and zero.bbd < 1.0 / low):
+        return Group(HARD, 0.0, 0, 0.0, 0.0)
+    if eta == 0.0:
+        return Group(DONE, 1.0, 0, 0.0, 0.0)
+    if total <= low < 0.5 * eta:
+        # Products may have vanished, but none that weighs as much.
+        return Group(DONE, 0.0, 0, 0.0, 0.0)
+    over = total - eta
+    if not (low < eta and fabs(over) > 4.0 * doubt * total):
+        return Group(HARD, 0.0, 0, 0.0, 0.0)
+    if over < 0.0:
+        return Group(DONE, 0.0, 0, 0.0, 0.0)
+    # By the tangent at zero, and by the largest element alone.
+    lo = fmax((over - 4.0 * doubt * total) / zero.bbd, zero.xx - eta / zero.xb)
+    if guess > 0.0:
+        return Group(OPEN, guess, 0, lo, 0.0)
+    return aimed(0.0, total, zero.bbd, lo, zero, eta, numbers)
+
+
+def aimed(t: float, v: float, ve: float, lo: float, zero: Zero, eta: float, numbers: Numbers) -> Group:
+    """Return where to go on from the sums at a level.
+
+    Where the level is, as if the sum were a power of the distance from the largest element: elements are few
+    below that, and so the next sums are asked for at ``lo`` unless it is far.
+    """
+    top = zero.xx
+    share = power(eta / v, v / (ve * (top - t))) if t < top else 0.0
+    r = fmax(top - (top - t) * share, lo)
+    beyond = fmin(r + r - lo, top) * (1.0 + 2.0 * numbers.rtol)
+    return Group(OPEN, rounded(lo if v < FAR * eta else r, numbers), 0, lo, rounded(beyond, numbers))
+
+
+def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: float, numbers: Numbers) -> Group:
+    """Go on from ``S``, and the metric of what is above the level and above the second one."""
+    _, t, _, lo, hi = group
+    if not (v < INF and ve < INF):
+        return Group(HARD, 0.0, 0, 0.0, 0.0)
+    if not (v > 0.0 and ve > 0.0):
+        # All elements are below.
+        return aimed(0.0, zero.bb, zero.bbd, lo, zero, eta, numbers)
+    if hi == 0.0 or vee == 0.0:
+        # Below the largest element, where the level is, that is above.
+        hi, vee = INF, zero.xb
+    over = v - eta
+    step = over / ve
+    r = t + step
+    known = over >= 0.0 and r * (1.0 + numbers.rtol) <= hi and (ve - vee) * step <= numbers.rtol * r * vee
+    if known or fabs(over) <= 16.0 * numbers.unit * eta:
+        return Group(DONE if r > 0.0 else HARD, r, 0, 0.0, 0.0)
+    if over < 0.0 and -step <= 2.0 * numbers.rtol * t:
+        # The level is in between.
+        return Group(DONE, t + 0.5 * step, 0, 0.0, 0.0)
+    new = aimed(t, v, ve, fmax(lo, r), zero, eta, numbers)
+    if over > 0.0 and new.r <= t:
+        return Group(OPEN, rounded(t * (1.0 + 2.0 * numbers.unit), numbers), 0, new.lo, new.hi)
+    return new
+
+
+def quotient(group: Group, eta: float, numbers: Numbers) -> Any:
+    """Return the level and whether there is one, and the state."""
+    if group.state != DONE or group.r == 0.0:
+        return 0.0, 1.0, group.state
+    if eta == 0.0:
+        return 1.0, 0.0, group.state
+    return ratio_of(group, eta, numbers), 1.0, DONE if ratio_of(group, eta, numbers) > 0.0 else HARD
+
+
+# ----------------------------------------------------------------------------------------------------
+# Columns: of two of the sums only the greater is kept, and so it is in the look at the weights.
+
+
+def plus7(a: Any, b: Any) -> Any:
+    """Return the sums of seven terms, and the greater of the sizes with its metric."""
+    more = b[2] > a[2]
+    return (
+        a[0] + b[0], a[1] + b[1], b[2] if more else a[2], b[3] if more else a[3], a[4] + b[4], a[5] + b[5],
+        a[6],
+    )  # fmt: skip
+
+
+def add7(part: Any, i: int, s: Any) -> None:
+    """Add to the sums; nothing is asked of the last."""
+    size, metric = part[i + PITCH2], part[i + PITCH3]
+    more = s[2] > size
+    part[i] += s[0]
+    part[i + PITCH] += s[1]
+    part[i + PITCH2] = s[2] if more else size
+    part[i + PITCH3] = s[3] if more else metric
+    part[i + PITCH4] += s[4]
+    part[i + PITCH5] += s[5]
+
+
+def add_part(part: Any, total: Any, n: int, count: int) -> None:
+    """Move sums over to float64."""
+    for k in range(UINT(count)):
+        base = k * PITCH
+        if count == 7 and k == SIZE:
+            for i in range(n):
+                more = part[base + i] > total[base + i]
+                total[base + i] = part[base + i] if more else total[base + i]
+                total[base + PITCH + i] = part[base + PITCH + i] if more else total[base + PITCH + i]
+        elif not (count == 7 and k == METRIC):
+            for i in range(n):
+                total[base + i] += part[base + i]
+        for i in range(n):
+            part[base + i] = part[base + i] - part[base + i]
+
+
+def fold_all(total: Any, count: int, block: Block, first: int, beside: int, width: int, k: int) -> None:
+    """As elsewhere, and keep the greatest of a group's sizes with its metric."""
+    for s in range(count):
+        if count == 7 and 2 <= s <= 3:
+            continue
+        fold(total, s, beside, width, block.sums[first + s], k)
+    if count == 7:
+        for j in range(beside):
+            for i in range(UINT(j * width), UINT(j * width + width)):
+                if total[i + PITCH2] > block.sums[2, k + j]:
+                    block.sums[2, k + j], block.sums[3, k + j] = total[i + PITCH2], total[i + PITCH3]
+
+
+def size_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
+    """Return an element's size, or NaN if the square of its gradient is not finite."""
+    zero = step.one - step.one
+    return (fabs(t.w[k]) + zero * (t.g[k] * t.g[k]),)
+
+
+def greater(a: float, b: float) -> float:
+    """Return the greater of two sizes, or NaN if one is not finite."""
+    return fmax(a, b) + (b - b)
+
+
+def keep1(part: Any, i: int, s: Any) -> None:
+    """Keep the greater."""
+    part[i] = greater(part[i], s[0])
+
+
+def keep_part(part: Any, total: Any, n: int, count: int) -> None:
+    """Move what is kept over to float64; there is one."""
+    for i in range(n):
+        total[i] = greater(total[i], part[i])
+        part[i] = part[i] - part[i]
+
+
+def keep_folded(total: Any, count: int, block: Block, first: int, beside: int, width: int, k: int) -> None:
+    """Keep, for each of the groups that lie side by side, the greatest of its columns."""
+    for j in range(beside):
+        for i in range(UINT(j * width), UINT(j * width + width)):
+            block.sums[first, k + j] = greater(block.sums[first, k + j], total[i])
