@@ -65,6 +65,9 @@ def test_groups_are_clipped_at_their_levels(layout, dtype, data, seed):
     n = data.draw(st.sampled_from([1, 2, 3, 9, 25] if layout == "side" else [1, 2, 3, 30, 120, 1100]))
     x, d = drawn(rng, data, groups, n)
     step = 10.0 ** rng.uniform(-2, 1)
+    # A step whose point is x: w - lr g/(sqrt(a) + eps) with a large learning rate, and so small gradients.
+    lr = max(100.0 * np.abs(x).max(), step)
+    d = np.minimum(d, 1e18 * step / lr)
     # From what changes nearly nothing to what leaves nearly nothing, and just not or just enough for zero.
     share = 10.0 ** rng.uniform(-9, 0.3, groups)
     near = rng.random(groups) < 0.2
@@ -72,8 +75,6 @@ def test_groups_are_clipped_at_their_levels(layout, dtype, data, seed):
     share[rng.random(groups) < 0.05] = 0.0
     weights = share * (d * np.abs(x)).sum(axis=1) / step
     penalty = pl.GroupLinf(1.0, groups=pl.Groups.over(0 if layout == "columns" else 1), weights=weights)
-    # A step whose point is x: w - lr g/(sqrt(a) + eps) with a large learning rate, and so small gradients.
-    lr = max(100.0 * np.abs(x).max(), step)
     scale = 10.0 ** data.draw(st.sampled_from([0.0, -3.0, 0.5])) * (rng.random(size=(groups, 1)) < 0.8)
     before = np.asarray(scale * x * (1.0 + 0.02 * rng.normal(size=x.shape)), dtype)
     state = np.asarray((d * lr / step) ** 2, dtype)
