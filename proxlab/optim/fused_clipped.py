@@ -25,7 +25,7 @@ import numpy as np
 from proxlab.backends.column_kernels import Zero
 from proxlab.optim.fused_blocks import Block
 from proxlab.optim.fused_columns import PITCH, PITCH2, PITCH3, PITCH4, PITCH5, fold
-from proxlab.optim.fused_elements import UINT, Step, Tensor
+from proxlab.optim.fused_elements import UINT
 from proxlab.optim.fused_groups import DONE, HARD, OPEN, RATIO_HIGH, RATIO_LOW, Group, Numbers
 from proxlab.optim.fused_rows import sum_row
 from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power
@@ -237,26 +237,21 @@ def fold_all(total: Any, count: int, block: Block, first: int, beside: int, widt
                     block.sums[2, k + j], block.sums[3, k + j] = total[i + PITCH2], total[i + PITCH3]
 
 
-def size_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's size, or NaN if the square of its gradient is not finite."""
-    zero = step.one - step.one
-    return (fabs(t.w[k]) + zero * (t.g[k] * t.g[k]),)
+def measured(v: float) -> float:
+    """Return the size of a weight."""
+    return fabs(v)
 
 
-def greater(a: float, b: float) -> float:
+def joined(a: float, b: float) -> float:
     """Return the greater of two sizes, or NaN if one is not finite."""
-    return fmax(a, b) + (b - b)
-
-
-def keep1(part: Any, i: int, s: Any) -> None:
-    """Keep the greater."""
-    part[i] = greater(part[i], s[0])
+    # What is not finite stays: it is greater than nothing.
+    return fmax(b, a) + (b - b)
 
 
 def keep_part(part: Any, total: Any, n: int, count: int) -> None:
     """Move what is kept over to float64; there is one."""
     for i in range(n):
-        total[i] = greater(total[i], part[i])
+        total[i] = joined(total[i], part[i])
         part[i] = part[i] - part[i]
 
 
@@ -264,4 +259,4 @@ def keep_folded(total: Any, count: int, block: Block, first: int, beside: int, w
     """Keep, for each of the groups that lie side by side, the greatest of its columns."""
     for j in range(beside):
         for i in range(UINT(j * width), UINT(j * width + width)):
-            block.sums[first, k + j] = greater(block.sums[first, k + j], total[i])
+            block.sums[first, k + j] = joined(block.sums[first, k + j], total[i])

@@ -72,10 +72,20 @@ class ColumnRoom(NamedTuple):
 # Passes. An element's terms, and how they are added to the sums of its column.
 
 
+def measured(v: float) -> float:
+    """Return the square of a weight."""
+    return v * v
+
+
+def joined(a: float, b: float) -> float:
+    """Return the sum of what weights measure."""
+    return a + b
+
+
 def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return an element's ``w²``, or NaN if the square of its gradient is not finite."""
+    """Return what an element's weight measures, or NaN if the square of its gradient is not finite."""
     zero = step.one - step.one
-    return (t.w[k] * t.w[k] + zero * (t.g[k] * t.g[k]),)
+    return (measured(t.w[k]) + zero * (t.g[k] * t.g[k]),)
 
 
 def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -114,8 +124,8 @@ def add0(part: Any, i: int, s: Any) -> None:
 
 
 def add1(part: Any, i: int, s: Any) -> None:
-    """Add to one sum."""
-    part[i] += s[0]
+    """Add to what weights measure."""
+    part[i] = joined(part[i], s[0])
 
 
 def add3(part: Any, i: int, s: Any) -> None:

@@ -45,7 +45,7 @@ CLIPPED: dict[str, Any] = {
     )
 } | {"CLIPS": True}  # fmt: skip
 LOOKING: dict[str, Any] = {
-    "square_term": clipped.size_term, "add1": clipped.keep1, "add_part": clipped.keep_part,
+    "measured": clipped.measured, "joined": clipped.joined, "add_part": clipped.keep_part,
     "fold_all": clipped.keep_folded,
 }  # fmt: skip
 OTHERS: dict[str, dict[str, Any]] = {"table": {}, "curve": CURVED, "clipped": CLIPPED}

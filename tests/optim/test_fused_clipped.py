@@ -117,6 +117,21 @@ def test_few_groups_are_solved_alone(monkeypatch):
     assert sum(left) < 3 * steps * 256 / 100
 
 
+def test_the_first_look_is_at_the_largest_weight():
+    """Beside what columns, their runs and several tensors hold; not finite is what is not."""
+    rng = np.random.default_rng(0)
+    settings = check_settings(RULE, {"lr": 0.1})
+    for shape, axes in (((70, 33), 0), ((5, 40, 3, 3), (0, 2, 3)), ((3, 7, 600), (0, 2))):
+        w, g, a = (np.asarray(rng.normal(size=shape), "f4") for _ in range(3))
+        penalty = pl.GroupLinf(0.1, groups=pl.Groups.over(axes))
+        batch = Batch(RULE, settings, penalty, [shape], w.dtype, [None])
+        batch.addresses[0] = [b.ctypes.data for b in (w, g, a)]
+        assert not batch._spoilt().any()
+        np.testing.assert_array_equal(batch._tensors.squares, np.abs(w).max(axis=axes))
+        g.flat[-1] = 1e30
+        assert batch._spoilt().all()
+
+
 def test_groups_beyond_the_range_are_solved_alone():
     """Products that vanish or overflow in single precision, and weights of zero."""
     rng = np.random.default_rng(0)
