@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RULES = ["optim/rules.py", "optim/updates.py", "optim/cube_root.py"]
 #: What is compiled again for each mutant.
-COMPILED = [*RULES, "optim/fused_curves.py"]
+COMPILED = [*RULES, "optim/fused_curves.py", "optim/fused_clipped.py"]
 #: What is mutated, the tests that should notice, those first that find most in least time, and words in the
 #: names of those that say nothing about it, or take minutes where kernels are not compiled.
 SUITES = [
@@ -87,6 +87,7 @@ SUITES = [
     ),
     (RULES, "optim/rules optim/fused_cpu optim/optimizers", ""),
     (["optim/fused_curves.py"], "optim/fused_curves", ""),
+    (["optim/fused_clipped.py"], "optim/fused_clipped", ""),
 ]
 CONFIG = """
 [cosmic-ray]
