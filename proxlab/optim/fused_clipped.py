@@ -34,7 +34,7 @@ from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power
 FAR = 4.0
 FOUR: Any = np.uint64(4)
 #: Of the sums of a pass with the update: the largest size, and its metric.
-SIZE, METRIC = np.uint64(2), np.uint64(3)
+SIZE, METRIC = 2, 3
 
 
 def terms_at_zero(x: float, d: float) -> Any:
@@ -57,9 +57,15 @@ def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
     return z if rest > rest - rest else x
 
 
-def weighed(total: float, v: float) -> float:
-    """Return the greater of two sizes."""
-    return fmax(fabs(v), total)
+def measured(v: float) -> float:
+    """Return the size of a weight."""
+    return fabs(v)
+
+
+def joined(a: float, b: float) -> float:
+    """Return the greater of two sizes, or NaN if one is not finite."""
+    # Nothing is greater than NaN, which stays.
+    return fmax(b, a) + (b - b)
 
 
 @any_order
@@ -69,10 +75,10 @@ def largest(x: Any, p: int, n: int, one: float) -> float:
     q = n // FOUR
     for i in range(q):
         k = p + i
-        a, b = weighed(a, x[k]), weighed(b, x[k + q])
-        c, d = weighed(c, x[k + q + q]), weighed(d, x[k + q + q + q])
+        a, b = fmax(fabs(x[k]), a), fmax(fabs(x[k + q]), b)
+        c, d = fmax(fabs(x[k + q + q]), c), fmax(fabs(x[k + q + q + q]), d)
     for i in range(q * FOUR, n):
-        a = weighed(a, x[p + i])
+        a = fmax(fabs(x[p + i]), a)
     return fmax(fmax(a, b), fmax(c, d))
 
 
@@ -98,7 +104,7 @@ def first_radius(ww: float, table: Any) -> float:
 
 
 def is_single(table: Any) -> bool:
-    """Return whether groups are decided together: a logarithm is no part of a vector."""
+    """Return whether groups are decided together: a power is no part of a vector."""
     return False
 
 
@@ -180,7 +186,8 @@ def quotient(group: Group, eta: float, numbers: Numbers) -> Any:
         return 0.0, 1.0, group.state
     if eta == 0.0:
         return 1.0, 0.0, group.state
-    return ratio_of(group, eta, numbers), 1.0, DONE if ratio_of(group, eta, numbers) > 0.0 else HARD
+    ratio = ratio_of(group, eta, numbers)
+    return ratio, 1.0, DONE if ratio > 0.0 else HARD
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -227,25 +234,13 @@ def add_part(part: Any, total: Any, n: int, count: int) -> None:
 def fold_all(total: Any, count: int, block: Block, first: int, beside: int, width: int, k: int) -> None:
     """As elsewhere, and keep the greatest of a group's sizes with its metric."""
     for s in range(count):
-        if count == 7 and 2 <= s <= 3:
-            continue
-        fold(total, s, beside, width, block.sums[first + s], k)
+        if not (count == 7 and SIZE <= s <= METRIC):
+            fold(total, s, beside, width, block.sums[first + s], k)
     if count == 7:
         for j in range(beside):
             for i in range(UINT(j * width), UINT(j * width + width)):
-                if total[i + PITCH2] > block.sums[2, k + j]:
-                    block.sums[2, k + j], block.sums[3, k + j] = total[i + PITCH2], total[i + PITCH3]
-
-
-def measured(v: float) -> float:
-    """Return the size of a weight."""
-    return fabs(v)
-
-
-def joined(a: float, b: float) -> float:
-    """Return the greater of two sizes, or NaN if one is not finite."""
-    # What is not finite stays: it is greater than nothing.
-    return fmax(b, a) + (b - b)
+                if total[i + PITCH2] > block.sums[SIZE, k + j]:
+                    block.sums[SIZE, k + j], block.sums[METRIC, k + j] = total[i + PITCH2], total[i + PITCH3]
 
 
 def keep_part(part: Any, total: Any, n: int, count: int) -> None:

@@ -189,11 +189,6 @@ def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
     return x * (q / (q + rest))
 
 
-def weighed(total: float, v: float) -> float:
-    """Add the square of a weight."""
-    return total + v * v
-
-
 @any_order
 def sum_flow(t: Tensor, step: Step, o: int, n: int) -> float:
     """Step where no groups are; returns 0, or NaN if a weight is not finite."""

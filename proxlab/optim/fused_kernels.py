@@ -40,14 +40,12 @@ CURVED: dict[str, Any] = {
 CLIPPED: dict[str, Any] = {
     word: getattr(clipped, word)
     for word in (
-        "add7", "add_part", "advance", "first_radius", "fold_all", "is_single", "open_group", "plus7",
-        "quotient", "ratio_of", "row_radius", "shrunk", "terms", "terms_at_zero", "topped", "weighed",
+        "add7", "add_part", "advance", "first_radius", "fold_all", "is_single", "joined", "measured",
+        "open_group", "plus7", "quotient", "ratio_of", "row_radius", "shrunk", "terms", "terms_at_zero",
+        "topped",
     )
 } | {"CLIPS": True}  # fmt: skip
-LOOKING: dict[str, Any] = {
-    "measured": clipped.measured, "joined": clipped.joined, "add_part": clipped.keep_part,
-    "fold_all": clipped.keep_folded,
-}  # fmt: skip
+LOOKING: dict[str, Any] = CLIPPED | {"add_part": clipped.keep_part, "fold_all": clipped.keep_folded}
 OTHERS: dict[str, dict[str, Any]] = {"table": {}, "curve": CURVED, "clipped": CLIPPED}
 
 _local = threading.local()

@@ -118,12 +118,12 @@ class Slope(NamedTuple):
         Of the radial part; empty where there is none.
     curve : Curve or None
         Its curve, where it is no table of pieces.
-    clip : float
-        Strength of the maximum norm, where it is that.
     cut : float
         Strength of the elementwise part.
     minus : float
         0 where negative weights are to be zero, else 1.
+    clip : float
+        Strength of the maximum norm, where it is that.
     """
 
     pieces: tuple[Piece, ...] = ()

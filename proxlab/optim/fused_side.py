@@ -25,10 +25,12 @@ from proxlab.optim.fused_columns import (
     add0,
     add3,
     add_rows,
+    joined,
+    measured,
     pass_of,
     stream_of,
 )
-from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk, terms, weighed
+from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk, terms
 from proxlab.optim.fused_groups import PASSES, Numbers
 from proxlab.optim.fused_rows import update
 
@@ -64,7 +66,7 @@ pass_terms, pass_ratio, pass_write = (
 def lay(
     t: Tensor, o: Any, n: Any, count: int, x: Any, d: Any, point: Any, metric: Any, zero: float, squares: Any
 ) -> None:
-    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and weigh the weights of each.
+    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and measure their weights.
 
     The weights of the groups follow one another from ``o`` on.
     """
@@ -74,7 +76,7 @@ def lay(
             i = j * n + k
             point[k * WIDE + j] = x[i]
             metric[k * WIDE + j] = d[i]
-            total = weighed(total, t.w[o + i])
+            total = joined(total, measured(t.w[o + i]))
         squares[j] = total
 
 

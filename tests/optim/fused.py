@@ -1,8 +1,20 @@
-"""A fused step of one NumPy array, as the tests take it."""
+"""A fused step of one NumPy array, as the tests take it, and the layouts that they draw groups in."""
 
 import numpy as np
+import pytest
 
 from proxlab.optim.fused_cpu import Batch
+
+#: Layouts and dtypes, two of them in every run.
+LAYOUTS = [
+    pytest.param(
+        layout,
+        dtype,
+        marks=[] if (layout, dtype) in (("columns", "f4"), ("rows", "f8")) else [pytest.mark.kernels],
+    )
+    for layout in ("rows", "columns", "side")
+    for dtype in ("f4", "f8")
+]
 
 
 def fused_step(rule, settings, penalty, w, grad, slots, t, carry, finder):

@@ -11,7 +11,7 @@ import proxlab as pl
 from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_layout import FEWEST, plan_of
 from proxlab.optim.rules import RULES, check_settings
-from tests.optim.fused import fused_step
+from tests.optim.fused import LAYOUTS, fused_step
 
 RULE = RULES["ProxAdagrad"]
 UNIT = {"f4": 2.0**-24, "f8": 2.0**-53}
@@ -42,18 +42,6 @@ def drawn(rng, data, groups, n):
         x *= rng.random(size=x.shape) < 0.1
     spread = data.draw(st.sampled_from([0.0, 0.5, 2.0, 6.0]))
     return x, np.exp(rng.normal(size=(groups, n)) * spread) * 10.0 ** rng.uniform(-6, 1.5)
-
-
-#: Layouts and dtypes, two of them in every run.
-LAYOUTS = [
-    pytest.param(
-        layout,
-        dtype,
-        marks=[] if (layout, dtype) in (("columns", "f4"), ("rows", "f8")) else [pytest.mark.kernels],
-    )
-    for layout in ("rows", "columns", "side")
-    for dtype in ("f4", "f8")
-]
 
 
 @given(st.data(), st.integers(0, 2**32 - 1))
@@ -118,7 +106,7 @@ def test_few_groups_are_solved_alone(monkeypatch):
 
 
 def test_the_first_look_is_at_the_largest_weight():
-    """Beside what columns, their runs and several tensors hold; not finite is what is not."""
+    """In columns, in runs of them and in parts of several tensors; what is not finite is told."""
     rng = np.random.default_rng(0)
     settings = check_settings(RULE, {"lr": 0.1})
     for shape, axes in (((70, 33), 0), ((5, 40, 3, 3), (0, 2, 3)), ((3, 7, 600), (0, 2))):
@@ -130,10 +118,23 @@ def test_the_first_look_is_at_the_largest_weight():
         np.testing.assert_array_equal(batch._tensors.squares, np.abs(w).max(axis=axes))
         g.flat[-1] = 1e30
         assert batch._spoilt().all()
+    shapes, joint = [(40, 30), (40,), (20, 40)], [pl.Groups.over(1), pl.Groups.over(()), pl.Groups.over(0)]
+    parts = [[np.asarray(rng.normal(size=s), "f4") for _ in range(3)] for s in shapes]
+    batch = Batch(RULE, settings, pl.GroupLinf(0.1), shapes, np.float32, [None] * 3, joint)
+    batch.addresses[...] = [[b.ctypes.data for b in part] for part in parts]
+    assert not batch._spoilt().any()
+    a, b, c = (np.abs(part[0]) for part in parts)
+    np.testing.assert_array_equal(batch._tensors.squares, np.maximum(a.max(axis=1), b).clip(c.max(axis=0)))
+    parts[0][1][0, 0] = np.nan
+    assert batch._spoilt().all()
 
 
-def test_groups_beyond_the_range_are_solved_alone():
+def test_groups_beyond_the_range_are_solved_alone(monkeypatch):
     """Products that vanish or overflow in single precision, and weights of zero."""
+    left, solve = [], Batch._solve_left
+    monkeypatch.setattr(
+        Batch, "_solve_left", lambda self, k, some, *a: left.append(some.tolist()) or solve(self, k, some, *a)
+    )
     rng = np.random.default_rng(0)
     size = np.array([1.0, 1e-3, 1e-18, 1e-25, 1e-36, 1e30, 1e37, 0.0, 1.0])
     x = np.asarray(size * rng.normal(size=(40, 9)), "f4")
@@ -146,6 +147,7 @@ def test_groups_beyond_the_range_are_solved_alone():
         exact = pl.prox(penalty, asked.x, asked.step, metric=asked.metric)
         np.testing.assert_array_equal(w == 0, exact == 0)
         np.testing.assert_allclose(w, exact, rtol=1e-5)
+    assert left == 3 * [[3, 4, 5, 6]]
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns"])

@@ -12,7 +12,7 @@ from proxlab.optim.fused_cpu import Batch
 from proxlab.optim.fused_layout import FEWEST, plan_of
 from proxlab.optim.rules import RULES, check_settings
 from tests.curved_penalties import Laplace, Smooth, Witch
-from tests.optim.fused import fused_step
+from tests.optim.fused import LAYOUTS, fused_step
 from tests.test_curved_compiled import Mixed
 
 RULE = RULES["ProxAdagrad"]
@@ -72,18 +72,6 @@ def tied(penalty, x, d, step):
     z = x * d / (d + mu)
     gained = 0.5 * (d * x * x - d * (z - x) ** 2).sum(axis=1)
     return np.max(gained / (step * penalty.curve(np).value(np.linalg.norm(z, axis=1))))
-
-
-#: Layouts and dtypes, two of them in every run.
-LAYOUTS = [
-    pytest.param(
-        layout,
-        dtype,
-        marks=[] if (layout, dtype) in (("columns", "f4"), ("rows", "f8")) else [pytest.mark.kernels],
-    )
-    for layout in ("rows", "columns", "side")
-    for dtype in ("f4", "f8")
-]
 
 
 @given(st.data(), st.integers(0, 2**32 - 1))
