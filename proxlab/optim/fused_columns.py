@@ -57,7 +57,7 @@ class ColumnRoom(NamedTuple):
         Sums of some rows in the data's precision, behind which stand ratio and rest; sums of all in float64.
     tile : array
         The metric of some rows, of four at least.
-    values : array of shape (ROWS_OF_BLOCK, BLOCK)
+    values : array of shape (ROWS_OF_BLOCK, PITCH)
         The numbers of a :class:`~proxlab.optim.fused_blocks.Block`.
     """
 

@@ -20,7 +20,7 @@ from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_curves as curves
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim import updates
+from proxlab.optim import fused_side, turning, updates
 from proxlab.optim.cube_root import cube_root
 from proxlab.optim.fused_blocks import ROWS_OF_BLOCK
 from proxlab.optim.fused_rows import RowRoom
@@ -30,7 +30,11 @@ __all__ = ["column_room", "kernel_of", "plain_kernel", "row_room"]
 
 #: Elements of a thread's scratch.
 SCRATCH = 1 << 16
-OPERATIONS = {many.elements: intrinsic(array_at(numba.types, arrayobj)), updates.cube_root: cube_root}
+OPERATIONS = {
+    many.elements: intrinsic(array_at(numba.types, arrayobj)),
+    updates.cube_root: cube_root,
+    fused_side.turn: turning.turn,
+}
 TARGET = Target(made, COMPILATION, operations=OPERATIONS)
 
 #: What means something else under a curve; where groups are clipped; and there in the look at the weights.
@@ -100,7 +104,7 @@ def column_room(dtype: Any) -> columns.ColumnRoom:
         # Seven sums at most, ratio and rest.
         part, total, tile = np.zeros(9 * pitch, dtype), np.empty(7 * pitch), np.empty(4 * pitch, dtype)
         room = columns.ColumnRoom(
-            np.empty(block, np.int64), part, total, tile, np.zeros((ROWS_OF_BLOCK, block))
+            np.empty(block, np.int64), part, total, tile, np.zeros((ROWS_OF_BLOCK, pitch))
         )
         held[f"columns {dtype.char}"] = room
     return room

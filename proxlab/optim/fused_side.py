@@ -13,6 +13,7 @@ import numpy as np
 
 from proxlab.optim.fused_blocks import (
     SQUARES,
+    Block,
     advance_groups,
     aim_groups,
     begin_groups,
@@ -21,10 +22,13 @@ from proxlab.optim.fused_blocks import (
     open_groups,
 )
 from proxlab.optim.fused_columns import (
+    PITCH,
+    PITCH7,
     ColumnRoom,
     add0,
     add3,
     add_rows,
+    clear,
     joined,
     measured,
     pass_of,
@@ -39,11 +43,23 @@ SHORT, SIDE = 25, 128
 #: Room of as many groups.
 ROOM = SHORT * SIDE
 WIDE = np.uint64(SIDE)
+EIGHT = np.uint64(8)
+ZERO: Any = np.uint64(0)
 
 
-def terms_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
-    """Add the terms of rows at zero and at the ratio; the metric is in the tile."""
-    add_rows(t, step, base, 0, rows, UINT(3 * ROOM), WIDE, n, room)
+def sum_terms(side: Tensor, step: Step, block: Block, room: ColumnRoom) -> None:
+    """Sum the terms of all groups at zero and at their ratios; the metric is in the tile.
+
+    Groups are too short for more than one part of their sums.
+    """
+    part, n = room.part, UINT(block.end)
+    clear(part, n, 7)
+    for j in range(n):
+        part[j + PITCH7] = block.ratio[j]
+    add_rows(side, step, ZERO, 0, side.shape[1], UINT(3 * ROOM), WIDE, n, room)
+    for s in range(UINT(7)):
+        for j in range(n):
+            block.sums[s, j] = part[s * PITCH + j]
 
 
 def ratio_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -57,39 +73,48 @@ def write_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     return ()
 
 
-pass_terms, pass_ratio, pass_write = (
-    pass_of(terms_rows, 7, 0), pass_of(stream_of(ratio_side, add3, 3), 3, 4),
-    pass_of(stream_of(write_side, add0, 0), 0, 0),
+pass_ratio, pass_write = (
+    pass_of(stream_of(ratio_side, add3, 3), 3, 4), pass_of(stream_of(write_side, add0, 0), 0, 0)
 )  # fmt: skip
 
 
-def lay(
-    t: Tensor, o: Any, n: Any, count: int, x: Any, d: Any, point: Any, metric: Any, zero: float, squares: Any
-) -> None:
-    """Lay point and metric of ``count`` groups of ``n`` elements side by side, and measure their weights.
+def turn(source: Any, o: Any, apart: Any, target: Any, p: Any, far: Any) -> None:
+    """Turn eight runs of eight elements, ``apart`` from ``o`` on, into others, ``far`` from ``p`` on."""
+    for j in range(EIGHT):
+        for k in range(EIGHT):
+            target[p + k * far + j] = source[o + j * apart + k]
 
-    The weights of the groups follow one another from ``o`` on.
-    """
+
+def lay(source: Any, o: Any, n: Any, count: int, side: Any) -> None:
+    """Lay ``count`` groups of ``n`` elements side by side, which follow one another from ``o`` on."""
+    long, wide = n - n % EIGHT, UINT(count) - UINT(count) % EIGHT
+    for j in range(ZERO, wide, EIGHT):
+        for k in range(ZERO, long, EIGHT):
+            turn(source, o + j * n + k, n, side, k * WIDE + j, WIDE)
+    for k in range(n):
+        for j in range(wide if k < long else ZERO, UINT(count)):
+            side[k * WIDE + j] = source[o + j * n + k]
+
+
+def lift(side: Any, n: Any, count: int, w: Any, o: Any) -> None:
+    """Write what :func:`lay` has laid, or what became of it, to the weights, from ``o`` on."""
+    long, wide = n - n % EIGHT, UINT(count) - UINT(count) % EIGHT
+    for j in range(ZERO, wide, EIGHT):
+        for k in range(ZERO, long, EIGHT):
+            turn(side, k * WIDE + j, WIDE, w, o + j * n + k, n)
+    for k in range(n):
+        for j in range(wide if k < long else ZERO, UINT(count)):
+            w[o + j * n + k] = side[k * WIDE + j]
+
+
+def measure(side: Any, n: Any, count: int, part: Any, squares: Any) -> None:
+    """Measure the weights of ``count`` groups that lie side by side."""
+    clear(part, UINT(count), 1)
+    for k in range(n):
+        for j in range(UINT(count)):
+            part[j] = joined(part[j], measured(side[k * WIDE + j]))
     for j in range(UINT(count)):
-        total = zero
-        for k in range(n):
-            i = j * n + k
-            point[k * WIDE + j] = x[i]
-            metric[k * WIDE + j] = d[i]
-            total = joined(total, measured(t.w[o + i]))
-        squares[j] = total
-
-
-def lift(side: Any, x: Any, n: Any, count: int, w: Any, o: Any) -> None:
-    """Write what lies side by side to the weights, from ``o`` on.
-
-    By way of ``x``, which to the compiler might be ``side``: else it would gather vectors, at twice the cost.
-    """
-    for j in range(UINT(count)):
-        for k in range(n):
-            x[j * n + k] = side[k * WIDE + j]
-    for i in range(n * UINT(count)):
-        w[o + i] = x[i]
+        squares[j] = part[j]
 
 
 def solve_side(
@@ -103,9 +128,12 @@ def solve_side(
     block = block_in(room.values, 0, count, room.values[SQUARES])
     # Where they lie: written at distances, what is updated would be no vectors.
     update(t, step, o, n * UINT(count), x, d, UINT(0))
-    lay(t, o, n, count, x, d, point, metric, step.one - step.one, block.squares)
+    lay(x, ZERO, n, count, point)
+    lay(d, ZERO, n, count, metric)
+    lay(t.w, o, n, count, x)
+    measure(x, n, count, room.part, block.squares)
     begin_groups(block, weights[first : first + count] if len(weights) > 1 else weights, numbers)
-    pass_terms(side, step, block, room)
+    sum_terms(side, step, block, room)
     active = open_groups(block, numbers)
     for _ in range(PASSES):
         if active == 0:
@@ -117,5 +145,5 @@ def solve_side(
     for j in range(left):
         room.hard[j] += first
     pass_write(side, step, block, room)
-    lift(point, x, n, count, t.w, o)
+    lift(point, n, count, t.w, o)
     return left
