@@ -46,6 +46,9 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+#: The root finder of the compiled passes.
+NEWTON = Newton()
+
 
 @dataclass(frozen=True, eq=False)
 class _Radial(RadialPenalty):
@@ -155,7 +158,7 @@ class Batch:
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
         # What look has found: which proxes take several passes.
-        self._left: Array | None = None
+        self._left: list[int] | None = None
         self._own: dict[int, Penalty] = {}
 
     @property
@@ -163,7 +166,7 @@ class Batch:
         """Which kernel it takes."""
         return self.plans[0].name
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Elements of all tensors."""
         return int(self._sizes.sum())
@@ -213,16 +216,16 @@ class Batch:
             return
         if not self.rule.coefficients(settings, t, carry).step > 0.0:
             # No prox would find it, and the state would keep it.
-            for k in np.flatnonzero(self._spoilt()).tolist():
+            for k in self._spoilt():
                 if not self._is_finite(k):
                     raise ValueError(f"{where(k)}its gradient must be finite")
             return
         averages = self.rule.averages and settings["momentum"] > 0.0
-        if finder != Newton() or (self.name == "columns" and averages):
-            left = np.ones(len(self), np.bool_)
+        if finder != NEWTON or (self.name == "columns" and averages):
+            left = list(range(len(self)))
         else:
             left = self._spoilt()
-        for k in np.flatnonzero(left).tolist():
+        for k in left:
             if not self._is_finite(k):
                 self._answer(k, settings, t, carry, finder, where)
         self._left = left
@@ -233,7 +236,7 @@ class Batch:
         Nothing changes. None where the step has no groups in one pass, or the sums say too little.
         """
         found = self.rule.coefficients(settings, t, carry)
-        if self._left is None or self._left.any() or self.name == "flow" or not found.step > 0.0:
+        if self._left is None or self._left or self.name == "flow" or not found.step > 0.0:
             return None
         kernel = kernel_of("tell_of", self.update, False, False)
         step, sums = self._given(found, 0.0), np.zeros((5, int(self.places[-1])))
@@ -287,14 +290,14 @@ class Batch:
             self.look(settings, t, carry, finder, where)
         left, self._left = self._left, None
         assert left is not None
-        for k in np.flatnonzero(left).tolist():
+        for k in left:
             self._unfused(k, settings, t, carry, finder, where)
         own, self._own = self._own, {}
-        if not own and not left.any():
+        if not own and not left:
             self._solve(found, keep, finder, where)
             return found.carry
         parts: dict[float, tuple[Penalty, list[int]]] = {}
-        for k in np.flatnonzero(~left).tolist():
+        for k in sorted(set(range(len(self))).difference(left)):
             penalty = own.get(k, self.penalty)
             parts.setdefault(penalty.strength, (penalty, []))[1].append(k)
         for penalty, some in parts.values():
@@ -370,7 +373,7 @@ class Batch:
 
         threads.run(some, len(spans), self.size)
 
-    def _spoilt(self) -> Array:
+    def _spoilt(self) -> list[int]:
         """Return which proxes have a gradient whose squares are not finite.
 
         Those of the weights come along for groups of columns.
@@ -389,7 +392,7 @@ class Batch:
                 invalid(*self._tensors, *span, one, spoilt)
 
         self._run(look)
-        return spoilt
+        return np.flatnonzero(spoilt).tolist() if spoilt.any() else []
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
         kernel = kernel_of("flow_of", self.update, keep > 0.0, self.slope.shrinks)

@@ -413,6 +413,8 @@ class Stepper(torch.optim.Optimizer):
 
     def _check_finite(self, blocks: Sequence[Block]) -> None:
         """Raise the error of a prox whose gradient or state is not finite, before anything is written."""
+        if not blocks:
+            return
         held: list[tuple[Block, Tensor]] = []
         for block in blocks:
             if block.penalty is not None:

@@ -583,9 +583,9 @@ class Kept:
         """Take the next step, for which this has been found to hold."""
         hows, looked, self._looked = self._hows(finder), self._looked, False
         carries = _passes(self._shares, hows, self._members, looked)
-        for share, how, carry in zip(self._shares, hows, carries, strict=True):
-            counts = [self._counts[k] for k in share.chosen]
-            torch._foreach_copy_(counts, [torch.tensor(float(how.t))] * len(counts))
+        # Each was read, and is one less than that of this step.
+        torch._foreach_add_(self._counts, 1.0)
+        for share, carry in zip(self._shares, carries, strict=True):
             for k in share.chosen if self._carries else ():
                 self._carries[k].fill_(carry)
 
