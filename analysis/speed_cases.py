@@ -113,7 +113,7 @@ def _target() -> Call:
     import proxlab as pl
 
     target = pl.optim.TargetSparsity(0.5)
-    return _step(_MATRICES[:2], 1, _lasso(lambda pl: pl.Groups.over(0)), sparsity=target)
+    return _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0)), sparsity=target)
 
 
 _MATRICES: list[tuple[int, ...]] = [(512, 512)] * 4
@@ -139,20 +139,18 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step rows": lambda: _step(_MATRICES, 0, _lasso(lambda pl: pl.Groups.over(1))),
     "step columns": lambda: _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0))),
     "step channels": lambda: _step(_CONVOLUTIONS, 1, _lasso(lambda pl: pl.Groups.conv("channel"))),
-    "step kernels": lambda: _step(_CONVOLUTIONS[:1], 1, _lasso(lambda pl: pl.Groups.conv("kernel"))),
+    "step kernels": lambda: _step(_CONVOLUTIONS, 1, _lasso(lambda pl: pl.Groups.conv("kernel"))),
     "step channels last": lambda: _step(
         _CONVOLUTIONS, 1, _lasso(lambda pl: pl.Groups.conv("channel")), "channels_last"
     ),
     "step 200 of 64x64": lambda: _step([(64, 64)] * 200, 1, _lasso(lambda pl: pl.Groups.over(0))),
     "step joint neurons": lambda: _step(_NEURONS, 1, _joint),
-    "step SCAD columns": lambda: _step(_MATRICES[:2], 1, _scad),
-    "step GroupLinf columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLinf", 6e-4, 0.5, 512)),
-    "step GroupLog columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLog", 6e-4, 0.5, 512)),
-    "step GroupLq columns": lambda: _step(_MATRICES[:2], 1, _of_columns("GroupLq", 6e-4, 0.5, 512)),
-    "step RAMDA rows": lambda: _step(_MATRICES[:2], 0, _lasso(lambda pl: pl.Groups.over(1)), method="RAMDA"),
-    "step RAMDA columns": lambda: _step(
-        _MATRICES[:2], 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"
-    ),
+    "step SCAD columns": lambda: _step(_MATRICES, 1, _scad),
+    "step GroupLinf columns": lambda: _step(_MATRICES, 1, _of_columns("GroupLinf", 6e-4, 0.5, 512)),
+    "step GroupLog columns": lambda: _step(_MATRICES, 1, _of_columns("GroupLog", 6e-4, 0.5, 512)),
+    "step GroupLq columns": lambda: _step(_MATRICES, 1, _of_columns("GroupLq", 6e-4, 0.5, 512)),
+    "step RAMDA rows": lambda: _step(_MATRICES, 0, _lasso(lambda pl: pl.Groups.over(1)), method="RAMDA"),
+    "step RAMDA columns": lambda: _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"),
     "step to a target": _target,
 }
 
@@ -162,17 +160,17 @@ SIZES = {
     "step rows": 4 * 512 * 512,
     "step columns": 4 * 512 * 512,
     "step channels": 4 * 128 * 128 * 9,
-    "step kernels": 128 * 128 * 9,
+    "step kernels": 4 * 128 * 128 * 9,
     "step channels last": 4 * 128 * 128 * 9,
     "step 200 of 64x64": 200 * 64 * 64,
     "step joint neurons": 2 * 1024 * 512 + 1024,
-    "step SCAD columns": 2 * 512 * 512,
-    "step GroupLinf columns": 2 * 512 * 512,
-    "step GroupLog columns": 2 * 512 * 512,
-    "step GroupLq columns": 2 * 512 * 512,
-    "step RAMDA rows": 2 * 512 * 512,
-    "step RAMDA columns": 2 * 512 * 512,
-    "step to a target": 2 * 512 * 512,
+    "step SCAD columns": 4 * 512 * 512,
+    "step GroupLinf columns": 4 * 512 * 512,
+    "step GroupLog columns": 4 * 512 * 512,
+    "step GroupLq columns": 4 * 512 * 512,
+    "step RAMDA rows": 4 * 512 * 512,
+    "step RAMDA columns": 4 * 512 * 512,
+    "step to a target": 4 * 512 * 512,
 }
 
 
