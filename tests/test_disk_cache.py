@@ -138,6 +138,21 @@ def test_what_a_kernel_has_of_its_own_is_not_taken_for_what_others_have():
     assert end.stdout == "beside others\n", end.stderr
 
 
+def test_an_edit_of_what_is_written_for_the_compiler_is_another_kernel(tmp_path):
+    """The linker does not read it."""
+    import proxlab
+
+    shutil.copytree(os.path.dirname(proxlab.__file__), tmp_path / "proxlab")
+    told = []
+    for edited in ("", "turning", "cube_root"):
+        if edited:
+            with open(tmp_path / "proxlab" / "optim" / f"{edited}.py", "a") as file:
+                file.write("# another one\n")
+        code = "from proxlab.optim.fused_kernels import plain_kernel; print(plain_kernel('side_of').__name__)"
+        told.append(subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True))
+    assert len(set(told)) == 3, told
+
+
 def test_processes_that_write_at_the_same_time(tmp_path, monkeypatch):
     """Each has read the index before the other one wrote it: an entry may be lost, none is wrong."""
     one, other = fresh(tmp_path), fresh(tmp_path)
