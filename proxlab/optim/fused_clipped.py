@@ -4,14 +4,14 @@ These take the places of the functions of those names in :mod:`proxlab.optim.fus
 that use it. The *radius* is the level ``t`` at which elements are clipped, where ``S(t) = Σ d (|x| - t)₊`` is
 the step times the group's weight (docs: the mathematics, §7). ``S`` is convex and piecewise linear: a step of
 Newton's method from below ends below the level, or on it if it passes no element. Whether it passes one, the
-metric of the elements above says, which is summed where the step begins and at a second level, behind the one
-that is looked for. Where groups are not contiguous, the first look is at the level of the last step: that is
-the largest weight.
+least of the elements above says, which is kept beside the sums. Contiguous groups, where a minimum is no
+vector, have the metric of the elements above a second level summed, behind the one that is looked for. Where
+groups are not contiguous, the first look is at the level of the last step: that is the largest weight.
 
 Of the sums at zero (:class:`~proxlab.backends.column_kernels.Zero`) ``bb`` is here ``Σ d |x|`` and ``bbd`` is
 ``Σ d``; ``xx`` is the largest size of an element, and ``xb`` the metric there. Of a group ``r`` is the level
 at which sums are asked for, ``hi`` the second, or 0 where there was none, and ``lo`` one that is not above
-the level that is looked for.
+the level that is looked for. Of the sums there the third is the least size above it.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -24,10 +24,10 @@ import numpy as np
 
 from proxlab.backends.column_kernels import Zero
 from proxlab.optim.fused_blocks import Block
-from proxlab.optim.fused_columns import PITCH, PITCH2, PITCH3, PITCH4, PITCH5, fold
+from proxlab.optim.fused_columns import PITCH, PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, fold
 from proxlab.optim.fused_elements import UINT
 from proxlab.optim.fused_groups import DONE, HARD, OPEN, RATIO_HIGH, RATIO_LOW, Group, Numbers
-from proxlab.optim.fused_rows import sum_row
+from proxlab.optim.fused_rows import FIRST, STRIP, cast, sum_at
 from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power
 
 #: From so many times the wanted sum on, a step of Newton's method is too short.
@@ -51,10 +51,27 @@ def terms(x: float, d: float, ratio: float, above: float, one: float) -> Any:
     return a * over, a, d if size > above else zero
 
 
+def column_terms(x: float, d: float, ratio: float, one: float) -> Any:
+    """Return an element's ``d (|x| - t)₊`` at the level ``t``, and ``d`` and ``|x|`` where that is above."""
+    zero, size = one - one, fabs(x)
+    over = size - ratio
+    is_above = over > zero
+    a = d if is_above else zero
+    return a * over, a, size if is_above else one / zero
+
+
 def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
     """Return an element clipped at the level ``ratio``, or as it is where there is no rest."""
     z = fmin(fmax(x, -ratio), ratio)
-    return z if rest > rest - rest else x
+    return stored(z if rest > rest - rest else x, rest)
+
+
+def stored(chosen: float, any_number: float) -> float:
+    """Return one of two numbers such that it is stored even where it lies there already.
+
+    Else the compiler stores what changes alone, element by element, at ten times the cost.
+    """
+    return chosen - (any_number - any_number)
 
 
 def measured(v: float) -> float:
@@ -96,6 +113,16 @@ def topped(
     top = np.float64(largest(x, p, n, one))
     _, metric, _ = sum_row(x, d, p, n, (1.0 - 4.0 * numbers.unit) * top, 0.0, part, one)
     return Zero(zero.bb, zero.bbd, top, metric)
+
+
+def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: Any, one: float) -> Any:
+    """Sum at a level; the third is the second level if no element is between the two, and 0 if one may be."""
+    v, ve, vee = 0.0, 0.0, 0.0
+    for at in range(FIRST, n, STRIP):
+        m: Any = min(STRIP, n - at)
+        t0, t1, t2 = sum_at(x, d, p + at, m, cast(ratio, part), cast(above, part), one)
+        v, ve, vee = v + t0, ve + t1, vee + t2
+    return v, ve, above if vee == ve else 0.0
 
 
 def first_radius(ww: float, table: Any) -> float:
@@ -154,22 +181,21 @@ def aimed(t: float, v: float, ve: float, lo: float, zero: Zero, eta: float, numb
     return Group(OPEN, rounded(lo if v < FAR * eta else r, numbers), 0, lo, rounded(beyond, numbers))
 
 
-def advance(group: Group, v: float, ve: float, vee: float, zero: Zero, eta: float, numbers: Numbers) -> Group:
-    """Go on from ``S``, and the metric of what is above the level and above the second one."""
-    _, t, _, lo, hi = group
+def advance(group: Group, v: float, ve: float, far: float, zero: Zero, eta: float, numbers: Numbers) -> Group:
+    """Go on from ``S`` and the metric of what is above the level; up to ``far`` there is no other element."""
+    _, t, _, lo, _ = group
     if not (v < INF and ve < INF):
         return Group(HARD, 0.0, 0, 0.0, 0.0)
     if not (v > 0.0 and ve > 0.0):
         # All elements are below.
         return aimed(0.0, zero.bb, zero.bbd, lo, zero, eta, numbers)
-    if hi == 0.0 or vee == 0.0:
-        # Below the largest element, where the level is, that is above.
-        hi, vee = INF, zero.xb
+    if ve <= zero.xb * (1.0 + numbers.rtol):
+        # The level is below the largest element, and that alone is above.
+        far = INF
     over = v - eta
     step = over / ve
     r = t + step
-    known = over >= 0.0 and r * (1.0 + numbers.rtol) <= hi and (ve - vee) * step <= numbers.rtol * r * vee
-    if known or fabs(over) <= 16.0 * numbers.unit * eta:
+    if (over >= 0.0 and r <= far) or fabs(over) <= 16.0 * numbers.unit * eta:
         return Group(DONE if r > 0.0 else HARD, r, 0, 0.0, 0.0)
     if over < 0.0 and -step <= 2.0 * numbers.rtol * t:
         # The level is in between.
@@ -194,31 +220,60 @@ def quotient(group: Group, eta: float, numbers: Numbers) -> Any:
 # Columns: of two of the sums only the greater is kept, and so it is in the look at the weights.
 
 
+def third(a: float, s: Any) -> float:
+    """Return the least of the sizes above a level, with that of an element's terms."""
+    return stored(fmin(s[2], a), s[1])
+
+
 def plus7(a: Any, b: Any) -> Any:
     """Return the sums of seven terms, and the greater of the sizes with its metric."""
     more = b[2] > a[2]
     return (
         a[0] + b[0], a[1] + b[1], b[2] if more else a[2], b[3] if more else a[3], a[4] + b[4], a[5] + b[5],
-        a[6],
+        fmin(b[6], a[6]),
     )  # fmt: skip
 
 
 def add7(part: Any, i: int, s: Any) -> None:
-    """Add to the sums; nothing is asked of the last."""
+    """Add to the sums, and keep the greatest size with its metric, and the least above the level."""
     size, metric = part[i + PITCH2], part[i + PITCH3]
     more = s[2] > size
     part[i] += s[0]
     part[i + PITCH] += s[1]
-    part[i + PITCH2] = s[2] if more else size
-    part[i + PITCH3] = s[3] if more else metric
+    part[i + PITCH2] = stored(s[2] if more else size, s[3])
+    part[i + PITCH3] = stored(s[3] if more else metric, s[3])
     part[i + PITCH4] += s[4]
     part[i + PITCH5] += s[5]
+    part[i + PITCH6] = stored(fmin(s[6], part[i + PITCH6]), s[3])
+
+
+def is_least(count: int, k: int) -> bool:
+    """Return whether one of so many sums is the least size above a level."""
+    return count > 1 and k == count - 1
+
+
+def clear(sums: Any, n: int, count: int) -> None:
+    """Set sums to what is nothing to them."""
+    for k in range(UINT(count)):
+        sums[k * PITCH : k * PITCH + n] = INF if is_least(count, k) else 0.0
+
+
+def forget_sums(block: Block, first: int) -> None:
+    """Clear the sums from the row ``first`` on."""
+    for s in range(first, 7):
+        for j in range(block.begin, block.end):
+            block.sums[s, j] = INF if is_least(7, s) else 0.0
 
 
 def add_part(part: Any, total: Any, n: int, count: int) -> None:
     """Move sums over to float64."""
     for k in range(UINT(count)):
         base = k * PITCH
+        if is_least(count, k):
+            for i in range(n):
+                total[base + i] = fmin(part[base + i], total[base + i])
+                part[base + i] = INF
+            continue
         if count == 7 and k == SIZE:
             for i in range(n):
                 more = part[base + i] > total[base + i]
@@ -232,9 +287,14 @@ def add_part(part: Any, total: Any, n: int, count: int) -> None:
 
 
 def fold_all(total: Any, count: int, block: Block, first: int, beside: int, width: int, k: int) -> None:
-    """As elsewhere, and keep the greatest of a group's sizes with its metric."""
+    """As elsewhere, and keep a group's greatest size with its metric, and the least above the level."""
     for s in range(count):
-        if not (count == 7 and SIZE <= s <= METRIC):
+        if is_least(count, s):
+            least, base = block.sums[first + s], UINT(s) * PITCH
+            for j in range(beside):
+                for i in range(UINT(j * width), UINT(j * width + width)):
+                    least[k + j] = fmin(total[base + i], least[k + j])
+        elif not (count == 7 and SIZE <= s <= METRIC):
             fold(total, s, beside, width, block.sums[first + s], k)
     if count == 7:
         for j in range(beside):

@@ -42,10 +42,6 @@ PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in r
 MANY = 32
 
 
-# Set by the build: whether elements are summed above a second level, which is that of ``hi``.
-CLIPS = False
-
-
 class ColumnRoom(NamedTuple):
     """Scratch of a thread: numbers of each column, ``PITCH`` apart, and of each group, a row for each.
 
@@ -102,13 +98,18 @@ def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
 
 def ratio_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's terms at the ratio."""
-    return terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, rest, step.one)
+    return column_terms(t.w[k], metric(read(t.slots, k), step.c, step.one), ratio, step.one)
+
+
+def column_terms(x: float, d: float, ratio: float, one: float) -> Any:
+    """Return an element's terms at the ratio."""
+    return terms(x, d, ratio, one, one)
 
 
 def all_terms(x: float, d: float, ratio: float, one: float) -> Any:
     """Return an element's terms at zero and at the ratio."""
     a0, a1, a2, a3 = terms_at_zero(x, d)
-    s0, s1, s2 = terms(x, d, ratio, one, one)
+    s0, s1, s2 = column_terms(x, d, ratio, one)
     return a0, a1, a2, a3, s0, s1, s2
 
 
@@ -128,11 +129,16 @@ def add1(part: Any, i: int, s: Any) -> None:
     part[i] = joined(part[i], s[0])
 
 
+def third(a: float, s: Any) -> float:
+    """Return the third of the sums at a ratio, with that of an element's terms."""
+    return a + s[2]
+
+
 def add3(part: Any, i: int, s: Any) -> None:
     """Add to three sums."""
     part[i] += s[0]
     part[i + PITCH] += s[1]
-    part[i + PITCH2] += s[2]
+    part[i + PITCH2] = third(part[i + PITCH2], s)
 
 
 def add5(part: Any, i: int, s: Any) -> None:
@@ -330,8 +336,6 @@ def pass_of(take_rows: Any, count: int, first: int) -> Any:
             spread(block.ratio, k, m, width, part, at)
             if count == 0:
                 spread(block.rest, k, m, width, part, behind)
-            elif CLIPS:
-                spread(block.hi, k, m, width, part, behind)
             take_rows(t, step, base, rows, n, room)
             add_part(part, total, n, count)
             fold_all(total, count, block, first, m, width, k)

@@ -29,12 +29,13 @@ from proxlab.optim.fused_columns import (
     add3,
     add_rows,
     clear,
+    column_terms,
     joined,
     measured,
     pass_of,
     stream_of,
 )
-from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk, terms
+from proxlab.optim.fused_elements import UINT, Step, Tensor, shrunk
 from proxlab.optim.fused_groups import PASSES, Numbers
 from proxlab.optim.fused_rows import update
 
@@ -64,7 +65,7 @@ def sum_terms(side: Tensor, step: Step, block: Block, room: ColumnRoom) -> None:
 
 def ratio_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
     """Return an element's terms at the ratio; here and below the metric is in the place of the gradient."""
-    return terms(t.w[k], t.g[k], ratio, rest, step.one)
+    return column_terms(t.w[k], t.g[k], ratio, step.one)
 
 
 def write_side(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
