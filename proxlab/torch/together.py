@@ -583,9 +583,10 @@ class Kept:
         """Take the next step, for which this has been found to hold."""
         hows, looked, self._looked = self._hows(finder), self._looked, False
         carries = _passes(self._shares, hows, self._members, looked)
-        # Each was read, and is one less than that of this step.
-        torch._foreach_add_(self._counts, 1.0)
-        for share, carry in zip(self._shares, carries, strict=True):
+        for share, how, carry in zip(self._shares, hows, carries, strict=True):
+            # Not one more than they were: two of them may have become one.
+            counts = [self._counts[k] for k in share.chosen]
+            torch._foreach_copy_(counts, [torch.tensor(float(how.t))] * len(counts))
             for k in share.chosen if self._carries else ():
                 self._carries[k].fill_(carry)
 

@@ -757,3 +757,14 @@ def test_a_setting_that_is_no_number_any_more_names_its_param_group(before):
     with pytest.raises(ValueError, match="param group 1: lr: must be finite"):
         optimizer.step()
     assert all(torch.equal(p, h) for p, h in zip(params, held, strict=True))
+
+
+def test_counts_that_come_to_share_memory_are_counted_once():
+    """Whoever replaces the memory of a count, which stays the same tensor."""
+    optimizer = METHODS["adamw"](grouped(parameters()))
+    push(optimizer, 0)
+    first, second, *_ = optimizer.state.values()
+    first["step"].data = second["step"].data
+    push(optimizer, 1)
+    push(optimizer, 2)
+    assert {float(state["step"]) for state in optimizer.state.values()} == {3.0}
