@@ -86,26 +86,20 @@ def turn(source: Any, o: Any, apart: Any, target: Any, p: Any, far: Any) -> None
             target[p + k * far + j] = source[o + j * apart + k]
 
 
-def lay(source: Any, o: Any, n: Any, count: int, side: Any) -> None:
-    """Lay ``count`` groups of ``n`` elements side by side, which follow one another from ``o`` on."""
-    long, wide = n - n % EIGHT, UINT(count) - UINT(count) % EIGHT
+def transpose(
+    source: Any, o: Any, apart: Any, rows: Any, columns: Any, target: Any, p: Any, far: Any
+) -> None:
+    """Make columns of rows, which begin ``apart`` from ``o`` on, and ``far`` from ``p`` on."""
+    wide, long = rows - rows % EIGHT, columns - columns % EIGHT
     for j in range(ZERO, wide, EIGHT):
         for k in range(ZERO, long, EIGHT):
-            turn(source, o + j * n + k, n, side, k * WIDE + j, WIDE)
-    for k in range(n):
-        for j in range(wide if k < long else ZERO, UINT(count)):
-            side[k * WIDE + j] = source[o + j * n + k]
-
-
-def lift(side: Any, n: Any, count: int, w: Any, o: Any) -> None:
-    """Write what :func:`lay` has laid, or what became of it, to the weights, from ``o`` on."""
-    long, wide = n - n % EIGHT, UINT(count) - UINT(count) % EIGHT
-    for j in range(ZERO, wide, EIGHT):
-        for k in range(ZERO, long, EIGHT):
-            turn(side, k * WIDE + j, WIDE, w, o + j * n + k, n)
-    for k in range(n):
-        for j in range(wide if k < long else ZERO, UINT(count)):
-            w[o + j * n + k] = side[k * WIDE + j]
+            turn(source, o + j * apart + k, apart, target, p + k * far + j, far)
+    for k in range(long, columns):
+        for j in range(wide):
+            target[p + k * far + j] = source[o + j * apart + k]
+    for j in range(wide, rows):
+        for k in range(columns):
+            target[p + k * far + j] = source[o + j * apart + k]
 
 
 def measure(side: Any, n: Any, count: int, part: Any, squares: Any) -> None:
@@ -127,11 +121,12 @@ def solve_side(
     x, d, point, metric = tile[:ROOM], tile[ROOM : 2 * ROOM], tile[2 * ROOM : 3 * ROOM], tile[3 * ROOM :]
     side = Tensor(point, metric, (), (1, t.shape[3], SIDE, 1, 1))
     block = block_in(room.values, 0, count, room.values[SQUARES])
+    many = UINT(count)
     # Where they lie: written at distances, what is updated would be no vectors.
-    update(t, step, o, n * UINT(count), x, d, UINT(0))
-    lay(x, ZERO, n, count, point)
-    lay(d, ZERO, n, count, metric)
-    lay(t.w, o, n, count, x)
+    update(t, step, o, n * many, x, d, ZERO)
+    transpose(x, ZERO, n, many, n, point, ZERO, WIDE)
+    transpose(d, ZERO, n, many, n, metric, ZERO, WIDE)
+    transpose(t.w, o, n, many, n, x, ZERO, WIDE)
     measure(x, n, count, room.part, block.squares)
     begin_groups(block, weights[first : first + count] if len(weights) > 1 else weights, numbers)
     sum_terms(side, step, block, room)
@@ -146,5 +141,5 @@ def solve_side(
     for j in range(left):
         room.hard[j] += first
     pass_write(side, step, block, room)
-    lift(point, n, count, t.w, o)
+    transpose(point, ZERO, WIDE, n, many, t.w, o, n)
     return left
