@@ -4,9 +4,9 @@ These take the places of the functions of those names in :mod:`proxlab.optim.fus
 that use it. The *radius* is the level ``t`` at which elements are clipped, where ``S(t) = Σ d (|x| - t)₊`` is
 the step times the group's weight (docs: the mathematics, §7). ``S`` is convex and piecewise linear: a step of
 Newton's method from below ends below the level, or on it if it passes no element. Whether it passes one, the
-least of the elements above says, which is kept beside the sums. Contiguous groups, where a minimum is no
-vector, have the metric of the elements above a second level summed, behind the one that is looked for. Where
-groups are not contiguous, the first look is at the level of the last step: that is the largest weight.
+least of the elements above says, which is kept beside the sums. Contiguous groups, of which a minimum is not
+vectorised, have the metric of the elements above a second level summed, behind the one that is looked for.
+Where groups are not contiguous, the first look is at the level of the last step: that is the largest weight.
 
 Of the sums at zero (:class:`~proxlab.backends.column_kernels.Zero`) ``bb`` is here ``Σ d |x|`` and ``bbd`` is
 ``Σ d``; ``xx`` is the largest size of an element, and ``xb`` the metric there. Of a group ``r`` is the level
@@ -27,7 +27,7 @@ from proxlab.optim.fused_blocks import Block
 from proxlab.optim.fused_columns import PITCH, PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, fold
 from proxlab.optim.fused_elements import UINT
 from proxlab.optim.fused_groups import DONE, HARD, OPEN, RATIO_HIGH, RATIO_LOW, Group, Numbers
-from proxlab.optim.fused_rows import FIRST, STRIP, cast, sum_at
+from proxlab.optim.fused_rows import sum_row
 from proxlab.scalar import INF, any_order, fabs, fmax, fmin, power
 
 #: From so many times the wanted sum on, a step of Newton's method is too short.
@@ -69,7 +69,7 @@ def shrunk(x: float, d: float, ratio: float, rest: float) -> float:
 def stored(chosen: float, any_number: float) -> float:
     """Return one of two numbers such that it is stored even where it lies there already.
 
-    Else the compiler stores what changes alone, element by element, at ten times the cost.
+    Else the compiler stores what changes alone, under a mask, for which some processors take long.
     """
     return chosen - (any_number - any_number)
 
@@ -115,14 +115,9 @@ def topped(
     return Zero(zero.bb, zero.bbd, top, metric)
 
 
-def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: Any, one: float) -> Any:
-    """Sum at a level; the third is the second level if no element is between the two, and 0 if one may be."""
-    v, ve, vee = 0.0, 0.0, 0.0
-    for at in range(FIRST, n, STRIP):
-        m: Any = min(STRIP, n - at)
-        t0, t1, t2 = sum_at(x, d, p + at, m, cast(ratio, part), cast(above, part), one)
-        v, ve, vee = v + t0, ve + t1, vee + t2
-    return v, ve, above if vee == ve else 0.0
+def last_of(ve: float, vee: float, above: float) -> float:
+    """Return the second level if no element is between the two, as their metrics say, and else 0."""
+    return above if vee == ve else 0.0
 
 
 def first_radius(ww: float, table: Any) -> float:

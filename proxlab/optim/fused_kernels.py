@@ -57,8 +57,8 @@ CLIPPED: dict[str, Any] = {
     word: getattr(clipped, word)
     for word in (
         "add7", "add_part", "advance", "clear", "column_terms", "first_radius", "fold_all",
-        "forget_sums", "is_single", "joined", "measured", "open_group", "plus7", "quotient", "ratio_of",
-        "row_radius", "shrunk", "sum_row", "terms", "terms_at_zero", "third", "topped",
+        "forget_sums", "is_single", "joined", "last_of", "measured", "open_group", "plus7", "quotient",
+        "ratio_of", "row_radius", "shrunk", "terms", "terms_at_zero", "third", "topped",
     )
 }  # fmt: skip
 LOOKING: dict[str, Any] = CLIPPED | {"add_part": clipped.keep_part, "fold_all": clipped.keep_folded}

@@ -151,6 +151,11 @@ def cast(value: float, buffer: Any) -> float:
     return buffer[0]
 
 
+def last_of(ve: float, vee: float, above: float) -> float:
+    """Return what the last of the sums tells, beside the second and the level above which it is."""
+    return vee
+
+
 def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: Any, one: float) -> Any:
     """As :func:`sum_at`, in float64."""
     v, ve, vee = 0.0, 0.0, 0.0
@@ -158,7 +163,7 @@ def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: An
         m: Any = min(STRIP, n - at)
         t0, t1, t2 = sum_at(x, d, p + at, m, cast(ratio, part), cast(above, part), one)
         v, ve, vee = v + t0, ve + t1, vee + t2
-    return v, ve, vee
+    return v, ve, last_of(ve, vee, above)
 
 
 def rows(
