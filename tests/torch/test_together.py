@@ -759,12 +759,14 @@ def test_a_setting_that_is_no_number_any_more_names_its_param_group(before):
     assert all(torch.equal(p, h) for p, h in zip(params, held, strict=True))
 
 
-def test_counts_that_come_to_share_memory_are_counted_once():
-    """Whoever replaces the memory of a count, which stays the same tensor."""
+@pytest.mark.parametrize("shared", [True, False])
+def test_counts_whose_memory_is_replaced(shared):
+    """By that of another, or by an integer: they stay the same tensors, and each step is counted once."""
     optimizer = METHODS["adamw"](grouped(parameters()))
     push(optimizer, 0)
-    first, second, *_ = optimizer.state.values()
-    first["step"].data = second["step"].data
+    counts = [state["step"] for state in optimizer.state.values()]
+    for count in counts:
+        count.data = counts[-1].data if shared else torch.tensor(1)
     push(optimizer, 1)
     push(optimizer, 2)
-    assert {float(state["step"]) for state in optimizer.state.values()} == {3.0}
+    assert {int(state["step"]) for state in optimizer.state.values()} == {3}
