@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Layers", "Reached", "for_each", "for_strength", "for_total"]
+__all__ = ["Candidates", "Layers", "Reached", "by_selection", "for_each", "for_strength", "for_total"]
 
 # A share such as 0.7 of ten groups is seven groups, whatever its last digit.
 _DIGITS = 1e-12
@@ -36,7 +36,8 @@ class Reached(NamedTuple):
         The share that is zero.
     reachable : float
         The largest share that could be: in all layers together, or in each of them. Where the share must not
-        be more than the wanted one, the largest that is not.
+        be more than the wanted one, the largest that is not. Where the wanted share is reached, it may be the
+        share itself.
     rounded : bool
         Whether more could be, and only widths that are multiples leave ``reachable`` below the wanted share.
     """
@@ -48,16 +49,14 @@ class Reached(NamedTuple):
     rounded: bool = False
 
 
-class Layers:
-    """The groups of layers, those of each in the order in which they vanish, in arrays of all of them.
+class Candidates(NamedTuple):
+    """The groups of layers, those of one layer after those of another.
 
-    A layer of ``n`` groups has ``n + 1`` places, one for each number of its groups that may vanish.
-
-    Parameters
+    Attributes
     ----------
     strengths : ndarray of float, shape (n_groups,)
-        From which strength on each group vanishes, those of one layer after those of another: 0 for one that
-        is zero anyway, infinite for one that never does.
+        From which strength on each group vanishes: 0 for one that is zero anyway, infinite for one that never
+        does.
     counts : ndarray of int, shape (n_groups,)
         What each counts.
     sizes : ndarray of int, shape (n_layers,)
@@ -70,6 +69,35 @@ class Layers:
         What the number that is left is a multiple of, unless nothing vanishes.
     rounding : float
         The relative error of a strength.
+    """
+
+    strengths: Floats
+    counts: Integers
+    sizes: Integers
+    units: Floats
+    keep: Integers
+    multiple: int
+    rounding: float
+
+    @property
+    def above(self) -> float:
+        """What the strength at which a group vanishes is multiplied by to be sure."""
+        return 1.0 + self.rounding
+
+    @property
+    def apart(self) -> float:
+        """What it is multiplied by to be less than any at which a group is left for certain."""
+        return 1.0 + 4.0 * self.rounding
+
+
+class Layers:
+    """The groups of layers, those of each in the order in which they vanish, in arrays of all of them.
+
+    A layer of ``n`` groups has ``n + 1`` places, one for each number of its groups that may vanish.
+
+    Parameters
+    ----------
+    groups : Candidates
 
     Attributes
     ----------
@@ -77,6 +105,8 @@ class Layers:
         In ascending order in each layer.
     layer : ndarray of int, shape (n_groups,)
         The layer of each.
+    ascending : ndarray of int, shape (n_groups,)
+        Their numbers in the ascending order of all strengths.
     begin, end : ndarray of int, shape (n_layers,)
         The first place of each layer, and its last.
     mass : ndarray of float, shape (n_places,)
@@ -89,20 +119,18 @@ class Layers:
         What the strength at which a group vanishes is multiplied by to be sure.
     """
 
-    def __init__(
-        self,
-        strengths: Floats,
-        counts: Integers,
-        sizes: Integers,
-        units: Floats,
-        keep: Integers,
-        multiple: int,
-        rounding: float,
-    ) -> None:
+    def __init__(self, groups: Candidates) -> None:
+        strengths, counts, sizes, units, keep, multiple, _ = groups
         layers = np.arange(len(sizes))
         self.layer: Integers = np.repeat(layers, sizes)
-        order = np.lexsort((strengths, self.layer))
+        # By strength, and then by layer: few numbers are sorted in linear time.
+        by_strength = np.argsort(strengths)
+        few = layers.astype(np.int16) if len(sizes) < 1 << 15 else layers
+        order = by_strength[np.argsort(few[self.layer[by_strength]], kind="stable")]
         self.strengths = s = strengths[order]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        self.ascending: Integers = rank[by_strength]
         self.end: Integers = np.cumsum(sizes + 1) - 1
         self.begin: Integers = self.end - sizes
         of = np.repeat(layers, sizes + 1)
@@ -112,11 +140,11 @@ class Layers:
         group = places - of
         total = np.concatenate([[0], np.cumsum(counts[order])])
         self.mass: Floats = (total[group] - total[group[self.begin]][of]) * units[of]
-        self.above = 1.0 + rounding
+        self.above = groups.above
         # A strength that makes one vanish has to leave the next, whatever was rounded.
         known = np.concatenate([s, [math.inf]])
         after = np.where(k < n, known[group], math.inf)
-        before = np.where(k > 0, known[group - 1] * (1.0 + 4.0 * rounding), 0.0)
+        before = np.where(k > 0, known[group - 1] * groups.apart, 0.0)
         possible = before < after
         possible[self.end] = (sizes == 0) | np.isfinite(known[group[self.end] - 1])
         least = self._first(possible, self.begin)
@@ -147,6 +175,32 @@ class Layers:
         return asked
 
 
+def by_selection(groups: Candidates, wanted: float) -> Reached | None:
+    """As :func:`for_total` where one strength is that of all layers, without sorting.
+
+    None where groups do not count alike, where rounding may have exchanged their strengths, or where some
+    must be kept: what that comes to, :class:`Layers` say.
+    """
+    strengths, counts, sizes, units, keep, multiple, _ = groups
+    n = len(strengths)
+    if n == 0 or multiple > 1 or (units != 1.0).any() or counts.min() != counts.max() or counts[0] == 0:
+        return None
+    # The share is compared as for_total does.
+    goal = wanted * (1.0 - _DIGITS)
+    k = math.ceil(goal * n)
+    k += (k / n < goal) - ((k - 1) / n >= goal)
+    if k > n:
+        return None
+    least = float(np.partition(strengths, k - 1)[k - 1])
+    gone = strengths <= least * groups.apart
+    # Those of each layer that vanish; it may have no groups.
+    lost = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[gone], minlength=len(sizes))
+    if not 0.0 < least < math.inf or lost.sum() != k or (sizes - lost < keep).any():
+        return None
+    lam = least * groups.above
+    return Reached(lam, np.full(len(sizes), lam), k / n, k / n)
+
+
 def for_total(layers: Layers, wanted: float, strict: bool) -> Reached | None:
     """Find one strength for all layers.
 
@@ -169,13 +223,13 @@ def for_total(layers: Layers, wanted: float, strict: bool) -> Reached | None:
     place = np.arange(len(layers.strengths)) + layers.layer
     have = layers.mass[layers.most]
     gains = have[place + 1] - have[place]
-    finite = np.isfinite(layers.strengths)
-    if total == 0 or not finite.any():
+    finite = int(np.isfinite(layers.strengths).sum())
+    if total == 0 or finite == 0:
         return None
-    order = np.argsort(layers.strengths[finite], kind="stable")
-    s = layers.strengths[finite][order]
+    order = layers.ascending[:finite]
+    s = layers.strengths[order]
     base = float(have[layers.begin].sum())
-    share = (base + np.cumsum(gains[finite][order])) / total
+    share = (base + np.cumsum(gains[order])) / total
     if strict:
         # Those that vanish at the same strength do so together.
         last = np.concatenate([s[:-1] * layers.above < s[1:], [True]])

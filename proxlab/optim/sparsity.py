@@ -24,7 +24,15 @@ from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
 from proxlab.groups import AxisLayout, Groups
 from proxlab.namespaces import namespace
-from proxlab.optim.budget import Layers, Reached, for_each, for_strength, for_total
+from proxlab.optim.budget import (
+    Candidates,
+    Layers,
+    Reached,
+    by_selection,
+    for_each,
+    for_strength,
+    for_total,
+)
 from proxlab.optim.problem import ProxProblem
 from proxlab.penalties import Penalty
 from proxlab.penalties.base import VanishingRows, row_norm
@@ -548,7 +556,7 @@ class TargetSparsity:
         if not self.needs_problems(t) or not problems:
             return new["lam"], new
         wanted = self.at(t)
-        outcome = self._outcome(self._layers(problems, resting, new["unit"]), wanted, t, new["lam"])
+        outcome = self._outcome(self._candidates(problems, resting, new["unit"]), wanted, t, new["lam"])
         new["lam"] = outcome.lam
         strengths = outcome.strengths[: len(problems)]
         if bool((strengths != outcome.lam).any()):
@@ -572,9 +580,9 @@ class TargetSparsity:
         lam = new["lam"] * factor if direction > 0 else new["lam"] / factor
         new["lam"] = min(max(lam, _LEAST), _LARGEST)
 
-    def _layers(
+    def _candidates(
         self, problems: Sequence[ProxProblem | Moving], resting: Sequence[Resting], unit: float
-    ) -> Layers:
+    ) -> Candidates:
         """Return the groups of all layers, those of the problems first."""
         given = iter(all_moving([p for p in problems if not isinstance(p, Moving)]))
         groups = [p if isinstance(p, Moving) else next(given) for p in problems]
@@ -589,10 +597,16 @@ class TargetSparsity:
         # How many groups a layer has.
         n = np.array([*map(len, [g.sizes for g in groups]), *map(len, [r.sizes for r in resting])], np.int64)
         units = self._units([*[g.uses for g in groups], *[r.uses for r in resting]])
-        return Layers(strengths, self._counts(sizes), n, units, self._least(n), self.multiple_of, unsure)
+        return Candidates(strengths, self._counts(sizes), n, units, self._least(n), self.multiple_of, unsure)
 
-    def _outcome(self, layers: Layers, wanted: float, t: int, lam: float) -> Reached:
-        if self.method != "quantile" or not self.due(t):
+    def _outcome(self, groups: Candidates, wanted: float, t: int, lam: float) -> Reached:
+        drives = self.method == "quantile" and self.due(t)
+        if drives and self.per == "network" and wanted > 0:
+            found = by_selection(groups, wanted)
+            if found is not None:
+                return found
+        layers = Layers(groups)
+        if not drives:
             return for_strength(layers, lam)
         if wanted <= 0:
             return for_strength(layers, 0.0)

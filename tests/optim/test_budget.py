@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import proxlab as pl
 from proxlab.optim import ProxAdam, TargetSparsity
-from proxlab.optim.budget import Layers, for_each, for_strength, for_total
+from proxlab.optim.budget import Candidates, Layers, by_selection, for_each, for_strength, for_total
 from proxlab.optim.problem import ProxProblem
 from proxlab.optim.sparsity import Resting
 
@@ -61,7 +61,7 @@ def made(network, keep, multiple):
     # Units of a half, so that what a group counts is not what its layer's sums are made of.
     twice = (2.0 * counts).astype(np.int64)
     units = np.full(len(sizes), 0.5)
-    return Layers(strengths, twice, sizes, units, np.minimum(keep, sizes), multiple, ROUNDING)
+    return Layers(Candidates(strengths, twice, sizes, units, np.minimum(keep, sizes), multiple, ROUNDING))
 
 
 def zeros(network, outcome):
@@ -100,6 +100,50 @@ def test_one_strength_for_all_layers_against_brute_force(drawn):
     assert share(zeros(network, outcome)) == pytest.approx(outcome.share, abs=1e-12)
     for (s, _), k in zip(network, zeros(network, outcome), strict=True):
         assert k in allowed(s, keep, multiple)
+
+
+@given(networks(), st.sampled_from([1, 3]))
+def test_a_strength_that_is_selected_is_that_of_all_sorted(drawn, count):
+    """Where one is, and that is wherever groups count alike and no constraint or tie is in the way."""
+    network, keep, _, wanted = drawn
+    sizes = np.array([len(s) for s, _ in network])
+    strengths, keep = np.concatenate([s for s, _ in network]), np.minimum(keep, sizes)
+    n, alike = len(strengths), np.full(len(strengths), count)
+    groups = Candidates(strengths, alike, sizes, np.ones(len(sizes)), keep, 1, ROUNDING)
+    found, outcome = by_selection(groups, wanted), for_total(Layers(groups), wanted, False)
+    if found is not None:
+        assert outcome is not None
+        assert found[:3:2] == outcome[:3:2]
+        assert (found.strengths == outcome.strengths).all()
+        assert found.reachable >= wanted * (1 - 1e-12)
+    k = math.ceil(wanted * n * (1 - 1e-12))
+    ranked = np.sort(strengths)
+    apart = 0 < ranked[k - 1] < math.inf and (k == n or ranked[k - 1] < ranked[k])
+    lost = [(s <= ranked[k - 1]).sum() for s, _ in network]
+    assert (found is not None) == (apart and bool((sizes - lost >= keep).all()))
+
+
+def test_shares_at_the_edge_of_a_group_are_rounded_alike():
+    """As many groups as sorting all of them would say, whatever the last digit."""
+    for n in range(1, 40):
+        given = Candidates(
+            np.arange(1.0, n + 1), np.ones(n, int), np.array([n]), np.ones(1), np.zeros(1, int), 1, ROUNDING
+        )
+        for k in range(1, n):
+            for edge in (k / n, k / n / (1 - 1e-12), k / n * (1 + 1e-12)):
+                for wanted in (math.nextafter(edge, 0), edge, math.nextafter(edge, 1)):
+                    assert by_selection(given, wanted)[:3:2] == for_total(Layers(given), wanted, False)[:3:2]
+
+
+def test_what_is_not_alike_is_not_selected():
+    one, two = np.ones(2), np.array([2, 2])
+    given = Candidates(np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4, int), two, one, np.zeros(2, int), 1, 0.0)
+    assert by_selection(given, 0.5).lam == 2.0
+    for other in (
+        {"counts": np.array([1, 1, 1, 2])}, {"counts": np.zeros(4, int)}, {"units": 2 * one}, {"multiple": 2},
+        {"strengths": np.array([1.0, 2.0, 2.0 + 1e-14, 4.0]), "rounding": 1e-14}, {"keep": np.array([1, 0])},
+    ):  # fmt: skip
+        assert by_selection(given._replace(**other), 0.5) is None
 
 
 @given(networks())
