@@ -38,6 +38,8 @@ BLOCK = 8192
 #: The distance of a column's accumulators: constant, and no power of two.
 PITCH = np.uint64(8208)
 PITCH2, PITCH3, PITCH4, PITCH5, PITCH6, PITCH7 = (np.uint64(k * 8208) for k in range(2, 8))
+#: The metric of the rows of a tile; behind it stand as many points.
+TILE = PITCH4
 #: While more than one group of so many is open, a pass over a block costs less than one over each of them.
 MANY = 32
 
@@ -52,7 +54,7 @@ class ColumnRoom(NamedTuple):
     part, total : array
         Sums of some rows in the data's precision, behind which stand ratio and rest; sums of all in float64.
     tile : array
-        The metric of some rows, of four at least.
+        The metric of some rows, of four at least, and as many points.
     values : array of shape (ROWS_OF_BLOCK, PITCH)
         The numbers of a :class:`~proxlab.optim.fused_blocks.Block`.
     """
@@ -82,12 +84,6 @@ def square_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any
     """Return what an element's weight measures, or NaN if the square of its gradient is not finite."""
     zero = step.one - step.one
     return (measured(t.w[k]) + zero * (t.g[k] * t.g[k]),)
-
-
-def tell_terms(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
-    """Return the terms of an element's point (:func:`~proxlab.optim.group_sums.sum_terms`), in float64."""
-    _, x, d = formed(t, k, step)
-    return sum_terms(np.float64(x), np.float64(d))
 
 
 def write_term(t: Tensor, step: Step, k: int, ratio: float, rest: float) -> Any:
@@ -139,15 +135,6 @@ def add3(part: Any, i: int, s: Any) -> None:
     part[i] += s[0]
     part[i + PITCH] += s[1]
     part[i + PITCH2] = third(part[i + PITCH2], s)
-
-
-def add5(part: Any, i: int, s: Any) -> None:
-    """Add to five sums."""
-    part[i] += s[0]
-    part[i + PITCH] += s[1]
-    part[i + PITCH2] += s[2]
-    part[i + PITCH3] += s[3]
-    part[i + PITCH4] += s[4]
 
 
 def add7(part: Any, i: int, s: Any) -> None:
@@ -297,6 +284,11 @@ def add_rows(
         add_updated(t.w, base + row(shape, i), place + UINT(i - first) * pitch, n, room, step.one)
 
 
+def rows_in_tile(pitch: Any) -> int:
+    """Return how many rows the half of a tile holds, ``pitch`` apart."""
+    return int(TILE) // (int(pitch) * 4) * 4
+
+
 def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
     """Update as many rows as the tile holds, and then add their terms.
 
@@ -304,12 +296,76 @@ def update_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: Colum
     """
     # Rows of the tile are apart as sums are: by no power of two.
     shape, tile, pitch = t.shape, room.tile, UINT(n) + UINT(16)
-    most = len(tile) // (int(pitch) * 4) * 4
+    most = rows_in_tile(pitch)
     for first in range(0, rows, most):
         last = min(first + most, rows)
         for i in range(first, last):
             update_row(t, step, base + row(shape, i), n, tile, UINT(i - first) * pitch)
         add_rows(t, step, base, first, last, UINT(0), pitch, n, room)
+
+
+def form_row(t: Tensor, step: Step, o: int, n: int, room: ColumnRoom, place: Any) -> None:
+    """Form the points of a row, which go to the tile with their metric, and add what its weights measure."""
+    part, tile = room.part, room.tile
+    for i in range(n):
+        add1(part, i, square_term(t, step, o + i, step.one, step.one))
+        _, x, d = formed(t, o + i, step)
+        tile[place + i] = d
+        tile[place + i + TILE] = x
+
+
+def count_four(tile: Any, place: Any, pitch: Any, n: int, part: Any, one: float) -> None:
+    """Count, as one of four rows of the tile, what is not zero, and metrics that are not above 0."""
+    zero = one - one
+    p, q, r, s = place, place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
+    for i in range(n):
+        u, v, x, y = tile[p + i + TILE], tile[q + i + TILE], tile[r + i + TILE], tile[s + i + TILE]
+        part[i + PITCH] += (u != zero) | (v != zero) | (x != zero) | (y != zero)
+        a, b, c, d = tile[p + i], tile[q + i], tile[r + i], tile[s + i]
+        part[i + PITCH2] += (not a > zero) | (not b > zero) | (not c > zero) | (not d > zero)
+
+
+def told(tile: Any, k: Any) -> Any:
+    """Return the terms of a point in the tile (:func:`~proxlab.optim.group_sums.sum_terms`), in float64."""
+    return sum_terms(np.float64(tile[k + TILE]), np.float64(tile[k]))
+
+
+def tell_four(tile: Any, place: Any, pitch: Any, n: int, total: Any) -> None:
+    """Add the terms of four rows of the tile, behind what their weights measure and what is counted."""
+    p, q, r, s = place, place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
+    for i in range(n):
+        a, b, c, d = told(tile, p + i), told(tile, q + i), told(tile, r + i), told(tile, s + i)
+        total[i + PITCH3] += (a[0] + b[0]) + (c[0] + d[0])
+        total[i + PITCH4] += (a[1] + b[1]) + (c[1] + d[1])
+        total[i + PITCH5] += (a[2] + b[2]) + (c[2] + d[2])
+
+
+def norm_four(tile: Any, place: Any, pitch: Any, n: int, total: Any) -> None:
+    """As :func:`tell_four`, the first of the terms alone: all that a convex penalty asks for."""
+    p, q, r, s = place, place + pitch, place + pitch + pitch, place + pitch + pitch + pitch
+    for i in range(n):
+        a, b, c, d = told(tile, p + i), told(tile, q + i), told(tile, r + i), told(tile, s + i)
+        total[i + PITCH3] += (a[0] + b[0]) + (c[0] + d[0])
+
+
+def tell_rows(t: Tensor, step: Step, base: int, rows: int, n: int, room: ColumnRoom) -> None:
+    """Form as many points as the tile holds, and then add their terms; nothing changes."""
+    shape, tile, total, pitch = t.shape, room.tile, room.total, UINT(n) + UINT(16)
+    most = rows_in_tile(pitch)
+    for first in range(0, rows, most):
+        last = min(first + most, rows)
+        for i in range(first, last):
+            form_row(t, step, base + row(shape, i), n, room, UINT(i - first) * pitch)
+            if i % ROWS == ROWS - 1:
+                add_part(room.part, total, n, 1)
+        # Rows that are missing from the last four are zero, of metric one.
+        for i in range(last, first + (last - first + 3) // 4 * 4):
+            o = UINT(i - first) * pitch
+            tile[o : o + n] = step.one
+            tile[o + TILE : o + TILE + n] = step.one - step.one
+        for i in range(first, last, 4):
+            count_four(tile, UINT(i - first) * pitch, pitch, n, room.part, step.one)
+            tell_four(tile, UINT(i - first) * pitch, pitch, n, total)
 
 
 def pass_of(take_rows: Any, count: int, first: int) -> Any:
@@ -346,7 +402,6 @@ def pass_of(take_rows: Any, count: int, first: int) -> Any:
 
 #: Before the step, of the weights and of its point; with the update; at the groups' ratios; of the result.
 pass_squares, pass_tell, pass_update, pass_ratio, pass_write = (
-    pass_of(stream_of(square_term, add1, 1), 1, 0), pass_of(stream_of(tell_terms, add5, 5), 5, 0),
-    pass_of(update_rows, 7, 0),
+    pass_of(stream_of(square_term, add1, 1), 1, 0), pass_of(tell_rows, 6, 0), pass_of(update_rows, 7, 0),
     pass_of(stream_of(ratio_terms, add3, 3), 3, 4), pass_of(stream_of(write_term, add0, 0), 0, 0),
 )  # fmt: skip

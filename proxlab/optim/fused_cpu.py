@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
 from proxlab.arguments import compiles, float_bits
 from proxlab.backends import threads
 from proxlab.backends.copies import group_rows
+from proxlab.bounds import rounding
 from proxlab.groups import Groups
 from proxlab.linker import over_arrays
 from proxlab.optim import fused_many as many
@@ -32,6 +33,7 @@ from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.group_sums import GroupSums, suffice
 from proxlab.optim.problem import told
 from proxlab.optim.rules import Coefficients, Rule, Settings
+from proxlab.optim.sparsity import is_told_by_sums, strengths_of_sums
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
@@ -73,14 +75,6 @@ def applies_jointly(
     Of each array the shape is given, and the axes in the order in which they lie, None for C order.
     """
     return compiles() and (penalty is None or joint_plan(penalty, groups, shapes, orders) is not None)
-
-
-class Told(NamedTuple):
-    """What is known of the groups of the points of a step: sums, the step of the prox, and their weights."""
-
-    sums: GroupSums
-    step: float
-    weights: Array
 
 
 class Batch:
@@ -160,6 +154,11 @@ class Batch:
         # What look has found: which proxes take several passes.
         self._left: list[int] | None = None
         self._own: dict[int, Penalty] = {}
+        # What tell has found: from which multiple of a given strength on groups vanish.
+        self._vanish: Array | None = None
+        # That penalty, and with the strength 1 if sums over groups tell of it.
+        self._given: Penalty | None = None
+        self._unit: Penalty | None = None
 
     @property
     def name(self) -> str:
@@ -211,43 +210,85 @@ class Batch:
         ValueError
             As :meth:`step` does for gradients that are not finite: nothing has changed in this batch or any.
         """
-        self._left = None
+        self._left = self._vanish = None
         if self.penalty is None:
             return
         if not self.rule.coefficients(settings, t, carry).step > 0.0:
             # No prox would find it, and the state would keep it.
-            for k in self._spoilt():
+            for k in np.flatnonzero(self._spoilt()).tolist():
                 if not self._is_finite(k):
                     raise ValueError(f"{where(k)}its gradient must be finite")
             return
+        spoilt = self._spoilt() if self._sees(settings, finder) else np.ones(len(self), np.bool_)
+        self._left = self._answered(spoilt, settings, t, carry, finder, where)
+
+    def _sees(self, settings: Settings, finder: RootFinder) -> bool:
+        """Return whether a compiled pass takes the step, if gradients and weights are in range."""
         averages = self.rule.averages and settings["momentum"] > 0.0
-        if finder != NEWTON or (self.name == "columns" and averages):
-            left = list(range(len(self)))
-        else:
-            left = self._spoilt()
+        return finder == NEWTON and not (self.name == "columns" and averages)
+
+    def _answered(
+        self, spoilt: Array, settings: Settings, t: int, carry: float, finder: RootFinder,
+        where: Callable[[int], str],
+    ) -> list[int]:  # fmt: skip
+        """Return the proxes that no pass takes, which have an answer though a gradient is not finite."""
+        left: list[int] = np.flatnonzero(spoilt).tolist() if spoilt.any() else []
         for k in left:
             if not self._is_finite(k):
                 self._answer(k, settings, t, carry, finder, where)
-        self._left = left
+        return left
 
-    def tell(self, settings: Settings, t: int, carry: float) -> Told | None:
-        """Sum over the groups of the points of the next step, at which :meth:`look` has looked.
+    def tell(
+        self, given: Penalty, settings: Settings, t: int, carry: float, finder: RootFinder,
+        where: Callable[[int], str],
+    ) -> Array | None:  # fmt: skip
+        """Do what :meth:`look` does, and return at which strengths groups vanish in the next step.
 
-        Nothing changes. None where the step has no groups in one pass, or the sums say too little.
+        Nothing changes.
+
+        Parameters
+        ----------
+        given : Penalty
+            What the penalty is but for its strength.
+        settings, t, carry, finder, where
+            As in :meth:`step`.
+
+        Returns
+        -------
+        array of shape (n_groups,) or None
+            From which multiple of the given strength on each group is zero, those of one prox after those of
+            another. None where the step has no groups in one pass, or sums over groups do not tell.
         """
-        found = self.rule.coefficients(settings, t, carry)
-        if self._left is None or self._left or self.name == "flow" or not found.step > 0.0:
+        self._vanish = None
+        found, unit = self.rule.coefficients(settings, t, carry), self._unit_of(given)
+        if unit is None or self.name == "flow" or not (found.step > 0.0 and self._sees(settings, finder)):
+            self.look(settings, t, carry, finder, where)
             return None
-        kernel = kernel_of("tell_of", self.update, False, False)
-        step, sums = self._given(found, 0.0), np.zeros((5, int(self.places[-1])))
+        sums, spoilt = np.empty((5, int(self.places[-1]))), np.zeros(len(self), np.bool_)
+        step, in_blocks = self._numbers(found, 0.0), self.name == "columns"
+        # Groups vanish under a convex penalty by the norm of their b alone.
+        by_norms = unit.equation.proved_convex
+        kind, name = "norms" if by_norms else "table", "tell_of" if in_blocks else "tell_rows_of"
+        kernel = kernel_of(name, self.update, False, False, kind)
 
         def task(span: many.Span) -> None:
-            kernel(*self._tensors, *span, *step, *column_room(sums.dtype), self.places, sums)
+            room = column_room(self.dtype) if in_blocks else row_room(0, self.dtype)
+            kernel(*self._tensors, *span, *step, *room, self.places, sums, spoilt)
 
         self._run(task)
-        if not suffice(sums[:3], sums[3], sums[4]):
+        self._left = self._answered(spoilt, settings, t, carry, finder, where)
+        values = sums[2:3] if by_norms else sums[2:]
+        if self._left or not suffice(values, sums[0], sums[1]):
             return None
-        return Told(GroupSums(*sums[:3]), found.step, self._group_weights)
+        strengths = strengths_of_sums(unit, GroupSums(*values), found.step, self._group_weights)
+        self._vanish = strengths / given.strength
+        return self._vanish
+
+    def _unit_of(self, given: Penalty) -> Penalty | None:
+        """Return a penalty with the strength 1; None if sums over groups do not tell when these vanish."""
+        if self._given is not given:
+            self._given, self._unit = given, given.with_strength(1.0) if is_told_by_sums(given) else None
+        return self._unit
 
     def step(
         self, settings: Settings, t: int, carry: float, finder: RootFinder, where: Callable[[int], str]
@@ -325,7 +366,7 @@ class Batch:
         else:
             self._groups(found, keep, finder, where)
 
-    def _given(self, found: Coefficients, keep: float) -> Step:
+    def _numbers(self, found: Coefficients, keep: float) -> Step:
         """Return the numbers of a step in the data's precision."""
         number, slope = self.dtype.type, self.slope
         c = type(found.formulas)(*[number(a) for a in found.formulas])
@@ -373,8 +414,8 @@ class Batch:
 
         threads.run(some, len(spans), self.size)
 
-    def _spoilt(self) -> list[int]:
-        """Return which proxes have a gradient whose squares are not finite.
+    def _spoilt(self) -> Array:
+        """Return of each prox whether it has a gradient whose squares are not finite.
 
         Those of the weights come along for groups of columns.
         """
@@ -392,11 +433,11 @@ class Batch:
                 invalid(*self._tensors, *span, one, spoilt)
 
         self._run(look)
-        return np.flatnonzero(spoilt).tolist() if spoilt.any() else []
+        return spoilt
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
         kernel = kernel_of("flow_of", self.update, keep > 0.0, self.slope.shrinks)
-        step = self._given(found, keep)
+        step = self._numbers(found, keep)
         ends: list[int] = []
 
         def task(span: many.Span) -> None:
@@ -414,7 +455,7 @@ class Batch:
         # Side by side, the new weights take the place of the old ones, of which an average needs both.
         slope, name = self.slope, "rows" if self.name == "side" and keep > 0.0 else self.name
         kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks, slope.kind)
-        step = self._given(found, keep)
+        step = self._numbers(found, keep)
         numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
 
         def task(span: many.Span) -> None:
@@ -434,9 +475,16 @@ class Batch:
 
     def _arrays(self, k: int) -> list[list[Array]]:
         """Return weights, gradient and state of each tensor of a prox, flat."""
+        return [
+            list(arrays)
+            for arrays in zip(*(self._parts(k, j) for j in range(self.addresses.shape[1])), strict=True)
+        ]
+
+    def _parts(self, k: int, j: int) -> list[Array]:
+        """Return one of these of each tensor of a prox."""
         one, spans = self.dtype.type(1.0), self._tensors.spans
         return [
-            [many.elements(address, self._lengths[s], one) for address in self.addresses[s].tolist()]
+            many.elements(int(self.addresses[s, j]), self._lengths[s], one)
             for s in range(spans[k], spans[k + 1])
         ]
 
@@ -459,42 +507,70 @@ class Batch:
         """Solve groups whose point and metric the kernel left one after the other."""
         size = self.plans[k].size
         point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in (room.x, room.d))
-        z = self._solve_left(k, left, point, metric, step, finder, where)
-        view = self._arrays(k)[0][0].reshape(-1, size)
+
+        def rows(some: Array) -> tuple[Array, Array]:
+            return point[some], metric[some]
+
+        z = self._solve_left(k, left, rows, step, finder, where)
+        view = self._parts(k, 0)[0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
         self, k: int, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
     ) -> None:
         """Solve the groups of a block whose point the kernel left in the weights."""
-        weights, _, *slots = zip(*self._arrays(k), strict=True)
-        point, *state = (self._rows(k, some, left) for some in (weights, *slots))
         again = self.update.metric
-        metric = None if again is None else over_arrays(again, np)(state, coefficients)
-        self._write_rows(k, weights, left, self._solve_left(k, left, point, metric, step, finder, where))
+
+        def rows(some: Array) -> tuple[Array, Array | None]:
+            weights, _, *slots = zip(*self._arrays(k), strict=True)
+            point, *state = (self._rows(k, arrays, left[some]) for arrays in (weights, *slots))
+            return point, None if again is None else over_arrays(again, np)(state, coefficients)
+
+        z = self._solve_left(k, left, rows, step, finder, where)
+        self._write_rows(k, self._parts(k, 0), left, z)
 
     def _solve_left(
-        self, k: int, left: Array, point: Array, metric: Array | None, step: float, finder: RootFinder,
-        where: str,
+        self, k: int, left: Array, rows: Callable[[Array], tuple[Array, Array | None]], step: float,
+        finder: RootFinder, where: str,
     ) -> Array:  # fmt: skip
-        """Solve groups of a tensor, given as rows, that a kernel left."""
+        """Solve groups of a tensor that a kernel left, as rows; ``rows`` makes such of some of them."""
+        z = np.zeros((len(left), self.plans[k].size), self.dtype)
+        open_ = np.flatnonzero(~self._are_gone(k, left))
+        if not len(open_):
+            return z
+        point, metric = rows(open_)
         usable = np.isfinite(point).all(axis=1)
         if metric is not None:
             usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
         if not usable.all():
-            group = int(left[np.argmin(usable)])
+            group = int(left[open_[np.argmin(usable)]])
             raise ValueError(
                 f"{where}group {group}: the prox's point must be finite and its metric finite and > 0"
             )
         own = self.plans[k].weights
-        weights = own[left] if len(own) > 1 else np.full(len(left), own[0])
-        rows: Penalty
+        weights = own[left[open_]] if len(own) > 1 else np.full(len(open_), own[0])
+        penalty: Penalty
         if self.slope.kind == "table":
-            rows = _Radial(self.slope.pieces, weights=weights)
+            penalty = _Radial(self.slope.pieces, weights=weights)
         else:
-            rows = replace(cast("Any", self.penalty), groups=Groups.over(1), weights=weights)
-        z: Array = prox(rows, point, step, metric=metric, root_finder=finder)
+            penalty = replace(cast("Any", self.penalty), groups=Groups.over(1), weights=weights)
+        z[open_] = prox(penalty, point, step, metric=metric, root_finder=finder)
         return z
+
+    def _are_gone(self, k: int, left: Array) -> Array:
+        """Say which groups are zero for certain, by the strengths from which on they are.
+
+        Where a strength is driven, one of them is at its threshold in every step.
+        """
+        if self._vanish is None:
+            return np.zeros(len(left), np.bool_)
+        assert self.penalty is not None
+        assert self._given is not None
+        above = 1.0 + rounding(2.0 * self.plans[k].size + 32.0)
+        gone: Array = (
+            self._vanish[self.places[k] + left] * above <= self.penalty.strength / self._given.strength
+        )
+        return gone
 
     def _unfused(
         self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,

@@ -24,7 +24,7 @@ from proxlab.optim import fused_columns as columns
 from proxlab.optim import fused_curves as curves
 from proxlab.optim import fused_elements as elements
 from proxlab.optim import fused_many as many
-from proxlab.optim import fused_side, turning, updates
+from proxlab.optim import fused_rows, fused_side, turning, updates
 from proxlab.optim.cube_root import cube_root
 from proxlab.optim.fused_blocks import ROWS_OF_BLOCK
 from proxlab.optim.fused_rows import RowRoom
@@ -62,7 +62,9 @@ CLIPPED: dict[str, Any] = {
     )
 }  # fmt: skip
 LOOKING: dict[str, Any] = CLIPPED | {"add_part": clipped.keep_part, "fold_all": clipped.keep_folded}
-OTHERS: dict[str, dict[str, Any]] = {"table": {}, "curve": CURVED, "clipped": CLIPPED}
+#: And of groups of which norms are asked for alone.
+NORMS: dict[str, Any] = {"tell_four": columns.norm_four, "tell_row": fused_rows.norm_row}
+OTHERS: dict[str, dict[str, Any]] = {"table": {}, "curve": CURVED, "clipped": CLIPPED, "norms": NORMS}
 
 _local = threading.local()
 
@@ -71,7 +73,7 @@ _local = threading.local()
 def kernel_of(name: str, update: Update, averages: bool, shrinks: bool, kind: str = "table") -> Any:
     """Compile a function of :mod:`proxlab.optim.fused_many` for a rule; it is cached on disk.
 
-    ``kind`` is that of the penalty (:attr:`proxlab.optim.fused_layout.Slope.kind`).
+    ``kind`` is that of the penalty (:attr:`proxlab.optim.fused_layout.Slope.kind`); or ``"norms"``.
     """
     count = len(update.slots)
     chosen = {
@@ -114,7 +116,7 @@ def column_room(dtype: Any) -> columns.ColumnRoom:
     if room is None:
         block, pitch = columns.BLOCK, int(columns.PITCH)
         # Seven sums at most, ratio and rest.
-        part, total, tile = np.zeros(9 * pitch, dtype), np.empty(7 * pitch), np.empty(4 * pitch, dtype)
+        part, total, tile = np.zeros(9 * pitch, dtype), np.empty(7 * pitch), np.empty(8 * pitch, dtype)
         room = columns.ColumnRoom(
             np.empty(block, np.int64), part, total, tile, np.zeros((ROWS_OF_BLOCK, pitch))
         )

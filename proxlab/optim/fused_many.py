@@ -20,6 +20,7 @@ from proxlab.optim.fused_blocks import (
     begin_groups,
     block_in,
     close_groups,
+    forget_sums,
     only,
     open_groups,
 )
@@ -184,39 +185,57 @@ def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: 
     for k in range(span.first, span.last + 1):
         begin, finish = part_of(tensors, span, k)
         for unit in range(begin, finish):
-            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
-            block = block_of(tensors, k, first, count, room)
-            block.ratio[:count] = 0.0
-            block.sums[0, :count] = 0.0
+            block = cleared(tensors, k, unit, room)
             for s in range(tensors.spans[k], tensors.spans[k + 1]):
                 pass_squares(tensor_at(tensors, s, step.one), step, block, room)
-            for j in range(count):
-                block.squares[j] = block.sums[0, j]
-                if not block.sums[0, j] < INF:
-                    spoilt[k] = True
+            keep_squares(block, k, spoilt)
 
 
-def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any) -> None:
-    """Sum over the groups of the point that the next step takes, and change nothing.
+def cleared(tensors: Tensors, k: int, unit: int, room: ColumnRoom) -> Block:
+    """Return a block of a prox whose sums are zero, and that asks for none at a ratio."""
+    first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
+    block = block_of(tensors, k, first, count, room)
+    block.ratio[:count] = 0.0
+    forget_sums(block, 0)
+    return block
+
+
+def keep_squares(block: Block, k: int, spoilt: Any) -> None:
+    """Keep what the weights of each group measure, the first of its sums; NaN tells of its gradient."""
+    for j in range(block.end):
+        block.squares[j] = block.sums[0, j]
+        if not block.sums[0, j] < INF:
+            spoilt[k] = True
+
+
+def tell_of(
+    tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any, spoilt: Any
+) -> None:
+    """As :func:`scan_of`, and sum over the groups of the point that the next step takes; nothing changes.
 
     ``found`` has a column for each group, those of a prox from ``places`` on: the sums of
-    :func:`proxlab.optim.group_sums.sum_terms`. Groups are contiguous where they come in no blocks.
+    :func:`proxlab.optim.group_sums.sum_terms`.
     """
     for k in range(span.first, span.last + 1):
         begin, finish = part_of(tensors, span, k)
-        if tensors.per_block[k] == 0:
-            tell_rows(tensor_at(tensors, k, step.one), step, begin, finish, places[k], found)
-            continue
         for unit in range(begin, finish):
-            first, count = unit * tensors.per_block[k], count_of(tensors, k, unit)
-            block = block_of(tensors, k, first, count, room)
-            block.ratio[:count] = 0.0
-            block.sums[:, :count] = 0.0
+            block = cleared(tensors, k, unit, room)
             for s in range(tensors.spans[k], tensors.spans[k + 1]):
                 pass_tell(tensor_at(tensors, s, step.one), step, block, room)
+            keep_squares(block, k, spoilt)
             for s in range(len(found)):
-                for j in range(count):
-                    found[s, places[k] + first + j] = block.sums[s, j]
+                for j in range(block.end):
+                    found[s, places[k] + block.first + j] = block.sums[s + 1, j]
+
+
+def tell_rows_of(
+    tensors: Tensors, span: Span, step: Step, room: RowRoom, places: Any, found: Any, spoilt: Any
+) -> None:
+    """As :func:`tell_of`, of contiguous groups."""
+    for k in range(span.first, span.last + 1):
+        begin, finish = part_of(tensors, span, k)
+        if not tell_rows(tensor_at(tensors, k, step.one), step, begin, finish, places[k], room, found):
+            spoilt[k] = True
 
 
 def rows_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: RowRoom) -> Any:

@@ -32,7 +32,7 @@ from proxlab.optim.fused_groups import (
     ratio_of,
 )
 from proxlab.optim.group_sums import sum_terms
-from proxlab.scalar import any_order
+from proxlab.scalar import any_order, fabs
 
 #: Terms that are summed in the data's precision before the sum goes over to float64.
 STRIP = np.uint64(1024)
@@ -240,20 +240,69 @@ def solve_row(
 
 
 @any_order
-def tell_row(t: Tensor, step: Step, o: int, n: int) -> Any:
-    """Sum over the point of ``n`` elements from ``o`` on (:func:`~proxlab.optim.group_sums.sum_terms`)."""
-    bb, xb, xx, alive, bad = 0.0, 0.0, 0.0, 0, 0
+def form_points(t: Tensor, step: Step, o: int, n: int, x: Any, d: Any) -> Any:
+    """Form point and metric of ``n`` elements from ``o`` on; nothing changes.
+
+    Returns how many metrics are not above 0, and NaN if the square of a gradient is not finite.
+    """
+    zero = step.one - step.one
+    bad, invalid = zero, zero
     for i in range(n):
-        _, x, d = formed(t, o + i, step)
-        s = sum_terms(np.float64(x), np.float64(d))
-        bb, xb, xx, alive, bad = bb + s[0], xb + s[1], xx + s[2], alive + s[3], bad + s[4]
-    return bb, xb, xx, alive, bad
+        _, x[i], d[i] = formed(t, o + i, step)
+        bad += not d[i] > zero
+        invalid += zero * (t.g[o + i] * t.g[o + i])
+    return bad, invalid
 
 
-def tell_rows(t: Tensor, step: Step, begin: int, finish: int, place: int, found: Any) -> None:
-    """Sum over the groups ``begin … finish - 1``, of which the first of all is column ``place``."""
-    n = UINT(t.shape[3])
-    for number in range(begin, finish):
-        bb, xb, xx, alive, bad = tell_row(t, step, UINT(number) * n, n)
-        k = place + number
-        found[0, k], found[1, k], found[2, k], found[3, k], found[4, k] = bb, xb, xx, alive, bad
+@any_order
+def tell_row(x: Any, d: Any, p: int, n: int) -> Any:
+    """Sum over a point of ``n`` elements from ``p`` on.
+
+    Returns a number above 0 if one of them is not zero, and the sums of
+    :func:`~proxlab.optim.group_sums.sum_terms`.
+    """
+    alive, bb, xb, xx = 0.0, 0.0, 0.0, 0.0
+    for i in range(n):
+        v = np.float64(x[p + i])
+        s = sum_terms(v, np.float64(d[p + i]))
+        alive, bb, xb, xx = alive + fabs(v), bb + s[0], xb + s[1], xx + s[2]
+    return alive, bb, xb, xx
+
+
+@any_order
+def norm_row(x: Any, d: Any, p: int, n: int) -> Any:
+    """As :func:`tell_row`, the first of the sums alone: all that a convex penalty asks for."""
+    alive, bb = 0.0, 0.0
+    for i in range(n):
+        v = np.float64(x[p + i])
+        alive, bb = alive + fabs(v), bb + sum_terms(v, np.float64(d[p + i]))[0]
+    return alive, bb, 0.0, 0.0
+
+
+def tell_rows(t: Tensor, step: Step, begin: int, finish: int, place: int, room: RowRoom, found: Any) -> bool:
+    """Sum over the groups ``begin … finish - 1``, of which the first of all is column ``place``.
+
+    Returns whether the squares of their gradients are finite. Bad metrics count for the first of some groups.
+    """
+    n, x, d, wrong = UINT(t.shape[3]), room.x, room.d, 0.0
+    most = max(1, int(STRIP) // t.shape[3])
+    for s in range(len(found)):
+        found[s, place + begin : place + finish] = 0.0
+    for first in range(begin, finish, most):
+        last = min(first + most, finish)
+        here, o = UINT(last - first) * n, UINT(first) * n
+        for at in range(FIRST, here, STRIP):
+            m: Any = min(STRIP, here - at)
+            bad, invalid = form_points(t, step, o + at, m, x, d)
+            found[1, place + first] += bad
+            wrong += invalid
+            # A part of a group, or whole ones.
+            length = min(m, n)
+            for j in range(last - first):
+                k = place + first + j
+                alive, bb, xb, xx = tell_row(x, d, UINT(j) * n, length)
+                found[0, k] += alive
+                found[2, k] += bb
+                found[3, k] += xb
+                found[4, k] += xx
+    return wrong == 0.0

@@ -19,17 +19,17 @@ __all__ = ["GroupSums", "suffice", "sum_terms", "sums"]
 
 #: Columns that are summed side by side.
 BLOCK = 1024
-#: Where no sum of squares has left the range, nor lost a term that counts.
-_LOW, _HIGH = 1e-200, 1e200
+#: Where no sum of squares has left the range, nor lost a term that counts; and quotients of some will not.
+_LOW, _HIGH = 1e-150, 1e150
 UINT: Any = np.uint64
 
 
 class GroupSums(NamedTuple):
-    """Sums over each group, of ``b = D x``: ``Σ b²``, ``Σ x b``, ``Σ x²``."""
+    """Sums over each group, of ``b = D x``: ``Σ b²``; and ``Σ x b``, ``Σ x²``, where they are asked for."""
 
     bb: Array
-    xb: Array
-    xx: Array
+    xb: Array | None = None
+    xx: Array | None = None
 
 
 def dense(d: Any, i: Any) -> float:
@@ -48,9 +48,9 @@ at: Any = dense
 
 @any_order
 def sum_terms(v: float, m: float) -> Any:
-    """Return ``b²``, ``v b``, ``v²`` of an element, ``b = m v``; whether it counts, and whether m is bad."""
+    """Return ``b²``, ``v b``, ``v²`` of an element, ``b = m v``."""
     b = v * m
-    return b * b, v * b, v * v, v != 0.0, not m > 0.0
+    return b * b, v * b, v * v
 
 
 @any_order
@@ -58,8 +58,9 @@ def add_row(x: Any, d: Any, o: Any, n: Any) -> Any:
     """Sum over the ``n`` elements from ``o`` on; the last numbers count those not zero, and bad metrics."""
     bb, xb, xx, alive, bad = 0.0, 0.0, 0.0, 0, 0
     for i in range(n):
-        s = sum_terms(np.float64(x[o + i]), at(d, o + i))
-        bb, xb, xx, alive, bad = bb + s[0], xb + s[1], xx + s[2], alive + s[3], bad + s[4]
+        v, m = np.float64(x[o + i]), at(d, o + i)
+        s = sum_terms(v, m)
+        bb, xb, xx, alive, bad = bb + s[0], xb + s[1], xx + s[2], alive + (v != 0.0), bad + (not m > 0.0)
     return bb, xb, xx, alive, bad
 
 
@@ -67,12 +68,13 @@ def add_row(x: Any, d: Any, o: Any, n: Any) -> Any:
 def add_columns(x: Any, d: Any, o: Any, n: Any, total: Any, counts: Any) -> None:
     """As :func:`add_row`, a sum for each element."""
     for i in range(n):
-        s = sum_terms(np.float64(x[o + i]), at(d, o + i))
+        v, m = np.float64(x[o + i]), at(d, o + i)
+        s = sum_terms(v, m)
         total[0, i] += s[0]
         total[1, i] += s[1]
         total[2, i] += s[2]
-        counts[0, i] += s[3]
-        counts[1, i] += s[4]
+        counts[0, i] += v != 0.0
+        counts[1, i] += not m > 0.0
 
 
 def sum_rows(x: Any, d: Any, shape: Any, begin: int, finish: int, sums: Any, counts: Any) -> None:
@@ -170,11 +172,13 @@ def suffice(values: Array, alive: Array, bad: Array) -> bool:
 
     Parameters
     ----------
-    values : array of shape (3, n_groups)
-        ``Σ b²``, ``Σ x b``, ``Σ x²``.
+    values : array of shape (k, n_groups)
+        The sums of a :class:`GroupSums`.
     alive, bad : array of shape (n_groups,)
-        How many elements are not zero, and how many metrics are not above 0.
+        Not zero where some elements are not zero, and where some metrics are not above 0.
     """
+    if not len(alive) or (values.min() > _LOW and values.max() < _HIGH):
+        return not bad.any()
     plain = (alive == 0) & (values == 0.0).all(axis=0)
     plain |= ((values > _LOW) & (values < _HIGH)).all(axis=0)
     return bool(plain.all()) and not bad.any()

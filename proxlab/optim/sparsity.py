@@ -143,7 +143,7 @@ def _compiled(p: Problem, penalty: Penalty) -> Array | None:
     total = _sums(p.layout, p.x, p.metric)
     if total is None:
         return None
-    return _of_sums(penalty, total, p.group_steps(), p.group_weights())
+    return strengths_of_sums(penalty.with_strength(1.0), total, p.group_steps(), p.group_weights())
 
 
 def is_told_by_sums(penalty: Penalty) -> bool:
@@ -173,30 +173,40 @@ def _is_plain(a: Any) -> bool:
     return isinstance(a, np.ndarray) and a.dtype in _COMPILED and a.flags.c_contiguous
 
 
-def _of_sums(penalty: Penalty, total: GroupSums, step: Array, weight: Array) -> Array:
-    """Return the strengths of groups of which sums are known; steps and weights are those of each."""
-    unit = penalty.with_strength(1.0)
-    none = np.zeros(len(total.xx))
-    reach, norm = np.sqrt(total.xx), np.sqrt(total.bb)
-    step_part, weight_part, _, power = factors(np, step, weight, 1.0)
+def strengths_of_sums(unit: Penalty, total: GroupSums, step: Array | float, weights: Array) -> Array:
+    """Return from which strength on each group vanishes under a penalty that sums tell of.
+
+    Parameters
+    ----------
+    unit : Penalty
+        With the strength 1 (:func:`is_told_by_sums`).
+    total : GroupSums
+    step, weights : array
+        Of each group; the step may be a number. Of a convex penalty ``Σ b²`` are enough.
+    """
+    norm, step, none = np.sqrt(total.bb), np.atleast_1d(step), np.zeros(1)
+    with np.errstate(over="ignore", under="ignore"):
+        price = step * weights
+    # As a rule no product of some of these leaves the range.
+    plain = price.min(initial=1.0) > 1e-50 and price.max(initial=1.0) < 1e50
+    slope = unit.equation.slope_at_zero
+    if plain and total.xx is None and slope is not None and 1e-50 < slope < 1e50:
+        found: Array = norm / (price * slope)
+        return found
+    if plain:
+        step_part, power = step, none
+    else:
+        step_part, weight_part, _, power = factors(np, step, weights, 1.0)
+        price, power = step_part * weight_part, -(power - 1.0)
+    reach = norm if total.xx is None else np.sqrt(total.xx)
+    energy = none if total.xb is None else 0.5 * total.xb
     with np.errstate(all="ignore"):
         group = VanishingRows(
-            reach[:, None], norm[:, None], 0.5 * total.xb, none, none, none, reach, step, weight, step_part,
-            step_part * weight_part, -(power - 1.0), _none,
+            reach[:, None], norm[:, None], energy, none, none, none, reach, step, weights, step_part, price,
+            power, _none,
         )  # fmt: skip
         strength = unit._row_vanishing(np, group)
-    return np.where(reach > 0, strength, none)
-
-
-def strengths_of_sums(
-    penalty: Penalty, total: GroupSums, step: float, weights: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return from which multiple of its strength on a penalty makes each of the groups zero.
-
-    It is a penalty whose groups sums tell of (:func:`is_told_by_sums`); ``weights`` are those of each group.
-    """
-    found: npt.NDArray[np.float64] = _of_sums(penalty, total, np.full(len(weights), step), weights)
-    return found / penalty.strength
+    return np.where(reach > 0, strength, 0.0)
 
 
 def _none(weights: Array) -> Array:
@@ -342,7 +352,7 @@ def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
         if layout is None or total is None:
             found[k] = moving(p)
             continue
-        weights = np.broadcast_to(check_group_weights(p.penalty, layout), len(total.xx))
+        weights = np.broadcast_to(check_group_weights(p.penalty, layout), len(total.bb))
         alike.setdefault((key, p.step), []).append(_Summed(k, total, weights))
     for (_, step), some in alike.items():
         penalty = problems[some[0].place].penalty
@@ -350,7 +360,7 @@ def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
         names = first._fields
         total = first._replace(**{n: np.concatenate([getattr(s.sums, n) for s in some]) for n in names})
         weights = np.concatenate([s.weights for s in some])
-        strengths = strengths_of_sums(penalty, total, step, weights)
+        strengths = strengths_of_sums(penalty.with_strength(1.0), total, step, weights) / penalty.strength
         ends = np.cumsum([len(s.weights) for s in some])[:-1]
         for s, own in zip(some, np.split(strengths, ends), strict=True):
             p = problems[s.place]

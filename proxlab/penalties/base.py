@@ -371,6 +371,8 @@ def row_norm(xp: Any, rows: Array) -> Array:
     """Return the Euclidean norm of each row, scaled so that squares neither overflow nor underflow."""
     if rows.shape[1] == 0:
         return xp.sum(rows, axis=1)
+    if rows.shape[1] == 1:
+        return xp.abs(rows[:, 0])
     largest = xp.max(xp.abs(rows), axis=1)
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
     ratio = rows / scale[:, None]

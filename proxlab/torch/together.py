@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from proxlab.optim import fused_arrays, fused_cpu
 from proxlab.optim.rules import Proposal, Rule, rests
-from proxlab.optim.sparsity import Moving, is_told_by_sums, strengths_of_sums
+from proxlab.optim.sparsity import Moving
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.launched import Launched
@@ -175,24 +175,17 @@ def _tell(
     if len(here) < len(shares):
         # On a GPU no pass looks at groups before a step.
         return None
-    firsts = [blocks[share.chosen[0]] for share in shares]
-    penalties = [None if block.penalty is None else given[block.number] for block in firsts]
-    if not all(penalty is None or is_told_by_sums(penalty) for penalty in penalties):
-        return None
-    _look(shares, hows, members)
-    again = sum(share.widened is not None for share in shares) > 1
-    for share, batch, how, penalty in zip(shares, here, hows, penalties, strict=True):
-        if penalty is None:
-            continue
-        if again:
-            # The scratch is that of all.
-            members.read(share)
-        found = batch.tell(how.settings, how.t, how.carry)
-        if found is None:
-            return None
-        strengths = strengths_of_sums(penalty, *found)
-        places, sizes = batch.places.tolist(), batch.group_sizes
+    for share, batch, how in zip(shares, here, hows, strict=True):
         some = [blocks[k] for k in share.chosen[: len(batch)]]
+        penalty = None if some[0].penalty is None else given[some[0].number]
+        members.read(share)
+        if penalty is None:
+            batch.look(*how)
+            continue
+        strengths = batch.tell(penalty, *how)
+        if strengths is None:
+            return None
+        places, sizes = batch.places.tolist(), batch.group_sizes
         # Of most targets nobody asks.
         uses = [uses_of(b.group, b.index) for b in some] if by_use else [None] * len(some)
         told += [
