@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import Any, cast
+from itertools import compress, pairwise
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -75,6 +75,15 @@ def applies_jointly(
     Of each array the shape is given, and the axes in the order in which they lie, None for C order.
     """
     return compiles() and (penalty is None or joint_plan(penalty, groups, shapes, orders) is not None)
+
+
+class _Run(NamedTuple):
+    """Neighbouring proxes of one penalty, from the first to the last."""
+
+    first: int
+    last: int
+    penalty: Penalty
+    slope: Slope
 
 
 class Batch:
@@ -233,9 +242,10 @@ class Batch:
     ) -> list[int]:  # fmt: skip
         """Return the proxes that no pass takes, which have an answer though a gradient is not finite."""
         left: list[int] = np.flatnonzero(spoilt).tolist() if spoilt.any() else []
+        assert self.penalty is not None
         for k in left:
             if not self._is_finite(k):
-                self._answer(k, settings, t, carry, finder, where)
+                self._answer(k, self.penalty, settings, t, carry, finder, where)
         return left
 
     def tell(
@@ -265,7 +275,7 @@ class Batch:
             self.look(settings, t, carry, finder, where)
             return None
         sums, spoilt = np.empty((5, int(self.places[-1]))), np.zeros(len(self), np.bool_)
-        step, in_blocks = self._numbers(found, 0.0), self.name == "columns"
+        step, in_blocks = self._numbers(found, 0.0, self.slope), self.name == "columns"
         # Groups vanish under a convex penalty by the norm of their b alone.
         by_norms = unit.equation.proved_convex
         kind, name = "norms" if by_norms else "table", "tell_of" if in_blocks else "tell_rows_of"
@@ -331,27 +341,34 @@ class Batch:
             self.look(settings, t, carry, finder, where)
         left, self._left = self._left, None
         assert left is not None
-        for k in left:
-            self._unfused(k, settings, t, carry, finder, where)
         own, self._own = self._own, {}
+        for k in left:
+            self._unfused(k, own.get(k, self.penalty), settings, t, carry, finder, where)
         if not own and not left:
             self._solve(found, keep, finder, where)
             return found.carry
-        parts: dict[float, tuple[Penalty, list[int]]] = {}
+        runs: list[_Run] = []
         for k in sorted(set(range(len(self))).difference(left)):
             penalty = own.get(k, self.penalty)
-            parts.setdefault(penalty.strength, (penalty, []))[1].append(k)
-        for penalty, some in parts.values():
-            part = self._part(some, settings, penalty)
-            part._spoilt()
-            part._solve(found, keep, finder, _naming(where, some))
+            before = runs[-1] if runs else None
+            if before is not None and before.last == k - 1 and before.penalty is penalty:
+                runs[-1] = before._replace(last=k)
+            else:
+                runs.append(_Run(k, k, penalty, slope_of(penalty) or Slope()))
+        fits = [self.name != "flow" and self.slope.is_like(run.slope) for run in runs]
+        self._groups(found, keep, finder, where, list(compress(runs, fits)))
+        for run, fit in zip(runs, fits, strict=True):
+            if not fit:
+                # A strength of zero takes another pass.
+                part = self._part(range(run.first, run.last + 1), settings, run.penalty)
+                part.step(settings, t, carry, finder, _naming(where, run.first))
         return found.carry
 
     def _is_finite(self, k: int) -> bool:
         """Return whether the gradients of a prox are finite."""
         return all(bool(np.isfinite(grad).all()) for _, grad, *_ in self._arrays(k))
 
-    def _part(self, chosen: list[int], settings: Settings, penalty: Penalty) -> Batch:
+    def _part(self, chosen: range, settings: Settings, penalty: Penalty) -> Batch:
         """Return a batch of some of several proxes."""
         shapes, orders = [self.shapes[k] for k in chosen], [self.orders[k] for k in chosen]
         part = Batch(self.rule, settings, penalty, shapes, self.dtype, orders)
@@ -364,11 +381,12 @@ class Batch:
         if self.name == "flow":
             self._flow(found, keep, where)
         else:
-            self._groups(found, keep, finder, where)
+            assert self.penalty is not None
+            self._groups(found, keep, finder, where, [_Run(0, len(self) - 1, self.penalty, self.slope)])
 
-    def _numbers(self, found: Coefficients, keep: float) -> Step:
+    def _numbers(self, found: Coefficients, keep: float, slope: Slope) -> Step:
         """Return the numbers of a step in the data's precision."""
-        number, slope = self.dtype.type, self.slope
+        number = self.dtype.type
         c = type(found.formulas)(*[number(a) for a in found.formulas])
         return Step(c, *map(number, (found.step * slope.cut, slope.minus, keep, 1.0)))
 
@@ -437,7 +455,7 @@ class Batch:
 
     def _flow(self, found: Coefficients, keep: float, where: Callable[[int], str]) -> None:
         kernel = kernel_of("flow_of", self.update, keep > 0.0, self.slope.shrinks)
-        step = self._numbers(found, keep)
+        step = self._numbers(found, keep, self.slope)
         ends: list[int] = []
 
         def task(span: many.Span) -> None:
@@ -449,29 +467,49 @@ class Batch:
             raise ValueError(f"{where(min(bad))}the prox's point must be finite")
 
     def _groups(
-        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str]
-    ) -> None:
+        self, found: Coefficients, keep: float, finder: RootFinder, where: Callable[[int], str],
+        runs: Sequence[_Run],
+    ) -> None:  # fmt: skip
         """Step with groups; those that the kernel leaves are solved in between."""
         # Side by side, the new weights take the place of the old ones, of which an average needs both.
-        slope, name = self.slope, "rows" if self.name == "side" and keep > 0.0 else self.name
-        kernel = kernel_of(f"{name}_of", self.update, keep > 0.0, slope.shrinks, slope.kind)
-        step = self._numbers(found, keep)
-        numbers = slope.numbers(found.step, finder.relative_tolerance(float_bits(step.one)), self.dtype)
+        name = "rows" if self.name == "side" and keep > 0.0 else self.name
+        rtol = finder.relative_tolerance(float_bits(self.dtype.type(1.0)))
+        solved = [
+            (
+                run,
+                kernel_of(f"{name}_of", self.update, keep > 0.0, run.slope.shrinks, run.slope.kind),
+                self._numbers(found, keep, run.slope),
+                run.slope.numbers(found.step, rtol, self.dtype),
+            )
+            for run in runs
+        ]
 
         def task(span: many.Span) -> None:
             room = row_room(self._largest, self.dtype) if name == "rows" else column_room(self.dtype)
-            while True:
-                k, unit, count = kernel(*self._tensors, *span, *step, *numbers, *room)
-                if not count:
-                    return
-                left = room.hard[:count]
-                if isinstance(room, RowRoom):
-                    self._finish_rows(k, room, left, found.step, keep, finder, where(k))
-                else:
-                    self._finish_columns(k, step.c, left, found.step, finder, where(k))
-                span = span._replace(first=k, unit=unit)
+            for run, kernel, step, numbers in solved:
+                part = self._shared(span, run)
+                while part is not None:
+                    k, unit, count = kernel(*self._tensors, *part, *step, *numbers, *room)
+                    if not count:
+                        break
+                    left = room.hard[:count]
+                    if isinstance(room, RowRoom):
+                        self._finish_rows(k, run, room, left, found.step, keep, finder, where(k))
+                    else:
+                        self._finish_columns(k, run, step.c, left, found.step, finder, where(k))
+                    part = part._replace(first=k, unit=unit)
 
         self._run(task)
+
+    def _shared(self, span: many.Span, run: _Run) -> many.Span | None:
+        """Return what a thread has of a run, if anything."""
+        first, last = max(span.first, run.first), min(span.last, run.last)
+        if first > last:
+            return None
+        unit = span.unit if first == span.first else 0
+        return many.Span(
+            first, unit, last, span.stop if last == span.last else int(self._tensors.units[last])
+        )
 
     def _arrays(self, k: int) -> list[list[Array]]:
         """Return weights, gradient and state of each tensor of a prox, flat."""
@@ -502,8 +540,9 @@ class Batch:
             begin += length * run
 
     def _finish_rows(
-        self, k: int, room: RowRoom, left: Array, step: float, keep: float, finder: RootFinder, where: str
-    ) -> None:
+        self, k: int, run: _Run, room: RowRoom, left: Array, step: float, keep: float, finder: RootFinder,
+        where: str,
+    ) -> None:  # fmt: skip
         """Solve groups whose point and metric the kernel left one after the other."""
         size = self.plans[k].size
         point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in (room.x, room.d))
@@ -511,12 +550,12 @@ class Batch:
         def rows(some: Array) -> tuple[Array, Array]:
             return point[some], metric[some]
 
-        z = self._solve_left(k, left, rows, step, finder, where)
+        z = self._solve_left(k, left, run, rows, step, finder, where)
         view = self._parts(k, 0)[0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
-        self, k: int, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
+        self, k: int, run: _Run, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
     ) -> None:
         """Solve the groups of a block whose point the kernel left in the weights."""
         again = self.update.metric
@@ -526,16 +565,16 @@ class Batch:
             point, *state = (self._rows(k, arrays, left[some]) for arrays in (weights, *slots))
             return point, None if again is None else over_arrays(again, np)(state, coefficients)
 
-        z = self._solve_left(k, left, rows, step, finder, where)
+        z = self._solve_left(k, left, run, rows, step, finder, where)
         self._write_rows(k, self._parts(k, 0), left, z)
 
     def _solve_left(
-        self, k: int, left: Array, rows: Callable[[Array], tuple[Array, Array | None]], step: float,
-        finder: RootFinder, where: str,
+        self, k: int, left: Array, run: _Run, rows: Callable[[Array], tuple[Array, Array | None]],
+        step: float, finder: RootFinder, where: str,
     ) -> Array:  # fmt: skip
         """Solve groups of a tensor that a kernel left, as rows; ``rows`` makes such of some of them."""
         z = np.zeros((len(left), self.plans[k].size), self.dtype)
-        open_ = np.flatnonzero(~self._are_gone(k, left))
+        open_ = np.flatnonzero(~self._are_gone(k, left, run.penalty))
         if not len(open_):
             return z
         point, metric = rows(open_)
@@ -550,45 +589,41 @@ class Batch:
         own = self.plans[k].weights
         weights = own[left[open_]] if len(own) > 1 else np.full(len(open_), own[0])
         penalty: Penalty
-        if self.slope.kind == "table":
-            penalty = _Radial(self.slope.pieces, weights=weights)
+        if run.slope.kind == "table":
+            penalty = _Radial(run.slope.pieces, weights=weights)
         else:
-            penalty = replace(cast("Any", self.penalty), groups=Groups.over(1), weights=weights)
+            penalty = replace(cast("Any", run.penalty), groups=Groups.over(1), weights=weights)
         z[open_] = prox(penalty, point, step, metric=metric, root_finder=finder)
         return z
 
-    def _are_gone(self, k: int, left: Array) -> Array:
+    def _are_gone(self, k: int, left: Array, penalty: Penalty) -> Array:
         """Say which groups are zero for certain, by the strengths from which on they are.
 
         Where a strength is driven, one of them is at its threshold in every step.
         """
         if self._vanish is None:
             return np.zeros(len(left), np.bool_)
-        assert self.penalty is not None
         assert self._given is not None
         above = 1.0 + rounding(2.0 * self.plans[k].size + 32.0)
-        gone: Array = (
-            self._vanish[self.places[k] + left] * above <= self.penalty.strength / self._given.strength
-        )
+        gone: Array = self._vanish[self.places[k] + left] * above <= penalty.strength / self._given.strength
         return gone
 
     def _unfused(
-        self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
+        self, k: int, penalty: Penalty, settings: Settings, t: int, carry: float, finder: RootFinder,
         where: Callable[[int], str],
     ) -> None:  # fmt: skip
         """Take the step of a prox as the arrays' form of the rule and :func:`proxlab.prox.prox` do."""
         keep = settings["momentum"] if self.rule.averages else 0.0
-        for (w, _, *slots), z, new in self._answer(k, settings, t, carry, finder, where):
+        for (w, _, *slots), z, new in self._answer(k, penalty, settings, t, carry, finder, where):
             w[...] = keep * w + (1.0 - keep) * z if keep else z
             for a, b in zip(slots, new, strict=True):
                 a[...] = b
 
     def _answer(
-        self, k: int, settings: Settings, t: int, carry: float, finder: RootFinder,
+        self, k: int, penalty: Penalty, settings: Settings, t: int, carry: float, finder: RootFinder,
         where: Callable[[int], str],
     ) -> list[tuple[list[Array], Array, tuple[Array, ...]]]:  # fmt: skip
         """Return the arrays of each tensor of a prox, their solution and their new state; changes nothing."""
-        assert self.penalty is not None
         tensors = self._arrays(k)
         if not self._is_joint:
             shape, order = self.shapes[k], self.orders[k] or tuple(range(len(self.shapes[k])))
@@ -605,7 +640,7 @@ class Batch:
 
         d = None if self.update.metric is None else whole(metric)
         try:
-            z = prox(self.penalty, whole(point), step, metric=d, root_finder=finder)
+            z = prox(penalty, whole(point), step, metric=d, root_finder=finder)
         except ValueError as error:
             raise ValueError(f"{where(k)}{told(error)}") from error
         if self._is_joint:
@@ -639,6 +674,6 @@ def checked_joint_plan(
     return plan
 
 
-def _naming(where: Callable[[int], str], chosen: Sequence[int]) -> Callable[[int], str]:
+def _naming(where: Callable[[int], str], first: int) -> Callable[[int], str]:
     """Return what an error says of the proxes of a part."""
-    return lambda k: where(chosen[k])
+    return lambda k: where(first + k)

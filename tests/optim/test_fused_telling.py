@@ -198,6 +198,35 @@ def test_what_is_known_of_a_group_is_of_its_tensor_and_of_its_step():
         assert (w != 0).all()
 
 
+@pytest.mark.parametrize("axes", [0, pytest.param(1, marks=pytest.mark.kernels)])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_strength_of_its_own_is_as_good_as_alone(axes, seed):
+    """Strengths of zero, weights whose squares are not finite, and threads that share a tensor."""
+    rng = np.random.default_rng(seed)
+    shapes = [tuple(rng.integers(1, 40, 2).tolist()) for _ in range(9)] + [(300, 400)] * 2
+    rng.shuffle(shapes)
+    together, alone = ([drawn(shape, "f4", seed + k) for k, shape in enumerate(shapes)] for _ in range(2))
+    far = set(rng.choice(len(shapes), 2).tolist())
+    for k in far:
+        for parts in (together, alone):
+            parts[k][0].flat[0] = 1e25
+    penalty = pl.GroupLasso(0.3, groups=over(axes))
+    some = [penalty.with_strength(lam) for lam in (0.0, 0.1, 2.0, 50.0)]
+    own = {k: some[rng.integers(4)] for k in range(len(shapes)) if rng.random() < 0.6}
+    batch = batch_of(penalty, together)
+    batch.follow(penalty, own)
+    before = pl.get_num_threads()
+    pl.set_num_threads(1 + seed % 3)
+    try:
+        batch.step(SETTINGS, 1, 0.0, pl.Newton(), here)
+    finally:
+        pl.set_num_threads(before)
+    for k, (ours, (w, g, a)) in enumerate(zip(together, alone, strict=True)):
+        fused_step(RULE, SETTINGS, own.get(k, penalty), w, g, (a,), 1, 0.0, pl.Newton())
+        for x, y in zip(ours, (w, g, a), strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 if k in far else 0)
+
+
 @pytest.mark.parametrize(("shapes", "dtype"), LAYOUTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_gradients_that_are_not_finite_are_told_of(shapes, dtype, bad):
