@@ -117,7 +117,7 @@ def test_the_fused_pass_runs_in_python(name, lying, single, monkeypatch):
     if lying == "rows":
         tensor = fused_elements.Tensor(flat, grad, tuple(state), (6, 1, 1, n, 1))
         room = fused_rows.RowRoom(np.empty(w.size), np.empty(w.size), left, np.empty(1))
-        assert fused_rows.rows(tensor, step, numbers, np.ones(1), 0, 6, room) == (6, 0)
+        assert fused_rows.rows(tensor, step, numbers, np.ones(1), np.zeros(6, bool), 0, 6, room) == (6, 0)
     else:
         addresses = np.array([[a.__array_interface__["data"][0] for a in (flat, grad, *state)]])
         pitch, spoilt = int(fused_columns.PITCH), np.zeros(1, bool)
@@ -126,7 +126,8 @@ def test_the_fused_pass_runs_in_python(name, lying, single, monkeypatch):
         shape, units, per_block = ([1, n, 6, 1, 1], 2, 4) if lying == "columns" else ([6, 1, 1, n, 1], 6, 0)
         tensors = fused_many.Tensors(
             addresses, np.array([shape]), np.array([0, 1]), np.array([units]), np.array([per_block]),
-            np.ones(1), np.zeros(6), np.array([[0, 0], [1, 6]]), np.array([1e-14]),
+            np.ones(1), np.zeros(6), np.array([[0, 0], [1, 6]]), np.array([1e-14]), np.zeros(6, bool),
+            np.array([0, 6]),
         )  # fmt: skip
         whole = fused_many.Span(0, 0, 0, units)
         if lying == "columns":

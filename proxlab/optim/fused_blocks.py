@@ -46,6 +46,8 @@ class Block(NamedTuple):
         Those that are looked at, counted from the first.
     squares : array of float
         The squares of the weights of each of them.
+    gone : array of bool
+        Which of them are zero for certain.
     eta : array of float
         The step times the weight of each of them.
     state, r, k, lo, hi : array of float
@@ -60,6 +62,7 @@ class Block(NamedTuple):
     begin: int
     end: int
     squares: Any
+    gone: Any
     eta: Any
     state: Any
     r: Any
@@ -71,10 +74,10 @@ class Block(NamedTuple):
     sums: Any
 
 
-def block_in(values: Any, first: int, count: int, squares: Any) -> Block:
+def block_in(values: Any, first: int, count: int, squares: Any, gone: Any) -> Block:
     """Return a block whose numbers are kept in ``values``."""
     return Block(
-        first, 0, count, squares, values[0], values[1], values[2], values[3], values[4], values[5],
+        first, 0, count, squares, gone, values[0], values[1], values[2], values[3], values[4], values[5],
         values[6], values[7], values[8:SQUARES],
     )  # fmt: skip
 
@@ -82,8 +85,8 @@ def block_in(values: Any, first: int, count: int, squares: Any) -> Block:
 def only(block: Block, j: int) -> Block:
     """Return the block with one of its groups to be looked at."""
     return Block(
-        block.first, j, j + 1, block.squares, block.eta, block.state, block.r, block.k, block.lo, block.hi,
-        block.ratio, block.rest, block.sums,
+        block.first, j, j + 1, block.squares, block.gone, block.eta, block.state, block.r, block.k, block.lo,
+        block.hi, block.ratio, block.rest, block.sums,
     )  # fmt: skip
 
 
@@ -237,6 +240,9 @@ def close_groups(block: Block, numbers: Numbers, hard: Any) -> int:
             close(block, j, group_of(block, j), numbers)
     for j in range(block.begin, block.end):
         if block.state[j] != DONE:
+            if block.gone[j]:
+                block.ratio[j], block.rest[j] = 0.0, 1.0
+                continue
             block.ratio[j], block.rest[j] = 1.0, 0.0
             hard[count] = block.first + j
             count += 1

@@ -155,9 +155,9 @@ class Batch:
             squares=np.zeros(sum(end[1] for end in ends)),
             starts=np.cumsum([(0, 0), *ends], axis=0, dtype=np.int64),
             doubts=np.array([0.0 if flows else p.doubt(self.dtype) for p in self.plans]),
+            gone=np.zeros(0 if flows else sum(map(len, self.plans)), np.bool_),
+            places=np.cumsum([0, *map(len, self.plans)], dtype=np.int64),
         )
-        #: Where the groups of a prox begin among those of all.
-        self.places = np.cumsum([0, *map(len, self.plans)], dtype=np.int64)
         self._largest = max(p.size for p in self.plans)
         self._divided: tuple[int, list[many.Span]] = 0, []
         # What look has found: which proxes take several passes.
@@ -182,6 +182,12 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of proxes."""
         return len(self.plans)
+
+    @property
+    def places(self) -> Array:
+        """Where the groups of a prox begin among those of all, and where those of the last end."""
+        places: Array = self._tensors.places
+        return places
 
     @cached_property
     def _group_weights(self) -> Array:
@@ -283,7 +289,7 @@ class Batch:
 
         def task(span: many.Span) -> None:
             room = column_room(self.dtype) if in_blocks else row_room(0, self.dtype)
-            kernel(*self._tensors, *span, *step, *room, self.places, sums, spoilt)
+            kernel(*self._tensors, *span, *step, *room, sums, spoilt)
 
         self._run(task)
         self._left = self._answered(spoilt, settings, t, carry, finder, where)
@@ -484,6 +490,8 @@ class Batch:
             for run in runs
         ]
 
+        self._mark_gone(runs)
+
         def task(span: many.Span) -> None:
             room = row_room(self._largest, self.dtype) if name == "rows" else column_room(self.dtype)
             for run, kernel, step, numbers in solved:
@@ -513,16 +521,9 @@ class Batch:
 
     def _arrays(self, k: int) -> list[list[Array]]:
         """Return weights, gradient and state of each tensor of a prox, flat."""
-        return [
-            list(arrays)
-            for arrays in zip(*(self._parts(k, j) for j in range(self.addresses.shape[1])), strict=True)
-        ]
-
-    def _parts(self, k: int, j: int) -> list[Array]:
-        """Return one of these of each tensor of a prox."""
         one, spans = self.dtype.type(1.0), self._tensors.spans
         return [
-            many.elements(int(self.addresses[s, j]), self._lengths[s], one)
+            [many.elements(address, self._lengths[s], one) for address in self.addresses[s].tolist()]
             for s in range(spans[k], spans[k + 1])
         ]
 
@@ -546,67 +547,57 @@ class Batch:
         """Solve groups whose point and metric the kernel left one after the other."""
         size = self.plans[k].size
         point, metric = (a[: len(left) * size].reshape(len(left), -1) for a in (room.x, room.d))
-
-        def rows(some: Array) -> tuple[Array, Array]:
-            return point[some], metric[some]
-
-        z = self._solve_left(k, left, run, rows, step, finder, where)
-        view = self._parts(k, 0)[0].reshape(-1, size)
+        z = self._solve_left(k, left, run, point, metric, step, finder, where)
+        view = self._arrays(k)[0][0].reshape(-1, size)
         view[left] = keep * view[left] + (1.0 - keep) * z if keep else z
 
     def _finish_columns(
         self, k: int, run: _Run, coefficients: Any, left: Array, step: float, finder: RootFinder, where: str
     ) -> None:
         """Solve the groups of a block whose point the kernel left in the weights."""
+        weights, _, *slots = zip(*self._arrays(k), strict=True)
+        point, *state = (self._rows(k, some, left) for some in (weights, *slots))
         again = self.update.metric
-
-        def rows(some: Array) -> tuple[Array, Array | None]:
-            weights, _, *slots = zip(*self._arrays(k), strict=True)
-            point, *state = (self._rows(k, arrays, left[some]) for arrays in (weights, *slots))
-            return point, None if again is None else over_arrays(again, np)(state, coefficients)
-
-        z = self._solve_left(k, left, run, rows, step, finder, where)
-        self._write_rows(k, self._parts(k, 0), left, z)
+        metric = None if again is None else over_arrays(again, np)(state, coefficients)
+        self._write_rows(k, weights, left, self._solve_left(k, left, run, point, metric, step, finder, where))
 
     def _solve_left(
-        self, k: int, left: Array, run: _Run, rows: Callable[[Array], tuple[Array, Array | None]],
-        step: float, finder: RootFinder, where: str,
+        self, k: int, left: Array, run: _Run, point: Array, metric: Array | None, step: float,
+        finder: RootFinder, where: str,
     ) -> Array:  # fmt: skip
-        """Solve groups of a tensor that a kernel left, as rows; ``rows`` makes such of some of them."""
-        z = np.zeros((len(left), self.plans[k].size), self.dtype)
-        open_ = np.flatnonzero(~self._are_gone(k, left, run.penalty))
-        if not len(open_):
-            return z
-        point, metric = rows(open_)
+        """Solve groups of a tensor, given as rows, that a kernel left."""
         usable = np.isfinite(point).all(axis=1)
         if metric is not None:
             usable &= ((metric > 0) & np.isfinite(metric)).all(axis=1)
         if not usable.all():
-            group = int(left[open_[np.argmin(usable)]])
+            group = int(left[np.argmin(usable)])
             raise ValueError(
                 f"{where}group {group}: the prox's point must be finite and its metric finite and > 0"
             )
         own = self.plans[k].weights
-        weights = own[left[open_]] if len(own) > 1 else np.full(len(open_), own[0])
-        penalty: Penalty
+        weights = own[left] if len(own) > 1 else np.full(len(left), own[0])
+        rows: Penalty
         if run.slope.kind == "table":
-            penalty = _Radial(run.slope.pieces, weights=weights)
+            rows = _Radial(run.slope.pieces, weights=weights)
         else:
-            penalty = replace(cast("Any", run.penalty), groups=Groups.over(1), weights=weights)
-        z[open_] = prox(penalty, point, step, metric=metric, root_finder=finder)
+            rows = replace(cast("Any", run.penalty), groups=Groups.over(1), weights=weights)
+        z: Array = prox(rows, point, step, metric=metric, root_finder=finder)
         return z
 
-    def _are_gone(self, k: int, left: Array, penalty: Penalty) -> Array:
+    def _mark_gone(self, runs: Sequence[_Run]) -> None:
         """Say which groups are zero for certain, by the strengths from which on they are.
 
         Where a strength is driven, one of them is at its threshold in every step.
         """
-        if self._vanish is None:
-            return np.zeros(len(left), np.bool_)
+        gone, vanish = self._tensors.gone, self._vanish
+        if vanish is None:
+            gone[...] = False
+            return
         assert self._given is not None
-        above = 1.0 + rounding(2.0 * self.plans[k].size + 32.0)
-        gone: Array = self._vanish[self.places[k] + left] * above <= penalty.strength / self._given.strength
-        return gone
+        above = 1.0 + rounding(2.0 * self._largest + 32.0)
+        for run in runs:
+            part = slice(self.places[run.first], self.places[run.last + 1])
+            gone[part] = vanish[part] * above <= run.penalty.strength / self._given.strength
 
     def _unfused(
         self, k: int, penalty: Penalty, settings: Settings, t: int, carry: float, finder: RootFinder,

@@ -65,6 +65,10 @@ class Tensors(NamedTuple):
         Where the part of a prox of each begins, and where that of the last ends.
     doubts : array of float
         What a sum may be wrong by, relative to itself.
+    gone : array of bool
+        Which groups are zero for certain, those of one prox after those of another.
+    places : array of int
+        Where the groups of a prox begin among those, and where those of the last end.
     """
 
     addresses: Any
@@ -76,6 +80,8 @@ class Tensors(NamedTuple):
     squares: Any
     starts: Any
     doubts: Any
+    gone: Any
+    places: Any
 
 
 class Span(NamedTuple):
@@ -176,8 +182,9 @@ def count_of(tensors: Tensors, k: int, block: int) -> int:
 
 def block_of(tensors: Tensors, k: int, first: int, count: int, room: ColumnRoom) -> Block:
     """Return a block of groups of a prox."""
-    begin = tensors.starts[k, 1] + first
-    return block_in(room.values, first, count, tensors.squares[begin : begin + count])
+    begin, here = tensors.starts[k, 1] + first, tensors.places[k] + first
+    gone = tensors.gone[here : here + count]
+    return block_in(room.values, first, count, tensors.squares[begin : begin + count], gone)
 
 
 def scan_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, spoilt: Any) -> None:
@@ -208,12 +215,10 @@ def keep_squares(block: Block, k: int, spoilt: Any) -> None:
             spoilt[k] = True
 
 
-def tell_of(
-    tensors: Tensors, span: Span, step: Step, room: ColumnRoom, places: Any, found: Any, spoilt: Any
-) -> None:
+def tell_of(tensors: Tensors, span: Span, step: Step, room: ColumnRoom, found: Any, spoilt: Any) -> None:
     """As :func:`scan_of`, and sum over the groups of the point that the next step takes; nothing changes.
 
-    ``found`` has a column for each group, those of a prox from ``places`` on: the sums of
+    ``found`` has a column for each group: what is counted, and the sums of
     :func:`proxlab.optim.group_sums.sum_terms`.
     """
     for k in range(span.first, span.last + 1):
@@ -225,16 +230,16 @@ def tell_of(
             keep_squares(block, k, spoilt)
             for s in range(len(found)):
                 for j in range(block.end):
-                    found[s, places[k] + block.first + j] = block.sums[s + 1, j]
+                    found[s, tensors.places[k] + block.first + j] = block.sums[s + 1, j]
 
 
-def tell_rows_of(
-    tensors: Tensors, span: Span, step: Step, room: RowRoom, places: Any, found: Any, spoilt: Any
-) -> None:
+def tell_rows_of(tensors: Tensors, span: Span, step: Step, room: RowRoom, found: Any, spoilt: Any) -> None:
     """As :func:`tell_of`, of contiguous groups."""
     for k in range(span.first, span.last + 1):
         begin, finish = part_of(tensors, span, k)
-        if not tell_rows(tensor_at(tensors, k, step.one), step, begin, finish, places[k], room, found):
+        if not tell_rows(
+            tensor_at(tensors, k, step.one), step, begin, finish, tensors.places[k], room, found
+        ):
             spoilt[k] = True
 
 
@@ -249,7 +254,8 @@ def rows_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: Ro
         most = min(len(room.hard), len(room.x) // tensors.shapes[k, 3])
         unit, count = rows(
             tensor_at(tensors, k, step.one), step, doubted(numbers, tensors.doubts[k]),
-            weights, begin, finish, RowRoom(room.x, room.d, room.hard[:most], room.part),
+            weights, tensors.gone[tensors.places[k] : tensors.places[k + 1]], begin, finish,
+            RowRoom(room.x, room.d, room.hard[:most], room.part),
         )  # fmt: skip
         if count > 0:
             return k, unit, count
@@ -264,7 +270,9 @@ def side_of(tensors: Tensors, span: Span, step: Step, numbers: Numbers, room: Co
         weights = tensors.strengths[tensors.starts[k, 0] : tensors.starts[k + 1, 0]]
         for first in range(begin, finish, SIDE):
             last = min(first + SIDE, finish)
-            count = solve_side(t, step, own, weights, first, last - first, room)
+            here = tensors.places[k] + first
+            gone = tensors.gone[here : here + last - first]
+            count = solve_side(t, step, own, weights, gone, first, last - first, room)
             if count > 0:
                 return k, last, count
     return span.last, span.stop, 0

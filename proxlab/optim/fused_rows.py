@@ -167,7 +167,7 @@ def sum_row(x: Any, d: Any, p: int, n: int, ratio: float, above: float, part: An
 
 
 def rows(
-    t: Tensor, step: Step, numbers: Numbers, weights: Any, begin: int, finish: int, room: RowRoom
+    t: Tensor, step: Step, numbers: Numbers, weights: Any, gone: Any, begin: int, finish: int, room: RowRoom
 ) -> Any:
     """Step with the groups ``begin … finish - 1``.
 
@@ -186,9 +186,13 @@ def rows(
             update(t, step, UINT(first) * UINT(n), UINT((last - first) * n), room.x, room.d, here)
         for number in range(first, last):
             eta = numbers.step * weights[number if len(weights) > 1 else 0]
-            if not solve_row(
-                t, step, numbers, eta, number, here + UINT((number - first) * n), most > 1, room
-            ):
+            p = here + UINT((number - first) * n)
+            if solve_row(t, step, numbers, eta, number, p, most > 1, room):
+                continue
+            if gone[number]:
+                zero = step.one - step.one
+                write_group(t, step, UINT(number) * n, n, room.x, room.d, p, zero, step.one)
+            else:
                 keep_row(room, here + UINT((number - first) * n), count, n)
                 room.hard[count] = number
                 count += 1

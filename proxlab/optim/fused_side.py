@@ -113,14 +113,14 @@ def measure(side: Any, n: Any, count: int, part: Any, squares: Any) -> None:
 
 
 def solve_side(
-    t: Tensor, step: Step, numbers: Numbers, weights: Any, first: int, count: int, room: ColumnRoom
+    t: Tensor, step: Step, numbers: Numbers, weights: Any, gone: Any, first: int, count: int, room: ColumnRoom
 ) -> int:
     """Step with ``count`` groups; returns how many are left to the general solver, with their point."""
     n, tile = UINT(t.shape[3]), room.tile
     o = UINT(first) * n
     x, d, point, metric = tile[:ROOM], tile[ROOM : 2 * ROOM], tile[2 * ROOM : 3 * ROOM], tile[3 * ROOM :]
     side = Tensor(point, metric, (), (1, t.shape[3], SIDE, 1, 1))
-    block = block_in(room.values, 0, count, room.values[SQUARES])
+    block = block_in(room.values, 0, count, room.values[SQUARES], gone)
     many = UINT(count)
     # Where they lie: written at distances, what is updated would be no vectors.
     update(t, step, o, n * many, x, d, ZERO)

@@ -102,8 +102,9 @@ def test_groups_side_by_side_are_decided_as_each_by_itself(dtype, kind):
         numbers = Slope(tuple(Piece(*row) for row in rows)).numbers(1.0, 1e-7, np.dtype(dtype))
         numbers = numbers._replace(doubt=64 * unit)
         block = fused_blocks.block_in(
-            rng.integers(0, 4, (fused_blocks.ROWS_OF_BLOCK, count)).astype(float), 0, count, np.zeros(count)
-        )
+            rng.integers(0, 4, (fused_blocks.ROWS_OF_BLOCK, count)).astype(float), 0, count, np.zeros(count),
+            np.zeros(count, bool),
+        )  # fmt: skip
         weights, zeros, sums, expected = np.zeros(count), [], [], []
         for j in range(count):
             x, d = rng.normal(size=4) * 10.0 ** rng.uniform(-3, 2), np.exp(rng.normal(size=4))

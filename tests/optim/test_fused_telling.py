@@ -181,6 +181,32 @@ def test_the_group_at_the_threshold_is_known_to_be_zero(monkeypatch, axes):
     assert asked_for == [1]
 
 
+@pytest.mark.parametrize(("shape", "axes"), [
+    ((3, BLOCK + 50), 0), pytest.param((300, 2), 1, marks=pytest.mark.kernels),
+    pytest.param((300, 30), 1, marks=pytest.mark.kernels),
+])  # fmt: skip
+def test_no_group_that_is_known_to_be_zero_is_solved(monkeypatch, shape, axes):
+    """Wherever it is: in which tensor, in which block."""
+    solved, solve = [], Batch._solve_left
+    monkeypatch.setattr(
+        Batch,
+        "_solve_left",
+        lambda self, k, left, *a: solved.append((k, left.tolist())) or solve(self, k, left, *a),
+    )
+    penalty, rng = pl.GroupLasso(0.3, groups=over(axes)), np.random.default_rng(0)
+    n = shape[1 - axes]
+    for group in (0, 1, n // 3, n - 1, n, n + n // 2, 2 * n - 1):
+        parts = [tuple(np.asarray(a, "f4") for a in (1 + rng.random(shape), np.zeros(shape), np.ones(shape)))
+                 for _ in range(2)]  # fmt: skip
+        batch, solved[:] = batch_of(penalty, parts), []
+        at = float(told(batch)[group])
+        batch.follow(penalty.with_strength(0.3 * at * (1.0 + 1e-12)))
+        batch.step(SETTINGS, 1, 0.0, pl.Newton(), here)
+        k, own = divmod(group, n)
+        assert (np.moveaxis(parts[k][0], axes, 1)[own] == 0).all()
+        assert not any(k == j and own in left for j, left in solved)
+
+
 def test_what_is_known_of_a_group_is_of_its_tensor_and_of_its_step():
     """Of two tensors the second is at its threshold, and then a step comes that nobody has told of."""
     penalty = pl.GroupLasso(0.3, groups=over(0))
@@ -191,8 +217,17 @@ def test_what_is_known_of_a_group_is_of_its_tensor_and_of_its_step():
     batch.step(SETTINGS, 1, 0.0, pl.Newton(), here)
     assert (parts[0][0] == 0).all()
     assert (parts[1][0] != 0).all()
+    # By its own strength, and not that of the others.
+    parts[1][0][...] = 2.0
+    parts[1][2][...] = 1.0
+    found = told(batch)
+    least = batch.penalty.strength * float(found[-1])
+    batch.follow(penalty.with_strength(2.0 * least), {1: penalty.with_strength(least * (1.0 - 1e-9))})
+    batch.step(SETTINGS, 1, 0.0, pl.Newton(), here)
+    assert (parts[1][0] != 0).all()
     for w, _, _ in parts:
         w[...] = 2.0
+    batch.follow(penalty.with_strength(least * (1.0 - 1e-9)))
     batch.step(SETTINGS, 1, 0.0, pl.Newton(), here)
     for w, _, _ in parts:
         assert (w != 0).all()
