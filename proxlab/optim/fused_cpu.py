@@ -33,7 +33,7 @@ from proxlab.optim.fused_rows import RowRoom
 from proxlab.optim.group_sums import GroupSums, suffice
 from proxlab.optim.problem import told
 from proxlab.optim.rules import Coefficients, Rule, Settings
-from proxlab.optim.sparsity import is_told_by_sums, strengths_of_sums
+from proxlab.optim.sparsity import is_told_by_sums, multiples, strengths_of_sums
 from proxlab.penalties import Penalty, RadialPenalty
 from proxlab.penalties.base import Piece
 from proxlab.prox import prox
@@ -163,9 +163,9 @@ class Batch:
         # What look has found: which proxes take several passes.
         self._left: list[int] | None = None
         self._own: dict[int, Penalty] = {}
-        # What tell has found: from which multiple of a given strength on groups vanish.
+        # What tell has found: from which strength on groups vanish.
         self._vanish: Array | None = None
-        # That penalty, and with the strength 1 if sums over groups tell of it.
+        # For which penalty, and that with the strength 1 if sums over groups tell of it.
         self._given: Penalty | None = None
         self._unit: Penalty | None = None
 
@@ -296,9 +296,8 @@ class Batch:
         values = sums[2:3] if by_norms else sums[2:]
         if self._left or not suffice(values, sums[0], sums[1]):
             return None
-        strengths = strengths_of_sums(unit, GroupSums(*values), found.step, self._group_weights)
-        self._vanish = strengths / given.strength
-        return self._vanish
+        self._vanish = strengths_of_sums(unit, GroupSums(*values), found.step, self._group_weights)
+        return multiples(self._vanish, given)
 
     def _unit_of(self, given: Penalty) -> Penalty | None:
         """Return a penalty with the strength 1; None if sums over groups do not tell when these vanish."""
@@ -593,11 +592,10 @@ class Batch:
         if vanish is None:
             gone[...] = False
             return
-        assert self._given is not None
         above = 1.0 + rounding(2.0 * self._largest + 32.0)
         for run in runs:
             part = slice(self.places[run.first], self.places[run.last + 1])
-            gone[part] = vanish[part] * above <= run.penalty.strength / self._given.strength
+            gone[part] = vanish[part] * above <= run.penalty.strength
 
     def _unfused(
         self, k: int, penalty: Penalty, settings: Settings, t: int, carry: float, finder: RootFinder,

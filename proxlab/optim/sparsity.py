@@ -57,6 +57,7 @@ __all__ = [
     "is_told_by_sums",
     "living_groups",
     "moving",
+    "multiples",
     "record",
     "strengths_of_sums",
     "to_numpy",
@@ -209,6 +210,13 @@ def strengths_of_sums(unit: Penalty, total: GroupSums, step: Array | float, weig
     return np.where(reach > 0, strength, 0.0)
 
 
+def multiples(strengths: Array, penalty: Penalty) -> npt.NDArray[np.float64]:
+    """Return strengths as multiples of that of a penalty; what leaves the range is infinite."""
+    with np.errstate(over="ignore"):
+        found: npt.NDArray[np.float64] = strengths / penalty.strength
+    return found
+
+
 def _none(weights: Array) -> Array:
     raise AssertionError("norms tell of no prox")
 
@@ -327,7 +335,7 @@ def moving(p: ProxProblem) -> Moving:
     """Return the groups of a prox problem; an error says where."""
     with p.named():
         strengths = to_numpy(vanishing_strength(p.penalty, p.x, p.step, metric=p.metric))
-    return Moving(strengths / p.penalty.strength, p.penalty.groups.sizes(tuple(p.x.shape)), p.uses)
+    return Moving(multiples(strengths, p.penalty), p.penalty.groups.sizes(tuple(p.x.shape)), p.uses)
 
 
 class _Summed(NamedTuple):
@@ -360,7 +368,7 @@ def all_moving(problems: Sequence[ProxProblem]) -> list[Moving]:
         names = first._fields
         total = first._replace(**{n: np.concatenate([getattr(s.sums, n) for s in some]) for n in names})
         weights = np.concatenate([s.weights for s in some])
-        strengths = strengths_of_sums(penalty.with_strength(1.0), total, step, weights) / penalty.strength
+        strengths = multiples(strengths_of_sums(penalty.with_strength(1.0), total, step, weights), penalty)
         ends = np.cumsum([len(s.weights) for s in some])[:-1]
         for s, own in zip(some, np.split(strengths, ends), strict=True):
             p = problems[s.place]

@@ -12,7 +12,7 @@ import torch
 from proxlab.groups import IntArray
 from proxlab.optim import sparsity
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import Moving, moving
+from proxlab.optim.sparsity import Moving, moving, multiples
 from proxlab.penalties import Penalty
 from proxlab.torch.cut import vanishing
 from proxlab.torch.exchange import prox_problem
@@ -52,7 +52,7 @@ def all_moving(
         summed = known.get(p.block.key)
         if summed is not None:
             # The same in every process: of these, one counts.
-            strengths[begin:end] = summed / _strength(p) if ranks.rank == 0 else 0.0
+            strengths[begin:end] = multiples(summed, _penalty_of(p)) if ranks.rank == 0 else 0.0
             continue
         if isinstance(p, CutProblem):
             share, problem = prox_problem(p, ranks)
@@ -70,10 +70,11 @@ def all_moving(
     ]
 
 
-def _strength(p: BlockProblem | CutProblem) -> float:
+def _penalty_of(p: BlockProblem | CutProblem) -> Penalty:
+    """Return the penalty of a problem, which has one."""
     penalty = p.block.penalty
     assert penalty is not None
-    return float(penalty.strength)
+    return penalty
 
 
 def _whole(p: BlockProblem, ranks: Ranks) -> tuple[IntArray, Array | None]:

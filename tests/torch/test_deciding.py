@@ -146,3 +146,20 @@ def test_what_sums_do_not_tell_goes_the_long_way():
             p.grad = torch.zeros_like(p)
             optimizer.step()
             assert int((~p.detach().any(1)).sum()) == 3
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_strength_that_leaves_the_range_is_out_of_reach(fused):
+    """As a multiple of one that is given as 1e-300; nothing but a warning says so."""
+    p = nn.Parameter(torch.randn(12, 12, dtype=torch.float64))
+    p.grad = torch.randn(12, 12, dtype=torch.float64)
+    optimizer = METHODS["adamw"](
+        [{"params": [p], "penalty": pl.GroupLasso(1e-300)}],
+        lr=1e-10,
+        fused=fused,
+        sparsity=TargetSparsity(0.5),
+    )
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        optimizer.step()
+    assert optimizer.history[-1]["reachable"] == 0.0
+    assert bool((p != 0).all())
