@@ -189,12 +189,7 @@ def strengths_of_sums(unit: Penalty, total: GroupSums, step: Array | float, weig
     with np.errstate(over="ignore", under="ignore"):
         price = step * weights
     # As a rule no product of some of these leaves the range.
-    plain = price.min(initial=1.0) > 1e-50 and price.max(initial=1.0) < 1e50
-    slope = unit.equation.slope_at_zero
-    if plain and total.xx is None and slope is not None and 1e-50 < slope < 1e50:
-        found: Array = norm / (price * slope)
-        return found
-    if plain:
+    if price.min(initial=1.0) > 1e-50 and price.max(initial=1.0) < 1e50:
         step_part, power = step, none
     else:
         step_part, weight_part, _, power = factors(np, step, weights, 1.0)
