@@ -35,12 +35,13 @@ class Steep(RadialPenalty):
         return (Piece(0.0, 0.0, 2.5 * self.lam, -0.1 * self.lam),)
 
 
+#: Penalties, and the slope at zero of those that are convex, in units of their strength.
 PENALTIES = [
-    lambda **o: pl.GroupLasso(0.3, **o),
-    lambda **o: Steep(lam=0.3, **o),
-    lambda **o: pl.GroupElasticNet(0.3, 0.1, **o),
-    lambda **o: pl.GroupMCP(0.3, gamma=2.5, **o),
-    lambda **o: pl.GroupL0(0.3, **o),
+    (lambda **o: pl.GroupLasso(0.3, **o), 1.0),
+    (lambda **o: Steep(lam=0.3, **o), 2.5),
+    (lambda **o: pl.GroupElasticNet(0.3, 0.1, **o), 1.0),
+    (lambda **o: pl.GroupMCP(0.3, gamma=2.5, **o), None),
+    (lambda **o: pl.GroupL0(0.3, **o), None),
 ]
 COLUMNS = [
     ((3 * ROWS + 5, 7), 0), ((5, 70), 0), ((1, 6), 0), ((130, 3), 0), ((4, 9, 3, 3), (0, 2, 3)),
@@ -93,35 +94,46 @@ def asked(part):
     return found.x.astype(float), found.metric.astype(float), found.step
 
 
+@st.composite
+def layouts(draw, contiguous):
+    """A shape of two to four axes, and those that groups are over: the last ones, or the first and others."""
+    n = draw(st.integers(2, 4))
+    most = {2: 150, 3: 20, 4: 9}[n]
+    shape = draw(st.lists(st.integers(1, most), min_size=n, max_size=n))
+    if contiguous:
+        return tuple(shape), tuple(range(draw(st.integers(1, n - 1)), n))
+    axes = draw(st.lists(st.integers(1, n - 1), unique=True, max_size=n - 2))
+    return tuple(shape), (0, *sorted(axes))
+
+
 @pytest.mark.parametrize(("shapes", "dtype"), LAYOUTS)
-@settings(max_examples=40)
-@given(st.data(), st.sampled_from(PENALTIES), st.sampled_from([None, "sqrt_size"]), st.integers(0, 10**6))
-def test_strengths_are_those_of_the_points(shapes, dtype, data, make, weights, seed):
-    shape, axes = data.draw(st.sampled_from(shapes))
-    part = drawn(shape, dtype, seed, data.draw(st.sampled_from([0, 3])))
-    penalty = make(groups=over(axes), weights=weights)
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from(PENALTIES), st.integers(0, 10**6))
+def test_strengths_are_those_of_the_points(shapes, dtype, data, penalty, seed):
+    make, slope = penalty
+    shape, axes = data.draw(st.sampled_from(shapes) | layouts(shapes is CONTIGUOUS))
+    part, rng = drawn(shape, dtype, seed, data.draw(st.sampled_from([0, 3]))), np.random.default_rng(seed)
+    n = int(np.prod([shape[k] for k in np.atleast_1d(axes)]))
+    own = rng.random(part[0].size // n) * rng.choice([0.0, 1.0], part[0].size // n)
+    weights, each = data.draw(st.sampled_from([(None, 1.0), ("sqrt_size", n**0.5), (own, own)]))
     before = [a.copy() for a in part]
-    found = told(batch_of(penalty, [part]))
+    found = told(batch_of(make(groups=over(axes), weights=weights), [part]))
     for new, old in zip(part, before, strict=True):
         assert np.array_equal(new, old)
     x, d, step = asked(part)
-    # In rows, which are no arrays that a pass over memory sums.
-    n = int(np.prod([shape[k] for k in np.atleast_1d(axes)]))
     rows, metric = (np.moveaxis(a, axes, range(-np.size(axes), 0)).reshape(-1, n) for a in (x, d))
-    each = n**0.5 if weights else 1.0
-    if type(penalty) is pl.GroupLasso:
-        b = np.asarray(metric, np.longdouble) * rows
-        expected = np.sqrt((b * b).sum(axis=1)) / (step * each) / penalty.strength
+    if slope is not None:
+        b, w = np.asarray(metric, np.longdouble) * rows, np.broadcast_to(each, len(rows))
+        norm = np.sqrt((b * b).sum(axis=1))
+        expected = np.where(norm > 0, np.inf, 0.0)
+        np.divide(norm, step * w * slope * 0.3, out=expected, where=w > 0, casting="same_kind")
     else:
-        expected = (
-            pl.optim.vanishing_strength(
-                make(weights=np.full(len(rows), each)),
-                rows[::1].copy(),
-                step,
-                metric=np.asfortranarray(metric),
-            )
-            / penalty.strength
+        # Memory with gaps, over which no pass sums.
+        unit, apart = (
+            make(weights=np.broadcast_to(each, len(rows)).copy()),
+            np.repeat(metric, 2, axis=1)[:, ::2],
         )
+        expected = pl.optim.vanishing_strength(unit, np.ascontiguousarray(rows), step, metric=apart) / 0.3
     np.testing.assert_allclose(found, np.asarray(expected, float), rtol=2 * (n + 30) * 2.0**-53, atol=0)
 
 
