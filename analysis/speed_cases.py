@@ -109,14 +109,15 @@ def _joint(pl: Any) -> dict[str, Any]:
     return {"penalty": penalty, "joint": [over(1), over(()), over(0)]}
 
 
-def _target() -> Call:
+def _target(shapes: list[tuple[int, ...]], per: str = "network") -> Call:
     import proxlab as pl
 
-    target = pl.optim.TargetSparsity(0.5)
-    return _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0)), sparsity=target)
+    target = pl.optim.TargetSparsity(0.5, per=per)
+    return _step(shapes, 1, _lasso(lambda pl: pl.Groups.over(0)), sparsity=target)
 
 
 _MATRICES: list[tuple[int, ...]] = [(512, 512)] * 4
+_SMALL: list[tuple[int, ...]] = [(64, 64)] * 200
 _CONVOLUTIONS: list[tuple[int, ...]] = [(128, 128, 3, 3)] * 4
 _NEURONS: list[tuple[int, ...]] = [(1024, 512), (1024,), (512, 1024)]
 
@@ -143,7 +144,7 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step channels last": lambda: _step(
         _CONVOLUTIONS, 1, _lasso(lambda pl: pl.Groups.conv("channel")), "channels_last"
     ),
-    "step 200 of 64x64": lambda: _step([(64, 64)] * 200, 1, _lasso(lambda pl: pl.Groups.over(0))),
+    "step 200 of 64x64": lambda: _step(_SMALL, 1, _lasso(lambda pl: pl.Groups.over(0))),
     "step joint neurons": lambda: _step(_NEURONS, 1, _joint),
     "step SCAD columns": lambda: _step(_MATRICES, 1, _scad),
     "step GroupLinf columns": lambda: _step(_MATRICES, 1, _of_columns("GroupLinf", 6e-4, 0.5, 512)),
@@ -151,7 +152,9 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step GroupLq columns": lambda: _step(_MATRICES, 1, _of_columns("GroupLq", 6e-4, 0.5, 512)),
     "step RAMDA rows": lambda: _step(_MATRICES, 0, _lasso(lambda pl: pl.Groups.over(1)), method="RAMDA"),
     "step RAMDA columns": lambda: _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"),
-    "step to a target": _target,
+    "step to a target": lambda: _target(_MATRICES),
+    "step 200 to a target": lambda: _target(_SMALL),
+    "step 200 to a target each": lambda: _target(_SMALL, "layer"),
 }
 
 
@@ -171,6 +174,8 @@ SIZES = {
     "step RAMDA rows": 4 * 512 * 512,
     "step RAMDA columns": 4 * 512 * 512,
     "step to a target": 4 * 512 * 512,
+    "step 200 to a target": 200 * 64 * 64,
+    "step 200 to a target each": 200 * 64 * 64,
 }
 
 
