@@ -105,8 +105,6 @@ class Layers:
         In ascending order in each layer.
     layer : ndarray of int, shape (n_groups,)
         The layer of each.
-    ascending : ndarray of int, shape (n_groups,)
-        Their numbers in the ascending order of all strengths.
     begin, end : ndarray of int, shape (n_layers,)
         The first place of each layer, and its last.
     mass : ndarray of float, shape (n_places,)
@@ -123,14 +121,8 @@ class Layers:
         strengths, counts, sizes, units, keep, multiple, _ = groups
         layers = np.arange(len(sizes))
         self.layer: Integers = np.repeat(layers, sizes)
-        # By strength, and then by layer: few numbers are sorted in linear time.
-        by_strength = np.argsort(strengths)
-        few = layers.astype(np.int16) if len(sizes) < 1 << 15 else layers
-        order = by_strength[np.argsort(few[self.layer[by_strength]], kind="stable")]
+        order = np.lexsort((strengths, self.layer))
         self.strengths = s = strengths[order]
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        self.ascending: Integers = rank[by_strength]
         self.end: Integers = np.cumsum(sizes + 1) - 1
         self.begin: Integers = self.end - sizes
         of = np.repeat(layers, sizes + 1)
@@ -223,13 +215,13 @@ def for_total(layers: Layers, wanted: float, strict: bool) -> Reached | None:
     place = np.arange(len(layers.strengths)) + layers.layer
     have = layers.mass[layers.most]
     gains = have[place + 1] - have[place]
-    finite = int(np.isfinite(layers.strengths).sum())
-    if total == 0 or finite == 0:
+    finite = np.isfinite(layers.strengths)
+    if total == 0 or not finite.any():
         return None
-    order = layers.ascending[:finite]
-    s = layers.strengths[order]
+    order = np.argsort(layers.strengths[finite], kind="stable")
+    s = layers.strengths[finite][order]
     base = float(have[layers.begin].sum())
-    share = (base + np.cumsum(gains[order])) / total
+    share = (base + np.cumsum(gains[finite][order])) / total
     if strict:
         # Those that vanish at the same strength do so together.
         last = np.concatenate([s[:-1] * layers.above < s[1:], [True]])
