@@ -218,7 +218,7 @@ def measure_kinds(repeats: int) -> Result:
     plain = [torch.nn.Parameter(p.detach().clone()) for p in speed_cases.parameters(small, 1)]
     for p in plain:
         p.grad = torch.full_like(p, GRADIENT)
-    steps = {name: speed_cases.STEPS[name] for name in speed_cases.STEPS}
+    steps = {name: speed_cases.STEPS[name] for name in speed_cases.SIZES}
     calls: dict[str, Callable[[], object]] = {name: make() for name, make in steps.items()}
     calls["fused"] = torch.optim.AdamW(plain, lr=LEARNING_RATE, fused=True).step
     seconds = timed(calls, [1], repeats)
