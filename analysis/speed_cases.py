@@ -109,10 +109,10 @@ def _joint(pl: Any) -> dict[str, Any]:
     return {"penalty": penalty, "joint": [over(1), over(()), over(0)]}
 
 
-def _target(shapes: list[tuple[int, ...]], per: str = "network") -> Call:
+def _target(shapes: list[tuple[int, ...]], **how: Any) -> Call:
     import proxlab as pl
 
-    target = pl.optim.TargetSparsity(0.5, per=per)
+    target = pl.optim.TargetSparsity(0.5, **how)
     return _step(shapes, 1, _lasso(lambda pl: pl.Groups.over(0)), sparsity=target)
 
 
@@ -154,7 +154,8 @@ STEPS: dict[str, Callable[[], Call]] = {
     "step RAMDA columns": lambda: _step(_MATRICES, 1, _lasso(lambda pl: pl.Groups.over(0)), method="RAMDA"),
     "step to a target": lambda: _target(_MATRICES),
     "step 200 to a target": lambda: _target(_SMALL),
-    "step 200 to a target each": lambda: _target(_SMALL, "layer"),
+    "step 200 to a target each": lambda: _target(_SMALL, per="layer"),
+    "step 200 to a target by factors": lambda: _target(_SMALL, method="multiplicative"),
 }
 
 

@@ -15,6 +15,7 @@ from proxlab.inexactness import Criterion, Schedule
 from proxlab.namespaces import namespace
 from proxlab.optim import bregman, tree
 from proxlab.optim.inexact import Tolerance, solve_certified
+from proxlab.optim.living import living_groups
 from proxlab.optim.problem import ProxProblem, Watch
 from proxlab.optim.rules import RULES, Proposal, Rule, check_settings, check_start, rests
 from proxlab.optim.sparsity import (
@@ -22,7 +23,6 @@ from proxlab.optim.sparsity import (
     TargetSparsity,
     check_sparsity,
     driven,
-    living_groups,
     record,
     warn_of,
 )
@@ -353,11 +353,8 @@ class Optimizer:
     @staticmethod
     def _support(found: Mapping[str, Array], penalties: Mapping[str, Penalty | None]) -> int:
         """Return the number of groups that are not zero."""
-        return sum(
-            int(living_groups(p.groups, found[place]).sum())
-            for place, p in penalties.items()
-            if p is not None
-        )
+        pairs = [(p.groups, found[place]) for place, p in penalties.items() if p is not None]
+        return sum(int(alive.sum()) for alive in living_groups(pairs))
 
 
 def _array(a: Any) -> Array:
@@ -413,10 +410,12 @@ def _resting(
     found: Mapping[str, Array], penalties: Mapping[str, Penalty | None], asked: Container[str]
 ) -> list[Resting]:
     """Return the groups that this step leaves as they are."""
+    pairs = [
+        (p.groups, found[place]) for place, p in penalties.items() if p is not None and place not in asked
+    ]
     return [
-        Resting(living_groups(p.groups, found[place]), p.groups.sizes(tuple(found[place].shape)))
-        for place, p in penalties.items()
-        if p is not None and place not in asked
+        Resting(alive, groups.sizes(tuple(w.shape)))
+        for alive, (groups, w) in zip(living_groups(pairs), pairs, strict=True)
     ]
 
 

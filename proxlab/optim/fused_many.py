@@ -8,7 +8,6 @@ makes arrays of; a target has its own.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +94,7 @@ class Span(NamedTuple):
 
 def elements(address: int, n: int, one: Any) -> Any:
     """Return the ``n`` elements at an address as an array of the type of ``one``."""
-    kind: Any = ctypes.c_float if one.dtype == np.float32 else ctypes.c_double
+    kind: Any = np.ctypeslib.as_ctypes_type(one.dtype)
     return np.frombuffer((kind * int(n)).from_address(int(address)), one.dtype)
 
 

@@ -22,8 +22,8 @@ from proxlab.arguments import problem as check_problem
 from proxlab.backends.array_api import scale
 from proxlab.backends.arrays import array_form
 from proxlab.bounds import rounding
-from proxlab.groups import AxisLayout, Groups
-from proxlab.namespaces import namespace
+from proxlab.groups import AxisLayout
+from proxlab.namespaces import to_numpy
 from proxlab.optim.budget import (
     Candidates,
     Layers,
@@ -55,12 +55,10 @@ __all__ = [
     "check_sparsity",
     "driven",
     "is_told_by_sums",
-    "living_groups",
     "moving",
     "multiples",
     "record",
     "strengths_of_sums",
-    "to_numpy",
     "vanishing_of_sums",
     "vanishing_strength",
     "warn_of",
@@ -640,10 +638,13 @@ class TargetSparsity:
 
     def share(self, groups: Sequence[Resting]) -> float:
         """Return the share of groups that are zero, as the target counts them."""
-        zero = total = 0.0
-        for r, unit in zip(groups, self._units([r.uses for r in groups]).tolist(), strict=True):
-            counts = self._counts(r.sizes)
-            zero, total = zero + unit * int(counts[~r.alive].sum()), total + unit * int(counts.sum())
+        if not groups:
+            return 0.0
+        counts = self._counts(np.concatenate([r.sizes for r in groups]))
+        zeros = np.where(np.concatenate([r.alive for r in groups]), 0, counts)
+        ends, units = np.cumsum([len(r.sizes) for r in groups]), self._units([r.uses for r in groups])
+        # Exact in integers, layer by layer.
+        zero, total = (float(np.sum(units * _within(a, ends))) for a in (zeros, counts))
         return zero / total if total else 0.0
 
     def _counts(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -660,6 +661,12 @@ class TargetSparsity:
                 "param groups by proxlab.torch.param_groups(model, penalty, example_inputs=…)"
             )
         return np.array(uses, np.float64)
+
+
+def _within(counts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sum of the counts of each layer, given where layers end."""
+    sums = np.concatenate([[0], np.cumsum(counts)])[ends]
+    return np.diff(sums, prepend=0)
 
 
 def check_sparsity(sparsity: object) -> TargetSparsity | None:
@@ -701,19 +708,3 @@ def warn_of(state: Mapping[str, float], target: float) -> bool:
         stacklevel=2,
     )
     return True
-
-
-def living_groups(groups: Groups, w: Array) -> npt.NDArray[np.bool_]:
-    """Return which groups of an array are not zero, shape (n_groups,), in NumPy."""
-    layout, xp = groups.layout(tuple(w.shape)), namespace(w)
-    rows = layout.split(w, 0.0)
-    if not rows:
-        return np.zeros(0, dtype=np.bool_)
-    return to_numpy(layout.join_groups([xp.any(matrix != 0, axis=1) for matrix in rows]))
-
-
-def to_numpy(a: Array) -> npt.NDArray[Any]:
-    """Copy an array of any namespace and device to NumPy."""
-    if array_api_compat.is_cupy_array(a):
-        return np.asarray(a.get())
-    return np.asarray(array_api_compat.to_device(a, "cpu") if array_api_compat.is_torch_array(a) else a)

@@ -15,8 +15,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from proxlab.namespaces import namespace
-from proxlab.optim.sparsity import to_numpy
+from proxlab.namespaces import namespace, to_numpy
 from proxlab.optim.tree import leaves, rebuild
 from proxlab.penalties import Penalty
 from proxlab.types import Array

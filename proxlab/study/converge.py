@@ -15,8 +15,8 @@ import numpy.typing as npt
 from proxlab.inexactness import Adaptive, Constant, Exact, Schedule
 from proxlab.optim import Optimizer, ProxAdam
 from proxlab.optim.base import squared_distance
+from proxlab.optim.living import living_groups
 from proxlab.optim.problem import ProxProblem
-from proxlab.optim.sparsity import living_groups
 from proxlab.penalties import Penalty
 from proxlab.study import schedules as named
 from proxlab.study.convergence import Convergence
@@ -273,7 +273,7 @@ def _run(
         tolerances = _Tolerances(schedule(unit), LEAST * unit, decrease)
         recorder, last = _recording(method, tolerances, solver, rng)
         state = recorder.init(w, penalty)
-        taken, living = 0.0, living_groups(penalty.groups, w)
+        taken, (living,) = 0.0, living_groups([(penalty.groups, w)])
         for t in range(1, iterations + 1):
             started = time.perf_counter()
             if batch_size is not None:
@@ -283,7 +283,7 @@ def _run(
             w, state = recorder.step(w, gradient.astype(w.dtype, copy=False), state)
             taken += time.perf_counter() - started
             value, gradient = _evaluate(loss, w, None)
-            before, living = living, living_groups(penalty.groups, w)
+            before, (living,) = living, living_groups([(penalty.groups, w)])
             rows.append(
                 _Row(
                     objective=value + float(np.asarray(penalty(w))),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxlab import arguments
-from proxlab.optim.sparsity import to_numpy
+from proxlab.namespaces import to_numpy
 from proxlab.penalties import Penalty
 from proxlab.study import descriptions, files
 from proxlab.values import check_plain

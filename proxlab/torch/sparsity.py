@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import torch
 from torch import nn
 
 from proxlab.groups import Groups
-from proxlab.optim.sparsity import Resting, living_groups
+from proxlab.optim.living import living_groups
+from proxlab.optim.sparsity import Resting
 from proxlab.penalties import GroupLasso
 from proxlab.torch import shards
 from proxlab.torch.networks import divide
@@ -151,14 +154,14 @@ def living(layers: Sequence[tuple[Sequence[torch.Tensor], Sequence[Groups]]]) ->
     A layer is one parameter, or the parameters of joint groups, with the groups of each.
     """
     pairs = [pair for params, groups in layers for pair in zip(groups, params, strict=True)]
-    divided = iter(shards.living([(g, p) for g, p in pairs if shards.is_distributed(p)]))
+    cut = [shards.is_distributed(p) for _, p in pairs]
+    divided = iter(shards.living(list(compress(pairs, cut))))
+    whole = iter(living_groups([(g, p.detach()) for g, p in compress(pairs, map(not_, cut))]))
+    parts = iter([next(divided if is_cut else whole) for is_cut in cut])
     found = []
     for params, groups in layers:
-        alive: Any = None
-        sizes: Any = 0
-        for g, p in zip(groups, params, strict=True):
-            own = next(divided) if shards.is_distributed(p) else living_groups(g, p.detach())
-            alive = own if alive is None else alive | own
-            sizes = sizes + g.sizes(tuple(p.shape))
+        alive, sizes = next(parts), groups[0].sizes(params[0].shape)
+        for p, g in zip(params[1:], groups[1:], strict=True):
+            alive, sizes = alive | next(parts), sizes + g.sizes(p.shape)
         found.append(Resting(alive, sizes))
     return found

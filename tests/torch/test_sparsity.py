@@ -1,5 +1,8 @@
 """Group sparsity of a network against counts by hand."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -8,7 +11,7 @@ from torch import nn  # noqa: E402
 
 import proxlab as pl  # noqa: E402
 from proxlab.torch.networks import param_groups  # noqa: E402
-from proxlab.torch.sparsity import group_sparsity  # noqa: E402
+from proxlab.torch.sparsity import group_sparsity, living  # noqa: E402
 from tests.torch import models  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -100,3 +103,43 @@ def test_layouts_and_dtypes():
 def test_errors(source, error, message):
     with pytest.raises(error, match=message):
         group_sparsity(source)
+
+
+LAYOUTS = {
+    "as it is": lambda w: w,
+    "channels last": lambda w: w.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda w: w.transpose(0, 1).contiguous().transpose(0, 1),
+    "a part": lambda w: torch.ones(w.shape[0], 2 * w.shape[1], *w.shape[2:], dtype=w.dtype)[:, ::2].copy_(w),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_layers_of_any_type_and_layout(dtype, layout):
+    rng = np.random.default_rng(0)
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    layers, wanted = [], []
+    for k in range(12):
+        axes = ((0,), (1, 2, 3), (0, 2, 3), (2, 3), (0, 1), ())[k % 6]
+        groups = pl.Groups.over(axes)
+        shape = (4, *rng.choice([1, 2, 5, 40], 3).tolist())
+        indptr, indices = groups.indices(shape)
+        # Joint with another parameter, or alone.
+        alive, params = np.zeros(len(indptr) - 1, bool), []
+        for _ in range(1 + k % 2):
+            w = torch.zeros(shape, dtype=dtype) * -1.0
+            some = rng.random(len(alive)) < 0.4
+            places = [int(rng.choice(indices[a:b])) for a, b in pairwise(indptr)]
+            w.view(-1)[np.array(places)[some]] = least
+            params.append(nn.Parameter(LAYOUTS[layout](w)))
+            alive |= some
+        layers.append((params, [groups] * len(params)))
+        wanted.append((alive.tolist(), (np.diff(indptr) * len(params)).tolist()))
+    assert [(found.alive.tolist(), found.sizes.tolist()) for found in living(layers)] == wanted
+
+
+def test_weights_without_memory_are_an_error():
+    weight = torch.ones(3, 4)
+    weight.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="out of bounds for storage of size 0"):
+        group_sparsity([{"params": [weight], "penalty": pl.GroupLasso(1.0)}])
