@@ -161,7 +161,7 @@ def _lie(layout: AxisLayout, shape: tuple[int, ...], strides: tuple[int, ...]) -
     inside = sorted(((layout.shape[a], strides[a]) for a in layout.reduced), key=lambda axis: -axis[1])
     kept, reduced = _merged([(layout.shape[a], strides[a]) for a in layout.kept]), _merged(inside)
     axes = [*kept, *reduced]
-    if len(kept) > 2 or len(reduced) > 2 or any(size == 0 or stride <= 0 for size, stride in axes):
+    if len(kept) > 2 or len(reduced) > 2 or any(stride <= 0 for _, stride in axes):
         return None
     # An axis of one element has no neighbours.
     alone = 1, 1 + max((size * stride for size, stride in axes), default=0)

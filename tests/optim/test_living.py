@@ -1,6 +1,6 @@
 """Which groups are not zero, against a look at each element."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 import pytest
@@ -67,6 +67,33 @@ def test_every_layout_and_type(pairs):
     for (groups, w), alive in zip(pairs, living_groups(pairs), strict=True):
         assert alive.dtype == np.bool_
         assert alive.tolist() == one_by_one(groups, w)
+
+
+@pytest.mark.parametrize("steps", [(1, 1, 1, 1), (2, 1, -1, 1), (1, 1, 1, -1), (1, 3, 2, 1)])
+def test_all_axes_in_all_orders_of_memory(steps):
+    shape = (2, 3, 4, 5)
+    for n in range(5):
+        for axes in combinations(range(4), n):
+            for view in (None, (4, 2, 5, 3)):
+                groups = pl.Groups.over(axes, shape=view)
+                indptr, indices = groups.indices(shape)
+                for order in permutations(range(4)):
+                    room = np.ones([abs(steps[k]) * shape[k] for k in order], np.float32)
+                    w = room[tuple(slice(None, None, steps[k]) for k in order)].transpose(np.argsort(order))
+                    # The last element of every other group, wherever it lies.
+                    flat = np.zeros(120, np.float32)
+                    flat[indices[indptr[1::2] - 1]] = 1.0
+                    w[...] = flat.reshape(shape)
+                    (alive,) = living_groups([(groups, w)])
+                    assert alive.tolist() == [k % 2 == 0 for k in range(len(alive))], (axes, view, order)
+
+
+@pytest.mark.parametrize("least", [np.int64(-(2**63)), np.complex64(1j), np.True_])
+def test_what_is_no_float_is_looked_at_by_itself(least):
+    w = np.zeros((3, 4), least.dtype)
+    w[1, 2] = least
+    (alive,) = living_groups([(pl.Groups.over(1), w)])
+    assert alive.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("axes", [0, 1, (0, 2), (1, 2), 2, (0, 1), ()])
