@@ -53,9 +53,9 @@ test: lint $(VENV)/.torch  ## lint, types, and the whole test suite (JOBS=2 proc
 	wait $$checked; typed=$$?; echo "mypy:"; cat $$types; rm -f $$types; \
 	[ $$tested -eq 0 ] && [ $$typed -eq 0 ]
 
-test-oldest:  ## the tests on the oldest versions that pyproject.toml admits (.ci/oldest.txt), in .venv-oldest
+test-oldest:  ## each test on the oldest versions that pyproject.toml admits (.ci/oldest.txt), in .venv-oldest (FULL=1: all its cases)
 	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
-	.venv-oldest/bin/python -m pytest -n $(JOBS) --dist loadfile
+	.venv-oldest/bin/python -m pytest $(if $(filter-out 0,$(FULL)),,-p tests.few) -n $(JOBS) --dist loadfile
 
 package: $(VENV)/.test  ## build wheel and sdist, install each into an empty environment and try it
 	rm -rf dist
