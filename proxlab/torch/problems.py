@@ -25,6 +25,7 @@ __all__ = [
     "Block",
     "BlockProblem",
     "CutProblem",
+    "Key",
     "Proposals",
     "as_array",
     "as_tensor",
@@ -46,8 +47,10 @@ HALF = (torch.float16, torch.bfloat16)
 TOO_GREAT = 65520.0
 _DTYPES = (*HALF, torch.float32, torch.float64)
 
+#: Tells a block from others: its param group, and its parameter's place in it, None for joint groups.
+Key = tuple[int, int | None]
 #: What the update rule asks for, for each parameter of a block, by the keys of blocks.
-Proposals = Mapping[tuple[int, int | None], list[Proposal]]
+Proposals = Mapping[Key, list[Proposal]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,7 @@ class Block:
         return rests(self.settings) and not self.follows
 
     @property
-    def key(self) -> tuple[int, int | None]:
+    def key(self) -> Key:
         """What tells it from the other blocks of an optimizer."""
         return self.number, self.index
 

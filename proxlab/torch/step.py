@@ -6,7 +6,7 @@ about them is kept for the next step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from proxlab.arguments import compiles
-from proxlab.groups import Groups
 from proxlab.optim import bregman
 from proxlab.optim.inexact import Tolerance, alone, solve_certified, thrown
 from proxlab.optim.problem import ProxProblem, Watch
 from proxlab.optim.rules import Proposal, Rule, rests
-from proxlab.optim.sparsity import Resting, is_told_by_sums
+from proxlab.optim.sparsity import is_told_by_sums
 from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.cut import dual_starts, solve
@@ -35,18 +34,17 @@ from proxlab.torch.problems import (
     Block,
     BlockProblem,
     CutProblem,
+    Key,
     Proposals,
     as_tensor,
     check_range,
     name_parameter,
     not_finite,
     on_host,
-    uses_of,
     wide,
 )
 from proxlab.torch.ranks import Agreement, Ranks, agreed, failure_of, tried
 from proxlab.torch.shards import aligned, counts_here, is_memory_of, lies_alike, like, local
-from proxlab.torch.sparsity import living
 from proxlab.torch.states import count, counted, slots_of
 from proxlab.torch.strength import DrivenStrength
 from proxlab.torch.vanishing import Vanishing
@@ -464,7 +462,7 @@ class Stepper(torch.optim.Optimizer):
         count: int,
         ranks: Ranks | None,
         told: Sequence[Moved] = (),
-    ) -> tuple[dict[str, float], dict[tuple[int, int | None], Penalty]]:
+    ) -> tuple[dict[str, float], dict[Key, Penalty]]:
         """Decide on the strength of all penalties, from proxes and from what passes have ``told`` of others.
 
         Returns what the history says of it, and the penalties of the blocks whose strength is their own.
@@ -477,38 +475,7 @@ class Stepper(torch.optim.Optimizer):
                 asked.append((p, given))
         groups = [*(all_moving(asked, ranks) if asked else []), *[moved.groups for moved in told]]
         penalties = {p.block.key: given for p, given in asked} | {m.key: m.given for m in told}
-        resting = self._resting(penalties) if penalties else []
-        said, strengths = self._strength.update(self.param_groups, count, groups, resting, self._sparsity)
-        if strengths is None:
-            return said, {}
-        state = self.param_groups[0]["sparsity"]
-        return said, {
-            key: given.with_strength(given.strength * (lam / state["unit"]))
-            for (key, given), lam in zip(penalties.items(), strengths, strict=True)
-            if lam != state["lam"]
-        }
-
-    def _resting(self, moving: Container[tuple[int, int | None]]) -> list[Resting]:
-        """Return the penalised groups of all blocks but those that move, which are given by their keys."""
-        layers: list[tuple[list[Tensor], list[Groups]]] = []
-        uses = []
-        for number, group in enumerate(self.param_groups):
-            params, penalty, joint = group["params"], group["penalty"], group.get("joint")
-            if penalty is None:
-                continue
-            if joint is not None:
-                if (number, None) not in moving:
-                    layers.append((params, list(joint)))
-                    uses.append(uses_of(group, None))
-            else:
-                resting = [k for k in range(len(params)) if (number, k) not in moving]
-                layers += [([params[k]], [penalty.groups]) for k in resting]
-                uses += [uses_of(group, k) for k in resting]
-        return [found._replace(uses=use) for found, use in zip(living(layers), uses, strict=True)]
-
-    def _sparsity(self) -> float:
-        assert self._strength is not None
-        return self._strength.target.share(self._resting(()))
+        return self._strength.update(self.param_groups, count, groups, penalties)
 
     def _blocks(self, chosen: Iterable[tuple[int, Iterable[int]]]) -> Iterator[Block]:
         """Go through those of some parameters, given by param groups, that have a gradient."""
@@ -779,7 +746,7 @@ def _following(blocks: list[Block], driven: bool) -> list[Block]:
     return [replace(b, follows=b.penalty is not None) for b in blocks] if driven else blocks
 
 
-def _decided(problems: Iterable[P], own: Mapping[tuple[int, int | None], Penalty], moved: bool) -> list[P]:
+def _decided(problems: Iterable[P], own: Mapping[Key, Penalty], moved: bool) -> list[P]:
     """Return problems with the penalties of their own; blocks follow a strength only if it has moved."""
     decided = []
     for p in problems:

@@ -24,7 +24,7 @@ from proxlab.penalties import Penalty
 from proxlab.rootfinders import RootFinder
 from proxlab.torch.launched import Launched
 from proxlab.torch.memory import Spans, is_apart, order_of
-from proxlab.torch.problems import Block, check_range, norms, on_host, read_all, uses_of
+from proxlab.torch.problems import Block, Key, check_range, norms, on_host, read_all, uses_of
 from proxlab.torch.vanishing import Looked
 from proxlab.torch.widened import Widened, batches, is_half, scratch_of
 
@@ -108,7 +108,7 @@ class _Members(NamedTuple):
 class Moved(NamedTuple):
     """A block that a pass takes, the penalty that it was given, and its groups."""
 
-    key: tuple[int, int | None]
+    key: Key
     given: Penalty
     groups: Moving
 
@@ -195,9 +195,7 @@ def _tell(
     return told
 
 
-def _decide(
-    shares: Sequence[_Share], blocks: Sequence[Block], own: Mapping[tuple[int, int | None], Penalty]
-) -> bool:
+def _decide(shares: Sequence[_Share], blocks: Sequence[Block], own: Mapping[Key, Penalty]) -> bool:
     """Take the strengths that penalties have now, or blocks for themselves; returns whether passes do."""
     for share in shares:
         some = [blocks[k] for k in share.chosen] if own else []
@@ -331,7 +329,7 @@ class Together:
         self._looked = True
         return _tell(self.shares, self._hows(finder), self._lying, self._blocks, given, by_use)
 
-    def decide(self, own: Mapping[tuple[int, int | None], Penalty]) -> bool:
+    def decide(self, own: Mapping[Key, Penalty]) -> bool:
         """Take the strengths that penalties have now, but ``own`` by keys; returns whether passes do."""
         return _decide(self.shares, self._blocks, own)
 
@@ -557,7 +555,7 @@ class Kept:
         """Take the strengths that the penalties have now; returns whether the same passes do."""
         return self.decide({})
 
-    def decide(self, own: Mapping[tuple[int, int | None], Penalty]) -> bool:
+    def decide(self, own: Mapping[Key, Penalty]) -> bool:
         """As :meth:`Together.decide`."""
         return _decide(self._shares, self._blocks, own)
 
