@@ -546,7 +546,8 @@ class TargetSparsity:
         resting : sequence of Resting
             The groups of the parameters that have a penalty and no problem in this step, where it needs them.
         sparsity : callable
-            Returns the sparsity of the weights as they are; for ``"multiplicative"``.
+            Returns the sparsity of the weights as they are; for ``"multiplicative"``, and where there are no
+            problems.
 
         Returns
         -------
@@ -560,10 +561,13 @@ class TargetSparsity:
         new: dict[str, Any] = {
             k: v for k, v in state.items() if k not in ("reachable", "rounded", "strengths")
         }
-        if self.method == "multiplicative" and self.due(t):
+        drives_by_share = self.method == "multiplicative"
+        # Where nothing moves, what is zero already is all that there is to say.
+        if self.due(t) and (drives_by_share or not problems):
             new["sparsity"] = sparsity()
             new["gap"] = self.at(t) - new["sparsity"]
-            self._multiply(new, new["gap"])
+            if drives_by_share:
+                self._multiply(new, new["gap"])
         if not self.needs_problems(t) or not problems:
             return new["lam"], new
         wanted = self.at(t)

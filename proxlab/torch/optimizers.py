@@ -75,8 +75,7 @@ class ProxSGD(ProxOptimizer):
     fused : bool, optional
         Whether update and prox are one compiled pass over memory, which takes parameters on the CPU without
         gaps in memory, and penalties of groups by axes whose slope nowhere jumps up. By default where that is
-        so; True is an error where it is not. Steps that are certified, or decide on a strength from their
-        proxes, take several passes all the same.
+        so; True is an error where it is not. Steps that are certified take several passes all the same.
 
     Attributes
     ----------

@@ -281,11 +281,27 @@ def test_groups_that_rest_count_as_they_are(weighted):
     assert state["sparsity"] == state["reachable"] == pytest.approx(5 / 7)
 
 
-def test_nothing_is_decided_without_a_prox():
+def test_nothing_is_decided_without_a_prox_and_what_is_zero_is_said():
     target = TargetSparsity(0.5)
-    lam, state = target.update(target.init(0.3), 1, [], [], None)
+    lam, state = target.update(target.init(0.3), 1, [], [], lambda: 0.125)
     assert lam == 0.3
-    assert state == target.init(0.3)
+    assert state == target.init(0.3) | {"sparsity": 0.125, "gap": 0.375}
+
+
+@pytest.mark.parametrize("per", ["network", "layer"])
+def test_the_history_is_of_this_step_where_nothing_moves(per):
+    """Every fourth step or so is of rate 0, and somebody else makes groups zero before it."""
+    rng = np.random.default_rng(0)
+    rates = rng.choice([0.0, 0.1], 40)
+    optimizer = pl.optim.ProxSGD(lr=lambda t: rates[t - 1], sparsity=TargetSparsity(0.5, per=per))
+    w = {"a": rng.normal(size=(8, 3)), "b": rng.normal(size=(4, 5))}
+    state = optimizer.init(w, pl.GroupLasso(0.1))
+    for rate in rates:
+        w = {k: a * (rng.random((len(a), 1)) < 0.8) + (rng.random((len(a), 1)) < 0.2) for k, a in w.items()}
+        w, state = optimizer.step(w, {k: rng.normal(size=a.shape) for k, a in w.items()}, state)
+        zero = sum(int((~a.any(axis=1)).sum()) for a in w.values())
+        assert state.history[-1]["sparsity"] == zero / 12
+        assert state.history[-1]["sparsity_gap"] == 0.5 - zero / 12, rate
 
 
 # The multiplicative method

@@ -284,8 +284,19 @@ def test_a_step_that_fails_leaves_the_strength_as_it_was(make, fused):
 
 def test_no_strength_is_driven_where_nothing_moves():
     params, optimizer = start(METHODS["adamw"], quantile(), lr=0.0)
-    run(params, optimizer, 2)
-    assert optimizer.history == [{"step": 1, "lam": 0.02}, {"step": 2, "lam": 0.02}]
+    run(params, optimizer, 1)
+    with torch.no_grad():
+        params[0][:3] = 0.0
+    run(params, optimizer, 1)
+    optimizer.zero_grad()
+    optimizer.step()
+    # What is zero, is.
+    first, *others = optimizer.history
+    assert first == {"step": 1, "lam": 0.02, "sparsity": 0.0, "sparsity_gap": 0.5}
+    share = group_sparsity(optimizer).total.sparsity
+    assert share > 0
+    for k, record in enumerate(others, 2):
+        assert record == {"step": k, "lam": 0.02, "sparsity": share, "sparsity_gap": 0.5 - share}
 
 
 # Certified steps
