@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 __all__ = ["names"]
@@ -23,7 +24,9 @@ def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     def find(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            # Of a package that asks for more libraries, which it is imported for by name.
+            hint = f"; import {package}.{name}" if find_spec(f"{package}.{name}") else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
         module = importlib.import_module(f"{package}.{places[name]}")
         value = module if name == places[name] else getattr(module, name)
         setattr(sys.modules[package], name, value)

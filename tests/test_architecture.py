@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import proxlab as pl
+from proxlab import late
 
 ROOT = Path(pl.__file__).parent
 # A file imports only from files above it in this list (folders: everything in them; within a folder, freely).
@@ -177,6 +178,14 @@ def test_importing_is_light():
     code = f"import sys, proxlab; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "[]"
+
+
+def test_packages_that_are_imported_by_name_are_named():
+    find, _ = late.names("proxlab", {})
+    with pytest.raises(AttributeError, match=r"no attribute 'study'; import proxlab\.study$"):
+        find("study")
+    with pytest.raises(AttributeError, match=r"no attribute 'studies'$"):
+        find("studies")
 
 
 def test_all_is_sorted_and_complete():
