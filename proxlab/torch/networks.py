@@ -71,7 +71,8 @@ def param_groups(
         Embeddings: a group is the vector of one token, or one dimension of all tokens.
     lstm : {"input", "output", "unit", None}, optional
         Recurrent layers (LSTM, GRU, RNN): a group is a column of a weight, the rows of all gates of one
-        hidden unit in a weight, or the latter jointly in all weights and biases of a layer.
+        hidden unit in a weight (in that of a projection its column), or the latter jointly in all weights and
+        biases of a layer.
     attention : {"heads", None} or sequence of Attention, optional
         With ``"heads"`` a group is a whole head: its rows in queries, keys and values with their biases,
         jointly with its columns in the output layer. :class:`torch.nn.MultiheadAttention` and layers under

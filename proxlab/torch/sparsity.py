@@ -17,7 +17,7 @@ from proxlab.optim.sparsity import Resting
 from proxlab.penalties import GroupLasso
 from proxlab.torch import shards
 from proxlab.torch.networks import divide
-from proxlab.torch.problems import check_kind, given_groups
+from proxlab.torch.problems import check_group, check_kind, given_groups, name_parameter
 from proxlab.torch.text import format_table
 from proxlab.untraced import untraced
 
@@ -124,10 +124,13 @@ def group_sparsity(
     named: list[str] = []
     layers: list[tuple[list[torch.Tensor], list[Groups]]] = []
     for k, group in enumerate(given_groups(groups, "source")):
-        penalty, params = group["penalty"], group["params"]
-        check_kind(penalty, f"source[{k}]")
+        penalty, params, where = group["penalty"], group["params"], f"source[{k}]"
+        check_kind(penalty, where)
         if penalty is None:
             continue
+        check_group(group, where, convex_only=False)
+        for i, p in enumerate(params):
+            _check_memory(shards.local(p), f"{where}: {name_parameter(group, i)}")
         names = list(group.get("names") or ())
         if len(names) != len(params):
             names = [f"group {k}, parameter {i}" for i in range(len(params))]
@@ -139,8 +142,21 @@ def group_sparsity(
             layers += [([p], [penalty.groups]) for p in params]
     rows = [_count(name, found) for name, found in zip(named, living(layers), strict=True)]
     if not rows:
-        raise ValueError("source: no param group has a penalty, so there are no groups to count")
+        why = "no param group has a penalty"
+        if isinstance(source, nn.Module):
+            why = f"param_groups penalises nothing of this {type(source).__name__} by default"
+        raise ValueError(f"source: {why}, so there are no groups to count")
     return NetworkSparsity(tuple(rows))
+
+
+def _check_memory(p: torch.Tensor, where: str) -> None:
+    """Raise an error unless there is memory for all elements: of what was given back nothing can be read."""
+    if p.is_meta:
+        raise ValueError(f"{where} must not be on the meta device, which holds no numbers")
+    ends = sum((n - 1) * stride for n, stride in zip(p.shape, p.stride(), strict=True))
+    least, held = (p.storage_offset() + 1 + ends) * p.element_size(), p.untyped_storage().nbytes()
+    if p.numel() and least > held:
+        raise ValueError(f"{where} must have memory for each of its elements, {least} bytes, got {held}")
 
 
 def _count(name: str, found: Resting) -> LayerSparsity:

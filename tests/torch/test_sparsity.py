@@ -17,6 +17,15 @@ from tests.torch import models  # noqa: E402
 pytestmark = pytest.mark.torch
 
 LASSO = pl.GroupLasso(0.1)
+ROWS = pl.Groups.over(1)
+
+
+def group(*shapes, joint=None, **kind):
+    """Param groups of which there is one, by rows."""
+    params = [torch.zeros(shape, **kind) for shape in shapes]
+    if joint is not None:
+        return [{"params": params, "penalty": LASSO, "joint": joint}]
+    return [{"params": params, "penalty": pl.GroupLasso(0.1, groups=ROWS)}]
 
 
 def sparse_vgg():
@@ -97,7 +106,15 @@ def test_layouts_and_dtypes():
         (3, TypeError, "source: must hold param groups, dicts with the key 'params', got 3"),
         ([{"params": [3]}], TypeError, r"source\[0\]: params\[0\]: must be a tensor, got 3"),
         ([{"params": [], "penalty": 3}], TypeError, r"source\[0\]: penalty: must be a proxlab penalty"),
-        (nn.ReLU(), ValueError, "source: no param group has a penalty"),
+        (nn.ReLU(), ValueError, "source: param_groups penalises nothing of this ReLU by default"),
+        (nn.Linear(3, 4, device="meta"), ValueError, r"source\[0\]: .*'weight'.* not be on the meta device"),
+        (group((3,)), ValueError, r"source\[0\]: parameter 0 \(shape \(3,\)\).* axis 1"),
+        (group((3, 2), dtype=torch.int32), TypeError, r"source\[0\]: parameter 0 .* floating-point dtype"),
+        (group((3, 2), layout=torch.sparse_coo), ValueError, r"source\[0\]: parameter 0 .* be dense"),
+        (group((3, 2), joint="ab"), TypeError, r"source\[0\]: joint: must be a list"),
+        (group((3, 2), joint=[1]), TypeError, r"source\[0\]: joint"),
+        (group((3, 2), (3, 2), joint=[ROWS]), ValueError, r"source\[0\]: joint"),
+        (group((3, 2), (4, 2), joint=[ROWS, ROWS]), ValueError, r"source\[0\]: .*\[3, 4\]"),
     ],
 )
 def test_errors(source, error, message):
@@ -138,8 +155,9 @@ def test_layers_of_any_type_and_layout(dtype, layout):
     assert [(found.alive.tolist(), found.sizes.tolist()) for found in living(layers)] == wanted
 
 
-def test_weights_without_memory_are_an_error():
+@pytest.mark.parametrize("held", [0, 16])
+def test_weights_without_memory_are_an_error(held):
     weight = torch.ones(3, 4)
-    weight.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="out of bounds for storage of size 0"):
+    weight.untyped_storage().resize_(held)
+    with pytest.raises(ValueError, match=rf"parameter 0 .* of its elements, 48 bytes, got {held}"):
         group_sparsity([{"params": [weight], "penalty": pl.GroupLasso(1.0)}])
