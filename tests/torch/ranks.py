@@ -948,8 +948,11 @@ def driven(rank, world, folder):
             pt.ProxAdamW(mixed(m, 1e-2), lr=1e-2, sparsity=TargetSparsity(0.4, **options), start=2)
             for m in (one, model)
         )
-        train(one, first, 5)
-        train(model, second, 5)
+        for steps, rate in ((5, 1e-2), (1, 0.0)):
+            for m, optimizer in ((one, first), (model, second)):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                train(m, optimizer, steps)
         assert_equal(model, one)
         assert pt.group_sparsity(second) == pt.group_sparsity(first)
         assert [h["sparsity"] for h in second.history] == [h["sparsity"] for h in first.history]
