@@ -161,3 +161,11 @@ def test_weights_without_memory_are_an_error(held):
     weight.untyped_storage().resize_(held)
     with pytest.raises(ValueError, match=rf"parameter 0 .* of its elements, 48 bytes, got {held}"):
         group_sparsity([{"params": [weight], "penalty": pl.GroupLasso(1.0)}])
+
+
+@pytest.mark.parametrize("least", [torch.tensor(-(2**63)), torch.tensor(1j), torch.tensor(True)])
+def test_what_is_no_float_is_looked_at_by_itself(least):
+    w = torch.zeros(3, 4, dtype=least.dtype)
+    w[1, 2] = least
+    (found,) = living([([w], [ROWS])])
+    assert found.alive.tolist() == [False, True, False]
