@@ -154,7 +154,9 @@ def _check_memory(p: torch.Tensor, where: str) -> None:
     if p.is_meta:
         raise ValueError(f"{where} must not be on the meta device, which holds no numbers")
     ends = sum((n - 1) * stride for n, stride in zip(p.shape, p.stride(), strict=True))
-    least, held = (p.storage_offset() + 1 + ends) * p.element_size(), p.untyped_storage().nbytes()
+    least = (p.storage_offset() + 1 + ends) * p.element_size()
+    # Inside transforms of torch.func a tensor may have a storage of which nothing is told.
+    held = p.untyped_storage().nbytes() if p.data_ptr() else 0
     if p.numel() and least > held:
         raise ValueError(f"{where} must have memory for each of its elements, {least} bytes, got {held}")
 

@@ -122,6 +122,15 @@ def test_errors(source, error, message):
         group_sparsity(source)
 
 
+def test_what_transforms_hide_is_an_error():
+    def count(w):
+        with pytest.raises(ValueError, match=r"parameter 0 .* must have memory for each of its elements"):
+            group_sparsity([{"params": [w], "penalty": LASSO}])
+        return w
+
+    torch.func.functionalize(count)(torch.ones(3, 4))
+
+
 LAYOUTS = {
     "as it is": lambda w: w,
     "channels last": lambda w: w.contiguous(memory_format=torch.channels_last),
