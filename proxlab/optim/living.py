@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from proxlab.arguments import compiles
 from proxlab.backends import threads
+from proxlab.backends.addresses import address
 from proxlab.groups import AxisLayout, Groups, Layout
 from proxlab.namespaces import namespace, to_numpy
 from proxlab.optim.fused_elements import UINT
@@ -201,15 +202,15 @@ def _memory(a: Array) -> _Memory | None:
     if array_api_compat.is_torch_array(a):
         # One of another class may mean something by its memory, and one that is kept elsewhere has none.
         plain = type(a).__module__ == "torch" and a.is_cpu and a.is_floating_point()
-        if not (plain and str(a.layout) == "torch.strided" and a.element_size() in _WORDS and a.data_ptr()):
+        if not (plain and str(a.layout) == "torch.strided" and a.element_size() in _WORDS and address(a)):
             return None
-        return _Memory(a.data_ptr(), a.stride(), a.element_size())
+        return _Memory(address(a), a.stride(), a.element_size())
     if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or a.itemsize not in _WORDS:
         return None
     strides = tuple(n // a.itemsize for n in a.strides)
     whole = all(n * a.itemsize == own for n, own in zip(strides, a.strides, strict=True))
     plain = whole and a.flags.aligned and a.dtype.isnative
-    return _Memory(a.ctypes.data, strides, a.itemsize) if plain else None
+    return _Memory(address(a), strides, a.itemsize) if plain else None
 
 
 class _Known(NamedTuple):

@@ -17,7 +17,7 @@ from proxlab.optim.sparsity import Resting
 from proxlab.penalties import GroupLasso
 from proxlab.torch import shards
 from proxlab.torch.networks import divide
-from proxlab.torch.problems import check_group, check_kind, given_groups, name_parameter
+from proxlab.torch.problems import check_group, given_groups, name_parameter
 from proxlab.torch.text import format_table
 from proxlab.untraced import untraced
 
@@ -100,7 +100,8 @@ def group_sparsity(
     Raises
     ------
     TypeError, ValueError
-        If the source is of another kind, or has no penalised groups.
+        If the source is of another kind or has no penalised groups, if a param group does not fit, or if a
+        parameter has no numbers in memory; the message names it.
 
     Examples
     --------
@@ -125,7 +126,6 @@ def group_sparsity(
     layers: list[tuple[list[torch.Tensor], list[Groups]]] = []
     for k, group in enumerate(given_groups(groups, "source")):
         penalty, params, where = group["penalty"], group["params"], f"source[{k}]"
-        check_kind(penalty, where)
         if penalty is None:
             continue
         check_group(group, where, convex_only=False)
