@@ -30,7 +30,6 @@ __all__ = [
     "as_array",
     "as_tensor",
     "check_group",
-    "check_kind",
     "check_range",
     "given_groups",
     "name_parameter",
@@ -382,14 +381,6 @@ def given_groups(groups: Any, argument: str) -> list[dict[str, Any]]:
     return found
 
 
-def check_kind(penalty: object, where: str) -> None:
-    """Raise an error if what stands for a penalty in a param group is none."""
-    if penalty is not None and not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
-        )
-
-
 def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None:
     """Raise an error if the parameters, the penalty and the joint groups of a param group do not fit.
 
@@ -403,7 +394,10 @@ def check_group(group: Mapping[str, Any], where: str, convex_only: bool) -> None
         Whether the method is defined for convex penalties only.
     """
     penalty, joint, params = group["penalty"], group.get("joint"), group["params"]
-    check_kind(penalty, where)
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"{where}: penalty: must be a proxlab penalty such as GroupLasso(0.1) or None, got {penalty!r}"
+        )
     for k, p in enumerate(params):
         if kind := shard_kind(p):
             raise ValueError(
